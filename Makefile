@@ -1,0 +1,46 @@
+# Every target prepares what it needs: a fresh clone with Python >= 3.11 and make is enough.
+#   make demo       train and compare every mixer on associative recall; writes report/index.html
+#   make test       tests and doctests, without those marked slow
+#   make test-all   all tests, the executed notebooks included
+#   make lint       ruff and pyright
+#   make bench      time the engines on this machine
+PYTHON ?= python3
+WORKERS ?= auto
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest -n $(WORKERS) --maxprocesses 4
+
+# Two stamps at once would mean two installs into one environment.
+.NOTPARALLEL:
+.PHONY: demo test test-all lint bench clean
+
+demo: $(VENV)/.run-stamp
+	$(VENV)/bin/dsfjax compare mqar --preset demo --run-dir runs/demo --report report
+
+bench: $(VENV)/.run-stamp
+	$(PY) -m dsfjax.cli bench
+
+test: $(VENV)/.test-stamp
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.test-stamp $(VENV)/.notebooks-stamp
+	$(PYTEST)
+
+lint: $(VENV)/.dev-stamp
+	$(PY) -m ruff check .
+	$(PY) -m pyright --pythonpath $(PY)
+
+clean:
+	rm -rf $(VENV) runs report .pytest_cache .ruff_cache .hypothesis
+
+# A stamp is older than pyproject.toml exactly when its requirements may have changed.
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run-stamp: pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.%-stamp: pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --editable ".[$*]"
+	@touch $@

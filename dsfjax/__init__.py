@@ -1,0 +1,41 @@
+"""dsfjax: attention, state space models and RNNs as one object, a linear time-varying system.
+
+    h_t = A_t h_{t-1} + B_t u_t,    y_t = C_t h_t + D_t u_t
+
+Build a `System` from structured parts (or take one from `dsfjax.systems`), run it with `scan`,
+decode with `step`, look inside with `materialize`, `to_dense` and `explain`.
+"""
+
+from dsfjax.core import Dense as Dense
+from dsfjax.core import DenseInput as DenseInput
+from dsfjax.core import DenseOutput as DenseOutput
+from dsfjax.core import DenseSkip as DenseSkip
+from dsfjax.core import Diagonal as Diagonal
+from dsfjax.core import DiagonalPlusLowRank as DiagonalPlusLowRank
+from dsfjax.core import Factored as Factored
+from dsfjax.core import GivenNormalizer as GivenNormalizer
+from dsfjax.core import InnerOutput as InnerOutput
+from dsfjax.core import KernelSystem as KernelSystem
+from dsfjax.core import KVCache as KVCache
+from dsfjax.core import OuterInput as OuterInput
+from dsfjax.core import Scalar as Scalar
+from dsfjax.core import SummedNormalizer as SummedNormalizer
+from dsfjax.core import System as System
+from dsfjax.core import TokenSkip as TokenSkip
+from dsfjax.core import ValueSkip as ValueSkip
+from dsfjax.core import concat_time as concat_time
+from dsfjax.core import pad_state as pad_state
+from dsfjax.core import parallel as parallel
+from dsfjax.core import rescale as rescale
+from dsfjax.core import reset_from_lengths as reset_from_lengths
+from dsfjax.core import reset_from_segment_ids as reset_from_segment_ids
+from dsfjax.core import series as series
+from dsfjax.core import slice_time as slice_time
+from dsfjax.core import to_dense as to_dense
+from dsfjax.engines import Explanation as Explanation
+from dsfjax.engines import explain as explain
+from dsfjax.engines import materialize as materialize
+from dsfjax.engines import scan as scan
+from dsfjax.engines import step as step
+
+__version__ = "0.1.0"

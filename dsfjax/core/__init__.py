@@ -1,0 +1,29 @@
+"""Floor 1: the central object. Transitions, maps, `System`, changes of coordinates, composition."""
+
+from dsfjax.core.composition import concat_time as concat_time
+from dsfjax.core.composition import flip_time as flip_time
+from dsfjax.core.composition import parallel as parallel
+from dsfjax.core.composition import series as series
+from dsfjax.core.composition import slice_time as slice_time
+from dsfjax.core.coordinates import pad_state as pad_state
+from dsfjax.core.coordinates import rescale as rescale
+from dsfjax.core.dense import to_dense as to_dense
+from dsfjax.core.kernel import KernelSystem as KernelSystem
+from dsfjax.core.kernel import KVCache as KVCache
+from dsfjax.core.maps import DenseInput as DenseInput
+from dsfjax.core.maps import DenseOutput as DenseOutput
+from dsfjax.core.maps import DenseSkip as DenseSkip
+from dsfjax.core.maps import GivenNormalizer as GivenNormalizer
+from dsfjax.core.maps import InnerOutput as InnerOutput
+from dsfjax.core.maps import OuterInput as OuterInput
+from dsfjax.core.maps import SummedNormalizer as SummedNormalizer
+from dsfjax.core.maps import TokenSkip as TokenSkip
+from dsfjax.core.maps import ValueSkip as ValueSkip
+from dsfjax.core.resets import reset_from_lengths as reset_from_lengths
+from dsfjax.core.resets import reset_from_segment_ids as reset_from_segment_ids
+from dsfjax.core.system import System as System
+from dsfjax.core.transitions import Dense as Dense
+from dsfjax.core.transitions import Diagonal as Diagonal
+from dsfjax.core.transitions import DiagonalPlusLowRank as DiagonalPlusLowRank
+from dsfjax.core.transitions import Factored as Factored
+from dsfjax.core.transitions import Scalar as Scalar

@@ -1,0 +1,204 @@
+"""Systems made of systems: in parallel, in series, and cut and joined along time."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from dsfjax.core.dense import to_dense
+from dsfjax.core.dtypes import real_dtype, state_dtype
+from dsfjax.core.kernel import KernelSystem
+from dsfjax.core.maps import DenseInput, DenseOutput, DenseSkip
+from dsfjax.core.pytree import map_time
+from dsfjax.core.system import System
+from dsfjax.core.transitions import Dense
+
+AnySystem = TypeVar("AnySystem", System, KernelSystem)
+
+
+def parallel(a: System, b: System) -> System:
+    """The sum of two systems that read the same tokens: Φ = Φ_a + Φ_b.
+
+    Args:
+        a: System of token width d and output width d_out.
+        b: System of the same widths.
+
+    Returns:
+        A dense real `System` with N = N_a + N_b (twice that for complex parts): block-diagonal A,
+        stacked B, adjoined C, summed D. It starts from a zero state.
+
+    Raises:
+        ValueError: If widths or lengths differ.
+    """
+    a, b, steps = _dense_pair("parallel", a, b)
+    if a.token_width != b.token_width or a.output_width != b.output_width:
+        raise ValueError(
+            "parallel: expected systems of equal widths, got (d, d_out) = "
+            f"{(a.token_width, a.output_width)} and {(b.token_width, b.output_width)}."
+        )
+    zero = jnp.zeros((steps, a.num_states, b.num_states), a.dtype)
+    A = _block(a.A.matrix, zero, zero.swapaxes(1, 2), b.A.matrix)
+    B = jnp.concatenate([a.B.matrix, b.B.matrix], axis=1)
+    C = jnp.concatenate([a.C.matrix, b.C.matrix], axis=2)
+    return _from_matrices(A, B, C, a.D.matrix + b.D.matrix)
+
+
+def series(a: System, b: System) -> System:
+    r"""System b reading the outputs of system a: Φ = Φ_b Φ_a.
+
+    .. math:: Λ = \begin{pmatrix} Λ^a & 0 \\ B^b C^a Λ^a & Λ^b \end{pmatrix}, \quad
+       B = \begin{pmatrix} B^a \\ B^b (C^a B^a + D^a) \end{pmatrix}, \quad
+       C = (D^b C^a, C^b), \quad D = D^b D^a.
+
+    Args:
+        a: The first system, of output width e.
+        b: The second system, of token width e.
+
+    Returns:
+        A dense real `System` with N = N_a + N_b (twice that for complex parts), zero initial state.
+
+    Raises:
+        ValueError: If widths or lengths do not fit.
+    """
+    a, b, _ = _dense_pair("series", a, b)
+    if a.output_width != b.token_width:
+        raise ValueError(
+            f"series: the first system puts out width {a.output_width}, the second reads tokens of "
+            f"width {b.token_width}."
+        )
+    BC = _matmul(b.B.matrix, a.C.matrix)
+    zero = jnp.zeros_like(BC).swapaxes(1, 2)
+    A = _block(a.A.matrix, zero, _matmul(BC, a.A.matrix), b.A.matrix)
+    B = jnp.concatenate([a.B.matrix, _matmul(BC, a.B.matrix) + _matmul(b.B.matrix, a.D.matrix)], axis=1)
+    C = jnp.concatenate([_matmul(b.D.matrix, a.C.matrix), b.C.matrix], axis=2)
+    return _from_matrices(A, B, C, _matmul(b.D.matrix, a.D.matrix))
+
+
+def slice_time(system: AnySystem, start: int, stop: int) -> AnySystem:
+    """The steps start ≤ t < stop of a system.
+
+    Running the slices one after the other with the carried state gives the whole.
+
+    Args:
+        system: Finite or kernel system of length L.
+        start: First step, 0 ≤ start < L.
+        stop: One past the last step.
+
+    Returns:
+        A system of length stop − start of the same structure.
+
+    Raises:
+        ValueError: If the range is empty or outside the sequence.
+    """
+    length = system.length
+    if not 0 <= start < stop or (stop > length and length != 1):
+        raise ValueError(f"slice_time: expected 0 ≤ start < stop ≤ {length}, got {start}, {stop}.")
+    return map_time(lambda x: x if x.shape[0] == 1 else x[start:stop], system)
+
+
+def concat_time(*systems: AnySystem) -> AnySystem:
+    """Systems one after the other in time, all of one structure.
+
+    Quantities that are constant in time must be the same in all parts where the structure has no
+    time axis for them (value map, rates of a factored decay); otherwise they are written out.
+
+    Args:
+        systems: At least one system; equal types, state shapes and widths.
+
+    Returns:
+        A system whose length is the sum of the lengths.
+
+    Raises:
+        ValueError: If structures differ.
+    """
+    first = systems[0]
+    structure = jax.tree.structure(first)
+    if any(jax.tree.structure(s) != structure for s in systems[1:]):
+        raise ValueError(
+            "concat_time: expected systems of one structure (types, state shape, optional parts), got "
+            f"{[str(jax.tree.structure(s)) for s in systems]}."
+        )
+    lengths = [s.length for s in systems]
+    iterators = [iter(_time_leaves_of(s)) for s in systems]
+
+    def join(leaf: Array) -> Array:
+        parts = [next(it) for it in iterators]
+        if all(part is leaf for part in parts) and leaf.shape[0] == 1:
+            return leaf
+        parts = [jnp.broadcast_to(x, (n, *x.shape[1:])) for x, n in zip(parts, lengths, strict=True)]
+        return jnp.concatenate(parts)
+
+    for other in systems[1:]:
+        _check_constants(first, other)
+    return map_time(join, first)
+
+
+def flip_time(system: AnySystem) -> AnySystem:
+    """The system that runs backwards in time, with resets at the same document boundaries.
+
+    A reset at step t separates t − 1 from t. Run backwards, the step that must forget is t − 1.
+    """
+    flipped = map_time(lambda x: x[::-1], system)
+    if system.reset is None:
+        return flipped
+    boundaries = jnp.concatenate([jnp.zeros((1,), bool), system.reset[1:][::-1]])
+    return dataclasses.replace(flipped, reset=boundaries)
+
+
+def _time_leaves_of(system: System | KernelSystem) -> list[Array]:
+    from dsfjax.core.pytree import time_leaves
+
+    return time_leaves(system)
+
+
+def _check_constants(a: object, b: object) -> None:
+    """Raise if arrays without a time axis differ (values are compared where they are known)."""
+    for field in dataclasses.fields(a):  # type: ignore[arg-type]
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        if dataclasses.is_dataclass(x):
+            _check_constants(x, y)
+        elif field.metadata.get("time") is False and x is not y and x is not None:
+            known = not any(isinstance(v, jax.core.Tracer) for v in (x, y))
+            if x.shape != y.shape or (known and not np.array_equal(x, y)):
+                raise ValueError(
+                    f"concat_time: {type(a).__name__}.{field.name} has no time axis and must be the "
+                    "same in all parts."
+                )
+
+
+def _dense_pair(name: str, a: System, b: System) -> tuple[System, System, int]:
+    steps = max(a.length, b.length)
+    for s in (a, b):
+        if s.length not in (1, steps):
+            raise ValueError(f"{name}: expected systems of one length, got {a.length} and {b.length}.")
+    dtype = state_dtype(real_dtype(a.dtype), real_dtype(b.dtype))
+    return _real_dense(a, steps, dtype), _real_dense(b, steps, dtype), steps
+
+
+def _real_dense(system: System, steps: int, dtype: jnp.dtype) -> System:
+    """Dense form with a real state: real and imaginary parts become separate states."""
+    s = to_dense(system, length=steps)
+    A, B, C, D = s.A.matrix, s.B.matrix, s.C.matrix, s.D.matrix
+    if s.is_complex:
+        factor = 2 if s.C.conjugate_pairs else 1
+        A = _block(A.real, -A.imag, A.imag, A.real)
+        B = jnp.concatenate([B.real, B.imag], axis=1)
+        C = factor * jnp.concatenate([C.real, -C.imag], axis=2)
+    return _from_matrices(*(x.astype(dtype) for x in (A, B, C, D)))
+
+
+def _from_matrices(A: Array, B: Array, C: Array, D: Array) -> System:
+    return System(Dense(A), DenseInput(B), DenseOutput(C), DenseSkip(D), state_shape=(1, A.shape[-1], 1))
+
+
+def _block(a: Array, b: Array, c: Array, d: Array) -> Array:
+    return jnp.concatenate([jnp.concatenate([a, b], axis=2), jnp.concatenate([c, d], axis=2)], axis=1)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision="highest")

@@ -1,0 +1,225 @@
+"""`scan` and `step`: run a system with the engine that fits it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from dsfjax.core.composition import flip_time
+from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.kernel import KernelSystem, KVCache
+from dsfjax.core.maps import DenseOutput, OuterInput
+from dsfjax.core.system import System
+from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Scalar
+from dsfjax.engines import attention
+from dsfjax.engines.associative import associative
+from dsfjax.engines.chunked import chunked
+from dsfjax.engines.materialized import materialized
+from dsfjax.engines.recurrence import check_tokens, prepare, read_out, split_time
+from dsfjax.engines.sequential import advance, sequential
+
+Method = Literal["auto", "sequential", "associative", "chunked", "materialized"]
+
+ENGINES: dict[str, Callable[..., tuple[Array, Array]]] = {
+    "sequential": sequential,
+    "associative": associative,
+    "chunked": chunked,
+    "materialized": materialized,
+}
+
+# Which method runs which structure; the docstring of `scan` shows it and a test compares the two.
+METHODS: dict[type, tuple[str, ...]] = {
+    Scalar: ("sequential", "associative", "chunked", "materialized"),
+    Diagonal: ("sequential", "associative", "chunked", "materialized"),
+    DiagonalPlusLowRank: ("sequential", "materialized"),
+    Dense: ("sequential", "associative", "materialized"),
+    KernelSystem: ("sequential", "chunked", "materialized"),
+}
+
+_REASONS_AGAINST = {
+    (DiagonalPlusLowRank, "associative"): "products of such transitions are not closed: their rank grows",
+    (DiagonalPlusLowRank, "chunked"): "its chunks have no matrix form here",
+    (Dense, "chunked"): "a dense transition has no decays to factor out of a chunk",
+    (KernelSystem, "associative"): "a kernel has no finite state",
+}
+
+
+def scan(
+    system: System | KernelSystem,
+    u: Float[Array, "L d"],
+    h0: Array | KVCache | None = None,
+    *,
+    method: Method = "auto",
+    reverse: bool = False,
+    return_states: bool = False,
+) -> tuple[Any, ...]:
+    r"""Run a system over one sequence of tokens.
+
+    .. math:: h_t = A_t h_{t-1} + B_t u_t, \qquad y_t = C_t h_t / η_t + D_t u_t .
+
+    All methods give the same values, gradients, dtypes and pytrees, for every L ≥ 1, and splitting
+    a sequence anywhere and carrying the state changes nothing. Which method runs which structure:
+
+    ====================  ==========  ===========  =======  ============
+    structure of A        sequential  associative  chunked  materialized
+    ====================  ==========  ===========  =======  ============
+    Scalar                yes         yes          yes      yes
+    Diagonal              yes         yes          yes      yes
+    DiagonalPlusLowRank   yes         no           no       yes
+    Dense                 yes         yes          no       yes
+    KernelSystem          yes         no           yes      yes
+    ====================  ==========  ===========  =======  ============
+
+    Args:
+        system: The system of one sequence of length L (or constant in time).
+        u: Tokens (L, d), float64, float32 or bfloat16. For a batch use `jax.vmap`.
+        h0: Initial state (H, n, p), zero by default; (H, n, p + 1) with a summed normaliser, whose
+            z is the last channel; a `KVCache` for a kernel system. Differentiable.
+        method: "auto" (see `explain`), or one of the table.
+        reverse: Run from the last step to the first. ``h0`` enters at the last step, the last state
+            is that of the first step, and resets keep separating the same documents.
+        return_states: Return all states as well.
+
+    Returns:
+        ``(y, h_last)`` or ``(y, h_last, states)``: y (L, d_out) in the dtype of ``u``; states
+        (L, H, n, p), un-normalised, at least float32, complex where the system is.
+
+    Raises:
+        ValueError: While tracing: tokens or state of a wrong shape, an unknown method, or one that
+            does not run this structure.
+
+    Numerics:
+        sequential O(L) steps; associative O(log L) depth and O(L H n p) memory; chunked O(L) work
+        in matrix products; materialized O(L²). States and sums are float32 for bfloat16 inputs.
+        Matrix products of float32 use full precision on every device.
+
+    References:
+        Sieber et al. (2024), arXiv:2405.15731. Chunks: Dao & Gu (2024), arXiv:2405.21060; Yang et
+        al. (2023), arXiv:2312.06635.
+
+    Example:
+        >>> import dsfjax
+        >>> A = dsfjax.Scalar(jnp.log(jnp.array([[0.5]])))
+        >>> ema = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 1))
+        >>> y, h = scan(ema, jnp.ones((4, 1)), method="chunked")
+        >>> y[:, 0].tolist(), h.shape
+        ([1.0, 1.5, 1.75, 1.875], (1, 1, 1))
+    """
+    check_tokens("scan", system, u)
+    if reverse:
+        y, *rest = scan(flip_time(system), u[::-1], h0, method=method, return_states=return_states)
+        states = [x[::-1] for x in rest[1:]]
+        return (y[::-1], rest[0], *states)
+    method_name = resolve_method(system, u.shape[0], method)
+    if isinstance(system, KernelSystem):
+        if return_states:
+            raise ValueError("scan: a KernelSystem has no finite states to return; its state is the KVCache.")
+        if h0 is not None and not isinstance(h0, KVCache):
+            raise ValueError(f"scan: the state of a KernelSystem is a KVCache, got {type(h0).__name__}.")
+        return attention.run(system, u, h0, method=method_name)
+    h0 = initial_state("scan", system, u, h0)
+    needs_states = return_states or isinstance(system.C, DenseOutput) or not isinstance(system.B, OuterInput)
+    problem = prepare(system, u, emit_states=needs_states)
+    out, h_last = ENGINES[method_name](problem, h0)
+    y = read_out(system, u, out, from_states=needs_states)
+    return (y, h_last, out) if return_states else (y, h_last)
+
+
+def step(
+    system_t: System | KernelSystem, u_t: Float[Array, " d"], h: Array | KVCache | None
+) -> tuple[Float[Array, " d_out"], Array | KVCache]:
+    r"""One step of decoding: :math:`h_t = A_t h_{t-1} + B_t u_t`, :math:`y_t = C_t h_t / η_t + D_t u_t`.
+
+    Args:
+        system_t: The system of one step (length 1), as an architecture gives it for one token, or
+            as ``slice_time(system, t, t + 1)``.
+        u_t: Token (d,).
+        h: State of the step before, as `scan` returns it; None for the zero state.
+
+    Returns:
+        ``(y_t, h)``: output (d_out,) and the new state, of the same shape and dtype.
+
+    Raises:
+        ValueError: If the system covers more than one step, or shapes do not fit.
+
+    Numerics:
+        O(N) work and constant memory; through a `KVCache`, O(t).
+
+    Example:
+        >>> import dsfjax
+        >>> A = dsfjax.Scalar(jnp.log(jnp.array([[0.5]])))
+        >>> ema = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 1))
+        >>> y, h = step(ema, jnp.array([1.0]), None)
+        >>> step(ema, jnp.array([0.0]), h)[0].tolist()
+        [0.5]
+    """
+    if system_t.length != 1:
+        raise ValueError(
+            f"step: expected the system of one step, got one of length {system_t.length}. Use "
+            "slice_time(system, t, t + 1), or scan for several steps."
+        )
+    if u_t.ndim != 1:
+        raise ValueError(f"step: expected one token (d,), got {u_t.shape}. For a batch use jax.vmap.")
+    u = u_t[None]
+    check_tokens("step", system_t, u)
+    if isinstance(system_t, KernelSystem):
+        y, cache = attention.step(system_t, u, h)
+        return y[0], cache
+    h = initial_state("step", system_t, u, h)
+    problem = prepare(system_t, u, emit_states=not isinstance(system_t.B, OuterInput) or isinstance(system_t.C, DenseOutput))
+    xs, rebuild = split_time(problem, 1)
+    h, out = advance(rebuild([x[0] for x in xs], lambda x: x), h)
+    return read_out(system_t, u, out[None], from_states=problem.emit_states)[0], h
+
+
+def initial_state(owner: str, system: System, u: Array, h0: Array | None) -> Array:
+    """``h0`` checked and cast to the dtype of the state, or zeros."""
+    dtype = state_dtype(system.dtype, u.dtype)
+    if h0 is None:
+        return jnp.zeros(system.carried_shape, dtype)
+    if isinstance(h0, KVCache) or jnp.shape(h0) != system.carried_shape:
+        got = "a KVCache" if isinstance(h0, KVCache) else jnp.shape(h0)
+        raise ValueError(f"{owner}: expected a state of shape {system.carried_shape}, got {got}.")
+    if jnp.iscomplexobj(h0) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(f"{owner}: the system is real, but its initial state is {h0.dtype}.")
+    return jnp.asarray(h0).astype(state_dtype(dtype, h0.dtype))
+
+
+def resolve_method(system: System | KernelSystem, length: int, method: str) -> str:
+    """The engine that will run, after checking that it runs this structure."""
+    structure = KernelSystem if isinstance(system, KernelSystem) else type(system.A)
+    if method == "auto":
+        return choose(system, length)[0]
+    if method not in ENGINES:
+        nearest = difflib.get_close_matches(method, ["auto", *ENGINES], n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"scan: unknown method {method!r}; expected one of {['auto', *ENGINES]}.{hint}")
+    if method not in METHODS[structure]:
+        reason = _REASONS_AGAINST[structure, method]
+        raise ValueError(
+            f"scan: method {method!r} does not run {structure.__name__} ({reason}); "
+            f"use one of {list(METHODS[structure])}."
+        )
+    return method
+
+
+def choose(system: System | KernelSystem, length: int) -> tuple[str, str]:
+    """What "auto" picks for this structure and length, and why."""
+    if isinstance(system, KernelSystem):
+        if length <= 2 * attention.BLOCK:
+            return "materialized", "the L × L scores of a short sequence are small"
+        return "chunked", "blocks of keys keep memory linear in L"
+    if isinstance(system.A, Scalar):
+        return "chunked", "a scalar decay turns chunks into matrix products"
+    if isinstance(system.A, Diagonal):
+        if system.A.per_state and system.state_shape[1] > 1:
+            return "chunked", "a decay per state turns short chunks into matrix products"
+        return "chunked", "a decay per channel runs step by step, storing one state per chunk"
+    return "sequential", "no cheaper form of this transition"
+
+

@@ -1,0 +1,44 @@
+"""float64, run-time type checks, and strict promotion where the mathematics lives."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores, so XLA's pool in each is narrow. Not one thread: a host callback that
+    # waits for a computation needs a second.
+    os.environ.setdefault("NPROC", "2")
+
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook("dsfjax", "beartype.beartype")
+
+from tests import goldens  # noqa: E402
+
+jax.config.update("jax_enable_x64", True)
+
+# The first example of a shape compiles, so no deadline; derandomized, so that a red run repeats.
+hypothesis.settings.register_profile("dsfjax", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("dsfjax")
+
+STRICT = frozenset({"core", "engines", "systems", "analysis"})
+
+
+@pytest.fixture(autouse=True)
+def _strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No implicit dtype or rank promotion in the areas of ``STRICT``; optax and NNX need both."""
+    area = request.path.relative_to(Path(__file__).parent).parts[0]
+    if area in STRICT:
+        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+            yield
+    else:
+        yield
+
+
+@pytest.fixture
+def golden() -> Callable[[str], goldens.Golden]:
+    """``golden(name)`` reads ``tests/golden/<name>.npz``."""
+    return goldens.load
