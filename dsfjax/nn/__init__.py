@@ -1,0 +1,17 @@
+"""Floor 4: Flax NNX modules around systems, and `Model`, the same as plain functions."""
+
+from dsfjax.nn.config import ModelConfig as ModelConfig
+from dsfjax.nn.functional import Model as Model
+from dsfjax.nn.functional import build as build
+from dsfjax.nn.functional import num_params as num_params
+from dsfjax.nn.functional import state_size as state_size
+from dsfjax.nn.mixer import Mixer as Mixer
+from dsfjax.nn.mixer import MixerState as MixerState
+from dsfjax.nn.mixer import Surrounding as Surrounding
+from dsfjax.nn.model import Block as Block
+from dsfjax.nn.model import DecodeState as DecodeState
+from dsfjax.nn.model import SequenceModel as SequenceModel
+from dsfjax.nn.model import architecture as architecture
+from dsfjax.nn.pieces import GLU as GLU
+from dsfjax.nn.pieces import MLP as MLP
+from dsfjax.nn.pieces import CausalConv as CausalConv

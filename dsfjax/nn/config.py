@@ -1,0 +1,111 @@
+"""What a model is, as data."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from typing import Literal
+
+from dsfjax import systems
+from dsfjax.engines.scan import METHODS
+
+BlockName = Literal["prenorm", "transformer", "mamba"]
+HeadName = Literal["tied", "untied", "classifier"]
+Surroundings = Literal["paper", "practice"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A sequence model around one architecture.
+
+    Attributes:
+        mixer: Name of an architecture (`dsfjax.systems.names`).
+        vocab_size: Token ids.
+        d_model: d, width of the residual stream.
+        num_layers: Blocks.
+        d_state: n, state expansion per head; None for the architecture's own default. Ignored by
+            an architecture without state expansion.
+        num_heads: H; None for the architecture's own default. Ignored by one without heads.
+        options: Further keywords of the architecture, as pairs: (("normalizer", "softplus"),).
+        surroundings: What stands around the recurrence (`dsfjax.nn.Surrounding`): "paper" as in the
+            paper's experiments (attention, S6 and SSD bare, gate and convolution for the RNNs), or
+            "practice" as in the models in use (Mamba, Mamba-2, Griffin; convolved q, k, v).
+        block: "prenorm" (mixer, then MLP), "mamba" (mixer only) or "transformer" (the authors'
+            Transformer block without MLP; see `dsfjax.nn.Block`).
+        mlp_ratio: Hidden width of the MLP over d.
+        norm: "layer" or "rms".
+        max_length: Number of learned positions; 0 for none.
+        head: "tied" to the embedding, "untied", or "classifier" (pooled features).
+        num_classes: Outputs of the classifier.
+        pooling: Of the classifier, "mean" or "last".
+        embed_dropout: Rate after the embedding, in training.
+        residual_dropout: Rate on what the other layers add to the residual stream.
+        attention_dropout: Rate on the attention matrix; attention mixers only.
+        init: "published" or "authors" (whose model overwrites every linear map with N(0, 0.02²)).
+        method: Engine of `dsfjax.scan`.
+
+    Raises:
+        ValueError: For unknown names, with the nearest, and for sizes that cannot be.
+
+    Example:
+        >>> ModelConfig("sdd", vocab_size=64)
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown mixer 'sdd'; did you mean 'ssd'? Expected one of softmax_attention, ...
+    """
+
+    mixer: str
+    vocab_size: int
+    d_model: int = 64
+    num_layers: int = 2
+    d_state: int | None = None
+    num_heads: int | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    surroundings: Surroundings = "paper"
+    block: BlockName = "prenorm"
+    mlp_ratio: int = 4
+    norm: Literal["layer", "rms"] = "layer"
+    max_length: int = 0
+    head: HeadName = "tied"
+    num_classes: int = 0
+    pooling: Literal["mean", "last"] = "mean"
+    embed_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    init: Literal["published", "authors"] = "published"
+    method: Literal["auto", "sequential", "associative", "chunked", "materialized"] = "auto"
+
+    def __post_init__(self) -> None:
+        _choose("mixer", self.mixer, systems.names())
+        _choose("surroundings", self.surroundings, get_args(Surroundings))
+        _choose("block", self.block, get_args(BlockName))
+        _choose("norm", self.norm, ("layer", "rms"))
+        _choose("head", self.head, get_args(HeadName))
+        _choose("pooling", self.pooling, ("mean", "last"))
+        _choose("init", self.init, ("published", "authors"))
+        _choose("method", self.method, ("auto", *sorted({m for row in METHODS.values() for m in row})))
+        for name in ("vocab_size", "d_model", "num_layers", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
+        if (self.head == "classifier") != (self.num_classes > 0):
+            raise ValueError(
+                f"head = {self.head!r} and num_classes = {self.num_classes} do not fit: a classifier "
+                "needs num_classes > 0, and only a classifier has classes"
+            )
+        for name in ("embed_dropout", "residual_dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"expected 0 <= {name} < 1, got {getattr(self, name)}")
+        if self.attention_dropout and self.method not in ("auto", "materialized"):
+            raise ValueError(
+                f"attention_dropout needs the attention matrix, which method = {self.method!r} never "
+                "forms; use method = 'materialized' or 'auto', or attention_dropout = 0"
+            )
+
+
+def _choose(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        nearest = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f" did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"unknown {what} {value!r};{hint} Expected one of {', '.join(choices)}")

@@ -1,0 +1,178 @@
+"""A module as plain functions: everything above `nn` uses `Model` and nothing of Flax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from dsfjax.core import KernelSystem, System
+from dsfjax.nn.config import ModelConfig
+from dsfjax.nn.model import DecodeState, SequenceModel
+
+Params = dict[str, Any]
+
+
+class Model(NamedTuple):
+    """A sequence model as pure functions of its parameters, on one sequence; batch by `jax.vmap`.
+
+    Attributes:
+        init: ``init(key) -> params``, a nested dict of arrays.
+        features: ``features(params, tokens (L,), *, reset=None, key=None) -> (L, d)``. A key means
+            training: dropout is on.
+        head: ``head(params, features (…, d)) -> logits (…, vocab)``; for a classifier
+            (num_classes,) from (L, d).
+        apply: ``apply(params, tokens, *, reset=None, key=None) -> logits``.
+        labels: ``labels(params) -> params`` of strings, "decay" or "no_decay".
+        systems: ``systems(params, tokens, *, reset=None) -> ((System, u), …)``, one per layer.
+        init_state: ``init_state(params, max_length) -> DecodeState``; only caches use max_length.
+        prefill: ``prefill(params, tokens (L,), state) -> (logits (L, vocab), state)``.
+        step: ``step(params, token (), state) -> (logits (vocab,), state)``, constant memory.
+        generate: ``generate(params, prompt (L,), num_tokens, *, key=None, temperature=0.0) ->
+            tokens (num_tokens,)``; greedy at temperature 0.
+    """
+
+    init: Callable[[Array], Params]
+    features: Callable[..., Array]
+    head: Callable[[Params, Array], Array]
+    apply: Callable[..., Array]
+    labels: Callable[[Params], Params]
+    systems: Callable[..., tuple[tuple[System | KernelSystem, Array], ...]]
+    init_state: Callable[[Params, int], DecodeState]
+    prefill: Callable[[Params, Array, DecodeState], tuple[Array, DecodeState]]
+    step: Callable[[Params, Array, DecodeState], tuple[Array, DecodeState]]
+    generate: Callable[..., Array]
+
+
+def build(config: ModelConfig) -> Model:
+    """The model of a config as pure functions.
+
+    Args:
+        config: The model.
+
+    Returns:
+        A `Model`.
+
+    Raises:
+        ValueError: While building, before anything is compiled: sizes that do not divide, options
+            that the architecture does not have, attention dropout without attention.
+
+    Example:
+        >>> model = build(ModelConfig("ssd", vocab_size=16, d_model=8, d_state=4))
+        >>> params = model.init(jax.random.key(0))
+        >>> model.apply(params, jnp.arange(5)).shape, model.generate(params, jnp.arange(5), 3).shape
+        ((5, 16), (3,))
+    """
+
+    def module(key: Array) -> SequenceModel:
+        return SequenceModel(config, rngs=nnx.Rngs(params=key))
+
+    graph, state = nnx.split(nnx.eval_shape(lambda: module(jax.random.key(0))))
+
+    def bind(params: Params) -> SequenceModel:
+        return nnx.merge(graph, params)
+
+    def init(key: Array) -> Params:
+        return nnx.to_pure_dict(nnx.state(module(key)))
+
+    def features(params: Params, tokens: Array, *, reset: Array | None = None, key: Array | None = None) -> Array:
+        return bind(params).features(tokens, reset=reset, key=key)
+
+    def head(params: Params, x: Array) -> Array:
+        return bind(params).head(x)
+
+    def apply(params: Params, tokens: Array, *, reset: Array | None = None, key: Array | None = None) -> Array:
+        return head(params, features(params, tokens, reset=reset, key=key))
+
+    def labels(params: Params) -> Params:
+        return _labels(bind(params), params)
+
+    def systems(params: Params, tokens: Array, *, reset: Array | None = None) -> Any:
+        return bind(params).systems(tokens, reset=reset)
+
+    def init_state(params: Params, max_length: int) -> DecodeState:
+        return bind(params).init_state(max_length)
+
+    def prefill(params: Params, tokens: Array, state: DecodeState) -> tuple[Array, DecodeState]:
+        x, state = bind(params).prefill(tokens, state)
+        return head(params, x), state
+
+    def step(params: Params, token: Array, state: DecodeState) -> tuple[Array, DecodeState]:
+        x, state = bind(params).step(token, state)
+        return head(params, x), state
+
+    def generate(
+        params: Params, prompt: Array, num_tokens: int, *, key: Array | None = None, temperature: float = 0.0
+    ) -> Array:
+        state = init_state(params, prompt.shape[0] + num_tokens)
+        logits, state = prefill(params, prompt, state)
+        keys = jax.random.split(jax.random.key(0) if key is None else key, num_tokens)
+
+        def sample(logits: Array, key: Array) -> Array:
+            if temperature == 0:
+                return jnp.argmax(logits, axis=-1).astype(prompt.dtype)
+            return jax.random.categorical(key, logits / temperature).astype(prompt.dtype)
+
+        def advance(carry: tuple[Array, DecodeState], key: Array) -> tuple[tuple[Array, DecodeState], Array]:
+            logits, state = carry
+            token = sample(logits, key)
+            return step(params, token, state), token
+
+        return jax.lax.scan(advance, (logits[-1], state), keys)[1]
+
+    _check_attention_dropout(config, init, bind)
+    return Model(init, features, head, apply, labels, systems, init_state, prefill, step, generate)
+
+
+def num_params(config: ModelConfig) -> int:
+    """Number of parameters, without allocating them.
+
+    Example:
+        >>> num_params(ModelConfig("linear_attention", vocab_size=16, d_model=8, d_state=4, num_layers=1))
+        1016
+    """
+    params = jax.eval_shape(build(config).init, jax.random.key(0))
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+
+
+def state_size(config: ModelConfig, length: int) -> int:
+    """Numbers that the recurrences of all layers carry after ``length`` tokens.
+
+    For a finite system this is N per layer and does not depend on the length; for softmax
+    attention it is the key–value cache. Convolution tails are not counted.
+
+    Example:
+        >>> state_size(ModelConfig("linear_attention", vocab_size=16, d_model=8, d_state=4), 32)
+        64
+    """
+    model = build(config)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((1,), jnp.int32)
+    layers = jax.eval_shape(model.systems, params, tokens)
+    return sum(
+        length * (s.k.shape[1] * s.k.shape[2] + s.output_width) if isinstance(s, KernelSystem) else s.num_states
+        for s, _ in layers
+    )
+
+
+def _labels(module: SequenceModel, params: Params) -> Params:
+    """Matrices decay; biases, norms, embeddings of positions, and what the architecture exempts do not."""
+    labels = jax.tree.map(lambda x: "decay" if x.ndim > 1 else "no_decay", params)
+    for name, block in module.blocks.items():
+        own = block.mixer.arch.labels(block.mixer._params())._asdict()
+        labels["blocks"][name]["mixer"]["core"] = {k: v for k, v in own.items() if v is not None}
+    return labels
+
+
+def _check_attention_dropout(config: ModelConfig, init: Callable[[Array], Params], bind: Callable[[Params], SequenceModel]) -> None:
+    if not config.attention_dropout:
+        return
+    params = jax.eval_shape(init, jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((2,), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    jax.eval_shape(lambda p, t, k: bind(p).features(t, key=k), params, tokens, key)

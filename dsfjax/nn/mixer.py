@@ -1,0 +1,199 @@
+"""One mixer for every architecture: what surrounds the recurrence, and its one-step form."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from dsfjax.core import KernelSystem, KVCache, System
+from dsfjax.engines import materialize, scan, step
+from dsfjax.nn.pieces import ACTIVATIONS, CausalConv, dropout, linear, norm
+from dsfjax.systems import Architecture
+
+
+class Surrounding(NamedTuple):
+    """What stands around the recurrence of a mixer.
+
+    Attributes:
+        expand: Inner width over d; above 1, or with ``project_in``, a linear map leads into it.
+        project_in: Whether a linear map stands before the recurrence.
+        conv_width: Taps of the short causal convolution, 0 for none.
+        conv_on: Signals that are convolved (such as q, k, v), or () for the inner token itself.
+        conv_activation: After the convolution.
+        gate: Activation of a gate read from the mixer's input, None for no gate.
+        output_norm: Whether the gated output passes an RMSNorm.
+        bias: Whether linear maps in and out have biases.
+    """
+
+    expand: int = 1
+    project_in: bool = False
+    conv_width: int = 0
+    conv_on: tuple[str, ...] = ()
+    conv_activation: str = "silu"
+    gate: str | None = None
+    output_norm: bool = False
+    bias: bool = False
+
+
+class MixerState(NamedTuple):
+    """What a mixer carries from step to step: the convolution's tail and the system's state."""
+
+    conv: Array | None
+    h: Array | KVCache
+
+
+class Mixer(nnx.Module):
+    """An architecture with its surroundings.
+
+    .. math:: y = W_{out} \\, \\mathrm{norm}(g(W_z x) ⊙ \\mathrm{scan}(\\mathrm{conv}(W_{in} x)))
+
+    Every part but the recurrence and W_out is optional. Works on one sequence (L, d).
+
+    Attributes:
+        arch: The `Architecture` over the inner width.
+        around: Its `Surrounding`.
+        core: Parameters of the architecture, by name.
+    """
+
+    def __init__(
+        self,
+        arch: Architecture,
+        d_model: int,
+        around: Surrounding = Surrounding(),
+        *,
+        attention_dropout: float = 0.0,
+        method: str = "auto",
+        init: str = "published",
+        depth: int = 0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        d_inner = around.expand * d_model
+        self.arch, self.around, self.method = arch, around, method
+        self.attention_dropout = attention_dropout
+        params = arch.init(rngs.params())
+        self.params_type = type(params)
+        self.core = nnx.Dict({k: nnx.Param(v) for k, v in params._asdict().items() if v is not None})
+        shapes = jax.eval_shape(lambda p: arch.signals(p, jnp.zeros((1, d_inner), p[0].dtype)), params)
+        if around.project_in or around.expand > 1:
+            self.project_in = linear(d_model, d_inner, init=init, bias=around.bias, rngs=rngs)
+        if around.conv_width:
+            convolved = sum(getattr(shapes, name).size for name in around.conv_on) or d_inner
+            self.conv = CausalConv(around.conv_width, convolved, rngs=rngs)
+        d_out = shapes.v.size
+        if around.gate:
+            self.gate = linear(d_model, d_out, init=init, bias=around.bias, rngs=rngs)
+        if around.output_norm:
+            self.output_norm = norm("rms", d_out, rngs=rngs)
+        self.project_out = linear(d_out, d_model, init=init, bias=around.bias, depth=depth, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Array,
+        state: MixerState | None = None,
+        *,
+        reset: Array | None = None,
+        key: Array | None = None,
+    ) -> tuple[Array, MixerState]:
+        """Mix one sequence.
+
+        Args:
+            x: (L, d_model).
+            state: Carried from the steps before, or None.
+            reset: Boolean (L,), true where a document starts.
+            key: For dropout on the attention matrix, in training; None in evaluation.
+
+        Returns:
+            Output (L, d_model) and the state after the sequence.
+        """
+        system, tokens, tail = self._system(x, state, reset)
+        if key is not None and self.attention_dropout:
+            y, h = _attend_with_dropout(system, tokens, self.attention_dropout, key, state), None
+        else:
+            h0 = None if state is None else state.h
+            y, h = scan(system, tokens, h0, method=self.method)  # type: ignore[arg-type]
+        return self._output(x, y), MixerState(tail, h)  # type: ignore[arg-type]
+
+    def step(self, x: Array, state: MixerState) -> tuple[Array, MixerState]:
+        """Mix one token x (d_model,) with constant memory; `__call__` on a sequence of length 1."""
+        system, tokens, tail = self._system(x[None], state, None)
+        y, h = step(system, tokens[0], state.h)
+        return self._output(x[None], y[None])[0], MixerState(tail, h)
+
+    def system(self, x: Array, *, reset: Array | None = None) -> tuple[System | KernelSystem, Array]:
+        """The System of a sequence x (L, d_model), and the tokens that enter it (L, …)."""
+        return self._system(x, None, reset)[:2]
+
+    def init_state(self, max_length: int) -> MixerState:
+        """The state before the first token; a kernel's cache gets ``max_length`` slots."""
+        d_model = self.project_out.out_features
+        dtype = self.project_out.kernel[...].dtype
+        shape = jax.ShapeDtypeStruct((1, d_model), dtype)
+        system, tokens, tail = jax.eval_shape(lambda x: self._system(x, None, None), shape)
+        tail = None if tail is None else jnp.zeros(tail.shape, tail.dtype)
+        if isinstance(system, KernelSystem):
+            _, groups, m = system.k.shape
+            cache = KVCache.allocate(max_length, groups, m, system.num_heads, system.num_channels, dtype)
+            return MixerState(tail, cache)
+        h = jax.eval_shape(lambda s, u: scan(s, u)[1], system, tokens)
+        return MixerState(tail, jnp.zeros(h.shape, h.dtype))
+
+    def _params(self) -> Any:
+        values = {k: v[...] for k, v in self.core.items()}
+        return self.params_type(**{k: values.get(k) for k in self.params_type._fields})
+
+    def _system(
+        self, x: Array, state: MixerState | None, reset: Array | None
+    ) -> tuple[System | KernelSystem, Array, Array | None]:
+        around, params, tail = self.around, self._params(), None
+        activation = ACTIVATIONS[around.conv_activation]
+        carried = None if state is None else state.conv
+        inner = self.project_in(x) if hasattr(self, "project_in") else x
+        if around.conv_width and not around.conv_on:
+            inner, tail = self.conv(inner, carried, reset=reset)
+            inner = activation(inner)
+        signals = self.arch.signals(params, inner)
+        if around.conv_on:
+            branches = [getattr(signals, name) for name in around.conv_on]
+            flat = jnp.concatenate([b.reshape(b.shape[0], -1) for b in branches], axis=1)
+            flat, tail = self.conv(flat, carried, reset=reset)
+            ends = list(_cumulative(b.size // b.shape[0] for b in branches))
+            parts = jnp.split(activation(flat), ends[:-1], axis=1)
+            pairs = zip(around.conv_on, parts, branches, strict=True)
+            signals = signals._replace(**{name: part.reshape(b.shape) for name, part, b in pairs})
+        system = self.arch.assemble(params, signals, reset=reset, token_is_value=True)
+        return system, signals.v.reshape(x.shape[0], -1), tail
+
+    def _output(self, x: Array, y: Array) -> Array:
+        if self.around.gate:
+            y = y * ACTIVATIONS[self.around.gate](self.gate(x))
+        if self.around.output_norm:
+            y = self.output_norm(y)
+        return self.project_out(y)
+
+
+def _attend_with_dropout(
+    system: System | KernelSystem, tokens: Array, rate: float, key: Array, state: MixerState | None
+) -> Array:
+    """Outputs with dropout on the normalised attention matrix; the tokens are the values."""
+    if isinstance(system, System) and system.eta is None:
+        raise ValueError(
+            "attention_dropout: this mixer has no normalised attention matrix (its System has no "
+            "normaliser); set attention_dropout = 0 and use residual_dropout."
+        )
+    if state is not None:
+        raise ValueError("attention_dropout: training starts from an empty state; got a carried one.")
+    phi = dropout(materialize(system), rate, key)
+    values = tokens.reshape(tokens.shape[0], phi.shape[0], -1)
+    y = jnp.einsum("hts,shp->thp", phi, values, precision="highest")
+    return y.reshape(tokens.shape[0], -1).astype(tokens.dtype)
+
+
+def _cumulative(sizes: Any) -> Any:
+    total = 0
+    for size in sizes:
+        total += size
+        yield total

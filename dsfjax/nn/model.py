@@ -1,0 +1,193 @@
+"""Blocks and the language model, as NNX modules on one sequence."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from dsfjax import systems
+from dsfjax.core import KernelSystem, System
+from dsfjax.nn.config import ModelConfig
+from dsfjax.nn.mixer import Mixer, MixerState
+from dsfjax.nn.pieces import MLP, dropout, linear, norm, param_dtype
+from dsfjax.nn.surroundings import surrounding
+from dsfjax.systems import Architecture
+
+
+class DecodeState(NamedTuple):
+    """What decoding carries: the position within the document and the state of every layer."""
+
+    position: Array
+    layers: tuple[MixerState, ...]
+
+
+class Block(nnx.Module):
+    r"""One block on two streams, the residual r and what the last layer has to add, h.
+
+    .. math:: r ← r + h, \quad h ← \mathrm{mixer}(\mathrm{norm}_1 r), \qquad
+              r ← r + h, \quad h ← f(\mathrm{norm}_2 r).
+
+    With f an MLP this is the usual pre-norm block ("prenorm"); without the second half it is the
+    Mamba block ("mamba"); with f the identity it is the Transformer block of the paper's authors
+    for models without MLP ("transformer"), which adds norm₂(r) itself to the residual.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        depth = config.num_layers
+        self.kind = config.block
+        self.norm1 = norm(config.norm, config.d_model, rngs=rngs)
+        self.mixer = Mixer(
+            architecture(config),
+            config.d_model,
+            surrounding(config.mixer, config.surroundings),
+            attention_dropout=config.attention_dropout,
+            method=config.method,
+            init=config.init,
+            depth=depth,
+            rngs=rngs,
+        )
+        if config.block != "mamba":
+            self.norm2 = norm(config.norm, config.d_model, rngs=rngs)
+        if config.block == "prenorm":
+            self.mlp = MLP(config.d_model, config.mlp_ratio, init=config.init, depth=depth, rngs=rngs)
+
+    def __call__(
+        self,
+        h: Array,
+        r: Array,
+        state: MixerState | None = None,
+        *,
+        reset: Array | None = None,
+        rates: tuple[float, float] = (0.0, 0.0),
+        key: Array | None = None,
+    ) -> tuple[Array, Array, MixerState]:
+        """Run a sequence: h, r (L, d) and the state in, the same out."""
+        keys = (None, None, None) if key is None else jax.random.split(key, 3)
+        r = r + dropout(h, rates[0], keys[0])
+        h, state = self.mixer(self.norm1(r), state, reset=reset, key=keys[1])
+        return *self._channels(h, r, rates[1], keys[2]), state
+
+    def step(self, h: Array, r: Array, state: MixerState) -> tuple[Array, Array, MixerState]:
+        """Run one token: h, r (d,)."""
+        r = r + h
+        h, state = self.mixer.step(self.norm1(r), state)
+        return *self._channels(h, r, 0.0, None), state
+
+    def _channels(self, h: Array, r: Array, rate: float, key: Array | None) -> tuple[Array, Array]:
+        if self.kind == "mamba":
+            return h, r
+        r = r + dropout(h, rate, key)
+        h = self.norm2(r)
+        return (self.mlp(h) if self.kind == "prenorm" else h), r
+
+
+class SequenceModel(nnx.Module):
+    """Embedding, optional learned positions, blocks, final norm and head."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        d, dtype = config.d_model, param_dtype()
+        embed_init = nnx.initializers.normal(0.02)
+        self.embed = nnx.Embed(config.vocab_size, d, embedding_init=embed_init, param_dtype=dtype, rngs=rngs)
+        if config.max_length:
+            self.positions = nnx.Embed(config.max_length, d, embedding_init=embed_init, param_dtype=dtype, rngs=rngs)
+        self.blocks = nnx.Dict({f"block_{i}": Block(config, rngs=rngs) for i in range(config.num_layers)})
+        self.norm_f = norm(config.norm, d, rngs=rngs)
+        if config.head != "tied":
+            width = config.num_classes or config.vocab_size
+            self.head_map = linear(d, width, init=config.init, bias=config.head == "classifier", rngs=rngs)
+
+    def features(self, tokens: Array, *, reset: Array | None = None, key: Array | None = None) -> Array:
+        """Features (L, d) of tokens (L,). ``key`` turns dropout on."""
+        return self._run(tokens, None, reset, key)[0]
+
+    def head(self, features: Array) -> Array:
+        """Logits (…, vocab) of features (…, d); for a classifier (num_classes,) of (L, d)."""
+        if self.config.head == "tied":
+            return jnp.matmul(features, self.embed.embedding[...].T, precision="highest")
+        if self.config.head == "classifier":
+            features = features.mean(axis=-2) if self.config.pooling == "mean" else features[..., -1, :]
+        return self.head_map(features)
+
+    def systems(self, tokens: Array, *, reset: Array | None = None) -> tuple[tuple[System | KernelSystem, Array], ...]:
+        """The System of every layer on tokens (L,), with the tokens that enter it."""
+        h, found = self._embed(tokens, jnp.zeros((), jnp.int32), reset), []
+        r = jnp.zeros_like(h)
+        for block in self._blocks():
+            found.append(block.mixer.system(block.norm1(r + h), reset=reset))
+            h, r, _ = block(h, r, reset=reset)
+        return tuple(found)
+
+    def init_state(self, max_length: int) -> DecodeState:
+        """The state before the first token; caches get ``max_length`` slots."""
+        layers = tuple(block.mixer.init_state(max_length) for block in self._blocks())
+        return DecodeState(jnp.zeros((), jnp.int32), layers)
+
+    def prefill(self, tokens: Array, state: DecodeState) -> tuple[Array, DecodeState]:
+        """Features (L, d) of tokens (L,) that continue ``state``, and the state after them."""
+        return self._run(tokens, state, None, None)
+
+    def step(self, token: Array, state: DecodeState) -> tuple[Array, DecodeState]:
+        """Features (d,) of one token () and the state after it."""
+        h = self._embed(token[None], state.position, None)[0]
+        r, layers = jnp.zeros_like(h), []
+        for block, layer in zip(self._blocks(), state.layers, strict=True):
+            h, r, layer = block.step(h, r, layer)
+            layers.append(layer)
+        return self.norm_f(h + r), DecodeState(state.position + 1, tuple(layers))
+
+    def _run(
+        self, tokens: Array, state: DecodeState | None, reset: Array | None, key: Array | None
+    ) -> tuple[Array, DecodeState]:
+        start = jnp.zeros((), jnp.int32) if state is None else state.position
+        h = self._embed(tokens, start, reset)
+        r, layers = jnp.zeros_like(h), []
+        residual = self.config.residual_dropout
+        for i, block in enumerate(self._blocks()):
+            rates = (self.config.embed_dropout if i == 0 else residual, residual)
+            layer_key = None if key is None else jax.random.fold_in(key, i)
+            layer = None if state is None else state.layers[i]
+            h, r, layer = block(h, r, layer, reset=reset, rates=rates, key=layer_key)
+            layers.append(layer)
+        final_key = None if key is None else jax.random.fold_in(key, len(layers))
+        features = self.norm_f(r + dropout(h, residual, final_key))
+        return features, DecodeState(start + tokens.shape[0], tuple(layers))
+
+    def _embed(self, tokens: Array, start: Array, reset: Array | None) -> Array:
+        h = self.embed(tokens)
+        if self.config.max_length:
+            if tokens.shape[0] > self.config.max_length:
+                raise ValueError(
+                    f"the model has {self.config.max_length} learned positions (max_length), got a "
+                    f"sequence of {tokens.shape[0]} tokens"
+                )
+            position = start + jnp.arange(tokens.shape[0], dtype=jnp.int32)
+            if reset is not None:
+                index = jnp.arange(tokens.shape[0], dtype=jnp.int32)
+                since = index - jax.lax.cummax(jnp.where(reset, index, -1))
+                position = jnp.where(since <= index, since, position)
+            h = h + self.positions(position)
+        return h
+
+    def _blocks(self) -> list[Block]:
+        return [self.blocks[f"block_{i}"] for i in range(self.config.num_layers)]
+
+
+def architecture(config: ModelConfig) -> Architecture:
+    """The architecture of a config, over the inner width of its surroundings."""
+    known = systems.options(config.mixer)
+    around = surrounding(config.mixer, config.surroundings)
+    own: dict[str, object] = dict(config.options)
+    if config.d_state is not None and "d_state" in known:
+        own["d_state"] = config.d_state
+    if config.num_heads is not None and "num_heads" in known:
+        own["num_heads"] = config.num_heads
+    if "init" in known:
+        own.setdefault("init", config.init)
+    if config.surroundings == "practice" and "d_inner" in known:
+        own.setdefault("d_inner", 2 * config.d_model)
+    return systems.get(config.mixer, d_model=around.expand * config.d_model, **own)

@@ -1,0 +1,135 @@
+"""Small reusable pieces: linear maps, norms, the short causal convolution, MLP and GLU, dropout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "identity": lambda x: x,
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+def param_dtype() -> Any:
+    """Parameters are float32, or float64 where JAX has it enabled."""
+    return jnp.result_type(float)
+
+
+def linear(
+    d_in: int, d_out: int, *, rngs: nnx.Rngs, init: str = "published", bias: bool = True, depth: int = 0
+) -> nnx.Linear:
+    """A linear map: N(0, 1/d_in) as published, N(0, 0.02²) by the authors; bias 0.
+
+    Args:
+        d_in: Input width.
+        d_out: Output width.
+        rngs: Source of randomness.
+        init: "published" or "authors".
+        bias: Whether there is one.
+        depth: By the authors, maps into the residual stream are scaled by 1/√(2 · layers).
+    """
+    std = 1 / math.sqrt(d_in)
+    if init == "authors":
+        std = 0.02 / math.sqrt(2 * depth) if depth else 0.02
+    kernel_init = nnx.initializers.normal(std)
+    return nnx.Linear(
+        d_in, d_out, use_bias=bias, kernel_init=kernel_init, param_dtype=param_dtype(), precision="highest", rngs=rngs
+    )
+
+
+def norm(kind: str, width: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
+    """LayerNorm or RMSNorm with ε = 1e-5."""
+    make = nnx.LayerNorm if kind == "layer" else nnx.RMSNorm
+    options = {"use_fast_variance": False} if kind == "layer" else {"use_fast_variance": False}
+    return make(width, epsilon=1e-5, param_dtype=param_dtype(), rngs=rngs, **options)
+
+
+class CausalConv(nnx.Module):
+    """Depthwise causal convolution, :math:`y_t = b + \\sum_{j<W} w_j ⊙ x_{t-W+1+j}`.
+
+    The last tap multiplies the current sample. Samples before the sequence, and before the start of
+    a document (``reset``), are zero. Taps and bias start uniform in ±1/√W, whatever ``init`` is.
+
+    Attributes:
+        kernel: (W, d).
+        bias: (d,).
+    """
+
+    def __init__(self, width: int, channels: int, *, rngs: nnx.Rngs) -> None:
+        bound = 1 / math.sqrt(width)
+
+        def uniform(shape: tuple[int, ...]) -> Array:
+            return jax.random.uniform(rngs.params(), shape, param_dtype(), -bound, bound)
+
+        self.kernel = nnx.Param(uniform((width, channels)))
+        self.bias = nnx.Param(uniform((channels,)))
+
+    def __call__(
+        self, x: Array, tail: Array | None = None, *, reset: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Convolve x (L, d).
+
+        Args:
+            x: Input (L, d).
+            tail: The last W − 1 inputs before x (W − 1, d), zeros by default.
+            reset: Boolean (L,) or None.
+
+        Returns:
+            Output (L, d), and the tail after x.
+        """
+        kernel, bias = self.kernel[...], self.bias[...]
+        width, length = kernel.shape[0], x.shape[0]
+        if tail is None:
+            tail = jnp.zeros((width - 1, x.shape[1]), x.dtype)
+        padded = jnp.concatenate([tail.astype(x.dtype), x])
+        segment = jnp.zeros(width - 1 + length, jnp.int32)
+        if reset is not None:
+            segment = segment.at[width - 1 :].set(jnp.cumsum(reset, dtype=jnp.int32))
+        y = jnp.broadcast_to(bias, x.shape).astype(x.dtype)
+        for tap in range(width):
+            piece = padded[tap : tap + length]
+            if reset is not None:
+                same = segment[tap : tap + length] == segment[width - 1 :]
+                piece = jnp.where(same[:, None], piece, 0)
+            y = y + kernel[tap].astype(x.dtype) * piece
+        tail = jnp.where((segment[length:] == segment[-1])[:, None], padded[length:], 0)
+        return y, tail
+
+
+class MLP(nnx.Module):
+    """fc2(gelu(fc1 x)) with a hidden layer of ``ratio`` · d."""
+
+    def __init__(self, d_model: int, ratio: int, *, init: str, depth: int, rngs: nnx.Rngs) -> None:
+        self.fc1 = linear(d_model, ratio * d_model, init=init, rngs=rngs)
+        self.fc2 = linear(ratio * d_model, d_model, init=init, depth=depth, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.fc2(ACTIVATIONS["gelu"](self.fc1(x)))
+
+
+class GLU(nnx.Module):
+    """Gated linear unit: [a, b] = W x, a ⊙ σ(b)."""
+
+    def __init__(self, d_in: int, d_out: int, *, rngs: nnx.Rngs) -> None:
+        self.linear = linear(d_in, 2 * d_out, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        a, b = jnp.split(self.linear(x), 2, axis=-1)
+        return a * jax.nn.sigmoid(b)
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+    """Zero a fraction ``rate`` of x and scale the rest; nothing without a key (evaluation)."""
+    if key is None or rate == 0:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0)

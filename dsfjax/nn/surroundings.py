@@ -1,0 +1,36 @@
+"""What surrounds each architecture: in the paper's experiments, and in practice."""
+
+from __future__ import annotations
+
+from dsfjax.nn.mixer import Surrounding
+
+BARE = Surrounding()
+_GRIFFIN = Surrounding(project_in=True, conv_width=4, conv_activation="identity", gate="gelu_tanh")
+_QLSTM = Surrounding(expand=2, conv_width=4, conv_activation="identity", gate="gelu")
+_CONVOLVED_ATTENTION = Surrounding(conv_width=4, conv_on=("q", "k", "v"))
+
+PAPER = {
+    # arXiv:2405.15731, experiments: projections only, but for the recurrent networks.
+    "qlstm": _QLSTM,
+    "qlstm_reversed": _QLSTM,
+    "rg_lru": _GRIFFIN,  # arXiv:2402.19427
+}
+
+PRACTICE = PAPER | {
+    "linear_attention": _CONVOLVED_ATTENTION,
+    "normalized_attention": _CONVOLVED_ATTENTION,
+    "s6": Surrounding(expand=2, conv_width=4, gate="silu"),  # Mamba, arXiv:2312.00752
+    "ssd": Surrounding(  # Mamba-2, arXiv:2405.21060; the value map of the architecture expands
+        conv_width=4, conv_on=("v", "b", "c"), gate="silu", output_norm=True
+    ),
+}
+
+
+def surrounding(mixer: str, kind: str) -> Surrounding:
+    """The surroundings of an architecture; bare for one that is not listed.
+
+    Example:
+        >>> surrounding("s6", "practice").gate, surrounding("s6", "paper").gate
+        ('silu', None)
+    """
+    return (PRACTICE if kind == "practice" else PAPER).get(mixer, BARE)

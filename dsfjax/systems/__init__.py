@@ -1,0 +1,8 @@
+"""Floor 3: architectures, one per file, as pure functions from parameters and tokens to a System."""
+
+from dsfjax.systems.architecture import Architecture as Architecture
+from dsfjax.systems.architecture import Traits as Traits
+from dsfjax.systems.registry import get as get
+from dsfjax.systems.registry import names as names
+from dsfjax.systems.registry import options as options
+from dsfjax.systems.registry import register as register

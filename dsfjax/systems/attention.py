@@ -1,0 +1,68 @@
+"""Queries, keys and values: what the attention architectures have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core import InnerOutput, OuterInput, Scalar, System
+from dsfjax.core.maps import Normalizer
+from dsfjax.systems.primitives import Init, affine, divide, projection
+
+
+def init_qkv(
+    key: Array, *, d_model: int, d_state: int, num_heads: int, bias: bool, init: Init
+) -> dict[str, Array | None]:
+    """Parameters W_q, W_k (H, n, d), W_v (H, p, d) and their biases (zero, or None)."""
+    p = d_model // num_heads
+    keys = jax.random.split(key, 3)
+    shapes = {"q": (num_heads, d_state), "k": (num_heads, d_state), "v": (num_heads, p)}
+    params: dict[str, Array | None] = {}
+    for k, (name, shape) in zip(keys, shapes.items(), strict=True):
+        params[f"W_{name}"] = projection(k, (*shape, d_model), init)
+        params[f"bias_{name}"] = jnp.zeros(shape) if bias else None
+    return params
+
+
+def project_qkv(params: Any, u: Array) -> tuple[Array, Array, Array]:
+    """q, k (L, H, n) and v (L, H, p) of the tokens."""
+    return (
+        affine(params.W_q, u, params.bias_q),
+        affine(params.W_k, u, params.bias_k),
+        affine(params.W_v, u, params.bias_v),
+    )
+
+
+def value_map(params: Any, *, token_is_value: bool) -> Array | None:
+    """W of the System: None if the token is the value."""
+    if token_is_value:
+        return None
+    if params.bias_v is not None:
+        raise ValueError(
+            "assemble: with a bias the value is not linear in the token. Pass token_is_value=True and "
+            "run the System on signals.v, flattened to (L, H·p)."
+        )
+    return params.W_v.reshape(-1, params.W_v.shape[-1])
+
+
+def separable_attention(
+    params: Any, phi: Array, psi: Array, eta: Normalizer | None, *, reset: Array | None, token_is_value: bool
+) -> System:
+    """Lemma 1, un-normalised: Λ = I, b = ψ(k), c = φ(q), and η."""
+    heads, p = params.W_v.shape[:2]
+    return System(
+        Scalar(jnp.zeros((1, heads), phi.dtype)),
+        OuterInput(psi, W=value_map(params, token_is_value=token_is_value)),
+        InnerOutput(phi),
+        eta=eta,
+        reset=reset,
+        state_shape=(heads, phi.shape[-1], p),
+    )
+
+
+def check_heads(name: str, d_model: int, num_heads: int) -> None:
+    """Raise unless the heads divide the model width."""
+    divide(name, d_model, num_heads, "d_model")

@@ -1,0 +1,125 @@
+r"""Normalized attention, the proposal of Sieber et al. (2024), arXiv:2405.15731."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core import GivenNormalizer, System
+from dsfjax.systems import attention
+from dsfjax.systems.architecture import Architecture, Traits
+from dsfjax.systems.primitives import Init, affine, check_choice, elu1, labels_without_decay, projection
+
+NormalizerName = Literal["exp", "softplus", "sigmoid", "exp_relu"]
+
+LOG_NORMALIZERS = {
+    "exp": lambda n: n,
+    "softplus": lambda n: jnp.log(jax.nn.softplus(n)),
+    "sigmoid": jax.nn.log_sigmoid,
+    "exp_relu": jax.nn.relu,
+}
+
+
+class Params(NamedTuple):
+    """As linear attention; W_eta (H, d), bias_eta (H,), offset (H,) or None."""
+
+    W_q: Array
+    bias_q: Array | None
+    W_k: Array
+    bias_k: Array | None
+    W_v: Array
+    bias_v: Array | None
+    W_eta: Array
+    bias_eta: Array
+    offset: Array | None
+
+
+class Signals(NamedTuple):
+    """q, k (L, H, n), v (L, H, p) and log η (L, H)."""
+
+    q: Array
+    k: Array
+    v: Array
+    log_eta: Array
+
+
+def normalized_attention(
+    *,
+    d_model: int,
+    d_state: int = 64,
+    num_heads: int = 1,
+    normalizer: NormalizerName = "exp",
+    feature_map: Literal["none", "elu1"] = "none",
+    offset: bool = False,
+    scale: bool = False,
+    bias: bool = False,
+    init: Init = "published",
+) -> Architecture:
+    r"""Linear attention whose normaliser is learnt from the token, apart from q and k.
+
+    .. math::
+       y_t = \frac{1}{η_t} \sum_{s \le t} φ(q_t)^\top φ(k_s) \, v_s, \qquad
+       η_t = f(w_η^\top u_t + b_η + o),
+
+    f = exp, softplus, sigmoid, or exp ∘ ReLU, one η per head. In the paper's form
+    :math:`Λ_t = (η_{t-1}/η_t) I`, :math:`B_t = (φ(k_t) ⊗ I) W_V / η_t`, :math:`C_t = φ(q_t)^\top ⊗ I`.
+
+    Args:
+        d_model: d, width of tokens and outputs.
+        d_state: n, state expansion per head.
+        num_heads: H, divides d_model.
+        normalizer: f, one of "exp", "softplus", "sigmoid", "exp_relu".
+        feature_map: φ, "none" (identity, as published) or "elu1".
+        offset: Whether a learnt offset o per head is added, initially 4 to 9 over the heads.
+        scale: Whether φ(q) is divided by √n.
+        bias: Whether q, k, v have biases.
+        init: "published": weights N(0, 1/d); "authors": N(0, 0.02²). Biases 0.
+
+    Returns:
+        The `Architecture`; state (H, n, p).
+
+    Example:
+        >>> import dsfjax
+        >>> arch = normalized_attention(d_model=4, d_state=2, normalizer="sigmoid")
+        >>> system = arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 4)))
+        >>> system.eta.log_eta.shape, system.state_shape
+        ((3, 1), (1, 2, 4))
+    """
+    attention.check_heads("normalized_attention", d_model, num_heads)
+    check_choice("normalized_attention: normalizer", normalizer, tuple(LOG_NORMALIZERS))
+    check_choice("normalized_attention: feature_map", feature_map, ("none", "elu1"))
+    phi = elu1 if feature_map == "elu1" else lambda x: x
+
+    def init_params(key: Array) -> Params:
+        key, key_eta = jax.random.split(key)
+        qkv = attention.init_qkv(key, d_model=d_model, d_state=d_state, num_heads=num_heads, bias=bias, init=init)
+        return Params(
+            **qkv,  # type: ignore[arg-type]
+            W_eta=projection(key_eta, (num_heads, d_model), init),
+            bias_eta=jnp.zeros(num_heads),
+            offset=jnp.linspace(4.0, 9.0, num_heads) if offset else None,
+        )
+
+    def signals(params: Params, u: Array) -> Signals:
+        n = affine(params.W_eta, u, params.bias_eta)
+        if params.offset is not None:
+            n = n + params.offset[None]
+        return Signals(*attention.project_qkv(params, u), LOG_NORMALIZERS[normalizer](n))
+
+    def assemble(
+        params: Params, signals: Signals, *, reset: Array | None = None, token_is_value: bool = False
+    ) -> System:
+        q = signals.q / math.sqrt(d_state) if scale else signals.q
+        eta = GivenNormalizer(signals.log_eta)
+        return attention.separable_attention(
+            params, phi(q), phi(signals.k), eta, reset=reset, token_is_value=token_is_value
+        )
+
+    traits = Traits(
+        "scalar", "d · n", "yes: η", "unbounded (η_{t−1}/η_t)", f"recurrent, {normalizer}(w·u)"
+    )
+    return Architecture(init_params, signals, assemble, labels_without_decay("offset"), traits)

@@ -1,0 +1,117 @@
+r"""RG-LRU, the real-gated linear recurrent unit of Griffin (De et al. 2024, arXiv:2402.19427)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
+from dsfjax.systems.architecture import Architecture, Traits
+from dsfjax.systems.primitives import Init, divide, inverse_softplus, labels_without_decay, projection
+
+DECAY_SCALE = 8.0
+MAX_SQRT_GRADIENT = 1000.0
+
+
+class Params(NamedTuple):
+    """a_param (H, p); W_r, W_i (H, p out, p in); bias_r, bias_i (H, p)."""
+
+    a_param: Array
+    W_r: Array
+    bias_r: Array
+    W_i: Array
+    bias_i: Array
+
+
+class Signals(NamedTuple):
+    """log a (L, H, p), input gate i (L, H, p), value v (L, H, p)."""
+
+    log_a: Array
+    i: Array
+    v: Array
+
+
+def rg_lru(*, d_model: int, num_heads: int = 1, init: Init = "published") -> Architecture:
+    r"""A diagonal recurrence whose input is scaled by what the transition forgets.
+
+    .. math::
+       h_t = a_t ⊙ h_{t-1} + \sqrt{1 - a_t^2} ⊙ i_t ⊙ u_t, \quad y_t = h_t, \quad
+       a_t = e^{-8\, \mathrm{softplus}(Λ) ⊙ r_t},
+
+    with gates r_t = σ(W_r u_t + b_r), i_t = σ(W_i u_t + b_i), block-diagonal over the heads. Λ_t and
+    B_t share a_t. Where ``reset`` is true the state starts anew and √(1 − a²) is replaced by 1.
+
+    Args:
+        d_model: d, width of tokens, state and outputs.
+        num_heads: H, blocks of the gates, divides d_model.
+        init: "published": softplus(Λ) = −log r with r² uniform in [0.9², 0.999²], weights N(0, 1/p);
+            "authors": weights N(0, 0.02²). Biases 0.
+
+    Returns:
+        The `Architecture`; state (H, 1, p).
+
+    Numerics:
+        The gradient of √(1 − a²) is bounded by 1000, as in the original, where a → 1.
+
+    Example:
+        >>> arch = rg_lru(d_model=4, num_heads=2)
+        >>> arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 4))).state_shape
+        (2, 1, 2)
+    """
+    p = divide("rg_lru", d_model, num_heads, "d_model")
+
+    def init_params(key: Array) -> Params:
+        key_a, key_r, key_i = jax.random.split(key, 3)
+        squared = jax.random.uniform(key_a, (num_heads, p), minval=0.9**2, maxval=0.999**2)
+        zero = jnp.zeros((num_heads, p))
+        return Params(
+            inverse_softplus(-0.5 * jnp.log(squared)),
+            projection(key_r, (num_heads, p, p), init),
+            zero,
+            projection(key_i, (num_heads, p, p), init),
+            zero,
+        )
+
+    def signals(params: Params, u: Array) -> Signals:
+        v = u.reshape(u.shape[0], *params.a_param.shape)
+
+        def gate(W: Array, bias: Array) -> Array:
+            return jax.nn.sigmoid(jnp.einsum("lhi,hji->lhj", v, W, precision="highest") + bias[None])
+
+        r = gate(params.W_r, params.bias_r)
+        log_a = -DECAY_SCALE * jax.nn.softplus(params.a_param)[None] * r
+        return Signals(log_a, gate(params.W_i, params.bias_i), v)
+
+    def assemble(
+        params: Params, signals: Signals, *, reset: Array | None = None, token_is_value: bool = False
+    ) -> System:
+        del token_is_value  # the token is the value
+        kept = _bounded_sqrt(-jnp.expm1(2 * signals.log_a))
+        if reset is not None:
+            kept = jnp.where(reset[:, None, None], 1, kept)
+        return System(
+            Diagonal(signals.log_a[:, :, None, :]),
+            OuterInput(scale=kept * signals.i),
+            InnerOutput(),
+            reset=reset,
+            state_shape=(params.a_param.shape[0], 1, params.a_param.shape[1]),
+        )
+
+    traits = Traits("diagonal, per channel", "d", "yes: a_t, as √(1 − a_t²)", "(0, 1)", "none")
+    return Architecture(init_params, signals, assemble, labels_without_decay("a_param"), traits)
+
+
+@jax.custom_jvp
+def _bounded_sqrt(x: Array) -> Array:
+    """√x with a derivative of at most `MAX_SQRT_GRADIENT`."""
+    return jnp.sqrt(x)
+
+
+@_bounded_sqrt.defjvp
+def _bounded_sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    floor = 1 / (4 * MAX_SQRT_GRADIENT**2)
+    return jnp.sqrt(x), dx * (0.5 / jnp.sqrt(jnp.maximum(x, floor)))

@@ -1,0 +1,104 @@
+r"""S6, the selective state space model (Gu & Dao 2023, arXiv:2312.00752)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core import Diagonal, InnerOutput, OuterInput, System, TokenSkip
+from dsfjax.systems.architecture import Architecture, Traits
+from dsfjax.systems.primitives import Init, affine, labels_without_decay, projection, step_bias
+
+
+class Params(NamedTuple):
+    """W_dt_down (r, d), W_dt_up (d, r), bias_dt (d,), A_log (d, n), W_b, W_c (n, d), D (d,)."""
+
+    W_dt_down: Array
+    W_dt_up: Array
+    bias_dt: Array
+    A_log: Array
+    W_b: Array
+    W_c: Array
+    D: Array
+
+
+class Signals(NamedTuple):
+    """Δ (L, d), b and c (L, n), and the value v = u (L, d)."""
+
+    delta: Array
+    b: Array
+    c: Array
+    v: Array
+
+
+def s6(
+    *, d_model: int, d_state: int = 16, dt_rank: int | None = None, init: Init = "published"
+) -> Architecture:
+    r"""The selective scan: a full diagonal transition over channels and states.
+
+    .. math::
+       h_t = e^{Δ_t ⊙ A} ⊙ h_{t-1} + b_t ⊗ (Δ_t ⊙ u_t), \quad y_t = c_t^\top h_t + D ⊙ u_t, \quad
+       Δ_t = \mathrm{softplus}(W_Δ u_t + b_Δ), \; A = -e^{A_{\log}} .
+
+    Λ_t and B_t share Δ_t. log Λ_t = Δ_t ⊗ A stays factored. W_Δ has rank r.
+
+    Args:
+        d_model: d, width of tokens and outputs.
+        d_state: n, state expansion per channel.
+        dt_rank: r, by default ⌈d/16⌉.
+        init: "published": A = −1 … −n in every channel, softplus(b_Δ) log-uniform in [1e-3, 0.1],
+            W_Δ's second factor U(±1/√r), the other weights N(0, 1/d), D = 1. "authors": b_Δ = 0,
+            all weights N(0, 0.02²), A and D as published.
+
+    Returns:
+        The `Architecture`; state (1, n, d).
+
+    Example:
+        >>> import dsfjax
+        >>> arch = s6(d_model=4, d_state=2)
+        >>> system = arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 4)))
+        >>> system.state_shape, dsfjax.explain(system).structure
+        ((1, 2, 4), 'diagonal, full, factored as step × rate')
+    """
+    rank = dt_rank or math.ceil(d_model / 16)
+
+    def init_params(key: Array) -> Params:
+        keys = jax.random.split(key, 5)
+        up = projection(keys[1], (d_model, rank), init)
+        if init == "published":
+            up = jax.random.uniform(keys[1], (d_model, rank), minval=-1.0, maxval=1.0) / math.sqrt(rank)
+        return Params(
+            W_dt_down=projection(keys[0], (rank, d_model), init),
+            W_dt_up=up,
+            bias_dt=step_bias(keys[2], (d_model,), init),
+            A_log=jnp.tile(jnp.log(jnp.arange(1.0, d_state + 1))[None], (d_model, 1)),
+            W_b=projection(keys[3], (d_state, d_model), init),
+            W_c=projection(keys[4], (d_state, d_model), init),
+            D=jnp.ones(d_model),
+        )
+
+    def signals(params: Params, u: Array) -> Signals:
+        delta = affine(params.W_dt_up, affine(params.W_dt_down, u), params.bias_dt)
+        return Signals(jax.nn.softplus(delta), affine(params.W_b, u), affine(params.W_c, u), u)
+
+    def assemble(
+        params: Params, signals: Signals, *, reset: Array | None = None, token_is_value: bool = False
+    ) -> System:
+        del token_is_value  # the token is the value
+        delta = signals.delta[:, None, :]
+        rate = -jnp.exp(params.A_log).T[None]
+        return System(
+            Diagonal.factored(delta, rate),
+            OuterInput(signals.b[:, None, :], scale=delta),
+            InnerOutput(signals.c[:, None, :]),
+            TokenSkip(params.D[None]),
+            reset=reset,
+            state_shape=(1, *rate.shape[1:]),
+        )
+
+    traits = Traits("diagonal, full", "d · n", "yes: Δ_t", "(0, 1)", "none (Δ_t scales both A and B)")
+    return Architecture(init_params, signals, assemble, labels_without_decay("A_log", "D"), traits)
