@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
-from dsfjax.core.dense import to_dense
+from dsfjax.core.dense import Matrices, matrices
 from dsfjax.core.dtypes import real_dtype, state_dtype
 from dsfjax.core.kernel import KernelSystem
 from dsfjax.core.maps import DenseInput, DenseOutput, DenseSkip
-from dsfjax.core.pytree import map_time
+from dsfjax.core.pytree import map_time, time_leaves
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense
 
-AnySystem = TypeVar("AnySystem", System, KernelSystem)
+AnySystem = TypeVar("AnySystem", bound=System | KernelSystem)
 
 
 def parallel(a: System, b: System) -> System:
@@ -35,17 +36,17 @@ def parallel(a: System, b: System) -> System:
     Raises:
         ValueError: If widths or lengths differ.
     """
-    a, b, steps = _dense_pair("parallel", a, b)
     if a.token_width != b.token_width or a.output_width != b.output_width:
         raise ValueError(
             "parallel: expected systems of equal widths, got (d, d_out) = "
             f"{(a.token_width, a.output_width)} and {(b.token_width, b.output_width)}."
         )
-    zero = jnp.zeros((steps, a.num_states, b.num_states), a.dtype)
-    A = _block(a.A.matrix, zero, zero.swapaxes(1, 2), b.A.matrix)
-    B = jnp.concatenate([a.B.matrix, b.B.matrix], axis=1)
-    C = jnp.concatenate([a.C.matrix, b.C.matrix], axis=2)
-    return _from_matrices(A, B, C, a.D.matrix + b.D.matrix)
+    first, second = _dense_pair("parallel", a, b)
+    zero = jnp.zeros((*first.A.shape[:2], second.A.shape[1]), first.A.dtype)
+    A = _block(first.A, zero, zero.swapaxes(1, 2), second.A)
+    B = jnp.concatenate([first.B, second.B], axis=1)
+    C = jnp.concatenate([first.C, second.C], axis=2)
+    return _from_matrices(Matrices(A, B, C, first.D + second.D))
 
 
 def series(a: System, b: System) -> System:
@@ -65,18 +66,17 @@ def series(a: System, b: System) -> System:
     Raises:
         ValueError: If widths or lengths do not fit.
     """
-    a, b, _ = _dense_pair("series", a, b)
     if a.output_width != b.token_width:
         raise ValueError(
-            f"series: the first system puts out width {a.output_width}, the second reads tokens of "
-            f"width {b.token_width}."
+            f"series: expected a second system that reads tokens of width {a.output_width}, the "
+            f"output width of the first, got one that reads width {b.token_width}."
         )
-    BC = _matmul(b.B.matrix, a.C.matrix)
-    zero = jnp.zeros_like(BC).swapaxes(1, 2)
-    A = _block(a.A.matrix, zero, _matmul(BC, a.A.matrix), b.A.matrix)
-    B = jnp.concatenate([a.B.matrix, _matmul(BC, a.B.matrix) + _matmul(b.B.matrix, a.D.matrix)], axis=1)
-    C = jnp.concatenate([_matmul(b.D.matrix, a.C.matrix), b.C.matrix], axis=2)
-    return _from_matrices(A, B, C, _matmul(b.D.matrix, a.D.matrix))
+    first, second = _dense_pair("series", a, b)
+    BC, BD = _matmul(second.B, first.C), _matmul(second.B, first.D)
+    A = _block(first.A, jnp.zeros_like(BC).swapaxes(1, 2), _matmul(BC, first.A), second.A)
+    B = jnp.concatenate([first.B, _matmul(BC, first.B) + BD], axis=1)
+    C = jnp.concatenate([_matmul(second.D, first.C), second.C], axis=2)
+    return _from_matrices(Matrices(A, B, C, _matmul(second.D, first.D)))
 
 
 def slice_time(system: AnySystem, start: int, stop: int) -> AnySystem:
@@ -114,23 +114,27 @@ def concat_time(*systems: AnySystem) -> AnySystem:
         A system whose length is the sum of the lengths.
 
     Raises:
-        ValueError: If structures differ.
+        ValueError: If structures or constants differ, or nothing is given.
     """
+    if not systems:
+        raise ValueError("concat_time: expected at least one system, got none.")
     first = systems[0]
     structure = jax.tree.structure(first)
     if any(jax.tree.structure(s) != structure for s in systems[1:]):
         raise ValueError(
-            "concat_time: expected systems of one structure (types, state shape, optional parts), got "
-            f"{[str(jax.tree.structure(s)) for s in systems]}."
+            "concat_time: expected systems of one structure (types, state shape, optional parts), "
+            f"got {[str(jax.tree.structure(s)) for s in systems]}."
         )
     lengths = [s.length for s in systems]
-    iterators = [iter(_time_leaves_of(s)) for s in systems]
+    iterators = [iter(time_leaves(s)) for s in systems]
 
     def join(leaf: Array) -> Array:
         parts = [next(it) for it in iterators]
         if all(part is leaf for part in parts) and leaf.shape[0] == 1:
             return leaf
-        parts = [jnp.broadcast_to(x, (n, *x.shape[1:])) for x, n in zip(parts, lengths, strict=True)]
+        parts = [
+            jnp.broadcast_to(x, (n, *x.shape[1:])) for x, n in zip(parts, lengths, strict=True)
+        ]
         return jnp.concatenate(parts)
 
     for other in systems[1:]:
@@ -150,12 +154,6 @@ def flip_time(system: AnySystem) -> AnySystem:
     return dataclasses.replace(flipped, reset=boundaries)
 
 
-def _time_leaves_of(system: System | KernelSystem) -> list[Array]:
-    from dsfjax.core.pytree import time_leaves
-
-    return time_leaves(system)
-
-
 def _check_constants(a: object, b: object) -> None:
     """Raise if arrays without a time axis differ (values are compared where they are known)."""
     for field in dataclasses.fields(a):  # type: ignore[arg-type]
@@ -163,41 +161,51 @@ def _check_constants(a: object, b: object) -> None:
         if dataclasses.is_dataclass(x):
             _check_constants(x, y)
         elif field.metadata.get("time") is False and x is not y and x is not None:
-            known = not any(isinstance(v, jax.core.Tracer) for v in (x, y))
+            known = not any(isinstance(v, Tracer) for v in (x, y))
             if x.shape != y.shape or (known and not np.array_equal(x, y)):
                 raise ValueError(
-                    f"concat_time: {type(a).__name__}.{field.name} has no time axis and must be the "
-                    "same in all parts."
+                    f"concat_time: {type(a).__name__}.{field.name} has no time axis and must be "
+                    "the same in all parts."
                 )
 
 
-def _dense_pair(name: str, a: System, b: System) -> tuple[System, System, int]:
+def _dense_pair(name: str, a: System, b: System) -> tuple[Matrices, Matrices]:
+    """Both systems as real matrices over the same steps, in the wider dtype."""
     steps = max(a.length, b.length)
-    for s in (a, b):
-        if s.length not in (1, steps):
-            raise ValueError(f"{name}: expected systems of one length, got {a.length} and {b.length}.")
+    if not {a.length, b.length} <= {1, steps}:
+        raise ValueError(
+            f"{name}: expected systems of one length (or constant in time), got {a.length} and "
+            f"{b.length}."
+        )
     dtype = state_dtype(real_dtype(a.dtype), real_dtype(b.dtype))
-    return _real_dense(a, steps, dtype), _real_dense(b, steps, dtype), steps
+    return _real_matrices(a, steps, dtype), _real_matrices(b, steps, dtype)
 
 
-def _real_dense(system: System, steps: int, dtype: jnp.dtype) -> System:
-    """Dense form with a real state: real and imaginary parts become separate states."""
-    s = to_dense(system, length=steps)
-    A, B, C, D = s.A.matrix, s.B.matrix, s.C.matrix, s.D.matrix
-    if s.is_complex:
-        factor = 2 if s.C.conjugate_pairs else 1
+def _real_matrices(system: System, steps: int, dtype: np.dtype) -> Matrices:
+    """Matrices for a real state: real and imaginary parts become separate states."""
+    A, B, C, D = matrices(system, steps)
+    if system.is_complex:
+        factor = 2 if system.C.conjugate_pairs else 1
         A = _block(A.real, -A.imag, A.imag, A.real)
         B = jnp.concatenate([B.real, B.imag], axis=1)
         C = factor * jnp.concatenate([C.real, -C.imag], axis=2)
-    return _from_matrices(*(x.astype(dtype) for x in (A, B, C, D)))
+    return Matrices(*(x.astype(dtype) for x in (A, B, C, D)))
 
 
-def _from_matrices(A: Array, B: Array, C: Array, D: Array) -> System:
-    return System(Dense(A), DenseInput(B), DenseOutput(C), DenseSkip(D), state_shape=(1, A.shape[-1], 1))
+def _from_matrices(m: Matrices) -> System:
+    return System(
+        Dense(m.A),
+        DenseInput(m.B),
+        DenseOutput(m.C),
+        DenseSkip(m.D),
+        state_shape=(1, m.A.shape[-1], 1),
+    )
 
 
 def _block(a: Array, b: Array, c: Array, d: Array) -> Array:
-    return jnp.concatenate([jnp.concatenate([a, b], axis=2), jnp.concatenate([c, d], axis=2)], axis=1)
+    return jnp.concatenate(
+        [jnp.concatenate([a, b], axis=2), jnp.concatenate([c, d], axis=2)], axis=1
+    )
 
 
 def _matmul(a: Array, b: Array) -> Array:

@@ -11,9 +11,23 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from dsfjax.core.maps import DenseInput, DenseOutput, InnerOutput, OuterInput
+from dsfjax.core.maps import (
+    DenseInput,
+    DenseOutput,
+    InnerOutput,
+    OuterInput,
+    SummedNormalizer,
+    to_heads,
+)
 from dsfjax.core.system import System
-from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Scalar, Transition
+from dsfjax.core.transitions import (
+    Dense,
+    Diagonal,
+    DiagonalPlusLowRank,
+    Factored,
+    Scalar,
+    Transition,
+)
 
 
 def rescale(system: System, log_t: Float[Array, " L"] | Float[Array, "L H"]) -> System:
@@ -43,10 +57,12 @@ def rescale(system: System, log_t: Float[Array, " L"] | Float[Array, "L H"]) -> 
         >>> dsfjax.rescale(s, jnp.array([0.0, 1.0, 3.0])).A.log_a[:, 0].tolist()
         [0.0, 1.0, 2.0]
     """
-    heads = system.state_shape[0]
-    if log_t.ndim not in (1, 2) or log_t.shape[1:] not in ((), (heads,)) or system.length not in (1, log_t.shape[0]):
+    heads, length = system.state_shape[0], system.length
+    fits = log_t.ndim in (1, 2) and log_t.shape[1:] in ((), (heads,))
+    if not fits or length not in (1, log_t.shape[0]):
+        steps = "L" if length == 1 else length
         raise ValueError(
-            f"rescale: expected log_t of shape (L,) or (L, {heads}) with L = {system.length}, got {log_t.shape}."
+            f"rescale: expected log_t of shape ({steps},) or ({steps}, {heads}), got {log_t.shape}."
         )
     log_t = jnp.broadcast_to(log_t.reshape(log_t.shape[0], -1), (log_t.shape[0], heads))
     ratio = jnp.diff(log_t, axis=0, prepend=jnp.zeros((1, heads), log_t.dtype))
@@ -54,8 +70,8 @@ def rescale(system: System, log_t: Float[Array, " L"] | Float[Array, "L H"]) -> 
     return dataclasses.replace(
         system,
         A=_scale_transition(system.A, ratio),
-        B=_scale_input(system.B, t, system.state_shape),
-        C=_scale_output(system.C, 1 / t, system.state_shape),
+        B=_scale_input(system, t),
+        C=_scale_output(system, 1 / t),
     )
 
 
@@ -66,28 +82,34 @@ def _scale_transition(A: Transition, log_r: Array) -> Transition:
         return Diagonal(A.log_decay() + log_r[:, :, None, None].astype(A.log_a.dtype))
     if isinstance(A, DiagonalPlusLowRank):
         w = A.w * jnp.exp(log_r)[:, :, None, None].astype(A.w.dtype)
-        return DiagonalPlusLowRank(A.log_a + log_r[:, :, None].astype(A.log_a.dtype), w, _over_time(A.z, w))
+        return DiagonalPlusLowRank(A.log_a + log_r[:, :, None].astype(A.log_a.dtype), w, A.z)
     return Dense(A.with_heads() * jnp.exp(log_r)[:, :, None, None].astype(A.dtype))
 
 
-def _over_time(x: Array, like: Array) -> Array:
-    return jnp.broadcast_to(x, (like.shape[0], *x.shape[1:]))
-
-
-def _scale_input(B: OuterInput | DenseInput, t: Array, shape: tuple[int, int, int]) -> OuterInput | DenseInput:
-    heads, n, p = shape
+def _scale_input(system: System, t: Array) -> OuterInput | DenseInput:
+    B, (_, n, p) = system.B, system.state_shape
     if isinstance(B, DenseInput):
         return DenseInput(B.matrix * jnp.repeat(t, n * p, axis=1)[:, :, None].astype(B.dtype))
-    scale = t[:, :, None] if B.scale is None else B.scale * t[:, :, None].astype(B.scale.dtype)
-    return OuterInput(B.b, scale, B.W)
+    t = t[:, :, None]
+    if isinstance(system.eta, SummedNormalizer):  # z is driven by b alone
+        return OuterInput(_times(B.b, t), B.scale, B.W)
+    return OuterInput(B.b, _times(B.scale, t), B.W)
 
 
-def _scale_output(C: InnerOutput | DenseOutput, t: Array, shape: tuple[int, int, int]) -> InnerOutput | DenseOutput:
-    heads, n, p = shape
+def _scale_output(system: System, t: Array) -> InnerOutput | DenseOutput:
+    C, (_, n, p) = system.C, system.state_shape
     if isinstance(C, DenseOutput):
-        return DenseOutput(C.matrix * jnp.repeat(t, n * p, axis=1)[:, None, :].astype(C.dtype), C.conjugate_pairs)
-    gate = t[:, :, None] if C.gate is None else C.gate * t[:, :, None].astype(C.gate.dtype)
-    return InnerOutput(C.c, gate, C.conjugate_pairs)
+        t = jnp.repeat(t, n * p, axis=1)[:, None, :]
+        return DenseOutput(C.matrix * t.astype(C.dtype), C.conjugate_pairs)
+    t = t[:, :, None]
+    if isinstance(system.eta, SummedNormalizer):
+        return InnerOutput(_times(C.c, t), C.gate, C.conjugate_pairs)
+    return InnerOutput(C.c, _times(C.gate, t), C.conjugate_pairs)
+
+
+def _times(x: Array | None, t: Array) -> Array:
+    """The product of t (L, H, 1) with an array (T, G or H, ·), or with 1."""
+    return t if x is None else to_heads(x, t.shape[1]) * t.astype(x.dtype)
 
 
 def pad_state(system: System, n: int) -> System:
@@ -123,7 +145,9 @@ def pad_state(system: System, n: int) -> System:
             "state changes Φ in general."
         )
     if not isinstance(system.B, OuterInput) or not isinstance(system.C, InnerOutput):
-        raise TypeError("pad_state: needs OuterInput and InnerOutput; a dense map has no n axis to pad.")
+        raise TypeError(
+            "pad_state: needs OuterInput and InnerOutput; a dense map has no n axis to pad."
+        )
 
     def pad(x: Array, axis: int) -> Array:
         widths = [(0, 0)] * x.ndim
@@ -132,8 +156,12 @@ def pad_state(system: System, n: int) -> System:
 
     one = jnp.ones((1, 1, 1), jnp.finfo(system.dtype).dtype)
     A, B, C = system.A, system.B, system.C
-    if isinstance(A, Diagonal) and A.log_a.shape[-2] == n_now and n_now > 1:
-        A = Diagonal(pad(A.log_decay(), -2))
+    if isinstance(A, Diagonal) and A.log_a.shape[-2] > 1:
+        log_a = A.log_a
+        if isinstance(log_a, Factored):
+            A = Diagonal.factored(log_a.step, pad(log_a.rate, -2))
+        else:
+            A = Diagonal(pad(log_a, -2))
     elif isinstance(A, DiagonalPlusLowRank):
         log_a = jnp.broadcast_to(A.log_a, (*A.log_a.shape[:-1], n_now))
         A = DiagonalPlusLowRank(pad(log_a, -1), pad(A.w, -2), pad(A.z, -2))

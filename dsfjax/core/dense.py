@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,22 @@ from dsfjax.core.maps import (
     DenseOutput,
     DenseSkip,
     GivenNormalizer,
+    InnerOutput,
     OuterInput,
     TokenSkip,
     to_heads,
 )
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense, Diagonal, Scalar
+
+
+class Matrices(NamedTuple):
+    """A (L, N, N), B (L, N, d), C (L, d_out, N) and D (L, d_out, d)."""
+
+    A: Array
+    B: Array
+    C: Array
+    D: Array
 
 
 def to_dense(system: System, *, length: int | None = None) -> System:
@@ -54,6 +65,18 @@ def to_dense(system: System, *, length: int | None = None) -> System:
         >>> jnp.asarray(to_dense(ema, length=3).A)[2].tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
+    A, B, C, D = matrices(system, length)
+    return System(
+        Dense(A),
+        DenseInput(B),
+        DenseOutput(C, system.C.conjugate_pairs),
+        DenseSkip(D),
+        state_shape=(1, system.num_states, 1),
+    )
+
+
+def matrices(system: System, length: int | None = None) -> Matrices:
+    """The arrays of `to_dense`."""
     if isinstance(system, KernelSystem):
         raise TypeError(
             "to_dense: a KernelSystem (softmax attention) has no finite matrices. Use materialize "
@@ -72,15 +95,11 @@ def to_dense(system: System, *, length: int | None = None) -> System:
         per_head = system.num_states // system.state_shape[0]
         log_eta = jnp.repeat(log_eta, per_head, axis=1).astype(system.dtype)[:, :, None]
         first = jnp.zeros_like(A[:1])
-        A = jnp.concatenate([first, jnp.where(A[1:] == 0, 0, jnp.exp(log_eta[:-1] - log_eta[1:]) * A[1:])])
+        A = jnp.concatenate(
+            [first, jnp.where(A[1:] == 0, 0, jnp.exp(log_eta[:-1] - log_eta[1:]) * A[1:])]
+        )
         B = jnp.exp(-log_eta) * B
-    return System(
-        Dense(A),
-        DenseInput(B),
-        DenseOutput(C, system.C.conjugate_pairs),
-        DenseSkip(D),
-        state_shape=(1, system.num_states, 1),
-    )
+    return Matrices(A, B, C, D)
 
 
 def _transition(system: System) -> Array:
@@ -119,7 +138,9 @@ def _output(system: System) -> Array:
     c = one if C.c is None else to_heads(C.c, heads).astype(dtype)
     gate = jnp.broadcast_to(one, (1, heads, p)) if C.gate is None else C.gate.astype(dtype)
     gate = jnp.broadcast_to(gate, (gate.shape[0], heads, p))
-    rows = c[:, :, :, None] * gate[:, :, None, :]  # (T, H, n, p): weight of state (h, i, q) in y[h, q]
+    rows = (
+        c[:, :, :, None] * gate[:, :, None, :]
+    )  # (T, H, n, p): weight of state (h, i, q) in y[h, q]
     eye_h, eye_p = jnp.eye(heads, dtype=dtype), jnp.eye(p, dtype=dtype)
     full = jnp.einsum("thiq,hg,qr->tgrhiq", rows, eye_h, eye_p)
     return full.reshape(rows.shape[0], heads * p, heads * n * p)
@@ -136,35 +157,36 @@ def skip_matrix(system: System) -> Array:
     if isinstance(system.D, TokenSkip):
         return jax.vmap(jnp.diag)(system.D.d.astype(real))
     d = jnp.broadcast_to(system.D.d, (system.D.d.shape[0], heads, p)).astype(real)
-    return d.reshape(-1, heads * p, 1) * _value_map(system).astype(real)
+    return d.reshape(-1, heads * p, 1) * _value_map(system)[None].astype(real)
 
 
 def _value_map(system: System) -> Array:
     """W as a matrix (H·p, d), the identity where the token is the value."""
+    assert isinstance(system.B, OuterInput)
     W = system.B.W
     return jnp.eye(system.token_width, dtype=system.dtype) if W is None else W
 
 
 def _log_eta(system: System, steps: int) -> Array:
-    """log η_t per head, (T, H)."""
+    """Logarithm of η_t per head, (T, H)."""
     if isinstance(system.eta, GivenNormalizer):
         return system.eta.log_eta
     heads, n, _ = system.state_shape
+    assert isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
     ones = dataclasses.replace(
         system,
         B=OuterInput(system.B.b, W=None),
-        C=type(system.C)(system.C.c),
+        C=InnerOutput(system.C.c),
         D=None,
         eta=None,
         state_shape=(heads, n, 1),
     )
-    dense = to_dense(ones, length=steps)
+    A, B, C, _ = matrices(ones, steps)
 
     def advance(z: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         A, B, C = step
         z = A @ z + B.sum(axis=1)
         return z, C @ z
 
-    _, eta = jax.lax.scan(advance, jnp.zeros(heads * n, dense.dtype), (dense.A.matrix, dense.B.matrix, dense.C.matrix))
+    _, eta = jax.lax.scan(advance, jnp.zeros(heads * n, A.dtype), (A, B, C))
     return jnp.log(eta)
-

@@ -25,7 +25,7 @@ def state_dtype(*dtypes: Any) -> np.dtype:
 
 
 def product_dtype(a: Any, b: Any) -> np.dtype:
-    """Dtype in which a matrix product of two inputs is taken: theirs if equal, else `state_dtype`."""
+    """Dtype of a matrix product of two inputs: theirs if equal, else `state_dtype`."""
     return np.dtype(a) if np.dtype(a) == np.dtype(b) else state_dtype(a, b)
 
 

@@ -49,7 +49,17 @@ class KernelSystem:
         _expect(ok, self, "k", f"({length}, G, {m}) with G dividing {heads}", self.k.shape)
         if self.W is not None:
             width = heads * self.num_channels
-            _expect(self.W.ndim == 2 and self.W.shape[0] == width, self, "W (no time axis)", f"({width}, d)", self.W.shape)
+            _expect(
+                self.W.ndim == 2 and self.W.shape[0] == width,
+                self,
+                "W (no time axis)",
+                f"({width}, d)",
+                self.W.shape,
+            )
+        if self.reset is not None:
+            ok = self.reset.shape == (length,) and self.reset.dtype == jnp.bool_
+            got = f"{self.reset.dtype}{list(self.reset.shape)}"
+            _expect(ok, self, "reset", f"({length},) and dtype bool", got)
 
     @property
     def length(self) -> int:
@@ -58,6 +68,7 @@ class KernelSystem:
 
     @property
     def num_heads(self) -> int:
+        """H, the number of query heads."""
         return self.q.shape[1]
 
     @property
@@ -90,7 +101,13 @@ class KVCache(NamedTuple):
 
     @classmethod
     def allocate(
-        cls, capacity: int, num_groups: int, num_features: int, num_heads: int, num_channels: int, dtype: jnp.dtype
+        cls,
+        capacity: int,
+        num_groups: int,
+        num_features: int,
+        num_heads: int,
+        num_channels: int,
+        dtype: jnp.dtype,
     ) -> KVCache:
         """An empty cache with ``capacity`` slots that is written in place."""
         k = jnp.zeros((capacity, num_groups, num_features), dtype)

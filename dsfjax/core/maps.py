@@ -35,6 +35,7 @@ class OuterInput:
     W: Array | None = constant(default=None)
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
+        """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
         heads, n, p = state_shape
         _check_vector(self, "b", self.b, heads, n)
         _check_channels(self, "scale", self.scale, heads, p)
@@ -43,6 +44,7 @@ class OuterInput:
             _expect(ok, self, "W (no time axis)", f"({heads * p}, d)", self.W.shape)
 
     def token_width(self, state_shape: tuple[int, int, int]) -> int:
+        """d, the width of the tokens."""
         heads, _, p = state_shape
         return heads * p if self.W is None else self.W.shape[1]
 
@@ -58,11 +60,13 @@ class DenseInput(_ArrayLike):
     matrix: Array
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
+        """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
         heads, n, p = state_shape
         ok = self.matrix.ndim == 3 and self.matrix.shape[1] == heads * n * p
         _expect(ok, self, "matrix", f"(T, {heads * n * p}, d)", self.matrix.shape)
 
     def token_width(self, state_shape: tuple[int, int, int]) -> int:
+        """d, the width of the tokens."""
         return self.matrix.shape[-1]
 
 
@@ -82,11 +86,13 @@ class InnerOutput:
     conjugate_pairs: bool = static(default=False)
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
+        """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
         heads, n, p = state_shape
         _check_vector(self, "c", self.c, heads, n)
         _check_channels(self, "gate", self.gate, heads, p)
 
     def output_width(self, state_shape: tuple[int, int, int]) -> int:
+        """d_out, the width of the outputs."""
         return state_shape[0] * state_shape[2]
 
 
@@ -103,11 +109,13 @@ class DenseOutput(_ArrayLike):
     conjugate_pairs: bool = static(default=False)
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
+        """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
         heads, n, p = state_shape
         ok = self.matrix.ndim == 3 and self.matrix.shape[2] == heads * n * p
         _expect(ok, self, "matrix", f"(T, d_out, {heads * n * p})", self.matrix.shape)
 
     def output_width(self, state_shape: tuple[int, int, int]) -> int:
+        """d_out, the width of the outputs."""
         return self.matrix.shape[1]
 
 
@@ -120,7 +128,11 @@ class TokenSkip:
 
 @pytree
 class ValueSkip:
-    """D_t u_t = d_t ⊙ (W u_t), on the value before its scale. Attribute ``d``: (T, H, p) or (T, H, 1)."""
+    """D_t u_t = d_t ⊙ (W u_t), on the value before its scale.
+
+    Attributes:
+        d: (T, H, p) or (T, H, 1).
+    """
 
     d: Array
 
@@ -170,8 +182,8 @@ def _check_vector(owner: object, name: str, x: Array | None, heads: int, n: int)
     if x is None:
         if n != 1:
             raise ValueError(
-                f"{type(owner).__name__}: {name} is None, which means a state expansion of n = 1, but "
-                f"state_shape has n = {n}. Give {name} of shape (T, G, {n})."
+                f"{type(owner).__name__}: {name} is None, which means a state expansion of n = 1, "
+                f"but state_shape has n = {n}. Give {name} of shape (T, G, {n})."
             )
         return
     ok = x.ndim == 3 and x.shape[2] == n and heads % x.shape[1] == 0

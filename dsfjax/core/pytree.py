@@ -47,7 +47,7 @@ def pytree(cls: type[T]) -> type[T]:
     def flatten(x: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return tuple(getattr(x, k) for k in leaves), tuple(getattr(x, k) for k in aux)
 
-    def unflatten(aux_data: tuple[Any, ...], children: tuple[Any, ...]) -> T:
+    def unflatten(aux_data: Any, children: Any) -> Any:
         x = object.__new__(cls)
         for name, value in zip(leaves + aux, tuple(children) + tuple(aux_data), strict=True):
             object.__setattr__(x, name, value)
@@ -95,7 +95,9 @@ def time_leaves(x: Any) -> list[Any]:
 
 def _repr(x: Any) -> str:
     def show(v: Any) -> str:
-        return f"{v.dtype}{list(v.shape)}" if hasattr(v, "dtype") and hasattr(v, "shape") else str(v)
+        return (
+            f"{v.dtype}{list(v.shape)}" if hasattr(v, "dtype") and hasattr(v, "shape") else str(v)
+        )
 
     body = ", ".join(f"{f.name}={show(getattr(x, f.name))}" for f in dataclasses.fields(x))
     return f"{type(x).__name__}({body})"

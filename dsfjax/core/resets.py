@@ -20,13 +20,17 @@ def reset_from_segment_ids(
     Returns:
         Boolean mask (L,), the ``reset`` field of a `System`.
 
+    Raises:
+        ValueError: If ``segment_ids`` is not one sequence.
+
     Example:
         >>> reset_from_segment_ids(jnp.array([7, 7, 9, 9, 9, 7])).tolist()
         [True, False, True, False, False, True]
     """
     if segment_ids.ndim != 1:
         raise ValueError(
-            f"reset_from_segment_ids: expected one sequence (L,), got {segment_ids.shape}. Use jax.vmap for a batch."
+            f"reset_from_segment_ids: expected one sequence (L,), got {segment_ids.shape}. Use "
+            "jax.vmap for a batch."
         )
     changed = segment_ids[1:] != segment_ids[:-1]
     first = jnp.array([True]) if previous is None else (segment_ids[:1] != previous)
@@ -43,11 +47,18 @@ def reset_from_lengths(lengths: Int[Array, " K"], length: int) -> Bool[Array, " 
     Returns:
         Boolean mask (L,).
 
+    Raises:
+        ValueError: If ``lengths`` is not one-dimensional.
+
     Example:
         >>> reset_from_lengths(jnp.array([2, 3]), 6).tolist()
         [True, False, True, False, False, True]
     """
     if lengths.ndim != 1:
-        raise ValueError(f"reset_from_lengths: expected lengths of shape (K,), got {lengths.shape}.")
-    starts = jnp.concatenate([jnp.zeros(1, lengths.dtype), jnp.cumsum(lengths, dtype=lengths.dtype)])
+        raise ValueError(
+            f"reset_from_lengths: expected lengths of shape (K,), got {lengths.shape}."
+        )
+    starts = jnp.concatenate(
+        [jnp.zeros(1, lengths.dtype), jnp.cumsum(lengths, dtype=lengths.dtype)]
+    )
     return (jnp.arange(length, dtype=lengths.dtype)[:, None] == starts[None, :]).any(axis=1)

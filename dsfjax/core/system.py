@@ -85,13 +85,14 @@ class System:
         lengths = {leaf.shape[0] for leaf in time_leaves(self)} - {1}
         if len(lengths) > 1:
             raise ValueError(
-                f"System: parts cover different numbers of steps {sorted(lengths)}; every time axis "
-                "must be L, or 1 for what is constant in time."
+                f"System: parts cover different numbers of steps {sorted(lengths)}; every time "
+                "axis must be L, or 1 for what is constant in time."
             )
         if self.reset is not None and (self.reset.ndim != 1 or self.reset.dtype != jnp.bool_):
             raise ValueError(
                 f"System: expected reset of shape (L,) and dtype bool, got {self.reset.dtype}"
-                f"{list(self.reset.shape)}. Build it with reset_from_segment_ids or reset_from_lengths."
+                f"{list(self.reset.shape)}. Build it with reset_from_segment_ids or "
+                "reset_from_lengths."
             )
 
     @property
@@ -143,7 +144,9 @@ def _check_skip(system: System) -> None:
             )
     elif isinstance(D, maps.ValueSkip):
         if not isinstance(system.B, OuterInput) or d_out != heads * p:
-            raise ValueError("ValueSkip: needs an OuterInput and an output of width H·p; use DenseSkip.")
+            raise ValueError(
+                "ValueSkip: needs an OuterInput and an output of width H·p; use DenseSkip."
+            )
         maps._check_channels(D, "d", D.d, heads, p)
     elif isinstance(D, maps.DenseSkip) and (D.matrix.ndim != 3 or D.shape[1:] != (d_out, d)):
         raise ValueError(f"DenseSkip: expected matrix of shape (T, {d_out}, {d}), got {D.shape}.")
@@ -154,7 +157,9 @@ def _check_normalizer(system: System) -> None:
     if eta is None:
         return
     if not isinstance(system.C, InnerOutput):
-        raise ValueError("System: a normaliser needs an InnerOutput; fold η into the matrix of C instead.")
+        raise ValueError(
+            "System: a normaliser needs an InnerOutput; fold η into the matrix of C instead."
+        )
     if isinstance(eta, maps.GivenNormalizer):
         heads = system.state_shape[0]
         if eta.log_eta.ndim != 2 or eta.log_eta.shape[1] != heads:
@@ -169,4 +174,3 @@ def _check_normalizer(system: System) -> None:
                 "SummedNormalizer: z has one entry per state, so the decay must not vary over the "
                 "value channels p."
             )
-

@@ -60,10 +60,18 @@ class Scalar:
         return self.log_a[..., None, None]
 
     def apply(self, h: Array) -> Array:
+        """A_t h for one step, h (H, n, p)."""
         return jnp.exp(self.log_decay()).astype(h.dtype) * h
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
-        _expect(self.log_a.shape[-1] == state_shape[0], self, "log_a", f"(T, {state_shape[0]})", self.log_a.shape)
+        """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
+        _expect(
+            self.log_a.shape[-1] == state_shape[0],
+            self,
+            "log_a",
+            f"(T, {state_shape[0]})",
+            self.log_a.shape,
+        )
 
 
 @pytree
@@ -82,19 +90,28 @@ class Factored:
 
     def __post_init__(self) -> None:
         _expect(jnp.ndim(self.step) == 3, self, "step", "(T, H, p)", jnp.shape(self.step))
-        _expect(jnp.ndim(self.rate) == 3, self, "rate (no time axis)", "(H, n, p)", jnp.shape(self.rate))
+        heads = jnp.shape(self.step)[1]
+        ok = jnp.ndim(self.rate) == 3 and jnp.shape(self.rate)[0] == heads
+        _expect(ok, self, "rate (no time axis)", f"({heads}, n, p)", jnp.shape(self.rate))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the product, (…, H, n, p)."""
-        return (*self.step.shape[:-1], self.rate.shape[-2], max(self.step.shape[-1], self.rate.shape[-1]))
+        return (
+            *self.step.shape[:-1],
+            self.rate.shape[-2],
+            max(self.step.shape[-1], self.rate.shape[-1]),
+        )
 
     @property
     def dtype(self) -> Any:
+        """Dtype of the product."""
         return product_dtype(self.step.dtype, self.rate.dtype)
 
     def product(self) -> Array:
-        return self.step[..., None, :].astype(self.dtype) * self.rate.astype(self.dtype)
+        """The log decay (…, H, n, p), with or without a time axis as ``step``."""
+        rate = self.rate[(None,) * (self.step.ndim - 2)]  # a time axis, if step still has one
+        return self.step[..., None, :].astype(self.dtype) * rate.astype(self.dtype)
 
 
 @pytree
@@ -114,7 +131,9 @@ class Diagonal:
     log_a: Array | Factored
 
     def __post_init__(self) -> None:
-        _expect(len(self.log_a.shape) == 4, self, "log_a", "(T, H, n or 1, p or 1)", self.log_a.shape)
+        _expect(
+            len(self.log_a.shape) == 4, self, "log_a", "(T, H, n or 1, p or 1)", self.log_a.shape
+        )
 
     @classmethod
     def factored(cls, step: Array, rate: Array) -> Diagonal:
@@ -131,9 +150,11 @@ class Diagonal:
         return self.log_a.product() if isinstance(self.log_a, Factored) else self.log_a
 
     def apply(self, h: Array) -> Array:
+        """A_t h for one step, h (H, n, p)."""
         return jnp.exp(self.log_decay()).astype(h.dtype) * h
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
+        """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
         heads, n, p = state_shape
         got = self.log_a.shape[-3:]
         ok = got[0] == heads and got[1] in (1, n) and got[2] in (1, p)
@@ -159,9 +180,16 @@ class DiagonalPlusLowRank:
         for name in ("w", "z"):
             shape = jnp.shape(getattr(self, name))
             _expect(len(shape) == 4, self, name, "(T, H, n, r)", shape)
-        _expect(self.w.shape[1:] == self.z.shape[1:], self, "w and z", "the same (H, n, r)", (self.w.shape, self.z.shape))
+        _expect(
+            self.w.shape[1:] == self.z.shape[1:],
+            self,
+            "w and z",
+            "the same (H, n, r)",
+            (self.w.shape, self.z.shape),
+        )
 
     def apply(self, h: Array) -> Array:
+        """A_t h for one step, h (H, n, p)."""
         a = jnp.exp(self.log_a).astype(h.dtype)[..., None]
         read = jnp.einsum("hnr,hnp->hrp", self.z.astype(h.dtype), h, precision="highest")
         return a * h - jnp.einsum("hnr,hrp->hnp", self.w.astype(h.dtype), read, precision="highest")
@@ -174,8 +202,15 @@ class DiagonalPlusLowRank:
         return diagonal[..., None] * jnp.eye(n, dtype=diagonal.dtype) - low_rank
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
+        """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
         heads, n, _ = state_shape
-        _expect(self.w.shape[-3:-1] == (heads, n), self, "w and z", f"(T, {heads}, {n}, r)", self.w.shape)
+        _expect(
+            self.w.shape[-3:-1] == (heads, n),
+            self,
+            "w and z",
+            f"(T, {heads}, {n}, r)",
+            self.w.shape,
+        )
         ok = self.log_a.shape[-2] == heads and self.log_a.shape[-1] in (1, n)
         _expect(ok, self, "log_a", f"(T, {heads}, {n} or 1)", self.log_a.shape)
 
@@ -187,10 +222,12 @@ class _ArrayLike:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the matrix."""
         return self.matrix.shape
 
     @property
     def dtype(self) -> Any:
+        """Dtype of the matrix."""
         return self.matrix.dtype
 
     def __getitem__(self, index: Any) -> Array:
@@ -217,9 +254,16 @@ class Dense(_ArrayLike):
     matrix: Array
 
     def __post_init__(self) -> None:
-        _expect(jnp.ndim(self.matrix) in (3, 4), self, "matrix", "(T, H, n, n) or (T, n, n)", jnp.shape(self.matrix))
+        _expect(
+            jnp.ndim(self.matrix) in (3, 4),
+            self,
+            "matrix",
+            "(T, H, n, n) or (T, n, n)",
+            jnp.shape(self.matrix),
+        )
 
     def apply(self, h: Array) -> Array:
+        """A_t h for one step, h (H, n, p)."""
         m = self.matrix_of_step()
         return jnp.einsum("hnm,hmp->hnp", m.astype(h.dtype), h, precision="highest")
 
@@ -232,8 +276,11 @@ class Dense(_ArrayLike):
         return self.matrix if self.matrix.ndim == 4 else self.matrix[:, None]
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
+        """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
         heads, n, _ = state_shape
-        ok = self.matrix.shape[-2:] == (n, n) and (self.matrix.ndim == 3 or self.matrix.shape[1] == heads)
+        ok = self.matrix.shape[-2:] == (n, n) and (
+            self.matrix.ndim == 3 or self.matrix.shape[1] == heads
+        )
         _expect(ok, self, "matrix", f"(T, {heads}, {n}, {n}) or (T, {n}, {n})", self.matrix.shape)
 
 

@@ -8,35 +8,48 @@ rank grows with every step), so that structure has no associative engine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.maps import to_heads
-from dsfjax.core.transitions import Dense
-from dsfjax.engines.recurrence import Recurrence
+from dsfjax.core.transitions import Dense, Diagonal, Scalar
+from dsfjax.engines.recurrence import Recurrence, read_states
+
+Action = Callable[[Array, Array], Array]
+Affine = tuple[Array, Array]
+
+
+def compose(act: Action, early: Affine, late: Affine) -> Affine:
+    """The map that does ``early`` and then ``late``.
+
+    Args:
+        act: ``act(A, x)`` applies transitions to transitions or to states, for many steps at once.
+        early: Pair (A, f) of the map h ↦ A h + f.
+        late: Pair (A', f').
+
+    Returns:
+        (A'A, A'f + f').
+    """
+    return act(late[0], early[0]), act(late[0], early[1]) + late[1]
 
 
 def associative(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     """Run the recurrence by an associative scan. O(L H n p) memory, O(log L) depth."""
-    steps, dense = problem.length, isinstance(problem.A, Dense)
-    f = jnp.broadcast_to(problem.forcing(), (steps, *h0.shape))
-    a = problem.A.with_heads() if dense else jnp.exp(problem.A.log_decay())
-    a = jnp.broadcast_to(a, (steps, *a.shape[1:])).astype(f.dtype)
+    f = jnp.broadcast_to(problem.forcing(), (problem.length, *h0.shape))
+    if isinstance(problem.A, Dense):
+        a = problem.A.with_heads()
+        act = partial(jnp.einsum, "lhnm,lhmp->lhnp", precision=problem.precision)
+    else:
+        assert isinstance(problem.A, Scalar | Diagonal)
+        a, act = jnp.exp(problem.A.log_decay()), jnp.multiply
+    a = jnp.broadcast_to(a, (problem.length, *a.shape[1:])).astype(f.dtype)
     if problem.reset is not None:
         a = jnp.where(problem.reset[:, None, None, None], 0, a)
-
-    def act(a: Array, x: Array) -> Array:
-        if not dense:
-            return a * x
-        return jnp.einsum("lhnm,lhmp->lhnp", a, x, precision=problem.precision)
-
-    def compose(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Array, Array]:
-        return act(late[0], early[0]), act(late[0], early[1]) + late[1]
-
     f = f.at[0].add(act(a[:1], h0[None])[0])
-    _, states = jax.lax.associative_scan(compose, (a, f))
+    _, states = jax.lax.associative_scan(partial(compose, act), (a, f))
     if problem.emit_states:
         return states, states[-1]
-    c = to_heads(problem.c, h0.shape[0])
-    return jnp.sum(c[..., None] * states, axis=2), states[-1]
+    return read_states(problem.c, states, problem.precision), states[-1]

@@ -1,7 +1,7 @@
 r"""Engines of a `KernelSystem`: softmax attention over its past.
 
-The sums of one block of keys are kept as (maximum, Σ e^{score − max}, Σ e^{score − max} v) and blocks
-are combined, which never overflows and needs no L × L array (Milakov & Gimelshein 2018,
+The sums of one block of keys are kept as (maximum, Σ e^{score − max}, Σ e^{score − max} v) and
+blocks are combined, which never overflows and needs no L × L array (Milakov & Gimelshein 2018,
 arXiv:1805.02867; Rabe & Staats 2021, arXiv:2112.05682).
 """
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem, KVCache
@@ -28,7 +29,9 @@ class _Sums(NamedTuple):
     value: Array
 
 
-def run(system: KernelSystem, u: Array, h0: KVCache | None, *, method: str) -> tuple[Array, KVCache]:
+def run(
+    system: KernelSystem, u: Array, h0: KVCache | None, *, method: str
+) -> tuple[Array, KVCache]:
     """Outputs (L, H·p) and the cache after the last step.
 
     Args:
@@ -38,30 +41,34 @@ def run(system: KernelSystem, u: Array, h0: KVCache | None, *, method: str) -> t
         method: "materialized", "chunked" (blocks of queries and keys, O(L) memory) or "sequential"
             (a step at a time through the cache).
     """
-    dtype = state_dtype(system.q.dtype, u.dtype)
+    _check_capacity(u.shape[0], h0)
     if method == "sequential":
         return _sequential(system, u, h0)
+    dtype = state_dtype(system.q.dtype, u.dtype)
     k, v = system.k.astype(dtype), values(system, u).astype(dtype)
     offset, cache = _append(k, v, h0)
     first, start = _visible_from(system.reset, u.shape[0], offset, cache.first)
     cache = cache._replace(first=first)
-    size = BLOCK if method == "chunked" else max(u.shape[0], cache.k.shape[0])
-    sums = _by_blocks(system.q.astype(dtype), offset, start, cache.k, cache.v, size)
+    k, v = cache.k.astype(dtype), cache.v.astype(dtype)
+    size = BLOCK if method == "chunked" else max(u.shape[0], k.shape[0])
+    sums = _by_blocks(system.q.astype(dtype), offset, start, k, v, size)
     y = (sums.value / sums.weight[..., None]).transpose(1, 0, 2)
+    if cache.length is not None:
+        # While tracing the length is unknown: an overflow shows as NaN instead of a wrong answer.
+        y = jnp.where(cache.length <= k.shape[0], y, jnp.nan)
     return y.reshape(u.shape[0], -1).astype(u.dtype), cache
 
 
-def step(system: KernelSystem, u: Array, h: KVCache | None) -> tuple[Array, KVCache]:
-    """One step of a system of length 1 with token u (1, d)."""
-    y, cache = run(system, u, h, method="materialized")
-    if h is not None and h.length is not None:
-        if not isinstance(h.length, jax.core.Tracer) and int(h.length) >= h.k.shape[0]:
-            raise ValueError(
-                f"step: the key–value cache is full ({h.k.shape[0]} slots). Allocate a larger capacity."
-            )
-        # While tracing the length is unknown: an overflow shows as NaN instead of a wrong answer.
-        y = jnp.where(h.length < h.k.shape[0], y, jnp.nan)
-    return y, cache
+def _check_capacity(steps: int, cache: KVCache | None) -> None:
+    """Raise if an allocated cache has too few spare slots, where their number is known."""
+    if cache is None or cache.length is None or isinstance(cache.length, Tracer):
+        return
+    capacity, used = cache.k.shape[0], int(cache.length)
+    if used + steps > capacity:
+        raise ValueError(
+            f"KVCache: expected room for {steps} more steps, got a cache with {used} of {capacity} "
+            "slots in use. Allocate a larger capacity."
+        )
 
 
 def attention_map(system: KernelSystem) -> Array:
@@ -69,13 +76,13 @@ def attention_map(system: KernelSystem) -> Array:
     dtype = state_dtype(system.q.dtype)
     t, zero = jnp.arange(system.length, dtype=jnp.int32), jnp.zeros((), jnp.int32)
     _, start = _visible_from(system.reset, system.length, zero, zero)
-    visible = (t[:, None] >= t) & (t >= start[:, None])
+    visible = (t[:, None] >= t[None]) & (t[None] >= start[:, None])
     scores = _scores(system.q.astype(dtype), system.k.astype(dtype))
-    return jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
+    return jax.nn.softmax(jnp.where(visible[None], scores, -jnp.inf), axis=-1)
 
 
 def log_normalizer(system: KernelSystem) -> Array:
-    """log η_t, (L, H), without forming L × L arrays."""
+    """Logarithm of η_t, (L, H), without forming L × L arrays."""
     dtype = state_dtype(system.q.dtype)
     k, zero = system.k.astype(dtype), jnp.zeros((), jnp.int32)
     v = jnp.zeros((system.length, system.num_heads, 0), dtype)
@@ -106,7 +113,9 @@ def _append(k: Array, v: Array, h0: KVCache | None) -> tuple[Array, KVCache]:
     return h0.length, KVCache(k, v, h0.first, length)
 
 
-def _visible_from(reset: Array | None, length: int, offset: Array, first: Array) -> tuple[Array, Array]:
+def _visible_from(
+    reset: Array | None, length: int, offset: Array, first: Array
+) -> tuple[Array, Array]:
     """The first slot visible after the last step, and to each step (L,)."""
     if reset is None:
         return first, jnp.broadcast_to(first, (length,))
@@ -129,15 +138,17 @@ def _by_blocks(q: Array, offset: Array, start: Array, k: Array, v: Array, size: 
     size = min(size, max(length, slots))
     slot = offset + jnp.arange(length, dtype=jnp.int32)
 
-    def key_block(sums: _Sums, block: tuple[Array, Array, Array], q: Array, slot: Array, start: Array) -> _Sums:
+    def key_block(
+        sums: _Sums, block: tuple[Array, Array, Array], q: Array, slot: Array, start: Array
+    ) -> _Sums:
         k, v, key_slot = block
-        visible = (key_slot <= slot[:, None]) & (key_slot >= start[:, None])
-        scores = jnp.where(visible, _scores(q, k), -jnp.inf)
+        visible = (key_slot[None] <= slot[:, None]) & (key_slot[None] >= start[:, None])
+        scores = jnp.where(visible[None], _scores(q, k), -jnp.inf)
         maximum = jnp.maximum(sums.maximum, scores.max(axis=-1))
         # The maximum only guards against overflow: it cancels, and so has no gradient. It is −∞
         # where nothing is visible yet.
         guard = jax.lax.stop_gradient(jnp.where(jnp.isneginf(maximum), 0, maximum))
-        weights = jnp.where(visible, jnp.exp(scores - guard[..., None]), 0)
+        weights = jnp.where(visible[None], jnp.exp(scores - guard[..., None]), 0)
         rescale = jnp.exp(jax.lax.stop_gradient(sums.maximum) - guard)
         value = jnp.einsum("hts,shp->htp", weights, v, precision="highest")
         return _Sums(
@@ -148,12 +159,19 @@ def _by_blocks(q: Array, offset: Array, start: Array, k: Array, v: Array, size: 
 
     def query_block(q: Array, slot: Array, start: Array) -> _Sums:
         shape = (heads, q.shape[0])
-        sums = _Sums(jnp.full(shape, -jnp.inf, q.dtype), jnp.zeros(shape, q.dtype), jnp.zeros((*shape, p), q.dtype))
+        sums = _Sums(
+            jnp.full(shape, -jnp.inf, q.dtype),
+            jnp.zeros(shape, q.dtype),
+            jnp.zeros((*shape, p), q.dtype),
+        )
         key_slot = jnp.arange(slots, dtype=jnp.int32)
         if slots <= size:
             return key_block(sums, (k, v, key_slot), q, slot, start)
         # Padded slots lie after every query, so they are never visible.
-        blocks = [_blocks(x, size, fill) for x, fill in ((k, 0), (v, 0), (key_slot, jnp.iinfo(jnp.int32).max))]
+        blocks = [
+            _blocks(x, size, fill)
+            for x, fill in ((k, 0), (v, 0), (key_slot, jnp.iinfo(jnp.int32).max))
+        ]
         body = jax.checkpoint(lambda sums, block: (key_block(sums, block, q, slot, start), None))
         return jax.lax.scan(body, sums, tuple(blocks))[0]
 
@@ -161,7 +179,9 @@ def _by_blocks(q: Array, offset: Array, start: Array, k: Array, v: Array, size: 
         return query_block(q, slot, start)
     blocks = [_blocks(x, size, 0) for x in (q, slot, start)]
     sums = jax.lax.map(lambda block: query_block(*block), tuple(blocks))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(heads, -1, *x.shape[3:])[:, :length], sums)
+    return jax.tree.map(
+        lambda x: jnp.moveaxis(x, 0, 1).reshape(heads, -1, *x.shape[3:])[:, :length], sums
+    )
 
 
 def _blocks(x: Array, size: int, fill: int) -> Array:
@@ -173,14 +193,15 @@ def _blocks(x: Array, size: int, fill: int) -> Array:
 
 def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Array, KVCache]:
     """One step at a time, in a cache of the final size that is written in place."""
-    cache = h0
-    if h0 is None or h0.length is None:
+    if h0 is not None and h0.length is not None:
+        cache = h0
+    else:
         shapes = jax.eval_shape(lambda: run(system, u, h0, method="materialized")[1])
-        past = 0 if h0 is None else h0.k.shape[0]
         k, v = (jnp.zeros(x.shape, x.dtype) for x in (shapes.k, shapes.v))
+        past, first = 0, jnp.zeros((), jnp.int32)
         if h0 is not None:
+            past, first = h0.k.shape[0], h0.first
             k, v = k.at[:past].set(h0.k), v.at[:past].set(h0.v)
-        first = jnp.zeros((), jnp.int32) if h0 is None else h0.first
         cache = KVCache(k, v, first, jnp.asarray(past, jnp.int32))
     xs, rebuild = split_time(system, u.shape[0])
 

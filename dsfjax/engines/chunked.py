@@ -8,8 +8,9 @@ Within a chunk that starts from the state h, with products of decays α (see `de
 
 For a scalar decay the double sum is (C Bᵀ ⊙ α) X, two matrix products; for a decay per state it is
 an elementwise triple product over a shorter chunk. Decays that vary over the value channels leave
-nothing to multiply as matrices: their chunks run step by step. The body is rematerialised: the
-backward pass stores the states between chunks, O(L / chunk), and recomputes the rest.
+nothing to multiply as matrices: their chunks run step by step (`elementwise`). The body is
+rematerialised: the backward pass stores the states between chunks, O(L / chunk), and recomputes
+the rest.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from jax import Array
 from dsfjax.core.maps import to_heads
 from dsfjax.core.transitions import Diagonal, Scalar
 from dsfjax.engines.decay import chunk_decays
+from dsfjax.engines.elementwise import elementwise_chunk, elementwise_states
 from dsfjax.engines.recurrence import Recurrence, split_time
-from dsfjax.engines.sequential import sequential
 
 Body = Callable[[Recurrence, Array], tuple[Array, Array]]
 
@@ -44,7 +45,9 @@ def chunked(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
 
     # The remainder runs as a shorter chunk: padding would have to stop constant decays, too.
     whole = length - length % size
-    h, out = jax.lax.scan(run_chunk, h0, [x[:whole].reshape(length // size, size, *x.shape[1:]) for x in xs])
+    h, out = jax.lax.scan(
+        run_chunk, h0, [x[:whole].reshape(length // size, size, *x.shape[1:]) for x in xs]
+    )
     out = out.reshape(whole, *out.shape[2:])
     if whole == length:
         return out, h
@@ -54,12 +57,14 @@ def chunked(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
 
 def plan(problem: Recurrence) -> tuple[Body, int]:
     """The form of the chunk for this structure, and its length."""
-    rank_one = problem.f is None and not problem.emit_states
-    if isinstance(problem.A, Scalar) and rank_one:
+    if problem.f is not None or problem.emit_states:
+        return elementwise_states, problem.length
+    if isinstance(problem.A, Scalar):
         return scalar_chunk, 64
-    if isinstance(problem.A, Diagonal) and problem.A.per_state and rank_one and problem.b.shape[-1] > 1:
-        return per_state_chunk, 16
-    return sequential, 64
+    if problem.b.shape[-1] == problem.c.shape[-1] == 1:
+        return elementwise_states, problem.length
+    assert isinstance(problem.A, Diagonal)
+    return (per_state_chunk, 16) if problem.A.per_state else (elementwise_chunk, 64)
 
 
 def scalar_chunk(problem: Recurrence, h: Array) -> tuple[Array, Array]:
@@ -107,10 +112,8 @@ def per_state_chunk(problem: Recurrence, h: Array) -> tuple[Array, Array]:
 
 
 def _same_groups(problem: Recurrence, heads: int) -> tuple[Array, Array]:
-    """b and c over all steps with one number of groups."""
+    """The vectors b and c over all steps, with one number of groups."""
     b, c = problem.b, problem.c
     if b.shape[1] != c.shape[1]:
         b, c = to_heads(b, heads), to_heads(c, heads)
     return tuple(jnp.broadcast_to(v, (problem.length, *v.shape[1:])) for v in (b, c))  # type: ignore[return-value]
-
-

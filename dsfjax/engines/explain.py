@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem
-from dsfjax.core.maps import DenseOutput, OuterInput
+from dsfjax.core.maps import OuterInput
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Factored, Scalar
 from dsfjax.engines import attention
 from dsfjax.engines.chunked import plan
-from dsfjax.engines.recurrence import prepare
+from dsfjax.engines.recurrence import prepare, reads_states
 from dsfjax.engines.scan import Method, choose, resolve_method
 
 
@@ -50,20 +50,21 @@ class Explanation:
 
     def __str__(self) -> str:
         chunk = f" in chunks of {self.chunk}" if self.chunk else ""
+        io, peak = self.bytes / 2**20, self.peak_memory / 2**20
         return "\n".join(
             (
                 f"structure    {self.structure}",
                 f"state size   N = {self.state_size:,}",
                 f"method       {self.method}{chunk}: {self.reason}",
-                f"cost         {self.flops / 1e6:,.2f} Mflop, {self.bytes / 2**20:,.3f} MiB in and out, "
-                f"{self.peak_memory / 2**20:,.3f} MiB temporaries (L = {self.length:,}, model, forward)",
+                f"cost         {self.flops / 1e6:,.2f} Mflop, {io:,.3f} MiB in and out, "
+                f"{peak:,.3f} MiB temporaries (L = {self.length:,}, model, forward)",
                 f"precision    {self.precision}",
             )
         )
 
 
 def explain(
-    system: System | KernelSystem, *, method: Method = "auto", length: int | None = None
+    system: System | KernelSystem, *, method: Method | str = "auto", length: int | None = None
 ) -> Explanation:
     """Say which engine `scan` uses for a system, why, and at what cost. Runs nothing.
 
@@ -121,14 +122,22 @@ def explain(
         flops += 2 * steps * heads * p * system.token_width
     products = "default (bfloat16 inputs), sums in float32" if low else "highest"
     return Explanation(
-        _structure(system), name, reason, steps, N, chunk, flops, io, memory,
+        _structure(system),
+        name,
+        reason,
+        steps,
+        N,
+        chunk,
+        flops,
+        io,
+        memory,
         f"matrix products {products}; state {system.dtype}",
     )
 
 
 def _plan(system: System, steps: int) -> tuple[str, int]:
     tokens = jax.ShapeDtypeStruct((steps, system.token_width), jnp.finfo(system.dtype).dtype)
-    states = isinstance(system.C, DenseOutput) or not isinstance(system.B, OuterInput)
+    states = reads_states(system)
     problem = jax.eval_shape(lambda s, u: prepare(s, u, emit_states=states), system, tokens)
     body, chunk = plan(problem)
     return body.__name__, chunk
@@ -138,20 +147,34 @@ def _explain_kernel(system: KernelSystem, name: str, reason: str) -> Explanation
     steps, heads, m = system.q.shape
     p, width = system.num_channels, max(4, jnp.dtype(system.q.dtype).itemsize)
     chunk = attention.BLOCK if name == "chunked" else None
-    flops = steps * steps * heads * (2 * m + 2 * p) + (0 if system.W is None else 2 * steps * heads * p * system.token_width)
+    flops = steps * steps * heads * (2 * m + 2 * p) + (
+        0 if system.W is None else 2 * steps * heads * p * system.token_width
+    )
     memory = heads * width * (chunk * chunk if chunk else steps * steps)
     size = steps * (system.k.shape[1] * m + heads * p)
     io = _bytes(system) + steps * (system.token_width + heads * p) * width
     return Explanation(
-        "exponential kernel; no finite state, the cache grows with t", name, reason, steps, size, chunk,
-        flops, io, memory, f"matrix products highest; sums {state_dtype(system.q.dtype)}",
+        "exponential kernel; no finite state, the cache grows with t",
+        name,
+        reason,
+        steps,
+        size,
+        chunk,
+        flops,
+        io,
+        memory,
+        f"matrix products highest; sums {state_dtype(system.q.dtype)}",
     )
 
 
 def _structure(system: System) -> str:
     A = system.A
     kind = "complex " if system.is_complex else ""
-    constant = ", constant in time" if all(x.shape[0] == 1 for x in jax.tree.leaves(A)) and system.length > 1 else ""
+    constant = (
+        ", constant in time"
+        if all(x.shape[0] == 1 for x in jax.tree.leaves(A)) and system.length > 1
+        else ""
+    )
     if isinstance(A, Scalar):
         return f"{kind}scalar decay per head{constant}"
     if isinstance(A, Diagonal):

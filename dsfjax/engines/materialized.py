@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from dsfjax.core.dense import skip_matrix, to_dense
+from dsfjax.core.dense import matrices, skip_matrix
 from dsfjax.core.kernel import KernelSystem
 from dsfjax.core.maps import (
     DenseOutput,
@@ -25,12 +25,12 @@ from dsfjax.core.transitions import Diagonal, Scalar
 from dsfjax.engines import attention
 from dsfjax.engines.chunked import scalar_chunk
 from dsfjax.engines.decay import chunk_decays
-from dsfjax.engines.recurrence import Recurrence, prepare, split_time
+from dsfjax.engines.recurrence import Recurrence, prepare, read_states, split_time
 
 
 def materialize(
     system: System | KernelSystem, *, full: bool = False, length: int | None = None
-) -> Float[Array, "..."]:
+) -> Float[Array, "*axes"]:
     r"""The causal kernel Φ of a system, the "attention map" of any model.
 
     Without ``full`` it acts on the values v = W u and contains everything but W and D:
@@ -106,7 +106,7 @@ def _kernel(problem: Recurrence, h0: Array) -> tuple[tuple[Array, Array], Array,
 
     def row(now: Recurrence, impulses: Array, h: Array) -> tuple[Array, Array]:
         c = to_heads(now.c, heads)[..., None]
-        return jnp.sum(c * impulses, axis=2), jnp.sum(c * h, axis=1)
+        return jnp.sum(c[None] * impulses, axis=2), jnp.sum(c * h, axis=1)
 
     return _transport(problem, h0, impulse, row)
 
@@ -120,7 +120,9 @@ def _superposition(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
 
     def row(now: Recurrence, impulses: Array, h: Array) -> Array:
         state = impulses.sum(axis=0) + h
-        return state if now.emit_states else jnp.sum(to_heads(now.c, heads)[..., None] * state, axis=1)
+        return (
+            state if now.emit_states else read_states(now.c, state, now.precision)
+        )
 
     out, impulses, h = _transport(problem, h0, impulse, row)
     return out, impulses.sum(axis=0) + h
@@ -140,11 +142,13 @@ def _transport(
     """
     xs, rebuild = split_time(problem, problem.length)
 
-    def body(carry: tuple[Array, Array], step: tuple[Array, list[Array]]) -> tuple[tuple[Array, Array], Any]:
+    def body(
+        carry: tuple[Array, Array], step: tuple[Array, list[Array]]
+    ) -> tuple[tuple[Array, Array], Any]:
         t, arrays = step
         now = rebuild(arrays, lambda v: v[0])
-        if now.reset is not None:
-            carry = jax.tree.map(lambda v: jnp.where(now.reset, 0, v), carry)
+        if (reset := now.reset) is not None:
+            carry = jax.tree.map(lambda v: jnp.where(reset, 0, v), carry)
         impulses, h = jax.vmap(now.A.apply)(carry[0]), now.A.apply(carry[1])
         impulses = impulses.at[t].set(impulse(now))
         return (impulses, h), row(now, impulses, h)
@@ -157,7 +161,7 @@ def _transport(
 
 def _kernel_on_values(system: System, steps: int) -> Array:
     """Φ with scale, gate and normaliser, (H, L, L) or (H, p, L, L)."""
-    heads, n, p = system.state_shape
+    heads, n, _ = system.state_shape
     tokens = jnp.zeros((steps, system.token_width), jnp.finfo(system.dtype).dtype)
     problem = prepare(system, tokens, emit_states=False)
     if isinstance(system.A, Scalar):
@@ -200,8 +204,7 @@ def _with_value_map(phi: Array, W: Array | None, d: int) -> Array:
 
 def _full_from_matrices(system: System, steps: int) -> Array:
     """(L, d_out, L, d) from the dense matrices, for dense input or output maps."""
-    dense = to_dense(system, length=steps)
-    A, B, C, D = (x.matrix for x in (dense.A, dense.B, dense.C, dense.D))
+    A, B, C, D = matrices(system, steps)
 
     def body(impulses: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
         t, A, B, C = step
@@ -212,5 +215,5 @@ def _full_from_matrices(system: System, steps: int) -> Array:
     t = jnp.arange(steps)
     _, full = jax.lax.scan(body, start, (t, A, B, C))
     if jnp.iscomplexobj(full):
-        full = full.real * (2 if dense.C.conjugate_pairs else 1)
+        full = full.real * (2 if system.C.conjugate_pairs else 1)
     return full.at[t, :, t, :].add(D)

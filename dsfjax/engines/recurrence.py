@@ -58,16 +58,30 @@ class Recurrence:
 
     @property
     def length(self) -> int:
+        """Number of steps L."""
         return self.x.shape[0]
 
     def forcing(self) -> Array:
-        """b ⊗ x with axes (…, H, n, p); works on all steps and on one."""
+        """The forcing b ⊗ x with axes (…, H, n, p); works on all steps and on one."""
         if self.f is not None:
             return self.f
         return to_heads(self.b, self.x.shape[-2])[..., None] * self.x[..., None, :]
 
 
-def split_time(x: T, length: int) -> tuple[list[Array], Callable[[list[Array], Callable[[Array], Array]], T]]:
+def read_states(c: Array, h: Array, precision: str) -> Array:
+    """The inner product cᵀh over n, of one step or of all: (…, H, p) from (…, G, n), (…, H, n, p)."""
+    c = to_heads(c, h.shape[-3])
+    if h.shape[-2] == 1:
+        return c * h[..., 0, :]
+    # A product, not a multiplication and a sum: inside loops on a CPU XLA takes ten times as long
+    # for the latter.
+    c = jnp.broadcast_to(c, h.shape[:-1])
+    return jnp.einsum("...hn,...hnp->...hp", c, h, precision=precision)
+
+
+def split_time(
+    x: T, length: int
+) -> tuple[list[Array], Callable[[list[Array], Callable[[Array], Array]], T]]:
     """Separate what varies in time, as `jax.lax.scan` wants it, from what is constant.
 
     Args:
@@ -94,7 +108,7 @@ def prepare(system: System, u: Array, *, emit_states: bool) -> Recurrence:
     dtype = state_dtype(system.dtype, u.dtype)
     real = jnp.finfo(dtype).dtype
     precision = "default" if u.dtype == jnp.bfloat16 else "highest"
-    heads, _, p = system.state_shape
+    heads = system.state_shape[0]
     one = jnp.ones((1, 1, 1), dtype)
     b = c = one
     x, f = jnp.zeros((u.shape[0], heads, 0), real), None
@@ -115,6 +129,11 @@ def prepare(system: System, u: Array, *, emit_states: bool) -> Recurrence:
     return Recurrence(A, b, x, c, f, system.reset, emit_states=emit_states, precision=precision)
 
 
+def reads_states(system: System) -> bool:
+    """Whether dense input or output maps need the states themselves."""
+    return isinstance(system.C, DenseOutput) or not isinstance(system.B, OuterInput)
+
+
 def read_out(system: System, u: Array, s: Array, *, from_states: bool) -> Array:
     """Outputs y (L, d_out) from s = cᵀh (L, H, p), or from the states if ``from_states``."""
     dtype, precision = s.dtype, "default" if u.dtype == jnp.bfloat16 else "highest"
@@ -122,8 +141,9 @@ def read_out(system: System, u: Array, s: Array, *, from_states: bool) -> Array:
     if from_states and isinstance(C, DenseOutput):
         s = _matvec(C.matrix.astype(dtype), s.reshape(steps, -1), precision)
     elif from_states:
+        assert isinstance(C, InnerOutput)
         c = jnp.ones((1, 1, 1), dtype) if C.c is None else C.c.astype(dtype)
-        s = jnp.sum(to_heads(c, s.shape[1])[..., None] * s, axis=2)
+        s = read_states(c, s, precision)
     if jnp.iscomplexobj(s):
         s = s.real * (2 if C.conjugate_pairs else 1)
     real = s.dtype
@@ -151,13 +171,19 @@ def check_tokens(owner: str, system: Any, u: Array) -> None:
     if not fits or (length != 1 and u.shape[0] != length):
         steps = "L" if length == 1 else length
         raise ValueError(
-            f"{owner}: expected tokens u of shape ({steps}, {system.token_width}), one sequence, got "
-            f"{u.shape}. For a batch use jax.vmap over systems and tokens."
+            f"{owner}: expected tokens u of shape ({steps}, {system.token_width}), one sequence, "
+            f"got {u.shape}. For a batch use jax.vmap over systems and tokens."
+        )
+    if system.reset is not None and system.reset.shape != u.shape[:1]:
+        raise ValueError(
+            f"{owner}: expected reset of shape ({u.shape[0]},), one per token, got "
+            f"{system.reset.shape}. Resets are never constant in time."
         )
 
 
 def _values(system: System, u: Array) -> Array:
     """The values W u_t, (L, H, p), in the wider dtype of W and u."""
+    assert isinstance(system.B, OuterInput)
     heads, _, p = system.state_shape
     W = system.B.W
     if W is not None:
@@ -170,7 +196,9 @@ def project(u: Array, W: Array, precision: str) -> Array:
     """W u_t for every t; sums in at least float32."""
     dtype = product_dtype(u.dtype, W.dtype)
     u, W = u.astype(dtype), W.astype(dtype)
-    return jnp.einsum("ld,ed->le", u, W, precision=precision, preferred_element_type=state_dtype(dtype))
+    return jnp.einsum(
+        "ld,ed->le", u, W, precision=precision, preferred_element_type=state_dtype(dtype)
+    )
 
 
 def _matvec(matrix: Array, x: Array, precision: str) -> Array:

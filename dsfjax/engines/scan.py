@@ -13,14 +13,19 @@ from jaxtyping import Float
 from dsfjax.core.composition import flip_time
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem, KVCache
-from dsfjax.core.maps import DenseOutput, OuterInput
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Scalar
 from dsfjax.engines import attention
 from dsfjax.engines.associative import associative
 from dsfjax.engines.chunked import chunked
 from dsfjax.engines.materialized import materialized
-from dsfjax.engines.recurrence import check_tokens, prepare, read_out, split_time
+from dsfjax.engines.recurrence import (
+    check_tokens,
+    prepare,
+    read_out,
+    reads_states,
+    split_time,
+)
 from dsfjax.engines.sequential import advance, sequential
 
 Method = Literal["auto", "sequential", "associative", "chunked", "materialized"]
@@ -42,7 +47,10 @@ METHODS: dict[type, tuple[str, ...]] = {
 }
 
 _REASONS_AGAINST = {
-    (DiagonalPlusLowRank, "associative"): "products of such transitions are not closed: their rank grows",
+    (
+        DiagonalPlusLowRank,
+        "associative",
+    ): "products of such transitions are not closed: their rank grows",
     (DiagonalPlusLowRank, "chunked"): "its chunks have no matrix form here",
     (Dense, "chunked"): "a dense transition has no decays to factor out of a chunk",
     (KernelSystem, "associative"): "a kernel has no finite state",
@@ -54,7 +62,7 @@ def scan(
     u: Float[Array, "L d"],
     h0: Array | KVCache | None = None,
     *,
-    method: Method = "auto",
+    method: Method | str = "auto",
     reverse: bool = False,
     return_states: bool = False,
 ) -> tuple[Any, ...]:
@@ -82,7 +90,8 @@ def scan(
             z is the last channel; a `KVCache` for a kernel system. Differentiable.
         method: "auto" (see `explain`), or one of the table.
         reverse: Run from the last step to the first. ``h0`` enters at the last step, the last state
-            is that of the first step, and resets keep separating the same documents.
+            is that of the first step, and resets keep separating the same documents. (Going on to
+            earlier steps, drop it if the first step has a reset.)
         return_states: Return all states as well.
 
     Returns:
@@ -118,12 +127,12 @@ def scan(
     method_name = resolve_method(system, u.shape[0], method)
     if isinstance(system, KernelSystem):
         if return_states:
-            raise ValueError("scan: a KernelSystem has no finite states to return; its state is the KVCache.")
-        if h0 is not None and not isinstance(h0, KVCache):
-            raise ValueError(f"scan: the state of a KernelSystem is a KVCache, got {type(h0).__name__}.")
-        return attention.run(system, u, h0, method=method_name)
+            raise ValueError(
+                "scan: a KernelSystem has no finite states to return; its state is the KVCache."
+            )
+        return attention.run(system, u, _cache("scan", system, h0), method=method_name)
     h0 = initial_state("scan", system, u, h0)
-    needs_states = return_states or isinstance(system.C, DenseOutput) or not isinstance(system.B, OuterInput)
+    needs_states = return_states or reads_states(system)
     problem = prepare(system, u, emit_states=needs_states)
     out, h_last = ENGINES[method_name](problem, h0)
     y = read_out(system, u, out, from_states=needs_states)
@@ -133,7 +142,9 @@ def scan(
 def step(
     system_t: System | KernelSystem, u_t: Float[Array, " d"], h: Array | KVCache | None
 ) -> tuple[Float[Array, " d_out"], Array | KVCache]:
-    r"""One step of decoding: :math:`h_t = A_t h_{t-1} + B_t u_t`, :math:`y_t = C_t h_t / η_t + D_t u_t`.
+    r"""Run one step of decoding.
+
+    .. math:: h_t = A_t h_{t-1} + B_t u_t, \qquad y_t = C_t h_t / η_t + D_t u_t .
 
     Args:
         system_t: The system of one step (length 1), as an architecture gives it for one token, or
@@ -164,20 +175,22 @@ def step(
             "slice_time(system, t, t + 1), or scan for several steps."
         )
     if u_t.ndim != 1:
-        raise ValueError(f"step: expected one token (d,), got {u_t.shape}. For a batch use jax.vmap.")
+        raise ValueError(
+            f"step: expected one token (d,), got {u_t.shape}. For a batch use jax.vmap."
+        )
     u = u_t[None]
     check_tokens("step", system_t, u)
     if isinstance(system_t, KernelSystem):
-        y, cache = attention.step(system_t, u, h)
+        y, cache = attention.run(system_t, u, _cache("step", system_t, h), method="materialized")
         return y[0], cache
     h = initial_state("step", system_t, u, h)
-    problem = prepare(system_t, u, emit_states=not isinstance(system_t.B, OuterInput) or isinstance(system_t.C, DenseOutput))
+    problem = prepare(system_t, u, emit_states=reads_states(system_t))
     xs, rebuild = split_time(problem, 1)
     h, out = advance(rebuild([x[0] for x in xs], lambda x: x), h)
     return read_out(system_t, u, out[None], from_states=problem.emit_states)[0], h
 
 
-def initial_state(owner: str, system: System, u: Array, h0: Array | None) -> Array:
+def initial_state(owner: str, system: System, u: Array, h0: Array | KVCache | None) -> Array:
     """``h0`` checked and cast to the dtype of the state, or zeros."""
     dtype = state_dtype(system.dtype, u.dtype)
     if h0 is None:
@@ -187,7 +200,24 @@ def initial_state(owner: str, system: System, u: Array, h0: Array | None) -> Arr
         raise ValueError(f"{owner}: expected a state of shape {system.carried_shape}, got {got}.")
     if jnp.iscomplexobj(h0) and not jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"{owner}: the system is real, but its initial state is {h0.dtype}.")
-    return jnp.asarray(h0).astype(state_dtype(dtype, h0.dtype))
+    return jnp.asarray(h0).astype(dtype)
+
+
+def _cache(owner: str, system: KernelSystem, h0: Array | KVCache | None) -> KVCache | None:
+    """``h0`` checked as the past of a kernel system."""
+    if h0 is None:
+        return None
+    if not isinstance(h0, KVCache):
+        got = f"{type(h0).__name__} of shape {jnp.shape(h0)}"
+        raise ValueError(f"{owner}: expected a KVCache, the state of a KernelSystem, got {got}.")
+    expected = (system.k.shape[1:], (system.num_heads, system.num_channels))
+    got = (h0.k.shape[1:], h0.v.shape[1:])
+    if got != expected:
+        raise ValueError(
+            f"{owner}: expected a KVCache with keys and values of shapes (S, G, m), (S, H, p) with "
+            f"(G, m), (H, p) = {expected}, got {got}."
+        )
+    return h0
 
 
 def resolve_method(system: System | KernelSystem, length: int, method: str) -> str:
@@ -198,7 +228,9 @@ def resolve_method(system: System | KernelSystem, length: int, method: str) -> s
     if method not in ENGINES:
         nearest = difflib.get_close_matches(method, ["auto", *ENGINES], n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"scan: unknown method {method!r}; expected one of {['auto', *ENGINES]}.{hint}")
+        raise ValueError(
+            f"scan: unknown method {method!r}; expected one of {['auto', *ENGINES]}.{hint}"
+        )
     if method not in METHODS[structure]:
         reason = _REASONS_AGAINST[structure, method]
         raise ValueError(
@@ -221,5 +253,3 @@ def choose(system: System | KernelSystem, length: int) -> tuple[str, str]:
             return "chunked", "a decay per state turns short chunks into matrix products"
         return "chunked", "a decay per channel runs step by step, storing one state per chunk"
     return "sequential", "no cheaper form of this transition"
-
-

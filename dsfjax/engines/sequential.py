@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.maps import to_heads
-from dsfjax.engines.recurrence import Recurrence, split_time
+from dsfjax.engines.recurrence import Recurrence, read_states, split_time
 
 
 def advance(now: Recurrence, h: Array) -> tuple[Array, Array]:
@@ -21,7 +20,7 @@ def advance(now: Recurrence, h: Array) -> tuple[Array, Array]:
     h = now.A.apply(h) + now.forcing()
     if now.emit_states:
         return h, h
-    return h, jnp.sum(to_heads(now.c, h.shape[0])[..., None] * h, axis=1)
+    return h, read_states(now.c, h, now.precision)
 
 
 def sequential(problem: Recurrence, h0: Array, *, unroll: int = 1) -> tuple[Array, Array]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from jax import Array
+from jaxtyping import Bool, Float
 
 from dsfjax.core import KernelSystem, System
 
@@ -21,11 +23,16 @@ class Traits(NamedTuple):
         normalizer: Recurrent (η_{t−1}/η_t appears in Λ_t), or absent.
     """
 
-    structure: str
-    state: str
-    shares: str
-    bounds: str
-    normalizer: str
+    structure: str = "not stated"
+    state: str = "not stated"
+    shares: str = "not stated"
+    bounds: str = "not stated"
+    normalizer: str = "not stated"
+
+
+def matrices_decay(params: Any) -> Any:
+    """Labels for any parameters: "decay" for what has two or more axes, else "no_decay"."""
+    return jax.tree.map(lambda x: "decay" if x.ndim > 1 else "no_decay", params)
 
 
 class Architecture(NamedTuple):
@@ -45,9 +52,20 @@ class Architecture(NamedTuple):
     init: Callable[[Array], Any]
     signals: Callable[[Any, Array], Any]
     assemble: Callable[..., Any]
-    labels: Callable[[Any], Any]
-    traits: Traits
+    labels: Callable[[Any], Any] = matrices_decay
+    traits: Traits = Traits()
 
-    def system(self, params: Any, u: Array, *, reset: Array | None = None) -> System | KernelSystem:
-        """The textbook architecture: ``assemble(params, signals(params, u))``, to be run on ``u``."""
+    def system(
+        self, params: Any, u: Float[Array, "L d"], *, reset: Bool[Array, " L"] | None = None
+    ) -> System | KernelSystem:
+        """The textbook architecture: ``assemble(params, signals(params, u))``, to run on ``u``.
+
+        Args:
+            params: As `init` gives them.
+            u: Tokens (L, d).
+            reset: Boolean (L,) or None.
+
+        Returns:
+            The System of the sequence ``u``.
+        """
         return self.assemble(params, self.signals(params, u), reset=reset)

@@ -15,12 +15,12 @@ from dsfjax.systems.primitives import Init, affine, divide, projection
 
 def init_qkv(
     key: Array, *, d_model: int, d_state: int, num_heads: int, bias: bool, init: Init
-) -> dict[str, Array | None]:
+) -> dict[str, Any]:
     """Parameters W_q, W_k (H, n, d), W_v (H, p, d) and their biases (zero, or None)."""
     p = d_model // num_heads
     keys = jax.random.split(key, 3)
     shapes = {"q": (num_heads, d_state), "k": (num_heads, d_state), "v": (num_heads, p)}
-    params: dict[str, Array | None] = {}
+    params: dict[str, Any] = {}
     for k, (name, shape) in zip(keys, shapes.items(), strict=True):
         params[f"W_{name}"] = projection(k, (*shape, d_model), init)
         params[f"bias_{name}"] = jnp.zeros(shape) if bias else None
@@ -42,14 +42,20 @@ def value_map(params: Any, *, token_is_value: bool) -> Array | None:
         return None
     if params.bias_v is not None:
         raise ValueError(
-            "assemble: with a bias the value is not linear in the token. Pass token_is_value=True and "
-            "run the System on signals.v, flattened to (L, H·p)."
+            "assemble: with a bias the value is not linear in the token. Pass token_is_value=True "
+            "and run the System on signals.v, flattened to (L, H·p)."
         )
     return params.W_v.reshape(-1, params.W_v.shape[-1])
 
 
 def separable_attention(
-    params: Any, phi: Array, psi: Array, eta: Normalizer | None, *, reset: Array | None, token_is_value: bool
+    params: Any,
+    phi: Array,
+    psi: Array,
+    eta: Normalizer | None,
+    *,
+    reset: Array | None,
+    token_is_value: bool,
 ) -> System:
     """Lemma 1, un-normalised: Λ = I, b = ψ(k), c = φ(q), and η."""
     heads, p = params.W_v.shape[:2]

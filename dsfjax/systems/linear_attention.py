@@ -32,7 +32,12 @@ class Signals(NamedTuple):
 
 
 def linear_attention(
-    *, d_model: int, d_state: int = 64, num_heads: int = 1, bias: bool = False, init: Init = "published"
+    *,
+    d_model: int,
+    d_state: int = 64,
+    num_heads: int = 1,
+    bias: bool = False,
+    init: Init = "published",
 ) -> Architecture:
     r"""Causal linear attention with φ = ψ = elu + 1.
 
@@ -41,8 +46,8 @@ def linear_attention(
        \qquad q_t = W_Q u_t, \; k_t = W_K u_t, \; v_t = W_V u_t .
 
     In the paper's form :math:`Λ_t = (η_{t-1}/η_t) I`, :math:`B_t = (φ(k_t) ⊗ I) W_V / η_t`,
-    :math:`C_t = φ(q_t)^\top ⊗ I`, :math:`η_t = φ(q_t)^\top \sum_{s \le t} φ(k_s)`; here Λ = I with the
-    normaliser at read-out, which is the same Φ (Lemma 1). No epsilon, no 1/√n.
+    :math:`C_t = φ(q_t)^\top ⊗ I`, :math:`η_t = φ(q_t)^\top \sum_{s \le t} φ(k_s)`; here Λ = I with
+    the normaliser at read-out, which is the same Φ (Lemma 1). No epsilon, no 1/√n.
 
     Args:
         d_model: d, width of tokens and outputs.
@@ -58,24 +63,38 @@ def linear_attention(
         >>> import jax, jax.numpy as jnp, dsfjax
         >>> arch = linear_attention(d_model=4, d_state=2)
         >>> system = arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 4)))
-        >>> dsfjax.materialize(system)[0, 2].round(3).tolist()
+        >>> [round(weight, 3) for weight in dsfjax.materialize(system)[0, 2].tolist()]
         [0.333, 0.333, 0.333]
     """
     attention.check_heads("linear_attention", d_model, num_heads)
 
     def init_params(key: Array) -> Params:
-        return Params(**attention.init_qkv(key, d_model=d_model, d_state=d_state, num_heads=num_heads, bias=bias, init=init))  # type: ignore[arg-type]
+        return Params(
+            **attention.init_qkv(
+                key, d_model=d_model, d_state=d_state, num_heads=num_heads, bias=bias, init=init
+            )
+        )
 
     def signals(params: Params, u: Array) -> Signals:
         return Signals(*attention.project_qkv(params, u))
 
     def assemble(
-        params: Params, signals: Signals, *, reset: Array | None = None, token_is_value: bool = False
+        params: Params,
+        signals: Signals,
+        *,
+        reset: Array | None = None,
+        token_is_value: bool = False,
     ) -> System:
         phi, psi = elu1(signals.q), elu1(signals.k)
         return attention.separable_attention(
             params, phi, psi, SummedNormalizer(), reset=reset, token_is_value=token_is_value
         )
 
-    traits = Traits("scalar", "d · n", "yes: W_K, W_V and η", "unbounded (η reads q_t)", "recurrent, Σ φ(q)ᵀφ(k)")
+    traits = Traits(
+        "scalar",
+        "d · n",
+        "yes: W_K, W_V and η",
+        "unbounded (η reads q_t)",
+        "recurrent, Σ φ(q)ᵀφ(k)",
+    )
     return Architecture(init_params, signals, assemble, labels_without_decay(), traits)

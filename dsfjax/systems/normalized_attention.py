@@ -12,13 +12,21 @@ from jax import Array
 from dsfjax.core import GivenNormalizer, System
 from dsfjax.systems import attention
 from dsfjax.systems.architecture import Architecture, Traits
-from dsfjax.systems.primitives import Init, affine, check_choice, elu1, labels_without_decay, projection
+from dsfjax.systems.primitives import (
+    Init,
+    affine,
+    check_choice,
+    elu1,
+    labels_without_decay,
+    log_softplus,
+    projection,
+)
 
 NormalizerName = Literal["exp", "softplus", "sigmoid", "exp_relu"]
 
 LOG_NORMALIZERS = {
     "exp": lambda n: n,
-    "softplus": lambda n: jnp.log(jax.nn.softplus(n)),
+    "softplus": log_softplus,
     "sigmoid": jax.nn.log_sigmoid,
     "exp_relu": jax.nn.relu,
 }
@@ -66,7 +74,8 @@ def normalized_attention(
        η_t = f(w_η^\top u_t + b_η + o),
 
     f = exp, softplus, sigmoid, or exp ∘ ReLU, one η per head. In the paper's form
-    :math:`Λ_t = (η_{t-1}/η_t) I`, :math:`B_t = (φ(k_t) ⊗ I) W_V / η_t`, :math:`C_t = φ(q_t)^\top ⊗ I`.
+    :math:`Λ_t = (η_{t-1}/η_t) I`, :math:`B_t = (φ(k_t) ⊗ I) W_V / η_t`,
+    :math:`C_t = φ(q_t)^\top ⊗ I`.
 
     Args:
         d_model: d, width of tokens and outputs.
@@ -96,27 +105,33 @@ def normalized_attention(
 
     def init_params(key: Array) -> Params:
         key, key_eta = jax.random.split(key)
-        qkv = attention.init_qkv(key, d_model=d_model, d_state=d_state, num_heads=num_heads, bias=bias, init=init)
+        qkv = attention.init_qkv(
+            key, d_model=d_model, d_state=d_state, num_heads=num_heads, bias=bias, init=init
+        )
         return Params(
-            **qkv,  # type: ignore[arg-type]
+            **qkv,
             W_eta=projection(key_eta, (num_heads, d_model), init),
             bias_eta=jnp.zeros(num_heads),
             offset=jnp.linspace(4.0, 9.0, num_heads) if offset else None,
         )
 
     def signals(params: Params, u: Array) -> Signals:
-        n = affine(params.W_eta, u, params.bias_eta)
+        n = affine(params.W_eta, u, params.bias_eta, wide=True)
         if params.offset is not None:
-            n = n + params.offset[None]
+            n = n + params.offset[None].astype(n.dtype)
         return Signals(*attention.project_qkv(params, u), LOG_NORMALIZERS[normalizer](n))
 
     def assemble(
-        params: Params, signals: Signals, *, reset: Array | None = None, token_is_value: bool = False
+        params: Params,
+        signals: Signals,
+        *,
+        reset: Array | None = None,
+        token_is_value: bool = False,
     ) -> System:
-        q = signals.q / math.sqrt(d_state) if scale else signals.q
+        q = phi(signals.q) / math.sqrt(d_state) if scale else phi(signals.q)
         eta = GivenNormalizer(signals.log_eta)
         return attention.separable_attention(
-            params, phi(q), phi(signals.k), eta, reset=reset, token_is_value=token_is_value
+            params, q, phi(signals.k), eta, reset=reset, token_is_value=token_is_value
         )
 
     traits = Traits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -10,28 +11,33 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines.recurrence import project
 
 Init = Literal["published", "authors"]
 
 
-def affine(W: Array, u: Array, bias: Array | None = None) -> Array:
-    """W u_t + bias for every step; W (…, out, d) gives (L, …, out)."""
+def affine(W: Array, u: Array, bias: Array | None = None, *, wide: bool = False) -> Array:
+    """W u_t + bias for every step; W (…, out, d) gives (L, …, out).
+
+    In the dtype of u. ``wide`` keeps at least float32, for what ends in an exponent of the decay or
+    the normaliser: there an error of bfloat16 would be multiplied by its size.
+    """
     *lead, d = W.shape
     y = project(u, W.reshape(-1, d), "default" if u.dtype == jnp.bfloat16 else "highest")
-    y = y.reshape(u.shape[0], *lead).astype(u.dtype)
+    y = y.reshape(u.shape[0], *lead).astype(state_dtype(u.dtype) if wide else u.dtype)
     return y if bias is None else y + bias[None].astype(y.dtype)
 
 
 def projection(key: Array, shape: tuple[int, ...], init: Init) -> Array:
-    """Weights of a linear map, input axis last: N(0, 1/d) as published, N(0, 0.02²) by the authors."""
+    """Weights of a linear map, input axis last: N(0, 1/d) published, N(0, 0.02²) by the authors."""
     check_choice("init", init, ("published", "authors"))
     std = 0.02 if init == "authors" else 1 / math.sqrt(shape[-1])
     return std * jax.random.normal(key, shape)
 
 
 def step_bias(key: Array, shape: tuple[int, ...], init: Init) -> Array:
-    """b with softplus(b) log-uniform in [1e-3, 0.1] (Mamba); 0, so a step of 0.69, by the authors."""
+    """Bias b, softplus(b) log-uniform in [1e-3, 0.1] (Mamba); by the authors 0, so 0.69."""
     if init == "authors":
         return jnp.zeros(shape)
     low, high = math.log(1e-3), math.log(0.1)
@@ -39,7 +45,7 @@ def step_bias(key: Array, shape: tuple[int, ...], init: Init) -> Array:
 
 
 def inverse_softplus(x: Array) -> Array:
-    """y with log(1 + e^y) = x, for x > 0.
+    """The y with log(1 + e^y) = x, for x > 0.
 
     Example:
         >>> round(float(jax.nn.softplus(inverse_softplus(jnp.array(0.01)))), 6)
@@ -49,23 +55,46 @@ def inverse_softplus(x: Array) -> Array:
 
 
 def elu1(x: Array) -> Array:
-    """The feature map elu(x) + 1 of linear attention, positive."""
-    return jax.nn.elu(x) + 1
+    """The feature map elu(x) + 1 of linear attention, positive.
+
+    For x < 0 that is e^x, which stays positive where (e^x − 1) + 1 has rounded to 0.
+
+    Example:
+        >>> elu1(jnp.array([-30.0, 0.0, 2.0])).tolist()
+        [9.357622912219837e-14, 1.0, 3.0]
+    """
+    # Not minimum(x, 0), whose derivative at 0 is ½.
+    return jnp.where(x > 0, x + 1, jnp.exp(jnp.where(x > 0, 0, x)))
+
+
+def log_softplus(x: Array) -> Array:
+    """Logarithm of log(1 + e^x); below −30 that is x to rounding, with a gradient of 1.
+
+    Example:
+        >>> [round(x, 3) for x in log_softplus(jnp.array([-200.0, 1.0])).tolist()]
+        [-200.0, 0.273]
+    """
+    return jnp.where(x < -30, x, jnp.log(jax.nn.softplus(jnp.where(x < -30, -30, x))))
 
 
 def divide(name: str, total: int, parts: int, what: str) -> int:
-    """total / parts, or an error that names the nearest number of parts that divides."""
+    """The quotient total / parts, or an error that names the nearest divisor."""
     if parts < 1 or total % parts:
         divisors = [k for k in range(1, total + 1) if total % k == 0]
         nearest = min(divisors, key=lambda k: (abs(k - parts), k))
-        raise ValueError(f"{name}: {what} = {total} is not divisible by {parts}; the nearest number that divides it is {nearest}.")
+        raise ValueError(
+            f"{name}: {what} = {total} is not divisible by {parts}; the nearest number that "
+            f"divides it is {nearest}."
+        )
     return total // parts
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise ValueError(f"{name}: expected one of {list(choices)}, got {value!r}.")
+        nearest = difflib.get_close_matches(value, choices, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"{name}: expected one of {list(choices)}, got {value!r}.{hint}")
 
 
 def labels_without_decay(*fields: str) -> Callable[[Any], Any]:

@@ -60,13 +60,15 @@ def qlstm(*, d_model: int, value_map: bool = True, init: Init = "published") -> 
     return _qlstm(d_model, value_map, init, reversed_gate=False)
 
 
-def qlstm_reversed(*, d_model: int, value_map: bool = True, init: Init = "published") -> Architecture:
+def qlstm_reversed(
+    *, d_model: int, value_map: bool = True, init: Init = "published"
+) -> Architecture:
     r"""The qLSTM with the state transition of an SSM: a reversed sigmoid to a learnt power.
 
     .. math:: λ_t = σ(-(W_f u_t + b_f))^{\mathrm{ReLU}(α)},
 
-    the rest as `qlstm`. It is the decay of SSD, σ(−z)^a = e^{−a softplus(z)}. α ≤ 0 gives λ = 1 with
-    zero gradient to α.
+    the rest as `qlstm`. It is the decay of SSD, σ(−z)^a = e^{−a softplus(z)}. α ≤ 0 gives λ = 1
+    with zero gradient to α.
 
     Args:
         d_model: d, width of tokens, state and outputs.
@@ -86,13 +88,15 @@ def qlstm_reversed(*, d_model: int, value_map: bool = True, init: Init = "publis
 
 def _qlstm(d_model: int, value_map: bool, init: Init, *, reversed_gate: bool) -> Architecture:
     def init_params(key: Array) -> Params:
-        W_f, W_i, W_o, W = (projection(k, (d_model, d_model), init) for k in jax.random.split(key, 4))
+        W_f, W_i, W_o, W = (
+            projection(k, (d_model, d_model), init) for k in jax.random.split(key, 4)
+        )
         zero = jnp.zeros(d_model)
         alpha = jnp.ones(()) if reversed_gate else None
         return Params(W_f, zero, W_i, zero, W_o, zero, W if value_map else None, alpha)
 
     def signals(params: Params, u: Array) -> Signals:
-        f = affine(params.W_f, u, params.bias_f)
+        f = affine(params.W_f, u, params.bias_f, wide=True)
         if params.alpha is None:
             log_f = jax.nn.log_sigmoid(f)
         else:
@@ -102,7 +106,11 @@ def _qlstm(d_model: int, value_map: bool, init: Init, *, reversed_gate: bool) ->
         return Signals(log_f, i, o, u if params.W is None else affine(params.W, u))
 
     def assemble(
-        params: Params, signals: Signals, *, reset: Array | None = None, token_is_value: bool = False
+        params: Params,
+        signals: Signals,
+        *,
+        reset: Array | None = None,
+        token_is_value: bool = False,
     ) -> System:
         return System(
             Diagonal(signals.log_f[:, None, None, :]),

@@ -92,5 +92,7 @@ def _find(name: str) -> Callable[..., Architecture]:
     if name not in _REGISTRY:
         nearest = difflib.get_close_matches(name, _REGISTRY, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"unknown architecture {name!r}; expected one of {', '.join(_REGISTRY)}.{hint}")
+        raise ValueError(
+            f"unknown architecture {name!r}; expected one of {', '.join(_REGISTRY)}.{hint}"
+        )
     return _REGISTRY[name]

@@ -9,8 +9,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
+from dsfjax.core.dtypes import state_dtype
 from dsfjax.systems.architecture import Architecture, Traits
-from dsfjax.systems.primitives import Init, divide, inverse_softplus, labels_without_decay, projection
+from dsfjax.systems.primitives import (
+    Init,
+    divide,
+    inverse_softplus,
+    labels_without_decay,
+    projection,
+)
 
 DECAY_SCALE = 8.0
 MAX_SQRT_GRADIENT = 1000.0
@@ -41,14 +48,14 @@ def rg_lru(*, d_model: int, num_heads: int = 1, init: Init = "published") -> Arc
        h_t = a_t ⊙ h_{t-1} + \sqrt{1 - a_t^2} ⊙ i_t ⊙ u_t, \quad y_t = h_t, \quad
        a_t = e^{-8\, \mathrm{softplus}(Λ) ⊙ r_t},
 
-    with gates r_t = σ(W_r u_t + b_r), i_t = σ(W_i u_t + b_i), block-diagonal over the heads. Λ_t and
-    B_t share a_t. Where ``reset`` is true the state starts anew and √(1 − a²) is replaced by 1.
+    with gates r_t = σ(W_r u_t + b_r), i_t = σ(W_i u_t + b_i), block-diagonal over the heads. Λ_t
+    and B_t share a_t. Where ``reset`` is true the state starts anew and √(1 − a²) is 1.
 
     Args:
         d_model: d, width of tokens, state and outputs.
         num_heads: H, blocks of the gates, divides d_model.
-        init: "published": softplus(Λ) = −log r with r² uniform in [0.9², 0.999²], weights N(0, 1/p);
-            "authors": weights N(0, 0.02²). Biases 0.
+        init: "published": softplus(Λ) = −log r with r² uniform in [0.9², 0.999²], weights
+            N(0, 1/p); "authors": weights N(0, 0.02²). Biases 0.
 
     Returns:
         The `Architecture`; state (H, 1, p).
@@ -76,17 +83,22 @@ def rg_lru(*, d_model: int, num_heads: int = 1, init: Init = "published") -> Arc
         )
 
     def signals(params: Params, u: Array) -> Signals:
-        v = u.reshape(u.shape[0], *params.a_param.shape)
+        v, dtype = u.reshape(u.shape[0], *params.a_param.shape), state_dtype(u.dtype)
 
         def gate(W: Array, bias: Array) -> Array:
-            return jax.nn.sigmoid(jnp.einsum("lhi,hji->lhj", v, W, precision="highest") + bias[None])
+            z = jnp.einsum("lhi,hji->lhj", v.astype(dtype), W.astype(dtype), precision="highest")
+            return jax.nn.sigmoid(z + bias[None].astype(dtype))
 
         r = gate(params.W_r, params.bias_r)
-        log_a = -DECAY_SCALE * jax.nn.softplus(params.a_param)[None] * r
+        log_a = -DECAY_SCALE * jax.nn.softplus(params.a_param)[None].astype(dtype) * r
         return Signals(log_a, gate(params.W_i, params.bias_i), v)
 
     def assemble(
-        params: Params, signals: Signals, *, reset: Array | None = None, token_is_value: bool = False
+        params: Params,
+        signals: Signals,
+        *,
+        reset: Array | None = None,
+        token_is_value: bool = False,
     ) -> System:
         del token_is_value  # the token is the value
         kept = _bounded_sqrt(-jnp.expm1(2 * signals.log_a))

@@ -64,13 +64,14 @@ def s6(
         >>> system.state_shape, dsfjax.explain(system).structure
         ((1, 2, 4), 'diagonal, full, factored as step × rate')
     """
-    rank = dt_rank or math.ceil(d_model / 16)
+    rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
 
     def init_params(key: Array) -> Params:
         keys = jax.random.split(key, 5)
         up = projection(keys[1], (d_model, rank), init)
         if init == "published":
-            up = jax.random.uniform(keys[1], (d_model, rank), minval=-1.0, maxval=1.0) / math.sqrt(rank)
+            bound = 1 / math.sqrt(rank)
+            up = jax.random.uniform(keys[1], up.shape, minval=-bound, maxval=bound)
         return Params(
             W_dt_down=projection(keys[0], (rank, d_model), init),
             W_dt_up=up,
@@ -82,11 +83,16 @@ def s6(
         )
 
     def signals(params: Params, u: Array) -> Signals:
-        delta = affine(params.W_dt_up, affine(params.W_dt_down, u), params.bias_dt)
+        low = affine(params.W_dt_down, u, wide=True)
+        delta = affine(params.W_dt_up, low, params.bias_dt)
         return Signals(jax.nn.softplus(delta), affine(params.W_b, u), affine(params.W_c, u), u)
 
     def assemble(
-        params: Params, signals: Signals, *, reset: Array | None = None, token_is_value: bool = False
+        params: Params,
+        signals: Signals,
+        *,
+        reset: Array | None = None,
+        token_is_value: bool = False,
     ) -> System:
         del token_is_value  # the token is the value
         delta = signals.delta[:, None, :]
@@ -97,8 +103,10 @@ def s6(
             InnerOutput(signals.c[:, None, :]),
             TokenSkip(params.D[None]),
             reset=reset,
-            state_shape=(1, *rate.shape[1:]),
+            state_shape=(1, rate.shape[1], rate.shape[2]),
         )
 
-    traits = Traits("diagonal, full", "d · n", "yes: Δ_t", "(0, 1)", "none (Δ_t scales both A and B)")
+    traits = Traits(
+        "diagonal, full", "d · n", "yes: Δ_t", "(0, 1)", "none (Δ_t scales both A and B)"
+    )
     return Architecture(init_params, signals, assemble, labels_without_decay("A_log", "D"), traits)

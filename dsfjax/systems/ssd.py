@@ -10,7 +10,14 @@ from jax import Array
 
 from dsfjax.core import InnerOutput, OuterInput, Scalar, System, ValueSkip
 from dsfjax.systems.architecture import Architecture, Traits
-from dsfjax.systems.primitives import Init, affine, divide, labels_without_decay, projection, step_bias
+from dsfjax.systems.primitives import (
+    Init,
+    affine,
+    divide,
+    labels_without_decay,
+    projection,
+    step_bias,
+)
 
 
 class Params(NamedTuple):
@@ -49,8 +56,8 @@ def ssd(
        h_t = e^{-Δ_t a} h_{t-1} + b_t ⊗ Δ_t v_t, \quad y_t = c_t^\top h_t + D v_t, \quad
        Δ_t = \mathrm{softplus}(W_Δ u_t + b_Δ), \; a = e^{A_{\log}} > 0, \; v_t = W_V u_t .
 
-    The decay is a reversed sigmoid to a power, σ(−z_t)^a with z_t = W_Δ u_t + b_Δ. Λ_t and B_t share
-    Δ_t. b_t and c_t are shared by the heads of a group.
+    The decay is a reversed sigmoid to a power, σ(−z_t)^a with z_t = W_Δ u_t + b_Δ. Λ_t and B_t
+    share Δ_t. b_t and c_t are shared by the heads of a group.
 
     Args:
         d_model: d, width of tokens.
@@ -72,7 +79,7 @@ def ssd(
         >>> system.state_shape, bool((system.A.log_a < 0).all())
         ((2, 2, 4), True)
     """
-    width = d_inner or d_model
+    width = d_model if d_inner is None else d_inner
     p = divide("ssd", width, num_heads, "d_inner")
     divide("ssd", num_heads, num_groups, "num_heads")
 
@@ -90,15 +97,19 @@ def ssd(
         )
 
     def signals(params: Params, u: Array) -> Signals:
-        delta = jax.nn.softplus(affine(params.W_dt, u, params.bias_dt))
+        delta = jax.nn.softplus(affine(params.W_dt, u, params.bias_dt, wide=True))
         return Signals(affine(params.W_v, u), affine(params.W_b, u), affine(params.W_c, u), delta)
 
     def assemble(
-        params: Params, signals: Signals, *, reset: Array | None = None, token_is_value: bool = False
+        params: Params,
+        signals: Signals,
+        *,
+        reset: Array | None = None,
+        token_is_value: bool = False,
     ) -> System:
         W = None if token_is_value else params.W_v.reshape(-1, params.W_v.shape[-1])
         return System(
-            Scalar(-jnp.exp(params.A_log)[None] * signals.delta),
+            Scalar(-jnp.exp(params.A_log)[None].astype(signals.delta.dtype) * signals.delta),
             OuterInput(signals.b, signals.delta[:, :, None], W),
             InnerOutput(signals.c),
             ValueSkip(params.D[None, :, None]),
