@@ -1,14 +1,19 @@
-"""Reference values of the original implementations, kept in ``tests/golden``."""
+"""Reference values of the original implementations.
+
+``tests/golden`` holds a selection; with the environment variable ``DSFJAX_GOLDEN`` the tests read
+another folder of such files.
+"""
 
 import functools
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(os.environ.get("DSFJAX_GOLDEN", Path(__file__).parent / "golden"))
 
 
 class Golden(Mapping[str, np.ndarray]):
@@ -44,7 +49,7 @@ def names(pattern: str) -> list[str]:
 
 @functools.cache
 def load(name: str) -> Golden:
-    """Read ``tests/golden/<name>.npz``; the arrays are read-only, as the file is shared."""
+    """Read ``<name>.npz``; the arrays are read-only, as the file is shared."""
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files}
     meta = json.loads(arrays.pop("meta").item())

@@ -1,5 +1,6 @@
 """Floor 4: Flax NNX modules around systems, and `Model`, the same as plain functions."""
 
+from dsfjax.nn.binding import bind as bind
 from dsfjax.nn.config import ModelConfig as ModelConfig
 from dsfjax.nn.functional import Model as Model
 from dsfjax.nn.functional import build as build

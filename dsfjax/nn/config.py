@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any, get_args
-
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from dsfjax import systems
 from dsfjax.engines.scan import METHODS
@@ -50,7 +48,7 @@ class ModelConfig:
         ValueError: For unknown names, with the nearest, and for sizes that cannot be.
 
     Example:
-        >>> ModelConfig("sdd", vocab_size=64)
+        >>> ModelConfig("sdd", vocab_size=64)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
         ValueError: unknown mixer 'sdd'; did you mean 'ssd'? Expected one of softmax_attention, ...
@@ -85,22 +83,28 @@ class ModelConfig:
         _choose("head", self.head, get_args(HeadName))
         _choose("pooling", self.pooling, ("mean", "last"))
         _choose("init", self.init, ("published", "authors"))
-        _choose("method", self.method, ("auto", *sorted({m for row in METHODS.values() for m in row})))
-        for name in ("vocab_size", "d_model", "num_layers", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
+        _choose(
+            "method", self.method, ("auto", *sorted({m for row in METHODS.values() for m in row}))
+        )
+        for name in ("vocab_size", "d_model", "num_layers", "mlp_ratio", "d_state", "num_heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"expected {name} >= 1, got {value}")
+        for name in ("max_length", "num_classes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
         if (self.head == "classifier") != (self.num_classes > 0):
             raise ValueError(
-                f"head = {self.head!r} and num_classes = {self.num_classes} do not fit: a classifier "
-                "needs num_classes > 0, and only a classifier has classes"
+                f"head = {self.head!r} and num_classes = {self.num_classes} do not fit: a "
+                "classifier needs num_classes > 0, and only a classifier has classes"
             )
         for name in ("embed_dropout", "residual_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"expected 0 <= {name} < 1, got {getattr(self, name)}")
         if self.attention_dropout and self.method not in ("auto", "materialized"):
             raise ValueError(
-                f"attention_dropout needs the attention matrix, which method = {self.method!r} never "
-                "forms; use method = 'materialized' or 'auto', or attention_dropout = 0"
+                f"attention_dropout needs the attention matrix, which method = {self.method!r} "
+                "never forms; use method = 'materialized' or 'auto', or attention_dropout = 0"
             )
 
 

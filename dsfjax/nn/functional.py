@@ -13,6 +13,7 @@ from jax import Array
 
 from dsfjax.core import KernelSystem, System
 from dsfjax.nn.config import ModelConfig
+from dsfjax.nn.mixer import Surrounding
 from dsfjax.nn.model import DecodeState, SequenceModel
 
 Params = dict[str, Any]
@@ -34,7 +35,7 @@ class Model(NamedTuple):
         prefill: ``prefill(params, tokens (L,), state) -> (logits (L, vocab), state)``.
         step: ``step(params, token (), state) -> (logits (vocab,), state)``, constant memory.
         generate: ``generate(params, prompt (L,), num_tokens, *, key=None, temperature=0.0) ->
-            tokens (num_tokens,)``; greedy at temperature 0.
+            tokens (num_tokens,)``; greedy at temperature 0, sampled with ``key`` above.
     """
 
     init: Callable[[Array], Params]
@@ -49,18 +50,20 @@ class Model(NamedTuple):
     generate: Callable[..., Array]
 
 
-def build(config: ModelConfig) -> Model:
+def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
     """The model of a config as pure functions.
 
     Args:
         config: The model.
+        around: What surrounds the recurrence, in place of ``config.surroundings``.
 
     Returns:
         A `Model`.
 
     Raises:
-        ValueError: While building, before anything is compiled: sizes that do not divide, options
-            that the architecture does not have, attention dropout without attention.
+        ValueError: While building, before anything is compiled: sizes that do not divide,
+            attention dropout without attention.
+        TypeError: Also while building, for options that the architecture does not have.
 
     Example:
         >>> model = build(ModelConfig("ssd", vocab_size=16, d_model=8, d_state=4))
@@ -70,9 +73,9 @@ def build(config: ModelConfig) -> Model:
     """
 
     def module(key: Array) -> SequenceModel:
-        return SequenceModel(config, rngs=nnx.Rngs(params=key))
+        return SequenceModel(config, around, rngs=nnx.Rngs(params=key))
 
-    graph, state = nnx.split(nnx.eval_shape(lambda: module(jax.random.key(0))))
+    graph, _ = nnx.split(nnx.eval_shape(lambda: module(jax.random.key(0))))
 
     def bind(params: Params) -> SequenceModel:
         return nnx.merge(graph, params)
@@ -80,13 +83,17 @@ def build(config: ModelConfig) -> Model:
     def init(key: Array) -> Params:
         return nnx.to_pure_dict(nnx.state(module(key)))
 
-    def features(params: Params, tokens: Array, *, reset: Array | None = None, key: Array | None = None) -> Array:
+    def features(
+        params: Params, tokens: Array, *, reset: Array | None = None, key: Array | None = None
+    ) -> Array:
         return bind(params).features(tokens, reset=reset, key=key)
 
     def head(params: Params, x: Array) -> Array:
         return bind(params).head(x)
 
-    def apply(params: Params, tokens: Array, *, reset: Array | None = None, key: Array | None = None) -> Array:
+    def apply(
+        params: Params, tokens: Array, *, reset: Array | None = None, key: Array | None = None
+    ) -> Array:
         return head(params, features(params, tokens, reset=reset, key=key))
 
     def labels(params: Params) -> Params:
@@ -107,8 +114,14 @@ def build(config: ModelConfig) -> Model:
         return head(params, x), state
 
     def generate(
-        params: Params, prompt: Array, num_tokens: int, *, key: Array | None = None, temperature: float = 0.0
+        params: Params,
+        prompt: Array,
+        num_tokens: int,
+        *,
+        key: Array | None = None,
+        temperature: float = 0.0,
     ) -> Array:
+        _check_generate(config, prompt.shape[0], num_tokens, temperature, key)
         state = init_state(params, prompt.shape[0] + num_tokens)
         logits, state = prefill(params, prompt, state)
         keys = jax.random.split(jax.random.key(0) if key is None else key, num_tokens)
@@ -118,7 +131,9 @@ def build(config: ModelConfig) -> Model:
                 return jnp.argmax(logits, axis=-1).astype(prompt.dtype)
             return jax.random.categorical(key, logits / temperature).astype(prompt.dtype)
 
-        def advance(carry: tuple[Array, DecodeState], key: Array) -> tuple[tuple[Array, DecodeState], Array]:
+        def advance(
+            carry: tuple[Array, DecodeState], key: Array
+        ) -> tuple[tuple[Array, DecodeState], Array]:
             logits, state = carry
             token = sample(logits, key)
             return step(params, token, state), token
@@ -133,8 +148,9 @@ def num_params(config: ModelConfig) -> int:
     """Number of parameters, without allocating them.
 
     Example:
-        >>> num_params(ModelConfig("linear_attention", vocab_size=16, d_model=8, d_state=4, num_layers=1))
-        1016
+        >>> config = ModelConfig("linear_attention", vocab_size=16, d_model=8, d_state=4)
+        >>> num_params(config)
+        1696
     """
     params = jax.eval_shape(build(config).init, jax.random.key(0))
     return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
@@ -155,21 +171,49 @@ def state_size(config: ModelConfig, length: int) -> int:
     tokens = jax.ShapeDtypeStruct((1,), jnp.int32)
     layers = jax.eval_shape(model.systems, params, tokens)
     return sum(
-        length * (s.k.shape[1] * s.k.shape[2] + s.output_width) if isinstance(s, KernelSystem) else s.num_states
+        length * (s.k.shape[1] * s.k.shape[2] + s.output_width)
+        if isinstance(s, KernelSystem)
+        else s.num_states
         for s, _ in layers
     )
 
 
 def _labels(module: SequenceModel, params: Params) -> Params:
-    """Matrices decay; biases, norms, embeddings of positions, and what the architecture exempts do not."""
+    """Matrices decay; biases, norms, learned positions and what an architecture exempts do not."""
     labels = jax.tree.map(lambda x: "decay" if x.ndim > 1 else "no_decay", params)
+    if "positions" in labels:
+        labels["positions"] = jax.tree.map(lambda _: "no_decay", params["positions"])
     for name, block in module.blocks.items():
         own = block.mixer.arch.labels(block.mixer._params())._asdict()
         labels["blocks"][name]["mixer"]["core"] = {k: v for k, v in own.items() if v is not None}
     return labels
 
 
-def _check_attention_dropout(config: ModelConfig, init: Callable[[Array], Params], bind: Callable[[Params], SequenceModel]) -> None:
+def _check_generate(
+    config: ModelConfig, prompt: int, num_tokens: int, temperature: float, key: Array | None
+) -> None:
+    if config.head == "classifier":
+        raise ValueError("generate: a classifier has no next token; use head = 'tied' or 'untied'.")
+    if prompt < 1 or num_tokens < 1:
+        raise ValueError(
+            "generate: expected at least one token of prompt and one to generate, got "
+            f"{prompt} and {num_tokens}."
+        )
+    if config.max_length and prompt + num_tokens > config.max_length:
+        raise ValueError(
+            f"generate: the model has {config.max_length} learned positions (max_length), got a "
+            f"prompt of {prompt} tokens and {num_tokens} to generate."
+        )
+    if temperature < 0 or (temperature > 0 and key is None):
+        raise ValueError(
+            "generate: expected temperature 0, or above 0 and a key to sample with, got "
+            f"{temperature} and {'no key' if key is None else 'a key'}."
+        )
+
+
+def _check_attention_dropout(
+    config: ModelConfig, init: Callable[[Array], Params], bind: Callable[[Params], SequenceModel]
+) -> None:
     if not config.attention_dropout:
         return
     params = jax.eval_shape(init, jax.random.key(0))

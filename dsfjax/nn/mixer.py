@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Bool, Float
 
 from dsfjax.core import KernelSystem, KVCache, System
 from dsfjax.engines import materialize, scan, step
-from dsfjax.nn.pieces import ACTIVATIONS, CausalConv, dropout, linear, norm
+from dsfjax.nn.pieces import ACTIVATIONS, CausalConv, dropout, linear, norm, param_dtype
 from dsfjax.systems import Architecture
+from dsfjax.systems.primitives import check_choice
 
 
 class Surrounding(NamedTuple):
@@ -39,6 +41,9 @@ class Surrounding(NamedTuple):
     bias: bool = False
 
 
+BARE = Surrounding()
+
+
 class MixerState(NamedTuple):
     """What a mixer carries from step to step: the convolution's tail and the system's state."""
 
@@ -47,9 +52,9 @@ class MixerState(NamedTuple):
 
 
 class Mixer(nnx.Module):
-    """An architecture with its surroundings.
+    r"""An architecture with its surroundings.
 
-    .. math:: y = W_{out} \\, \\mathrm{norm}(g(W_z x) ⊙ \\mathrm{scan}(\\mathrm{conv}(W_{in} x)))
+    .. math:: y = W_{out} \, \mathrm{norm}(g(W_z x) ⊙ \mathrm{scan}(\mathrm{conv}(W_{in} x)))
 
     Every part but the recurrence and W_out is optional. Works on one sequence (L, d).
 
@@ -63,7 +68,7 @@ class Mixer(nnx.Module):
         self,
         arch: Architecture,
         d_model: int,
-        around: Surrounding = Surrounding(),
+        around: Surrounding = BARE,
         *,
         attention_dropout: float = 0.0,
         method: str = "auto",
@@ -76,8 +81,13 @@ class Mixer(nnx.Module):
         self.attention_dropout = attention_dropout
         params = arch.init(rngs.params())
         self.params_type = type(params)
-        self.core = nnx.Dict({k: nnx.Param(v) for k, v in params._asdict().items() if v is not None})
-        shapes = jax.eval_shape(lambda p: arch.signals(p, jnp.zeros((1, d_inner), p[0].dtype)), params)
+        self.core = nnx.Dict(
+            {k: nnx.Param(v) for k, v in params._asdict().items() if v is not None}
+        )
+        shapes = jax.eval_shape(
+            lambda p: arch.signals(p, jnp.zeros((1, d_inner), param_dtype())), params
+        )
+        _check(around, shapes._fields)
         if around.project_in or around.expand > 1:
             self.project_in = linear(d_model, d_inner, init=init, bias=around.bias, rngs=rngs)
         if around.conv_width:
@@ -88,16 +98,18 @@ class Mixer(nnx.Module):
             self.gate = linear(d_model, d_out, init=init, bias=around.bias, rngs=rngs)
         if around.output_norm:
             self.output_norm = norm("rms", d_out, rngs=rngs)
-        self.project_out = linear(d_out, d_model, init=init, bias=around.bias, depth=depth, rngs=rngs)
+        self.project_out = linear(
+            d_out, d_model, init=init, bias=around.bias, depth=depth, rngs=rngs
+        )
 
     def __call__(
         self,
-        x: Array,
+        x: Float[Array, "L d"],
         state: MixerState | None = None,
         *,
-        reset: Array | None = None,
+        reset: Bool[Array, " L"] | None = None,
         key: Array | None = None,
-    ) -> tuple[Array, MixerState]:
+    ) -> tuple[Float[Array, "L d"], MixerState]:
         """Mix one sequence.
 
         Args:
@@ -117,13 +129,17 @@ class Mixer(nnx.Module):
             y, h = scan(system, tokens, h0, method=self.method)  # type: ignore[arg-type]
         return self._output(x, y), MixerState(tail, h)  # type: ignore[arg-type]
 
-    def step(self, x: Array, state: MixerState) -> tuple[Array, MixerState]:
+    def step(
+        self, x: Float[Array, " d"], state: MixerState
+    ) -> tuple[Float[Array, " d"], MixerState]:
         """Mix one token x (d_model,) with constant memory; `__call__` on a sequence of length 1."""
         system, tokens, tail = self._system(x[None], state, None)
         y, h = step(system, tokens[0], state.h)
         return self._output(x[None], y[None])[0], MixerState(tail, h)
 
-    def system(self, x: Array, *, reset: Array | None = None) -> tuple[System | KernelSystem, Array]:
+    def system(
+        self, x: Float[Array, "L d"], *, reset: Bool[Array, " L"] | None = None
+    ) -> tuple[System | KernelSystem, Float[Array, "L e"]]:
         """The System of a sequence x (L, d_model), and the tokens that enter it (L, …)."""
         return self._system(x, None, reset)[:2]
 
@@ -136,7 +152,9 @@ class Mixer(nnx.Module):
         tail = None if tail is None else jnp.zeros(tail.shape, tail.dtype)
         if isinstance(system, KernelSystem):
             _, groups, m = system.k.shape
-            cache = KVCache.allocate(max_length, groups, m, system.num_heads, system.num_channels, dtype)
+            cache = KVCache.allocate(
+                max_length, groups, m, system.num_heads, system.num_channels, dtype
+            )
             return MixerState(tail, cache)
         h = jax.eval_shape(lambda s, u: scan(s, u)[1], system, tokens)
         return MixerState(tail, jnp.zeros(h.shape, h.dtype))
@@ -185,11 +203,22 @@ def _attend_with_dropout(
             "normaliser); set attention_dropout = 0 and use residual_dropout."
         )
     if state is not None:
-        raise ValueError("attention_dropout: training starts from an empty state; got a carried one.")
+        raise ValueError(
+            "attention_dropout: training starts from an empty state; got a carried one."
+        )
     phi = dropout(materialize(system), rate, key)
     values = tokens.reshape(tokens.shape[0], phi.shape[0], -1)
     y = jnp.einsum("hts,shp->thp", phi, values, precision="highest")
     return y.reshape(tokens.shape[0], -1).astype(tokens.dtype)
+
+
+def _check(around: Surrounding, signals: tuple[str, ...]) -> None:
+    activations = tuple(ACTIVATIONS)
+    check_choice("Surrounding.conv_activation", around.conv_activation, activations)
+    if around.gate is not None:
+        check_choice("Surrounding.gate", around.gate, activations)
+    for name in around.conv_on:
+        check_choice("Surrounding.conv_on", name, signals)
 
 
 def _cumulative(sizes: Any) -> Any:

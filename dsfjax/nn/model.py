@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Bool, Float, Int
 
 from dsfjax import systems
 from dsfjax.core import KernelSystem, System
 from dsfjax.nn.config import ModelConfig
-from dsfjax.nn.mixer import Mixer, MixerState
+from dsfjax.nn.mixer import Mixer, MixerState, Surrounding
 from dsfjax.nn.pieces import MLP, dropout, linear, norm, param_dtype
 from dsfjax.nn.surroundings import surrounding
 from dsfjax.systems import Architecture
@@ -36,14 +37,16 @@ class Block(nnx.Module):
     for models without MLP ("transformer"), which adds norm₂(r) itself to the residual.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: ModelConfig, around: Surrounding | None = None, *, rngs: nnx.Rngs
+    ) -> None:
         depth = config.num_layers
         self.kind = config.block
         self.norm1 = norm(config.norm, config.d_model, rngs=rngs)
         self.mixer = Mixer(
-            architecture(config),
+            architecture(config, around),
             config.d_model,
-            surrounding(config.mixer, config.surroundings),
+            around or surrounding(config.mixer, config.surroundings),
             attention_dropout=config.attention_dropout,
             method=config.method,
             init=config.init,
@@ -53,7 +56,9 @@ class Block(nnx.Module):
         if config.block != "mamba":
             self.norm2 = norm(config.norm, config.d_model, rngs=rngs)
         if config.block == "prenorm":
-            self.mlp = MLP(config.d_model, config.mlp_ratio, init=config.init, depth=depth, rngs=rngs)
+            self.mlp = MLP(
+                config.d_model, config.mlp_ratio, init=config.init, depth=depth, rngs=rngs
+            )
 
     def __call__(
         self,
@@ -88,32 +93,57 @@ class Block(nnx.Module):
 class SequenceModel(nnx.Module):
     """Embedding, optional learned positions, blocks, final norm and head."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: ModelConfig, around: Surrounding | None = None, *, rngs: nnx.Rngs
+    ) -> None:
         self.config = config
         d, dtype = config.d_model, param_dtype()
         embed_init = nnx.initializers.normal(0.02)
-        self.embed = nnx.Embed(config.vocab_size, d, embedding_init=embed_init, param_dtype=dtype, rngs=rngs)
+        self.embed = nnx.Embed(
+            config.vocab_size, d, embedding_init=embed_init, param_dtype=dtype, rngs=rngs
+        )
         if config.max_length:
-            self.positions = nnx.Embed(config.max_length, d, embedding_init=embed_init, param_dtype=dtype, rngs=rngs)
-        self.blocks = nnx.Dict({f"block_{i}": Block(config, rngs=rngs) for i in range(config.num_layers)})
+            self.positions = nnx.Embed(
+                config.max_length, d, embedding_init=embed_init, param_dtype=dtype, rngs=rngs
+            )
+        self.blocks = nnx.Dict(
+            {f"block_{i}": Block(config, around, rngs=rngs) for i in range(config.num_layers)}
+        )
         self.norm_f = norm(config.norm, d, rngs=rngs)
         if config.head != "tied":
             width = config.num_classes or config.vocab_size
-            self.head_map = linear(d, width, init=config.init, bias=config.head == "classifier", rngs=rngs)
+            self.head_map = linear(
+                d, width, init=config.init, bias=config.head == "classifier", rngs=rngs
+            )
 
-    def features(self, tokens: Array, *, reset: Array | None = None, key: Array | None = None) -> Array:
+    def features(
+        self,
+        tokens: Int[Array, " L"],
+        *,
+        reset: Bool[Array, " L"] | None = None,
+        key: Array | None = None,
+    ) -> Float[Array, "L d"]:
         """Features (L, d) of tokens (L,). ``key`` turns dropout on."""
         return self._run(tokens, None, reset, key)[0]
 
-    def head(self, features: Array) -> Array:
+    def head(self, features: Float[Array, "... d"]) -> Float[Array, "... k"]:
         """Logits (…, vocab) of features (…, d); for a classifier (num_classes,) of (L, d)."""
         if self.config.head == "tied":
             return jnp.matmul(features, self.embed.embedding[...].T, precision="highest")
         if self.config.head == "classifier":
-            features = features.mean(axis=-2) if self.config.pooling == "mean" else features[..., -1, :]
+            if features.ndim < 2:
+                raise ValueError(
+                    "head: a classifier pools over a sequence, expected features (…, L, d), got "
+                    f"{features.shape}. Use prefill or apply instead of step."
+                )
+            features = (
+                features.mean(axis=-2) if self.config.pooling == "mean" else features[..., -1, :]
+            )
         return self.head_map(features)
 
-    def systems(self, tokens: Array, *, reset: Array | None = None) -> tuple[tuple[System | KernelSystem, Array], ...]:
+    def systems(
+        self, tokens: Int[Array, " L"], *, reset: Bool[Array, " L"] | None = None
+    ) -> tuple[tuple[System | KernelSystem, Array], ...]:
         """The System of every layer on tokens (L,), with the tokens that enter it."""
         h, found = self._embed(tokens, jnp.zeros((), jnp.int32), reset), []
         r = jnp.zeros_like(h)
@@ -127,11 +157,15 @@ class SequenceModel(nnx.Module):
         layers = tuple(block.mixer.init_state(max_length) for block in self._blocks())
         return DecodeState(jnp.zeros((), jnp.int32), layers)
 
-    def prefill(self, tokens: Array, state: DecodeState) -> tuple[Array, DecodeState]:
+    def prefill(
+        self, tokens: Int[Array, " L"], state: DecodeState
+    ) -> tuple[Float[Array, "L d"], DecodeState]:
         """Features (L, d) of tokens (L,) that continue ``state``, and the state after them."""
         return self._run(tokens, state, None, None)
 
-    def step(self, token: Array, state: DecodeState) -> tuple[Array, DecodeState]:
+    def step(
+        self, token: Int[Array, ""], state: DecodeState
+    ) -> tuple[Float[Array, " d"], DecodeState]:
         """Features (d,) of one token () and the state after it."""
         h = self._embed(token[None], state.position, None)[0]
         r, layers = jnp.zeros_like(h), []
@@ -158,6 +192,11 @@ class SequenceModel(nnx.Module):
         return features, DecodeState(start + tokens.shape[0], tuple(layers))
 
     def _embed(self, tokens: Array, start: Array, reset: Array | None) -> Array:
+        if tokens.ndim != 1:
+            raise ValueError(
+                f"the model runs one sequence of token ids (L,), got {tokens.shape}. For a batch "
+                "use jax.vmap over it."
+            )
         h = self.embed(tokens)
         if self.config.max_length:
             if tokens.shape[0] > self.config.max_length:
@@ -177,10 +216,11 @@ class SequenceModel(nnx.Module):
         return [self.blocks[f"block_{i}"] for i in range(self.config.num_layers)]
 
 
-def architecture(config: ModelConfig) -> Architecture:
-    """The architecture of a config, over the inner width of its surroundings."""
+def architecture(config: ModelConfig, around: Surrounding | None = None) -> Architecture:
+    """The architecture of a config, over the inner width of its surroundings, or of ``around``."""
     known = systems.options(config.mixer)
-    around = surrounding(config.mixer, config.surroundings)
+    practice = around is None and config.surroundings == "practice"
+    around = around or surrounding(config.mixer, config.surroundings)
     own: dict[str, object] = dict(config.options)
     if config.d_state is not None and "d_state" in known:
         own["d_state"] = config.d_state
@@ -188,6 +228,6 @@ def architecture(config: ModelConfig) -> Architecture:
         own["num_heads"] = config.num_heads
     if "init" in known:
         own.setdefault("init", config.init)
-    if config.surroundings == "practice" and "d_inner" in known:
+    if practice and "d_inner" in known:
         own.setdefault("d_inner", 2 * config.d_model)
     return systems.get(config.mixer, d_model=around.expand * config.d_model, **own)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Bool, Float
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
@@ -25,7 +26,13 @@ def param_dtype() -> Any:
 
 
 def linear(
-    d_in: int, d_out: int, *, rngs: nnx.Rngs, init: str = "published", bias: bool = True, depth: int = 0
+    d_in: int,
+    d_out: int,
+    *,
+    rngs: nnx.Rngs,
+    init: str = "published",
+    bias: bool = True,
+    depth: int = 0,
 ) -> nnx.Linear:
     """A linear map: N(0, 1/d_in) as published, N(0, 0.02²) by the authors; bias 0.
 
@@ -42,19 +49,24 @@ def linear(
         std = 0.02 / math.sqrt(2 * depth) if depth else 0.02
     kernel_init = nnx.initializers.normal(std)
     return nnx.Linear(
-        d_in, d_out, use_bias=bias, kernel_init=kernel_init, param_dtype=param_dtype(), precision="highest", rngs=rngs
+        d_in,
+        d_out,
+        use_bias=bias,
+        kernel_init=kernel_init,
+        param_dtype=param_dtype(),
+        precision="highest",
+        rngs=rngs,
     )
 
 
 def norm(kind: str, width: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
     """LayerNorm or RMSNorm with ε = 1e-5."""
     make = nnx.LayerNorm if kind == "layer" else nnx.RMSNorm
-    options = {"use_fast_variance": False} if kind == "layer" else {"use_fast_variance": False}
-    return make(width, epsilon=1e-5, param_dtype=param_dtype(), rngs=rngs, **options)
+    return make(width, epsilon=1e-5, use_fast_variance=False, param_dtype=param_dtype(), rngs=rngs)
 
 
 class CausalConv(nnx.Module):
-    """Depthwise causal convolution, :math:`y_t = b + \\sum_{j<W} w_j ⊙ x_{t-W+1+j}`.
+    r"""Depthwise causal convolution, :math:`y_t = b + \sum_{j<W} w_j ⊙ x_{t-W+1+j}`.
 
     The last tap multiplies the current sample. Samples before the sequence, and before the start of
     a document (``reset``), are zero. Taps and bias start uniform in ±1/√W, whatever ``init`` is.
@@ -74,8 +86,12 @@ class CausalConv(nnx.Module):
         self.bias = nnx.Param(uniform((channels,)))
 
     def __call__(
-        self, x: Array, tail: Array | None = None, *, reset: Array | None = None
-    ) -> tuple[Array, Array]:
+        self,
+        x: Float[Array, "L d"],
+        tail: Float[Array, "W d"] | None = None,
+        *,
+        reset: Bool[Array, " L"] | None = None,
+    ) -> tuple[Float[Array, "L d"], Float[Array, "W d"]]:
         """Convolve x (L, d).
 
         Args:
@@ -106,13 +122,14 @@ class CausalConv(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """fc2(gelu(fc1 x)) with a hidden layer of ``ratio`` · d."""
+    """W₂ gelu(W₁ x + b₁) + b₂ with a hidden layer of ``ratio`` · d."""
 
     def __init__(self, d_model: int, ratio: int, *, init: str, depth: int, rngs: nnx.Rngs) -> None:
         self.fc1 = linear(d_model, ratio * d_model, init=init, rngs=rngs)
         self.fc2 = linear(ratio * d_model, d_model, init=init, depth=depth, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """Apply to every row of x (…, d)."""
         return self.fc2(ACTIVATIONS["gelu"](self.fc1(x)))
 
 
@@ -122,7 +139,8 @@ class GLU(nnx.Module):
     def __init__(self, d_in: int, d_out: int, *, rngs: nnx.Rngs) -> None:
         self.linear = linear(d_in, 2 * d_out, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... e"]:
+        """Apply to every row of x (…, d); (…, d_out)."""
         a, b = jnp.split(self.linear(x), 2, axis=-1)
         return a * jax.nn.sigmoid(b)
 

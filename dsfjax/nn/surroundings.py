@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dsfjax.nn.mixer import Surrounding
+from dsfjax.nn.mixer import BARE, Surrounding
 
-BARE = Surrounding()
 _GRIFFIN = Surrounding(project_in=True, conv_width=4, conv_activation="identity", gate="gelu_tanh")
 _QLSTM = Surrounding(expand=2, conv_width=4, conv_activation="identity", gate="gelu")
 _CONVOLVED_ATTENTION = Surrounding(conv_width=4, conv_on=("q", "k", "v"))
@@ -17,6 +16,7 @@ PAPER = {
 }
 
 PRACTICE = PAPER | {
+    "softmax_attention": _CONVOLVED_ATTENTION,
     "linear_attention": _CONVOLVED_ATTENTION,
     "normalized_attention": _CONVOLVED_ATTENTION,
     "s6": Surrounding(expand=2, conv_width=4, gate="silu"),  # Mamba, arXiv:2312.00752
