@@ -1,0 +1,60 @@
+"""From words to a command, and from its outcome to an exit code."""
+
+import sys
+from collections.abc import Sequence
+
+from dsfjax.cli import options, parse
+from dsfjax.cli.usage import UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: The words after ``dsfjax``; by default those of this process.
+
+    Returns:
+        The exit code: 0, or 2 after one line on stderr that says what to change.
+
+    Examples:
+        >>> main(["compere", "mqar"])  # and "did you mean 'compare'?" on stderr
+        2
+    """
+    try:
+        words = list(sys.argv[1:] if argv is None else argv)
+        if words == ["--version"]:
+            print(f"dsfjax {parse.version()}")
+            return 0
+        command = parse.parse(words)
+        return 0 if command is None else _run(command)
+    except UsageError as error:
+        print(f"dsfjax: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dsfjax: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _run(command: options.Command) -> int:
+    # Imported when needed: JAX takes a second, which --help and a misspelt option need not wait.
+    match command:
+        case options.Train() | options.Compare():
+            from dsfjax.cli import training
+
+            return training.main(command)
+        case options.Systems():
+            from dsfjax.cli import systems
+
+            return systems.main(command)
+        case options.Explain():
+            from dsfjax.cli import explain
+
+            return explain.main(command)
+        case options.Report():
+            from dsfjax.cli import report
+
+            return report.main(command)
+        case options.Bench():
+            from dsfjax.cli import bench
+
+            return bench.main(command)

@@ -1,0 +1,85 @@
+"""``dsfjax systems`` and what ``dsfjax explain`` shares with it."""
+
+import jax
+import jax.numpy as jnp
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dsfjax import systems
+from dsfjax.cli import options
+from dsfjax.cli.usage import usage_errors
+from dsfjax.core import KernelSystem, System
+
+
+def main(command: options.Systems) -> int:
+    """Print the table of architectures.
+
+    Args:
+        command: The options.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: If an architecture cannot have these sizes.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a reader of a pipe can scroll, and a program can parse
+    with usage_errors(ValueError, TypeError):
+        table = _table(command)
+    console.print(table)
+    return 0
+
+
+def sizes(command: options.Systems | options.Explain) -> dict[str, int]:
+    """The sizes of an architecture that a command line gives.
+
+    Args:
+        command: Options with ``d_model``, ``d_state`` and ``num_heads``.
+
+    Returns:
+        Keywords for ``dsfjax.systems.get``; one that is not given is the architecture's own.
+    """
+    given = {name: getattr(command, name) for name in ("d_model", "d_state", "num_heads")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def abstract_system(
+    architecture: systems.Architecture, length: int, d_model: int
+) -> System | KernelSystem:
+    """The system that an architecture makes of a sequence: its shapes, without any numbers.
+
+    Args:
+        architecture: The architecture.
+        length: Length of the sequence.
+        d_model: Width of its tokens.
+
+    Returns:
+        A system of ``jax.ShapeDtypeStruct``.
+    """
+
+    def make() -> System | KernelSystem:
+        params = architecture.init(jax.random.key(0))
+        return architecture.system(params, jnp.zeros((length, d_model)))
+
+    return jax.eval_shape(make)
+
+
+def _table(command: options.Systems) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("architecture", no_wrap=True)
+    for head in ("A", "state size N", "A and B share", "|λ|", "normaliser"):
+        table.add_column(head)
+    for name in systems.names():
+        # One line per architecture: the sizes apply where there is something they are a size of.
+        given = {k: v for k, v in sizes(command).items() if k in systems.options(name)}
+        found = systems.get(name, **given)
+        system = abstract_system(found, 2, command.d_model)
+        traits = found.traits
+        size = traits.state
+        if isinstance(system, System):
+            size += f" = {system.num_states:,}"
+        table.add_row(name, traits.structure, size, traits.shares, traits.bounds, traits.normalizer)
+    return table

@@ -1,0 +1,4 @@
+"""Floor 6: what a comparison found, as a page, as data files and as a terminal table."""
+
+from dsfjax.report.table import render as render
+from dsfjax.report.writer import write as write

@@ -1,0 +1,132 @@
+"""What a comparison of mixers is, once it has been read: plain data, no files and no JAX."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy over training of one seed.
+
+    Attributes:
+        seed: The seed.
+        steps: Training steps after which the accuracy was measured, increasing.
+        accuracy: Accuracy on the held-out examples at these steps, in [0, 1]; 0 where the member
+            had diverged.
+    """
+
+    seed: int
+    steps: Int[np.ndarray, " points"]
+    accuracy: Float[np.ndarray, " points"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the trained model of one mixer shows on one example or a few.
+
+    Attributes:
+        moduli: |λ| of the normalised transition, over examples, layers, tokens, heads and states.
+        kernel: Φ of head 0 of the last layer on one example; where the decay differs between
+            value channels, the root mean square over the channels.
+        num_channels: Number of channels behind ``kernel``: 1 where they share one Φ.
+        pairs: ``(query, value)`` positions of the example: at ``query`` the model must name the
+            token that stands at ``value``.
+    """
+
+    moduli: Float[np.ndarray, " values"]
+    kernel: Float[np.ndarray, "L L"]
+    num_channels: int
+    pairs: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One mixer of the comparison, at its best learning rate.
+
+    Attributes:
+        mixer: Name of the run, usually that of the architecture.
+        learning_rate: The best learning rate: the highest mean accuracy over seeds.
+        accuracy_mean: Mean over seeds of the final accuracy, in [0, 1].
+        accuracy_std: Standard deviation over seeds.
+        steps_to_90: Steps until 90 % accuracy, mean over seeds; None unless all got there.
+        state_size: Numbers of state in all layers after the last token of a sequence.
+        num_params: Number of trained parameters.
+        tokens_per_second: Training tokens of all members of the program per second.
+        bounds: What is known about |λ| by construction, in words.
+        num_members: How many members (learning rates × seeds) were trained.
+        num_diverged: How many of them ended non-finite.
+        curves: One per seed. The last point is the final accuracy.
+        probe: What a trained member shows; None where all seeds diverged.
+    """
+
+    mixer: str
+    learning_rate: float
+    accuracy_mean: float
+    accuracy_std: float
+    steps_to_90: float | None
+    state_size: int
+    num_params: int
+    tokens_per_second: float
+    bounds: str
+    num_members: int
+    num_diverged: int
+    curves: tuple[Curve, ...]
+    probe: Probe | None = None
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Final accuracy of every seed."""
+        return tuple(float(curve.accuracy[-1]) for curve in self.curves)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mixers trained on one task, best first.
+
+    Attributes:
+        facts: Task, model, training, device and versions: what stands under the heading, in words.
+        chance: Accuracy of a guess among all values of the vocabulary.
+        unbound: Accuracy of naming some value of the sequence, without knowing which key it
+            belongs to. A model above it binds values to keys.
+        entries: One per mixer, by mean accuracy, best first; equal ones by steps to 90 %.
+    """
+
+    facts: dict[str, str]
+    chance: float
+    unbound: float
+    entries: tuple[Entry, ...]
+
+
+def band(
+    curves: tuple[Curve, ...],
+) -> tuple[
+    Int[np.ndarray, " points"],
+    Float[np.ndarray, " points"],
+    Float[np.ndarray, " points"],
+    Float[np.ndarray, " points"],
+]:
+    """Mean, minimum and maximum over seeds, at every step at which some seed was measured.
+
+    A seed that was not measured at a step (it had solved the task and stopped) keeps its last
+    value. The band begins where every seed has been measured.
+
+    Args:
+        curves: One curve per seed, at least one.
+
+    Returns:
+        ``(steps, mean, low, high)``, each of one length.
+
+    Example:
+        >>> a = Curve(0, np.array([10, 20, 30]), np.array([0.2, 0.4, 0.6]))
+        >>> b = Curve(1, np.array([10, 20]), np.array([0.4, 1.0]))
+        >>> [x.tolist() for x in band((a, b))[::2]]
+        [[10, 20, 30], [0.2, 0.4, 0.6]]
+    """
+    steps = np.unique(np.concatenate([curve.steps for curve in curves]))
+    steps = steps[steps >= max(curve.steps[0] for curve in curves)]
+    values = np.stack(
+        [c.accuracy[np.searchsorted(c.steps, steps, side="right") - 1] for c in curves]
+    )
+    return steps, values.mean(axis=0), values.min(axis=0), values.max(axis=0)

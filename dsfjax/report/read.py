@@ -1,0 +1,124 @@
+"""Run directories read back into a `Comparison`."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dsfjax import nn
+from dsfjax.report.comparison import Comparison, Curve, Entry
+from dsfjax.report.probe import probe
+from dsfjax.training import Loaded, TrainConfig, load
+from dsfjax.training.comparison import row
+
+
+def read(run_dir: Path) -> Comparison:
+    """Read a comparison, or a single run as a comparison of one.
+
+    Args:
+        run_dir: Folder with ``compare.json`` and a run per row, or the folder of one run.
+
+    Returns:
+        The comparison, with a probe of each mixer's best seed.
+
+    Raises:
+        ValueError: If there is no finished run, or the runs are not of one task.
+    """
+    if (run_dir / "compare.json").exists():
+        rows = json.loads((run_dir / "compare.json").read_text(encoding="utf-8"))
+        runs = [(row, load(run_dir / row["mixer"])) for row in rows]
+    elif (run_dir / "result.json").exists():
+        loaded = load(run_dir)
+        runs = [(row(loaded.config.model.mixer, loaded.result), loaded)]
+    else:
+        raise ValueError(
+            f"report: expected a finished run or comparison in {run_dir}, found neither "
+            "compare.json nor result.json. Train one with `dsfjax compare` or `dsfjax train`."
+        )
+    tasks = {loaded.config.task for _, loaded in runs}
+    if len(tasks) != 1:
+        raise ValueError(f"report: expected runs of one task in {run_dir}, got {len(tasks)} tasks.")
+    entries = sorted(
+        (_entry(row, loaded) for row, loaded in runs),
+        key=lambda entry: (-entry.accuracy_mean, entry.steps_to_90 or math.inf),
+    )
+    (task,) = tasks
+    return Comparison(
+        facts=_facts([loaded for _, loaded in runs]),
+        chance=1 / (task.vocab_size - task.vocab_size // 2),
+        unbound=1 / task.num_kv_pairs,
+        entries=tuple(entries),
+    )
+
+
+def _entry(row: Mapping[str, Any], loaded: Loaded) -> Entry:
+    config, members = loaded.config, loaded.result["members"]
+    best = [m for m in members if m["learning_rate"] == row["best_learning_rate"]]
+    whole = [m for m in best if m["status"] != "diverged"]
+    shown = None
+    if whole:
+        index = max(whole, key=lambda member: member["eval_accuracy"])["member"]
+        params = jax.tree.map(lambda leaf: leaf[index], loaded.params)
+        shown = probe(nn.build(config.model), params, config.task)
+    copied = (
+        "mixer accuracy_mean accuracy_std steps_to_90 state_size num_params tokens_per_second"
+    ).split()
+    return Entry(
+        **{name: row[name] for name in copied},
+        learning_rate=row["best_learning_rate"],
+        bounds=_bounds(config),
+        num_members=len(members),
+        num_diverged=sum(member["status"] == "diverged" for member in members),
+        curves=tuple(_curve(member, loaded.metrics) for member in best),
+        probe=shown,
+    )
+
+
+def _curve(member: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Curve:
+    own = [line for line in metrics if line["member"] == member["member"]]
+    accuracy = np.array([line["eval_accuracy"] or 0.0 for line in own])
+    if member["status"] == "diverged":
+        accuracy[-1] = 0.0  # as the comparison counts it
+    return Curve(member["seed"], np.array([line["step"] for line in own]), accuracy)
+
+
+def _bounds(config: TrainConfig) -> str:
+    return nn.architecture(config.model).traits.bounds
+
+
+def _facts(runs: Sequence[Loaded]) -> dict[str, str]:
+    """What the page says under its heading; of settings that differ between runs, all of them."""
+    configs = [loaded.config for loaded in runs]
+
+    def each(values: Sequence[Any]) -> str:
+        return " | ".join(dict.fromkeys(str(value) for value in values))
+
+    task, environment = configs[0].task, runs[0].environment
+    versions = {
+        name: version or "(not installed)" for name, version in environment["versions"].items()
+    }
+    git = environment["git"]
+    commit = f", commit {git['commit'][:9]}{' + changes' if git['dirty'] else ''}" if git else ""
+    return {
+        "Task": f"MQAR: L = {task.seq_len}, {task.num_kv_pairs} key–value pairs, "
+        f"vocabulary {task.vocab_size}",
+        "Model": f"{each([c.model.num_layers for c in configs])} layers, "
+        f"d = {each([c.model.d_model for c in configs])}",
+        "Training": f"at most {each([c.steps for c in configs])} steps of "
+        f"{each([c.batch_size for c in configs])} examples, AdamW, learning rates "
+        f"{each([', '.join(f'{r:g}' for r in c.learning_rates) for c in configs])}, "
+        f"{each([len(c.seeds) for c in configs])} seeds",
+        "Device": each(
+            [
+                f"{r.environment['device_count']} × {r.environment['device_kind']} "
+                f"({r.environment['cpu_count']} CPU cores)"
+                for r in runs
+            ]
+        ),
+        "Versions": f"dsfjax {versions['dsfjax']}{commit}, jax {versions['jax']}, "
+        f"flax {versions['flax']}, Python {environment['python']}",
+    }

@@ -1,0 +1,118 @@
+r"""What a model is trained for: cross-entropy at the positions that carry an answer.
+
+With vocabulary :math:`V`, features :math:`x \in \mathbb{R}^{L \times d}` and :math:`q` queries per
+sequence, the dense loss costs :math:`L V d` operations for the logits, of which all but
+:math:`q V d` are thrown away. :func:`query_loss` gathers the features first and so never computes
+them; value and gradient are those of :func:`full_loss`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+from dsfjax.nn import Model
+from dsfjax.tasks.mqar import Batch
+
+IGNORED = -100
+"""Label of a position without an answer."""
+
+
+def query_loss(
+    model: Model,
+    params: PyTree,
+    batch: Batch,
+    key: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    r"""Mean cross-entropy over the query positions of a batch.
+
+    .. math:: \frac{1}{bq} \sum_{i,j} \left[ \log \sum_v e^{z_{ijv}} - z_{ij\,y_{ij}} \right],
+        \qquad z_{ij} = \mathrm{head}(x_i[t_{ij}])
+
+    Args:
+        model: The model; its ``features`` sees one sequence at a time.
+        params: Parameters of the model.
+        batch: ``inputs`` (b, L), ``query_positions`` (b, q) and ``targets`` (b, q), integers.
+        key: A PRNG key for dropout (training), or None (evaluation).
+
+    Returns:
+        The loss, and ``{"loss", "accuracy"}``: accuracy is the fraction of queries whose largest
+        logit is the target. Scalars, in the dtype of the logits but at least float32.
+
+    Examples:
+        >>> import jax
+        >>> from dsfjax.nn import ModelConfig, build
+        >>> from dsfjax.tasks import mqar
+        >>> task = mqar.MQARConfig(vocab_size=64, seq_len=32, num_kv_pairs=4)
+        >>> model = build(ModelConfig("linear_attention", vocab_size=64, d_model=4, num_layers=1))
+        >>> batch = mqar.batch(jax.random.key(0), task, 2)
+        >>> params = jax.jit(model.init)(jax.random.key(1))
+        >>> loss, metrics = jax.jit(lambda params: query_loss(model, params, batch))(params)
+        >>> sorted(metrics)
+        ['accuracy', 'loss']
+    """
+
+    def features_at_queries(example: Batch, key: PRNGKeyArray | None) -> Array:
+        return model.features(params, example.inputs, key=key)[example.query_positions]
+
+    features = _over_batch(features_at_queries, batch, len(batch.inputs), key)
+    return _cross_entropy(model.head(params, features), batch.targets, jnp.ones_like(batch.targets))
+
+
+def full_loss(
+    model: Model,
+    params: PyTree,
+    inputs: Int[Array, "b L"],
+    labels: Int[Array, "b L"],
+    key: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Mean cross-entropy over all positions whose label is not -100.
+
+    For data that comes with dense labels; where the labels are few, :func:`query_loss` gives the
+    same for less.
+
+    Args:
+        model: The model.
+        params: Parameters of the model.
+        inputs: Token ids, (b, L).
+        labels: Target ids, (b, L); -100 where there is none.
+        key: A PRNG key for dropout (training), or None (evaluation).
+
+    Returns:
+        The loss and ``{"loss", "accuracy"}`` as in :func:`query_loss`. NaN without any label.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from dsfjax.nn import ModelConfig, build
+        >>> model = build(ModelConfig("linear_attention", vocab_size=8, d_model=4, num_layers=1))
+        >>> params = jax.jit(model.init)(jax.random.key(0))
+        >>> inputs = jnp.arange(8).reshape(1, 8)
+        >>> loss, _ = jax.jit(lambda params: full_loss(model, params, inputs, inputs))(params)
+        >>> bool(loss > 0)
+        True
+    """
+
+    def logits_of(tokens: Array, key: PRNGKeyArray | None) -> Array:
+        return model.apply(params, tokens, key=key)
+
+    logits = _over_batch(logits_of, inputs, len(inputs), key)
+    labelled = labels != IGNORED
+    # An ignored label is no index; any valid one does, as its term is weighted by zero.
+    return _cross_entropy(logits, jnp.where(labelled, labels, 0), labelled)
+
+
+def _over_batch(function, batch, size: int, key: Array | None) -> Array:  # noqa: ANN001
+    if key is None:
+        return jax.vmap(lambda example: function(example, None))(batch)
+    return jax.vmap(function)(batch, jax.random.split(key, size))
+
+
+def _cross_entropy(
+    logits: Float[Array, "b t v"], targets: Int[Array, "b t"], weights: Shaped[Array, "b t"]
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    weights = weights.astype(logits.dtype)
+    weights = weights / weights.sum()
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    loss = (weights * (jax.nn.logsumexp(logits, axis=-1) - chosen)).sum()
+    accuracy = (weights * (logits.argmax(axis=-1) == targets)).sum()
+    return loss, {"loss": loss, "accuracy": accuracy}

@@ -1,0 +1,127 @@
+"""Frozen dataclasses to and from JSON, with every unknown key refused."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from dsfjax.training.choice import choose
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON data; tuples become lists.
+
+    Args:
+        config: A dataclass instance, of dataclasses, tuples, numbers, strings and None.
+
+    Returns:
+        Nested dicts and lists.
+
+    Examples:
+        >>> from dsfjax.tasks.mqar import MQARConfig
+        >>> to_dict(MQARConfig())["num_kv_pairs"]
+        4
+    """
+    return _plain(dataclasses.asdict(config))
+
+
+def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
+    """Build a config from JSON data.
+
+    Args:
+        kind: The dataclass to build.
+        data: Its fields; those with a default may be absent.
+        where: What ``data`` is, for messages.
+
+    Returns:
+        The config, validated by its own ``__post_init__``.
+
+    Raises:
+        ValueError: If a key is unknown (the nearest is named) or missing.
+        TypeError: If a value is not of the field's type.
+
+    Examples:
+        >>> from dsfjax.tasks.mqar import MQARConfig
+        >>> from_dict(MQARConfig, {"sequence_len": 64})
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown key of config 'sequence_len'; did you mean 'seq_len'? Known:
+        num_kv_pairs, power_a, seq_len, vocab_size.
+    """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{where}: expected an object of {kind.__name__}, got {data!r}")
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in data:
+        choose(f"key of {where}", name, fields)
+    for name, field in fields.items():
+        absent = dataclasses.MISSING
+        if name not in data and field.default is absent and field.default_factory is absent:
+            raise ValueError(f"{where}: expected the key {name!r}, which is missing")
+    return kind(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Where two configs in JSON form differ.
+
+    Args:
+        a: One.
+        b: The other.
+        prefix: Path of both, for nested calls.
+
+    Returns:
+        One line per difference, "path: a's value -> b's value".
+
+    Examples:
+        >>> differences({"task": {"seq_len": 32}}, {"task": {"seq_len": 64}})
+        ['task.seq_len: 32 -> 64']
+    """
+    found = []
+    for name in sorted(a.keys() | b.keys()):
+        left, right = a.get(name), b.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            found.append(f"{prefix}{name}: {left!r} -> {right!r}")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (hint,) = (arg for arg in args if arg is not type(None))
+        return _value(hint, value, where)
+    if hint is Any:
+        return tuple(value) if isinstance(value, list) else value
+    if origin is typing.Literal:
+        return choose(where, value, args)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{where}: expected a list, got {value!r}")
+        items = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(items) != len(value):
+            raise TypeError(f"{where}: expected {len(items)} values, got {value!r}")
+        pairs = enumerate(zip(items, value, strict=True))
+        return tuple(_value(item, v, f"{where}[{i}]") for i, (item, v) in pairs)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, where=where)
+    # JSON does not tell 1.0 from 1, and to Python True is an int.
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        name = getattr(hint, "__name__", hint)
+        raise TypeError(f"{where}: expected {name}, got {value!r}")
+    return value

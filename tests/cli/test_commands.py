@@ -1,0 +1,137 @@
+"""Commands from the words to the files and the table they leave."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from dsfjax import systems
+from dsfjax.cli import main, options, training
+from dsfjax.training import load, presets
+
+SMOKE = ["--preset", "smoke"]
+
+
+def run(capsys: pytest.CaptureFixture, *words: object) -> str:
+    """Standard output of a command that succeeds."""
+    assert main([str(word) for word in words]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def fails(capsys: pytest.CaptureFixture, *words: object) -> str:
+    """The one line of a command that is refused."""
+    assert main([str(word) for word in words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"dsfjax: .*\n", err)
+    return err
+
+
+def test_compare_trains_reports_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["compare", "mqar", *SMOKE, "--run-dir", tmp_path / "run"]
+    first = run(capsys, *words, "--mixers", "linear_attention")
+    assert "linear_attention: step 4/8, loss " in first
+    assert "linear_attention: 4 finished after 8 steps" in first
+    out = run(capsys, *words, "--report", tmp_path / "report")
+    assert "linear_attention: step" not in out
+    assert "ssd: compiling 4 members as one program" in out
+    assert "ssd: step 8/8, loss " in out
+    rows = json.loads((tmp_path / "run" / "compare.json").read_text())
+    assert [row["mixer"] for row in rows] == ["linear_attention", "ssd"]
+    for row in rows:
+        line = next(x for x in out.splitlines() if x.startswith(row["mixer"] + " "))
+        assert f"{100 * row['accuracy_mean']:.1f} ±" in line
+    assert "\x1b" not in out
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "linear_attention" in page
+    assert "ssd" in page
+
+
+def test_train_puts_every_option_where_it_belongs(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = run(
+        capsys, "train", "mqar", *SMOKE, "--mixer", "linear_attention", "--lr", 0.02, "--seed", 5,
+        "--steps", 4, "--eval-every", 2, "--batch-size", 3, "--d-model", 8, "--num-kv-pairs", 3,
+        "--weight-decay", 0.0, "--vocab-size", 40, "--run-dir", tmp_path / "run",
+    )  # fmt: skip
+    assert "linear_attention: step 4/4" in out
+    config = load(tmp_path / "run").config
+    assert (config.learning_rates, config.seeds) == ((0.02,), (5,))
+    assert (config.steps, config.eval_every, config.batch_size) == (4, 2, 3)
+    assert (config.task.num_kv_pairs, config.task.vocab_size) == (3, 40)
+    assert (config.model.d_model, config.model.vocab_size) == (8, 40)
+    assert config.optimizer.weight_decay == 0.0
+    assert config.task.seq_len == presets.get("smoke").base.task.seq_len
+
+
+def test_report_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run(capsys, "train", "mqar", *SMOKE, "--mixer", "ssd", "--run-dir", tmp_path / "run")
+    run(capsys, "report", tmp_path / "run", "--out", tmp_path / "page")
+    assert "ssd" in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_default_folder_depends_on_the_config() -> None:
+    def folder(seed: int = 0, steps: int | None = None) -> Path:
+        command = options.Train("mqar", "smoke", mixer="ssd", seed=seed, steps=steps)
+        return training.folder_of(command, training.plan(command))
+
+    assert folder() == folder()
+    assert folder().parent == Path("runs")
+    assert folder().name.startswith("mqar-ssd-")
+    assert len({folder(), folder(seed=1), folder(steps=4)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train mqra --mixer ssd", "unknown task 'mqra'; did you mean 'mqar'?"),
+        ("train mqar --mixer sssd", "unknown mixer 'sssd'; did you mean 'ssd'?"),
+        ("train mqar", "expected --mixer, one of"),
+        ("compare mqar --mixers ssd soft_attention", "did you mean 'softmax_attention'?"),
+        ("compare mqar --mixers ssd ssd", "expected distinct mixers"),
+        ("compare mqar --preset dmeo", "unknown preset 'dmeo'; did you mean 'demo'?"),
+        ("compare mqar --num-kv-pairs 9", "seq_len / 4 = 8, got 9"),
+        ("compare mqar --mixers softmax_attention --num-heads 5", "5"),
+        ("compare mqar --steps 150 --eval-every 100", "nearest:"),
+        ("compare mqar --lrs -1.0", "positive learning_rates"),
+        ("compare mqar --schedule cosin", "did you mean 'cosine'?"),
+        ("explain --mixer sssd", "unknown mixer 'sssd'; did you mean 'ssd'?"),
+        ("explain --mixer ssd --length 0", "--length"),
+        ("report nowhere", "found neither compare.json nor result.json"),
+    ],
+)
+def test_refused_before_anything_is_written(
+    words: str,
+    message: str,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, *words.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_of_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["train", "mqar", *SMOKE, "--mixer", "ssd", "--run-dir", tmp_path]
+    run(capsys, *words)
+    assert "seeds: [0] -> [1]" in fails(capsys, *words, "--seed", 1)
+
+
+def test_systems_lists_every_architecture(capsys: pytest.CaptureFixture) -> None:
+    out = run(capsys, "systems", "--d-model", 32)
+    for name in systems.names():
+        assert re.search(rf"^{name} ", out, re.MULTILINE)
+    assert re.search(r"^qlstm .* d = 32 ", out, re.MULTILINE)
+    assert re.search(r"^softmax_attention .* grows: ", out, re.MULTILINE)
+
+
+def test_explain_says_method_and_cost(capsys: pytest.CaptureFixture) -> None:
+    out = run(capsys, "explain", "--mixer", "ssd", "--length", 512)
+    assert out.startswith("ssd\n")
+    for word in ("structure", "method", "Mflop", "L = 512"):
+        assert word in out

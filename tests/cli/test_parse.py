@@ -1,0 +1,96 @@
+"""Words to commands; every misspelling is answered in one line by the nearest choice."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dsfjax.cli import main, options, parse
+from dsfjax.cli.usage import UsageError
+
+
+def test_compare_is_typed() -> None:
+    words = "compare mqar --mixers ssd s6 --lrs 1e-3 3e-3 --seeds 0 1 2 --run-dir a/b --seq-len 64"
+    command = parse.parse(words.split())
+    assert isinstance(command, options.Compare)
+    assert command.mixers == ("ssd", "s6")
+    assert command.lrs == (1e-3, 3e-3)
+    assert command.seeds == (0, 1, 2)
+    assert command.run_dir == Path("a/b")
+    assert (command.seq_len, command.d_model, command.preset) == (64, None, "demo")
+
+
+def test_train_is_typed() -> None:
+    command = parse.parse(["train", "mqar", "--mixer", "ssd", "--lr=0.1", "--seed", "3"])
+    assert isinstance(command, options.Train)
+    assert (command.task, command.mixer, command.lr, command.seed) == ("mqar", "ssd", 0.1, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "expected a command: train, compare"),
+        ("comprae mqar", "unknown command 'comprae'; did you mean 'compare'?"),
+        ("--versoin", "unknown option '--versoin'; did you mean '--version'?"),
+        (
+            "train mqar --mixr ssd",
+            "unknown option '--mixr' of dsfjax train; did you mean '--mixer'?",
+        ),
+        ("train mqar --mixer ssd --lrs=3", "did you mean '--lr'?"),
+        (
+            "compare mqar --seed 3",
+            "unknown option '--seed' of dsfjax compare; did you mean '--seeds'",
+        ),
+        ("compare mqar --seeds one", "--seeds: Could not find valid parse for arguments: ['one']"),
+        ("train --mixer ssd", "TASK"),
+        ("report", "PATH"),
+        ("systems more", "more"),
+    ],
+)
+def test_one_line_says_what_is_wrong(
+    words: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(words.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("dsfjax: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not set("│╭╰─") & set(err)
+
+
+@pytest.mark.parametrize("words", ["--help", "train --help", "compare mqar --help", "report -h"])
+def test_help(words: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(words.split()) == 0
+    assert "usage: dsfjax" in capsys.readouterr().out
+
+
+def test_help_lists_every_option_of_compare(capsys: pytest.CaptureFixture) -> None:
+    main(["compare", "--help"])
+    text = capsys.readouterr().out
+    for option in ("--mixers", "--lrs", "--seeds", "--preset", "--run-dir", "--report", "--steps"):
+        assert option in text
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dsfjax {parse.version()}\n"
+
+
+def test_unknown_words_raise_usage_errors() -> None:
+    with pytest.raises(UsageError):
+        parse.parse(["trane"])
+
+
+def test_help_loads_no_training_library() -> None:
+    # The quick answer must not wait for the slow imports.
+    code = (
+        "import sys; from dsfjax.cli import main; main(['--help']);"
+        "sys.exit(any(name in sys.modules for name in ('flax', 'optax', 'orbax', 'matplotlib')))"
+    )
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert time.perf_counter() - began < 20  # a hang, not a benchmark: the machine may be busy

@@ -1,0 +1,161 @@
+"""From a small trained comparison to the folder with the report."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsfjax import nn
+from dsfjax.analysis import eigenvalues
+from dsfjax.core import Dense, DenseInput, DenseOutput, System
+from dsfjax.engines import materialize
+from dsfjax.report import read, write
+from dsfjax.report.comparison import Comparison
+from dsfjax.report.probe import NUM_EXAMPLES, first_kernel
+from dsfjax.tasks import mqar
+from dsfjax.training import compare, load, presets
+from dsfjax.training.comparison import row
+from dsfjax.training.step import HELD_OUT, stream
+
+MIXERS = ("softmax_attention", "s6")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs")
+    compare(presets.configs(presets.get("smoke"), MIXERS), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(run_dir: Path) -> Comparison:
+    return read.read(run_dir)
+
+
+def test_page_and_data(run_dir: Path, tmp_path: Path) -> None:
+    page = write(run_dir, tmp_path / "report")
+    assert page == tmp_path / "report" / "index.html"
+    text = page.read_text(encoding="utf-8")
+    assert all(mixer in text for mixer in MIXERS)
+    with (tmp_path / "report" / "data" / "summary.csv").open(newline="", encoding="utf-8") as file:
+        summary = {row["mixer"]: row for row in csv.DictReader(file)}
+    rows = json.loads((run_dir / "compare.json").read_text(encoding="utf-8"))
+    assert list(summary) == [r["mixer"] for r in sorted(rows, key=lambda r: -r["accuracy_mean"])]
+    for found in rows:
+        for name in ("accuracy_mean", "accuracy_std", "num_params", "tokens_per_second"):
+            assert float(summary[found["mixer"]][name]) == found[name]
+
+
+def test_curves_are_those_of_the_best_rate(run_dir: Path, whole: Comparison) -> None:
+    rows = {r["mixer"]: r for r in json.loads((run_dir / "compare.json").read_text("utf-8"))}
+    for entry in whole.entries:
+        best, loaded = rows[entry.mixer], load(run_dir / entry.mixer)
+        assert list(entry.accuracies) == best["accuracies"]
+        assert [curve.seed for curve in entry.curves] == list(loaded.config.seeds)
+        for curve in entry.curves:
+            expected = [
+                (line["step"], line["eval_accuracy"])
+                for line in loaded.metrics
+                if (line["learning_rate"], line["seed"]) == (best["best_learning_rate"], curve.seed)
+            ]
+            assert list(zip(curve.steps.tolist(), curve.accuracy.tolist(), strict=True)) == expected
+
+
+def test_facts_and_chance(whole: Comparison) -> None:
+    assert (whole.chance, whole.unbound) == (1 / 16, 1 / 2)
+    assert "L = 16, 2 key–value pairs, vocabulary 32" in whole.facts["Task"]
+    assert jax.__version__ in whole.facts["Versions"]
+    assert jax.devices()[0].device_kind in whole.facts["Device"]
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_probe_shows_the_best_member(run_dir: Path, whole: Comparison, mixer: str) -> None:
+    loaded = load(run_dir / mixer)
+    (entry,) = (entry for entry in whole.entries if entry.mixer == mixer)
+    at_rate = [
+        member
+        for member in loaded.result["members"]
+        if member["learning_rate"] == entry.learning_rate
+    ]
+    index = max(at_rate, key=lambda member: member["eval_accuracy"])["member"]
+    params = jax.tree.map(lambda leaf: leaf[index], loaded.params)
+    model = nn.build(loaded.config.model)
+    moduli, first = [], None
+    for i in range(NUM_EXAMPLES):
+        example = mqar.sample(stream(jax.random.key(0), HELD_OUT, i), loaded.config.task)
+        layers = model.systems(params, example.inputs)
+        first = first or (example, layers[-1][0])
+        for system, _ in layers:
+            values = np.abs(np.asarray(eigenvalues(system)))
+            moduli.append(values[~np.isnan(values)])
+    assert first is not None and entry.probe is not None
+    np.testing.assert_allclose(
+        np.sort(entry.probe.moduli), np.sort(np.concatenate(moduli)), rtol=1e-5
+    )
+    phi = np.asarray(materialize(first[1]))[0]
+    if phi.ndim == 3:
+        assert entry.probe.num_channels == len(phi)
+        phi = np.sqrt((phi**2).mean(axis=0))
+    np.testing.assert_allclose(entry.probe.kernel, phi, rtol=1e-4, atol=1e-6)
+    for query, value in entry.probe.pairs:
+        position = first[0].query_positions.tolist().index(query)
+        assert first[0].inputs[value] == first[0].targets[position]
+
+
+def test_single_run_is_a_comparison_of_one(run_dir: Path, tmp_path: Path) -> None:
+    text = write(run_dir / "s6", tmp_path).read_text(encoding="utf-8")
+    assert "s6 answers" in text
+    assert "softmax_attention" not in text
+
+
+def test_diverged_mixer_is_shown_with_zero(run_dir: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(run_dir, runs)
+    path = runs / "s6" / "result.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    for member in result["members"]:
+        member |= {"status": "diverged", "eval_accuracy": None, "steps_to_90": None}
+    path.write_text(json.dumps(result), encoding="utf-8")
+    rows = json.loads((runs / "compare.json").read_text(encoding="utf-8"))
+    rows[1] = row("s6", result)
+    (runs / "compare.json").write_text(json.dumps(rows), encoding="utf-8")
+    bad = read.read(runs).entries[-1]
+    members = len(result["members"])
+    assert (bad.mixer, bad.accuracy_mean, bad.num_diverged, bad.probe) == ("s6", 0, members, None)
+    assert all(curve.accuracy[-1] == 0.0 for curve in bad.curves)
+    text = write(runs, tmp_path / "report").read_text(encoding="utf-8")
+    assert f"{members} of {2 * members} members" in text
+    assert text.count("<svg") == 4
+
+
+def test_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"neither compare\.json nor result\.json"):
+        write(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_tasks_are_refused(run_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_dir, tmp_path / "runs")
+    path = tmp_path / "runs" / "s6" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["task"]["num_kv_pairs"] = 1
+    path.write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match="one task"):
+        write(tmp_path / "runs", tmp_path / "out")
+
+
+def test_dense_maps_have_a_kernel_on_tokens() -> None:
+    rng = np.random.default_rng(0)
+    system = System(
+        Dense(jnp.asarray(rng.standard_normal((1, 3, 3)))),
+        DenseInput(jnp.asarray(rng.standard_normal((5, 3, 2)))),
+        DenseOutput(jnp.asarray(rng.standard_normal((5, 4, 3)))),
+        state_shape=(1, 3, 1),
+    )
+    full = np.asarray(materialize(system, full=True))
+    np.testing.assert_array_equal(first_kernel(system)[3, 1], full[:, 3, :, 1])

@@ -1,0 +1,167 @@
+"""The loop: members are what they would be alone, stop where they should, and compile once."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, PyTree
+
+from dsfjax.training import OptimizerConfig, loop, optimizer
+from dsfjax.training.loop import Block, run
+from dsfjax.training.program import Members, Program, members
+from dsfjax.training.step import HELD_OUT, init_state, stream
+from tests.training.toy import TOY, echo
+
+PROGRAM = Program(
+    model=TOY,
+    sample=echo,
+    task=6,
+    optimizer=OptimizerConfig(warmup_steps=3),
+    batch_size=4,
+    block_steps=5,
+    eval_examples=12,
+)
+SOLVING = dataclasses.replace(
+    PROGRAM, optimizer=OptimizerConfig(schedule="constant"), block_steps=20, stop_at=0.95
+)
+
+
+def final(program: Program, which: Members, steps: int) -> tuple[list[Block], PyTree]:
+    blocks, params = [], None
+    for block in run(program, which, steps):
+        blocks.append(block)
+        params = jax.device_get(block.carry.states.params)
+    return blocks, params
+
+
+def test_members_are_every_rate_with_every_seed() -> None:
+    which = members([0.1, 0.2], [5, 6, 7])
+    assert which.learning_rate.tolist() == [0.1, 0.1, 0.1, 0.2, 0.2, 0.2]
+    assert which.seed.tolist() == [5, 6, 7, 5, 6, 7]
+
+
+def test_vmapped_members_are_looped_members() -> None:
+    together, params = final(PROGRAM, members([1e-3, 1e-2], [0, 1]), 10)
+    for index, (rate, seed) in enumerate([(1e-3, 0), (1e-3, 1), (1e-2, 0), (1e-2, 1)]):
+        alone, own = final(PROGRAM, members([rate], [seed]), 10)
+        for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(own), strict=True):
+            np.testing.assert_allclose(a[index], b[0], rtol=0, atol=1e-10)
+        for a, b in zip(together, alone, strict=True):
+            for x, y in zip(a.metrics, b.metrics, strict=True):
+                np.testing.assert_allclose(x[index], y[0], rtol=0, atol=1e-10)
+    losses = together[-1].metrics.eval_loss
+    assert len(set(losses.tolist())) == 4
+
+
+def test_evaluation_is_the_loss_on_the_held_out_examples() -> None:
+    (block, *_), params = final(PROGRAM, members([1e-3], [0]), 5)
+    hits, losses = [], []
+    for index in range(12):
+        example = echo(stream(jax.random.key(0), HELD_OUT, index), 6)
+        own = jax.tree.map(lambda leaf: leaf[0], params)
+        logits = TOY.apply(own, example.inputs)[example.query_positions]
+        losses.append(-jax.nn.log_softmax(logits)[jnp.arange(2), example.targets])
+        hits.append(logits.argmax(axis=1) == example.targets)
+    np.testing.assert_allclose(block.metrics.eval_loss[0], np.mean(losses), rtol=1e-12)
+    np.testing.assert_allclose(block.metrics.eval_accuracy[0], np.mean(hits), rtol=1e-12)
+
+
+def test_own_data_by_default_and_shared_on_request() -> None:
+    # The model is forgotten: only the data can differ between the seeds.
+    still = TOY._replace(init=lambda _: TOY.init(jax.random.key(9)), features=_no_dropout)
+    for shared, distinct in ((False, 2), (True, 1)):
+        plan = dataclasses.replace(PROGRAM, model=still, shared_data=shared)
+        (block,), _ = final(plan, members([1e-12], [0, 1]), 5)
+        assert len(set(block.metrics.train_loss.tolist())) == distinct
+
+
+def _no_dropout(params: PyTree, tokens: Array, *, key: Array | None = None) -> Array:
+    del key
+    return TOY.features(params, tokens)
+
+
+def test_solved_is_frozen_and_diverged_is_reported() -> None:
+    which = members([1e-7, 5e-3, 1e30], [0])
+    kept: dict[int, PyTree] = {}
+    blocks = []
+    for block in run(SOLVING, which, 200):
+        blocks.append(block)
+        kept[block.step] = jax.device_get(block.carry.states)
+    last = blocks[-1]
+    assert last.step == 200  # the slow one goes on to the end
+    assert last.solved_at.tolist()[0] == -1
+    solved = int(last.solved_at[1])
+    assert 20 < solved < 200
+    assert last.solved_at[2] == -1
+    assert last.diverged_at.tolist() == [-1, -1, 20]
+    # The solved member keeps every bit of its state from there on, the slow one does not.
+    then, now = kept[solved], kept[200]
+    assert now.step.tolist() == [200, solved, 20]
+    for a, b in zip(jax.tree.leaves(then.params), jax.tree.leaves(now.params), strict=True):
+        np.testing.assert_array_equal(a[1], b[1])
+        assert not np.array_equal(a[0], b[0])
+    at = next(block for block in blocks if block.step == solved)
+    assert at.metrics.eval_accuracy[1] >= 0.95
+    before = [block for block in blocks if block.step < solved]
+    assert before
+    assert all(block.metrics.eval_accuracy[1] < 0.95 for block in before)
+    assert [b.metrics.active.tolist() for b in blocks[:2]] == [[True] * 3, [True, True, False]]
+
+
+def test_run_ends_when_no_member_trains() -> None:
+    blocks, _ = final(SOLVING, members([5e-3, 1e30], [0]), 400)
+    assert blocks[-1].step == blocks[-1].solved_at[0] < 400
+
+
+def test_one_compilation_for_all_rates_seeds_and_lengths() -> None:
+    traces = 0
+
+    def counted(params: PyTree, tokens: Array, *, key: Array | None = None) -> Array:
+        nonlocal traces
+        traces += 1
+        return TOY.features(params, tokens, key=key)
+
+    plan = dataclasses.replace(PROGRAM, model=TOY._replace(features=counted))
+    final(plan, members([1e-3, 1e-2], [0]), 5)
+    once = traces
+    assert once > 0
+    a, _ = final(plan, members([0.1, 0.2], [3]), 5)
+    b, _ = final(plan, members([0.1, 0.2], [3]), 15)
+    final(dataclasses.replace(plan), members([0.1], [3, 4]), 5)
+    assert traces == once
+    # Another length is another schedule, so it is not that nothing was computed anew.
+    assert a[0].metrics.eval_loss[0] != b[0].metrics.eval_loss[0]
+    final(plan, members([0.1], [3]), 5)
+    assert traces > once
+
+
+def test_block_goes_on_from_a_carry_bit_for_bit() -> None:
+    which = members([1e-2], [0, 1])
+    straight, params = final(PROGRAM, which, 15)
+    (first, *_), _ = final(PROGRAM, which, 15)
+    carry = loop.compile_program(PROGRAM, 2).start(which)
+    half = next(run(PROGRAM, which, 15, carry))
+    rest = list(run(PROGRAM, which, 15, jax.tree.map(jnp.copy, half.carry)))
+    np.testing.assert_array_equal(half.metrics.train_loss, first.metrics.train_loss)
+    assert [block.step for block in rest] == [10, 15]
+    for a, b in zip(straight[1:], rest, strict=True):
+        np.testing.assert_array_equal(a.metrics.eval_loss, b.metrics.eval_loss)
+    for a, b in zip(*map(jax.tree.leaves, (params, rest[-1].carry.states.params)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("steps", [0, 4, 12])
+def test_steps_must_be_whole_blocks(steps: int) -> None:
+    with pytest.raises(ValueError, match=r"multiple of the 5 steps .* nearest: (5|10)"):
+        next(run(PROGRAM, members([1e-3], [0]), steps))
+
+
+def test_initial_state_is_that_of_the_seed() -> None:
+    carry = loop.compile_program(PROGRAM, 2).start(members([0.1], [4, 5]))
+    adamw = optimizer.build(PROGRAM.optimizer, 0.1, total_steps=1)
+    for index, seed in enumerate((4, 5)):
+        own = init_state(TOY, adamw, jax.random.key(seed)).params
+        for a, b in zip(jax.tree.leaves(carry.states.params), jax.tree.leaves(own), strict=True):
+            np.testing.assert_allclose(a[index], b, rtol=1e-15)

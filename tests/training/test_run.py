@@ -1,0 +1,253 @@
+"""A run on disk: resumed bit for bit, finished once, and never another config's."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dsfjax.nn import ModelConfig, build
+from dsfjax.tasks.mqar import MQARConfig, sample
+from dsfjax.training import (
+    Listener,
+    RunError,
+    TrainConfig,
+    load,
+    loop,
+    query_loss,
+    to_json,
+    train,
+)
+from dsfjax.training.step import HELD_OUT, stream
+
+CONFIG = TrainConfig(
+    MQARConfig(vocab_size=32, seq_len=16, num_kv_pairs=2),
+    ModelConfig("linear_attention", vocab_size=32, d_model=16, num_layers=1, block="mamba"),
+    batch_size=4,
+    steps=12,
+    eval_every=2,
+    eval_examples=8,
+    seeds=(0, 1),
+    learning_rates=(1e-3, 1e-2),
+    stop_at=None,
+    checkpoint_every=2,
+)
+TIMES = ("seconds", "tokens_per_second")
+
+
+class Killed(Exception):
+    """In the place of a signal."""
+
+
+class KillAt(Listener):
+    """Ends the run after an evaluation, as a kill would: nothing more is written."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:
+        if lines[0]["step"] == self._step:
+            raise Killed
+
+
+class Heard(Listener):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def started(self, name: str, config: TrainConfig) -> None:
+        self.events.append(("started", name))
+
+    def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:
+        self.events.append((f"step {lines[0]['step']}", name))
+
+    def finished(self, name: str, result: dict[str, Any]) -> None:
+        self.events.append(("finished", name))
+
+
+def numbers(folder: Path) -> list[str]:
+    """The lines of metrics.jsonl without their wall times, as text: equal means every bit."""
+    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.dumps({k: v for k, v in line.items() if k not in TIMES}) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    train(CONFIG, folder)
+    return folder
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert numbers(a) == numbers(b)
+    one, other = load(a), load(b)
+    for x, y in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    strip = [
+        {k: v for k, v in r.items() if k in ("members", "steps")}
+        for r in (one.result, other.result)
+    ]
+    assert strip[0] == strip[1]
+
+
+# Killed where a checkpoint was just written (8), and where the last one is a block older (6).
+@pytest.mark.parametrize("step", [8, 6, 2])
+def test_resumes_bit_for_bit(step: int, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "resumed"
+    with pytest.raises(Killed):
+        train(CONFIG, folder, listener=KillAt(step))
+    assert len(numbers(folder)) == 4 * step // 2
+    assert not (folder / "result.json").exists()
+    if step == 6:
+        loop.compile_program.cache_clear()  # as in another process
+    heard = Heard()
+    train(CONFIG, folder, listener=heard)
+    assert heard.events[1] == (f"step {step // 4 * 4 + 2}", "linear_attention")
+    assert_same_run(finished, folder)
+
+
+def test_resumes_after_a_torn_line_and_a_torn_checkpoint(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "resumed"
+    with pytest.raises(Killed):
+        train(CONFIG, folder, listener=KillAt(8))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10, "mem')
+    shutil.rmtree(folder / "checkpoints" / "step_00000008" / "state")
+    heard = Heard()
+    train(CONFIG, folder, listener=heard)
+    assert heard.events[1] == ("step 6", "linear_attention")
+    assert (folder / "checkpoints" / "broken_step_00000008").is_dir()
+    assert_same_run(finished, folder)
+
+
+def test_killed_between_last_checkpoint_and_result(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "resumed"
+    with pytest.raises(Killed):
+        train(CONFIG, folder, listener=KillAt(12))
+    heard = Heard()
+    train(CONFIG, folder, listener=heard)
+    assert [event for event, _ in heard.events] == ["started", "finished"]
+    assert_same_run(finished, folder)
+
+
+@pytest.mark.slow
+def test_resumes_in_another_process(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "resumed"
+    code = (
+        "import sys, os, jax; jax.config.update('jax_enable_x64', True)\n"
+        "from dsfjax.training import Listener, from_json, train\n"
+        "class Kill(Listener):\n"
+        "    def evaluated(self, name, lines):\n"
+        "        if lines[0]['step'] == 8: os.kill(os.getpid(), 9)\n"
+        "train(from_json(sys.argv[1]), sys.argv[2], listener=Kill())\n"
+    )
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code, to_json(CONFIG), str(folder)], check=False
+        )
+    assert done.returncode == 0  # the second begins after step 8
+    assert numbers(finished) == numbers(folder)
+
+
+def test_finished_run_is_not_run_again(finished: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    heard = Heard()
+    result = train(CONFIG, finished, name="again", listener=heard)
+    assert heard.events == [("started", "again"), ("finished", "again")]
+    assert result == load(finished).result
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+
+
+def test_files(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "result.json",
+    }
+    run = load(finished)
+    assert run.config == CONFIG
+    assert run.environment["versions"]["jax"] == jax.__version__
+    assert run.environment["backend"] == "cpu"
+    assert len(run.metrics) == 6 * 4
+    assert [line["step"] for line in run.metrics[::4]] == [2, 4, 6, 8, 10, 12]
+    line = run.metrics[5]
+    assert (line["member"], line["learning_rate"], line["seed"]) == (1, 1e-3, 1)
+    assert line["tokens_per_second"] == pytest.approx(4 * 2 * 4 * 16 / line["seconds"])
+    result = run.result
+    last = run.metrics[-1]
+    member = result["members"][3]
+    assert {k: member[k] for k in ("eval_loss", "eval_accuracy", "train_loss")} == {
+        k: last[k] for k in ("eval_loss", "eval_accuracy", "train_loss")
+    }
+    assert member["status"] == "finished"
+    assert result["steps"] == member["step"] == 12
+    size = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    assert size == 4 * result["num_params"]
+
+
+def test_loaded_parameters_are_those_evaluated(finished: Path) -> None:
+    run = load(finished)
+    model = build(run.config.model)
+    keys = [stream(jax.random.key(0), HELD_OUT, index) for index in range(8)]
+    batch = jax.vmap(lambda key: sample(key, CONFIG.task))(jax.numpy.stack(keys))
+    evaluate = jax.jit(lambda params: query_loss(model, params, batch))
+    for index, member in enumerate(run.result["members"]):
+        params = jax.tree.map(lambda leaf, i=index: leaf[i], run.params)
+        loss, metrics = evaluate(params)
+        np.testing.assert_allclose(loss, member["eval_loss"], rtol=1e-10)
+        np.testing.assert_allclose(metrics["accuracy"], member["eval_accuracy"], atol=1e-12)
+
+
+def test_folder_of_another_config(finished: Path) -> None:
+    other = dataclasses.replace(CONFIG, steps=14)
+    with pytest.raises(RunError, match=r"steps: 12 -> 14.*choose another run directory"):
+        train(other, finished)
+
+
+def test_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match="no config.json: choose another"):
+        train(CONFIG, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_load_says_what_is_missing(tmp_path: Path, finished: Path) -> None:
+    with pytest.raises(RunError, match="no result.json"):
+        load(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(copy / "checkpoints" / "step_00000012" / "state")
+    with pytest.raises(RunError, match="checkpoint .*step_00000012"):
+        load(copy)
+
+
+def test_diverged_and_stopped_members_are_reported(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        CONFIG,
+        learning_rates=(1e300, 1e-9, 1e-2),
+        seeds=(0,),
+        stop_at=0.08,
+        stop_when="one_rate",
+        eval_examples=64,
+        steps=200,
+        eval_every=10,
+    )
+    result = train(config, tmp_path / "run")
+    statuses = [member["status"] for member in result["members"]]
+    assert statuses == ["diverged", "stopped", "solved"]
+    assert result["members"][0]["train_loss"] is None
+    assert result["members"][0]["step"] == 10
+    assert result["steps"] < config.steps
+    # JSON has no NaN: any reader must be able to read these.
+    for name in ("metrics.jsonl", "result.json"):
+        assert "NaN" not in (tmp_path / "run" / name).read_text()

@@ -1,0 +1,74 @@
+"""A model and a task so small that a test can afford to train them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from dsfjax.nn import Model
+from dsfjax.tasks.mqar import Batch
+
+VOCAB = 8
+WIDTH = 16
+
+
+def _init(key: Array) -> PyTree:
+    embed, mix, head = jax.random.split(key, 3)
+    return {
+        "embed": jax.random.normal(embed, (VOCAB, WIDTH)),
+        "mix": {
+            "weight": jax.random.normal(mix, (2 * WIDTH, WIDTH)) / WIDTH**0.5,
+            "bias": jnp.zeros(WIDTH),
+        },
+        "head": jax.random.normal(head, (WIDTH, VOCAB)) / WIDTH**0.5,
+    }
+
+
+def _features(params: PyTree, tokens: Array, *, key: Array | None = None) -> Array:
+    x = params["embed"][tokens]
+    mean = jnp.cumsum(x, axis=0) / jnp.arange(1, len(x) + 1)[:, None]
+    mixed = jnp.concatenate([x, mean], axis=1) @ params["mix"]["weight"] + params["mix"]["bias"]
+    if key is not None:
+        mixed = mixed * jax.random.bernoulli(key, 0.9, mixed.shape) / 0.9
+    return jnp.tanh(mixed)
+
+
+def _head(params: PyTree, features: Array) -> Array:
+    return features @ params["head"]
+
+
+def _apply(params: PyTree, tokens: Array, *, key: Array | None = None) -> Array:
+    return _head(params, _features(params, tokens, key=key))
+
+
+def _labels(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: "decay" if leaf.ndim > 1 else "no_decay", params)
+
+
+def _unused(*_: Any, **__: Any) -> Any:
+    raise AssertionError("training decodes nothing")
+
+
+TOY = Model(
+    init=_init,
+    features=_features,
+    head=_head,
+    apply=_apply,
+    labels=_labels,
+    **{name: _unused for name in Model._fields[5:]},
+)
+"""Embedding, causal mean, a dense layer with dropout, and a head, on eight token ids."""
+
+
+def echo(key: Array, length: int) -> Batch:
+    """A task that asks for the very token it shows, at the last two positions."""
+    tokens = jax.random.randint(key, (length,), 0, VOCAB, jnp.int32)
+    positions = jnp.arange(length - 2, length, dtype=jnp.int32)
+    return Batch(tokens, positions, tokens[positions])
+
+
+def echo_batch(seed: int, size: int, length: int = 6) -> Batch:
+    """A batch of :func:`echo`."""
+    keys = jax.random.split(jax.random.key(seed), size)
+    return jax.vmap(lambda key: echo(key, length))(keys)
