@@ -1,9 +1,8 @@
 """``dsfjax explain``."""
 
-from rich.console import Console
-
 from dsfjax import systems
 from dsfjax.cli import options
+from dsfjax.cli.output import console
 from dsfjax.cli.systems import abstract_system, sizes
 from dsfjax.cli.usage import usage_errors
 from dsfjax.engines import explain
@@ -31,5 +30,5 @@ def main(command: options.Explain) -> int:
         found = systems.get(command.mixer, **sizes(command))
         system = abstract_system(found, command.length, command.d_model)
     text = f"{command.mixer}\n{explain(system, length=command.length)}"
-    Console().print(text, soft_wrap=True, highlight=False, markup=False)
+    console().print(text, soft_wrap=True, highlight=False, markup=False)
     return 0

@@ -1,9 +1,8 @@
 """``dsfjax report``."""
 
-from rich.console import Console
-
 from dsfjax import report
 from dsfjax.cli import options
+from dsfjax.cli.output import console
 from dsfjax.cli.usage import UsageError, usage_errors
 from dsfjax.training import RunError
 
@@ -28,5 +27,5 @@ def main(command: options.Report) -> int:
         )
     with usage_errors(RunError):
         page = report.write(command.run_dir, command.out)
-    Console().print(f"report: {page}", soft_wrap=True)
+    console().print(f"report: {page}", soft_wrap=True)
     return 0

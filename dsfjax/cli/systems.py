@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from dsfjax import systems
 from dsfjax.cli import options
+from dsfjax.cli.output import console
 from dsfjax.cli.usage import usage_errors
 from dsfjax.core import KernelSystem, System
 
@@ -24,12 +24,9 @@ def main(command: options.Systems) -> int:
     Raises:
         UsageError: If an architecture cannot have these sizes.
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a reader of a pipe can scroll, and a program can parse
     with usage_errors(ValueError, TypeError):
         table = _table(command)
-    console.print(table)
+    console().print(table)
     return 0
 
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dsfjax import report, systems
 from dsfjax.cli import options
+from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.cli.usage import usage_errors
 from dsfjax.report.table import render
@@ -32,23 +31,23 @@ def main(command: options.Train | options.Compare) -> int:
     Raises:
         UsageError: If the options do not fit each other, before anything is compiled.
     """
-    console = Console()
+    out = console()
     with usage_errors(ValueError, TypeError):
         configs = plan(command)
         for config in configs.values():
             run.program_of(config)
     folder = command.run_dir or folder_of(command, configs)
-    with usage_errors(RunError), progress(console) as listener:
+    with usage_errors(RunError), progress(out) as listener:
         if isinstance(command, options.Train):
             ((name, config),) = configs.items()
             rows = [row(name, train(config, folder, listener=listener))]
         else:
             rows = compare(configs, folder, listener=listener)
-    console.print(render(rows))
-    console.print(f"run directory: {folder}", soft_wrap=True)
+    out.print(render(rows))
+    out.print(f"run directory: {folder}", soft_wrap=True)
     if isinstance(command, options.Compare) and command.report is not None:
         page = report.write(folder, command.report)
-        console.print(f"report: {page}", soft_wrap=True)
+        out.print(f"report: {page}", soft_wrap=True)
     return 0
 
 

@@ -33,7 +33,7 @@ class Matrices(NamedTuple):
     D: Array
 
 
-def to_dense(system: System, *, length: int | None = None) -> System:
+def to_dense(system: System | KernelSystem, *, length: int | None = None) -> System:
     r"""The matrices of the paper, (L, N, N), (L, N, d), (L, d_out, N) and (L, d_out, d).
 
     The normaliser is folded in as the paper writes it, for the state h_t / η_t:
@@ -66,6 +66,7 @@ def to_dense(system: System, *, length: int | None = None) -> System:
         [[0.5, 0.0], [0.0, 0.5]]
     """
     A, B, C, D = matrices(system, length)
+    assert isinstance(system, System)
     return System(
         Dense(A),
         DenseInput(B),
@@ -75,7 +76,7 @@ def to_dense(system: System, *, length: int | None = None) -> System:
     )
 
 
-def matrices(system: System, length: int | None = None) -> Matrices:
+def matrices(system: System | KernelSystem, length: int | None = None) -> Matrices:
     """The arrays of `to_dense`."""
     if isinstance(system, KernelSystem):
         raise TypeError(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from dsfjax.core.pytree import constant, pytree, static, time_leaves
 from dsfjax.core.transitions import _expect
@@ -107,7 +108,7 @@ class KVCache(NamedTuple):
         num_features: int,
         num_heads: int,
         num_channels: int,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
     ) -> KVCache:
         """An empty cache with ``capacity`` slots that is written in place."""
         k = jnp.zeros((capacity, num_groups, num_features), dtype)

@@ -199,7 +199,8 @@ class DiagonalPlusLowRank:
         n = self.w.shape[-2]
         diagonal = jnp.broadcast_to(jnp.exp(self.log_a), (*self.log_a.shape[:-1], n))
         low_rank = jnp.einsum("...nr,...mr->...nm", self.w, self.z, precision="highest")
-        return diagonal[..., None] * jnp.eye(n, dtype=diagonal.dtype) - low_rank
+        eye = jnp.eye(n, dtype=diagonal.dtype)
+        return jnp.einsum("...n,nm->...nm", diagonal, eye) - low_rank
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
         """Raise `ValueError` unless the shapes fit a state (H, n, p)."""

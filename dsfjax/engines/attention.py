@@ -179,8 +179,9 @@ def _by_blocks(q: Array, offset: Array, start: Array, k: Array, v: Array, size: 
         return query_block(q, slot, start)
     blocks = [_blocks(x, size, 0) for x in (q, slot, start)]
     sums = jax.lax.map(lambda block: query_block(*block), tuple(blocks))
+    steps = blocks[0].shape[0] * size
     return jax.tree.map(
-        lambda x: jnp.moveaxis(x, 0, 1).reshape(heads, -1, *x.shape[3:])[:, :length], sums
+        lambda x: jnp.moveaxis(x, 0, 1).reshape(heads, steps, *x.shape[3:])[:, :length], sums
     )
 
 

@@ -147,7 +147,9 @@ def _varying(A: Diagonal) -> Array:
 
 def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Undo broadcasting: sum over the axes where ``shape`` has 1."""
-    axes = tuple(i for i, (have, want) in enumerate(zip(x.shape, shape, strict=True)) if have != want)
+    axes = tuple(
+        i for i, (have, want) in enumerate(zip(x.shape, shape, strict=True)) if have != want
+    )
     return x.sum(axis=axes, keepdims=True) if axes else x
 
 

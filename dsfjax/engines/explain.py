@@ -29,7 +29,7 @@ class Explanation:
         reason: Why this one.
         length: L.
         state_size: N, numbers carried from step to step (for a kernel: the cache after L steps).
-        chunk: Steps per chunk, or None.
+        chunk: Steps per chunk; None if the method has no chunks here.
         flops: Floating-point operations of the forward pass of one sequence, multiply and add
             counted as two; a model of the leading terms, not a measurement.
         bytes: Bytes of the system, tokens and outputs, read or written once.
@@ -107,13 +107,17 @@ def explain(
         combine = (2 * n**3 * heads + 2 * N * n) if isinstance(system.A, Dense) else 3 * N
         flops, memory = steps * (2 * combine + 4 * N), 2 * steps * (a + N) * width
     elif name == "chunked":
-        body, chunk = _plan(system, steps)
-        chunk = min(chunk, steps)
-        memory = math.ceil(steps / chunk) * N * width
-        if body != "sequential":
+        body, size = _plan(system, steps)
+        size = min(size, steps)
+        memory = math.ceil(steps / size) * N * width
+        if body == "elementwise_states":
+            memory = 2 * steps * N * width
+        else:
+            chunk = size
+        if body in ("scalar_chunk", "per_state_chunk"):
             weight = 2 * n if body == "scalar_chunk" else 4 * n
-            flops = steps * (chunk * heads * (weight + 2 * p) + 6 * N)
-            memory += chunk * chunk * heads * (2 if body == "scalar_chunk" else n) * width
+            flops = steps * (size * heads * (weight + 2 * p) + 6 * N)
+            memory += size * size * heads * (2 if body == "scalar_chunk" else n) * width
     elif name == "materialized":
         varies = isinstance(system.A, Diagonal) and not system.A.per_state
         flops = steps * steps * heads * (2 * n * (p if varies else 1) + 2 * p)

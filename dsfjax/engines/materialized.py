@@ -113,16 +113,13 @@ def _kernel(problem: Recurrence, h0: Array) -> tuple[tuple[Array, Array], Array,
 
 def _superposition(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     """States, or their read-out, as the sum over s of the decayed forcings f_s."""
-    heads = h0.shape[0]
 
     def impulse(now: Recurrence) -> Array:
         return jnp.broadcast_to(now.forcing(), h0.shape)
 
     def row(now: Recurrence, impulses: Array, h: Array) -> Array:
         state = impulses.sum(axis=0) + h
-        return (
-            state if now.emit_states else read_states(now.c, state, now.precision)
-        )
+        return state if now.emit_states else read_states(now.c, state, now.precision)
 
     out, impulses, h = _transport(problem, h0, impulse, row)
     return out, impulses.sum(axis=0) + h

@@ -69,7 +69,7 @@ class Recurrence:
 
 
 def read_states(c: Array, h: Array, precision: str) -> Array:
-    """The inner product cᵀh over n, of one step or of all: (…, H, p) from (…, G, n), (…, H, n, p)."""
+    """The inner product cᵀh over n: (…, H, p) from c (…, G, n) and h (…, H, n, p)."""
     c = to_heads(c, h.shape[-3])
     if h.shape[-2] == 1:
         return c * h[..., 0, :]

@@ -106,6 +106,8 @@ def scan(
         sequential O(L) steps; associative O(log L) depth and O(L H n p) memory; chunked O(L) work
         in matrix products; materialized O(L²). States and sums are float32 for bfloat16 inputs.
         Matrix products of float32 use full precision on every device.
+        Forward mode (jvp, jacfwd, hessian) goes through "sequential", which has no custom backward
+        pass; "chunked" has one and refuses it.
 
     References:
         Sieber et al. (2024), arXiv:2405.15731. Chunks: Dao & Gu (2024), arXiv:2405.21060; Yang et
@@ -246,10 +248,17 @@ def choose(system: System | KernelSystem, length: int) -> tuple[str, str]:
         if length <= 2 * attention.BLOCK:
             return "materialized", "the L × L scores of a short sequence are small"
         return "chunked", "blocks of keys keep memory linear in L"
+    if isinstance(system.A, Scalar | Diagonal) and reads_states(system):
+        return (
+            "chunked",
+            "a dense map reads every state: step by step, adjoint recurrence backwards",
+        )
     if isinstance(system.A, Scalar):
         return "chunked", "a scalar decay turns chunks into matrix products"
     if isinstance(system.A, Diagonal):
-        if system.A.per_state and system.state_shape[1] > 1:
+        if system.state_shape[1] == 1:
+            return "chunked", "one state per channel: step by step, adjoint recurrence backwards"
+        if system.A.per_state:
             return "chunked", "a decay per state turns short chunks into matrix products"
         return "chunked", "a decay per channel runs step by step, storing one state per chunk"
     return "sequential", "no cheaper form of this transition"

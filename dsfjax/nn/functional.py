@@ -12,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 from dsfjax.core import KernelSystem, System
+from dsfjax.nn.binding import bind
 from dsfjax.nn.config import ModelConfig
 from dsfjax.nn.mixer import Surrounding
 from dsfjax.nn.model import DecodeState, SequenceModel
@@ -72,24 +73,21 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         ((5, 16), (3,))
     """
 
-    def module(key: Array) -> SequenceModel:
-        return SequenceModel(config, around, rngs=nnx.Rngs(params=key))
+    def make(rngs: nnx.Rngs) -> SequenceModel:
+        return SequenceModel(config, around, rngs=rngs)
 
-    graph, _ = nnx.split(nnx.eval_shape(lambda: module(jax.random.key(0))))
-
-    def bind(params: Params) -> SequenceModel:
-        return nnx.merge(graph, params)
+    module = bind(make)
 
     def init(key: Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(module(key)))
+        return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(params=key))))
 
     def features(
         params: Params, tokens: Array, *, reset: Array | None = None, key: Array | None = None
     ) -> Array:
-        return bind(params).features(tokens, reset=reset, key=key)
+        return module(params).features(tokens, reset=reset, key=key)
 
     def head(params: Params, x: Array) -> Array:
-        return bind(params).head(x)
+        return module(params).head(x)
 
     def apply(
         params: Params, tokens: Array, *, reset: Array | None = None, key: Array | None = None
@@ -97,20 +95,20 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         return head(params, features(params, tokens, reset=reset, key=key))
 
     def labels(params: Params) -> Params:
-        return _labels(bind(params), params)
+        return _labels(module(params), params)
 
     def systems(params: Params, tokens: Array, *, reset: Array | None = None) -> Any:
-        return bind(params).systems(tokens, reset=reset)
+        return module(params).systems(tokens, reset=reset)
 
     def init_state(params: Params, max_length: int) -> DecodeState:
-        return bind(params).init_state(max_length)
+        return module(params).init_state(max_length)
 
     def prefill(params: Params, tokens: Array, state: DecodeState) -> tuple[Array, DecodeState]:
-        x, state = bind(params).prefill(tokens, state)
+        x, state = module(params).prefill(tokens, state)
         return head(params, x), state
 
     def step(params: Params, token: Array, state: DecodeState) -> tuple[Array, DecodeState]:
-        x, state = bind(params).step(token, state)
+        x, state = module(params).step(token, state)
         return head(params, x), state
 
     def generate(
@@ -140,7 +138,7 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
 
         return jax.lax.scan(advance, (logits[-1], state), keys)[1]
 
-    _check_attention_dropout(config, init, bind)
+    _check_attention_dropout(config, init, module)
     return Model(init, features, head, apply, labels, systems, init_state, prefill, step, generate)
 
 
@@ -184,7 +182,9 @@ def _labels(module: SequenceModel, params: Params) -> Params:
     if "positions" in labels:
         labels["positions"] = jax.tree.map(lambda _: "no_decay", params["positions"])
     for name, block in module.blocks.items():
-        own = block.mixer.arch.labels(block.mixer._params())._asdict()
+        mixer, core = block.mixer, params["blocks"][name]["mixer"]["core"]
+        named = mixer.params_type(**{k: core.get(k) for k in mixer.params_type._fields})
+        own = mixer.arch.labels(named)._asdict()
         labels["blocks"][name]["mixer"]["core"] = {k: v for k, v in own.items() if v is not None}
     return labels
 
@@ -212,11 +212,11 @@ def _check_generate(
 
 
 def _check_attention_dropout(
-    config: ModelConfig, init: Callable[[Array], Params], bind: Callable[[Params], SequenceModel]
+    config: ModelConfig, init: Callable[[Array], Params], module: Callable[[Params], SequenceModel]
 ) -> None:
     if not config.attention_dropout:
         return
     params = jax.eval_shape(init, jax.random.key(0))
     tokens = jax.ShapeDtypeStruct((2,), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    jax.eval_shape(lambda p, t, k: bind(p).features(t, key=k), params, tokens, key)
+    jax.eval_shape(lambda p, t, k: module(p).features(t, key=k), params, tokens, key)

@@ -7,7 +7,7 @@ TIE = 0.005
 
 
 def percent(value: float) -> str:
-    """A fraction as a percentage, one decimal and a blank that does not break.
+    r"""A fraction as a percentage, one decimal and a blank that does not break.
 
     Example:
         >>> percent(0.98765)

@@ -101,7 +101,7 @@ def labels_without_decay(*fields: str) -> Callable[[Any], Any]:
     """Labels for a NamedTuple of parameters: "no_decay" for ``fields`` and biases, else "decay"."""
 
     def labels(params: Any) -> Any:
-        def label(name: str, value: Array | None) -> str | None:
+        def label(name: str, value: object) -> str | None:
             plain = name in fields or name.startswith("bias")
             return None if value is None else "no_decay" if plain else "decay"
 

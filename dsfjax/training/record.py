@@ -1,6 +1,7 @@
 """The numbers that a run writes down; the format is in :mod:`dsfjax.training.run`."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def lines(config: TrainConfig, block: Block) -> list[dict[str, Any]]:
     Returns:
         A line per member that trained in it.
     """
-    tokens = _tokens(config, config.eval_every)
+    tokens = _tokens(config)
     return [
         {
             "step": block.step,
@@ -72,7 +73,7 @@ def result(
         JSON data.
     """
     steps, solved_at, diverged_at = jax.device_get((carry.step, carry.solved_at, carry.diverged_at))
-    seconds = sum({line["step"]: line["seconds"] for line in lines}.values())
+    seconds = list({line["step"]: line["seconds"] for line in lines}.values())
     members = []
     for index in range(len(solved_at)):
         own = [line for line in lines if line["member"] == index]
@@ -97,18 +98,19 @@ def result(
         "steps": int(steps),
         "num_params": nn.num_params(config.model),
         "state_size": nn.state_size(config.model, config.task.seq_len),
-        "tokens_per_second": _tokens(config, int(steps)) / seconds,
-        "train_seconds": seconds,
+        # The median: a pause of the machine is no property of the mixer.
+        "tokens_per_second": _tokens(config) / statistics.median(seconds),
+        "train_seconds": sum(seconds),
         "compile_seconds": compile_seconds,
         "checkpoint": f"checkpoints/step_{int(steps):08d}",
         "members": members,
     }
 
 
-def _tokens(config: TrainConfig, steps: int) -> int:
-    # Frozen members are computed as well, so they count.
+def _tokens(config: TrainConfig) -> int:
+    """Training tokens between two evaluations; frozen members are computed, so they count."""
     members = len(config.learning_rates) * len(config.seeds)
-    return members * steps * config.batch_size * config.task.seq_len
+    return members * config.eval_every * config.batch_size * config.task.seq_len
 
 
 def _member(config: TrainConfig, index: int) -> dict[str, Any]:

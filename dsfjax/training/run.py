@@ -16,8 +16,8 @@ members over it). A member that has stopped writes no further lines.
 
 ``result.json`` has ``format``, ``members``, ``steps`` (taken by the program), ``num_params``,
 ``state_size`` (numbers that all layers carry at the end of a sequence), ``tokens_per_second``
-(over the whole run), ``train_seconds``, ``compile_seconds``, and ``checkpoint`` (path of the
-final one, relative to the folder). Each of ``members`` has ``member``, ``learning_rate``,
+(median over the evaluations), ``train_seconds``, ``compile_seconds``, and ``checkpoint`` (path of
+the final one, relative to the folder). Each of ``members`` has ``member``, ``learning_rate``,
 ``seed``, ``status``, ``step`` (its last), ``train_loss``, ``train_accuracy``, ``eval_loss`` and
 ``eval_accuracy`` there, and ``steps_to_90``: the first evaluated step with at least 90 % held-out
 accuracy, or null. The status is "solved" (it reached ``stop_at``), "diverged" (a loss was not

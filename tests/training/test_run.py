@@ -184,6 +184,8 @@ def test_files(finished: Path) -> None:
     assert (line["member"], line["learning_rate"], line["seed"]) == (1, 1e-3, 1)
     assert line["tokens_per_second"] == pytest.approx(4 * 2 * 4 * 16 / line["seconds"])
     result = run.result
+    rates = sorted(line["tokens_per_second"] for line in run.metrics[::4])
+    assert rates[2] <= result["tokens_per_second"] <= rates[3]
     last = run.metrics[-1]
     member = result["members"][3]
     assert {k: member[k] for k in ("eval_loss", "eval_accuracy", "train_loss")} == {

@@ -1,0 +1,81 @@
+"""All methods of a system in one compiled program; shared, so that equal shapes compile once."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax import System, scan, step
+from dsfjax.engines.scan import METHODS, Method
+from tests import systems_zoo as zoo
+
+# Hundreds of tiny programs: here the compiler is what costs.
+COMPILE_FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+compiled_scan = jax.jit(
+    scan,
+    static_argnames=("method", "reverse", "return_states"),
+    compiler_options=COMPILE_FAST,
+)
+compiled_step = jax.jit(step, compiler_options=COMPILE_FAST)
+
+
+def methods(system: System) -> tuple[Method, ...]:
+    return METHODS[type(system.A)]  # type: ignore[return-value]
+
+
+def _run_all(system: System, u: Array, h0: Array | None = None, *, reverse=False, states=False):
+    return {
+        method: scan(system, u, h0, method=method, reverse=reverse, return_states=states)
+        for method in methods(system)
+    }
+
+
+run_all = jax.jit(_run_all, static_argnames=("reverse", "states"), compiler_options=COMPILE_FAST)
+
+
+@partial(jax.jit, static_argnames="reverse", compiler_options=COMPILE_FAST)
+def pull_back_all(
+    system: System, u: Array, h0: Array, bars: dict[str, Any], *, reverse: bool = False
+) -> dict[str, list[Array]]:
+    """Gradients of every method to everything, from cotangents of (y, h_last)."""
+    arrays, rebuild = differentiable((system, u, h0))
+
+    def pull_back(method: Method) -> list[Array]:
+        run = partial(scan, method=method, reverse=reverse)
+        return jax.vjp(lambda x: run(*rebuild(x)), arrays)[1](bars[method])[0]
+
+    return {method: pull_back(method) for method in methods(system)}
+
+
+def inputs(name: str, length: int) -> tuple[System, Array, Array]:
+    """System, tokens and initial state."""
+    system = zoo.system(name, length)
+    return system, zoo.tokens(system, length), zoo.state(system)
+
+
+def differentiable(tree: Any) -> tuple[list[Array], Callable[[list[Array]], Any]]:
+    """The real and complex leaves, and a function that puts others in their place."""
+    leaves, structure = jax.tree.flatten(tree)
+    places = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
+
+    def rebuild(arrays: list[Array]) -> Any:
+        new = list(leaves)
+        for i, x in zip(places, arrays, strict=True):
+            new[i] = x
+        return jax.tree.unflatten(structure, new)
+
+    return [leaves[i] for i in places], rebuild
+
+
+def names_of_leaves(tree: Any) -> list[str]:
+    """Paths of what `differentiable` gives, for messages."""
+    return [
+        jax.tree_util.keystr(path)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(x.dtype, jnp.inexact)
+    ]

@@ -1,0 +1,60 @@
+"""Every structure × method × length against a NumPy loop."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from tests import reference_loop as reference
+from tests import systems_zoo as zoo
+from tests.engine_runs import inputs, run_all
+
+LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
+CASES = [
+    pytest.param(
+        name, length, marks=() if name in zoo.MAIN or length in (3, 65) else pytest.mark.slow
+    )
+    for name in zoo.NAMES
+    for length in LENGTHS
+]
+
+
+@pytest.mark.parametrize(("name", "length"), CASES)
+def test_every_method_gives_the_values_of_the_loop(name, length):
+    system, u, h0 = inputs(name, length)
+    expected = reference.run(system, u, h0)
+    for method, (y, h_last) in run_all(system, u, h0).items():
+        assert (y.dtype, h_last.dtype) == (u.dtype, h0.dtype)
+        assert reference.error(y, expected.y) < 1e-12, method
+        assert reference.error(h_last, expected.h_last) < 1e-12, method
+
+
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_states_from_a_zero_state(name):
+    system, u, h0 = inputs(name, 20)
+    expected = reference.run(system, u)
+    for method, out in run_all(system, u, jnp.zeros_like(h0), states=True).items():
+        for x, y in zip(out, expected, strict=True):
+            assert reference.error(x, y) < 1e-12, method
+
+
+@pytest.mark.parametrize("length", [2, 20, pytest.param(70, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", zoo.MAIN)
+def test_reverse_keeps_documents_apart(name, length):
+    system, u, h0 = inputs(name, length)
+    expected = reference.run(system, u, h0, reverse=True)
+    for method, out in run_all(system, u, h0, reverse=True, states=True).items():
+        for x, y in zip(out, expected, strict=True):
+            assert reference.error(x, y) < 1e-12, method
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in zoo.MAIN if zoo.system(name, 2).reset is not None]
+)
+def test_resets_at_every_step(name):
+    system, u, h0 = inputs(name, 20)
+    system = dataclasses.replace(system, reset=jnp.ones(20, bool))
+    expected = reference.run(system, u)
+    for method, out in run_all(system, u, h0, states=True).items():
+        for x, y in zip(out, expected, strict=True):
+            assert reference.error(x, y) < 1e-12, method

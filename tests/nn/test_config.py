@@ -1,0 +1,69 @@
+"""What a model cannot be is refused before anything is compiled, with the nearest that can."""
+
+from typing import Any
+
+import pytest
+
+from dsfjax import nn
+from tests.nn.small import config
+from tests.unchecked import unchecked
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"mixer": "sdd"}, "unknown mixer 'sdd'; did you mean 'ssd'"),
+        ({"mixer": "softmax"}, "unknown mixer 'softmax'; .*Expected one of softmax_attention"),
+        ({"surroundings": "papr"}, "unknown surroundings 'papr'; did you mean 'paper'"),
+        ({"block": "pre_norm"}, "unknown block 'pre_norm'; did you mean 'prenorm'"),
+        ({"norm": "layers"}, "unknown norm 'layers'; did you mean 'layer'"),
+        ({"head": "untie"}, "unknown head 'untie'; did you mean 'untied'"),
+        ({"pooling": "maen"}, "unknown pooling 'maen'; did you mean 'mean'"),
+        ({"init": "author"}, "unknown init 'author'; did you mean 'authors'"),
+        ({"method": "chunk"}, "unknown method 'chunk'; did you mean 'chunked'"),
+        ({"vocab_size": 0}, "expected vocab_size >= 1, got 0"),
+        ({"d_model": -4}, "expected d_model >= 1, got -4"),
+        ({"num_layers": 0}, "expected num_layers >= 1"),
+        ({"d_state": 0}, "expected d_state >= 1, got 0"),
+        ({"num_heads": 0}, "expected num_heads >= 1, got 0"),
+        ({"max_length": -1}, "expected max_length >= 0, got -1"),
+        ({"num_classes": -1}, "expected num_classes >= 0, got -1"),
+        ({"head": "classifier"}, "a classifier needs num_classes > 0"),
+        ({"num_classes": 3}, "only a classifier has classes"),
+        ({"embed_dropout": 1.0}, "expected 0 <= embed_dropout < 1, got 1.0"),
+        ({"residual_dropout": -0.1}, "expected 0 <= residual_dropout < 1"),
+        ({"attention_dropout": 0.1, "method": "chunked"}, "'chunked' never forms"),
+    ],
+)
+def test_impossible_configs(own: dict[str, Any], message: str) -> None:
+    with unchecked(), pytest.raises(ValueError, match=message):
+        nn.ModelConfig(**{"mixer": "ssd", "vocab_size": 11, **own})
+
+
+@pytest.mark.parametrize("mixer", ["linear_attention", "ssd", "rg_lru"])
+def test_heads_that_do_not_divide(mixer: str) -> None:
+    with pytest.raises(ValueError, match=r"= 8 is not divisible by 3; .* it is 2\."):
+        nn.build(config(mixer, num_heads=3))
+
+
+def test_options_of_the_architecture() -> None:
+    with pytest.raises(TypeError, match="ssd has no option 'num_group'.*Did you mean 'num_groups'"):
+        nn.build(config("ssd", options=(("num_group", 2),)))
+    model = nn.build(config("normalized_attention", options=(("normalizer", "softplus"),)))
+    assert model.init is not None
+    sizes = [nn.num_params(config("ssd", options=(("num_groups", g),))) for g in (1, 2)]
+    assert sizes[1] - sizes[0] == 2 * 2 * 3 * 8
+
+
+def test_sizes_that_an_architecture_does_not_have_are_ignored() -> None:
+    sizes = {nn.num_params(config("qlstm", d_state=n, num_heads=h)) for n, h in ((3, 1), (5, 2))}
+    assert len(sizes) == 1
+
+
+def test_init_of_the_architecture_follows_the_config() -> None:
+    import jax
+
+    for init, zero in (("published", False), ("authors", True)):
+        params = nn.build(config("ssd", init=init)).init(jax.random.key(0))
+        core = params["blocks"]["block_0"]["mixer"]["core"]
+        assert bool((core["bias_dt"] == 0).all()) == zero

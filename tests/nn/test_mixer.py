@@ -1,0 +1,185 @@
+"""A mixer: its surroundings by the formula, and its one-step form against the sequence."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dsfjax import nn, scan, systems
+from dsfjax.core import KVCache
+from dsfjax.nn.surroundings import surrounding
+from tests.nn.small import config
+from tests.reference_loop import error
+
+LENGTH, D = 7, 8
+KINDS = [(name, "paper") for name in systems.names()] + [
+    (name, "practice")
+    for name in systems.names()
+    if surrounding(name, "practice") != surrounding(name, "paper")
+]
+every = pytest.mark.parametrize(("name", "kind"), KINDS)
+
+
+def build(name: str, kind: str = "paper", **own: Any) -> nn.Mixer:
+    around = surrounding(name, kind)
+    arch = nn.architecture(config(name, surroundings=kind))
+    return nn.Mixer(arch, D, around, rngs=nnx.Rngs(0), **own)
+
+
+def tokens(length: int = LENGTH) -> Any:
+    return jax.random.normal(jax.random.key(4), (length, D))
+
+
+@every
+def test_steps_are_the_sequence(name: str, kind: str) -> None:
+    mixer, x = build(name, kind), tokens()
+    graph, weights = nnx.split(mixer)
+
+    @jax.jit
+    def both(weights: Any, x: Any) -> Any:
+        mixer = nnx.merge(graph, weights)
+        state = mixer.init_state(LENGTH)
+
+        def advance(state: Any, x: Any) -> Any:
+            y, state = mixer.step(x, state)
+            return state, y
+
+        state, steps = jax.lax.scan(advance, state, x)
+        return mixer(x), steps, state
+
+    (whole, last), steps, state = both(weights, x)
+    assert error(steps, whole) < 1e-12
+    if last.conv is None:
+        assert state.conv is None
+    else:
+        assert error(state.conv, last.conv) < 1e-13
+    h, h_steps = (s.k if isinstance(s, KVCache) else s for s in (last.h, state.h))
+    assert error(h_steps, h) < 1e-12
+
+
+@every
+def test_system_of_a_mixer_is_what_it_runs(name: str, kind: str) -> None:
+    mixer, x = build(name, kind), tokens()
+    graph, weights = nnx.split(mixer)
+
+    @jax.jit
+    def both(weights: Any, x: Any) -> Any:
+        mixer = nnx.merge(graph, weights)
+        system, u = mixer.system(x)
+        return mixer._output(x, scan(system, u)[0]), mixer(x)[0]
+
+    outside, inside = both(weights, x)
+    assert error(outside, inside) < 1e-13
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
+
+
+def mamba_2_by_hand(mixer: nn.Mixer, x: np.ndarray) -> np.ndarray:
+    """W_out RMSNorm(silu(W_z x) ⊙ SSD(silu(conv [v, b, c]), Δ)) with plain NumPy loops."""
+    p = {k: np.asarray(v[...]) for k, v in mixer.core.items()}
+    heads, channels, _ = p["W_v"].shape
+    maps = [p[k].reshape(-1, D) for k in ("W_v", "W_b", "W_c")]
+    flat = np.concatenate([x @ W.T for W in maps], axis=1)
+    kernel, bias = np.asarray(mixer.conv.kernel[...]), np.asarray(mixer.conv.bias[...])
+    padded = np.concatenate([np.zeros((3, flat.shape[1])), flat])
+    flat = silu(np.stack([bias + (kernel * padded[t : t + 4]).sum(axis=0) for t in range(len(x))]))
+    v, b, c = np.split(flat, np.cumsum([len(W) for W in maps])[:-1], axis=1)
+    v, h = v.reshape(-1, heads, channels), np.zeros((heads, b.shape[1], channels))
+    y = np.zeros((len(x), heads * channels))
+    for t in range(len(x)):
+        delta = np.log1p(np.exp(p["W_dt"] @ x[t] + p["bias_dt"]))
+        for i in range(heads):
+            decay = np.exp(-delta[i] * np.exp(p["A_log"][i]))
+            h[i] = decay * h[i] + np.outer(b[t], delta[i] * v[t, i])
+        y[t] = (np.einsum("n,hnp->hp", c[t], h) + p["D"][:, None] * v[t]).reshape(-1)
+    y *= silu(x @ np.asarray(mixer.gate.kernel[...]))
+    y /= np.sqrt((y**2).mean(axis=1, keepdims=True) + 1e-5)
+    return y @ np.asarray(mixer.project_out.kernel[...])
+
+
+def test_mamba_2_by_hand() -> None:
+    mixer, x = build("ssd", "practice"), tokens()
+    assert error(jax.jit(lambda x: mixer(x)[0])(x), mamba_2_by_hand(mixer, np.asarray(x))) < 1e-12
+
+
+def test_bare_mixer_is_the_architecture_and_a_map() -> None:
+    mixer, x = build("linear_attention"), tokens()
+    y, _ = jax.jit(lambda x: scan(mixer.arch.system(mixer._params(), x), x))(x)
+    W = mixer.project_out.kernel[...]
+    assert error(jax.jit(lambda x: mixer(x)[0])(x), y @ W) < 1e-13
+    assert not hasattr(mixer, "gate") and not hasattr(mixer, "project_in")
+
+
+@every
+def test_surroundings_are_those_of_the_models_in_use(name: str, kind: str) -> None:
+    around = surrounding(name, kind)
+    recurrent = name in ("qlstm", "qlstm_reversed", "rg_lru")
+    assert bool(around.conv_width) == (recurrent or kind == "practice")
+    assert bool(around.gate) == (recurrent or (kind == "practice" and name in ("s6", "ssd")))
+    mixer = build(name, kind)
+    assert mixer.core.keys() >= {f for f in mixer.params_type._fields if f.startswith("W_")}
+
+
+@pytest.mark.parametrize(
+    ("around", "message"),
+    [
+        (nn.Surrounding(gate="sillu"), "gate: .*Did you mean 'silu'"),
+        (nn.Surrounding(conv_width=4, conv_activation="relu"), "conv_activation: .*got 'relu'"),
+        (nn.Surrounding(conv_width=4, conv_on=("deltas",)), "conv_on: .*Did you mean 'delta'"),
+    ],
+)
+def test_unknown_parts_are_named(around: nn.Surrounding, message: str) -> None:
+    arch = systems.get("ssd", d_model=D, d_state=3)
+    with pytest.raises(ValueError, match=message):
+        nn.Mixer(arch, D, around, rngs=nnx.Rngs(0))
+
+
+def test_state_before_the_first_token_is_empty() -> None:
+    state = build("ssd", "practice").init_state(100)
+    assert state.conv is not None and state.conv.shape == (3, 2 * D + 6)
+    assert state.h.shape == (2, 3, 8)
+    assert all((x == 0).all() for x in jax.tree.leaves(state))
+    cache = build("softmax_attention").init_state(100).h
+    assert isinstance(cache, KVCache) and cache.k.shape == (100, 2, 3)
+    assert cache.v.shape == (100, 2, 4) and cache.length == 0
+
+
+@pytest.mark.parametrize("name", ["softmax_attention", "linear_attention", "normalized_attention"])
+def test_dropout_on_the_attention_matrix(name: str) -> None:
+    mixer, x = build(name, attention_dropout=0.3), tokens()
+    plain = build(name)
+    run = jax.jit(lambda x, key: mixer(x, key=key)[0])
+    exact = jax.jit(lambda x: plain(x)[0])(x)
+    assert error(jax.jit(lambda x: mixer(x)[0])(x), exact) < 1e-14
+    one = run(x, jax.random.key(0))
+    assert error(one, exact) > 0.05
+    # The output is linear in the matrix, so the mean over masks is the output without dropout.
+    many = jax.vmap(run, (None, 0))(x, jax.random.split(jax.random.key(1), 4000))
+    spread = np.asarray(many).std(axis=0) / np.sqrt(4000)
+    assert (np.abs(many.mean(axis=0) - exact) < 5.5 * spread + 1e-12).all()
+    # The last row is dropped weight by weight: a first step keeps all of v_0 / 0.7, or nothing.
+    ratio = np.asarray(one @ jnp.linalg.pinv(mixer.project_out.kernel[...]))[0]
+    whole = np.asarray(exact @ jnp.linalg.pinv(mixer.project_out.kernel[...]))[0]
+    for head in (slice(0, 4), slice(4, 8)):
+        kept = ratio[head] / whole[head]
+        assert np.allclose(kept, 0) or np.allclose(kept, 1 / 0.7)
+
+
+@pytest.mark.parametrize("name", ["s6", "ssd", "qlstm", "qlstm_reversed", "rg_lru"])
+def test_no_attention_matrix_no_dropout_on_it(name: str) -> None:
+    with pytest.raises(ValueError, match="no normalised attention matrix.*use residual_dropout"):
+        nn.build(config(name, attention_dropout=0.1))
+    mixer = build(name, attention_dropout=0.1)
+    with pytest.raises(ValueError, match="no normalised attention matrix"):
+        mixer(tokens(), key=jax.random.key(0))
+
+
+def test_attention_dropout_needs_an_empty_state() -> None:
+    mixer = build("linear_attention", attention_dropout=0.1)
+    with pytest.raises(ValueError, match="starts from an empty state"):
+        mixer(tokens(), mixer.init_state(9), key=jax.random.key(0))

@@ -1,0 +1,251 @@
+"""What holds for every architecture of the registry, the ones of later users included."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsfjax import KernelSystem, materialize, scan, systems, to_dense
+from tests.reference_loop import error
+from tests.systems.small import D_MODEL, case, cast, perturbed, tokens
+
+LENGTH = 9
+NAMES = systems.names()
+every = pytest.mark.parametrize("name", NAMES)
+FINITE = [name for name in NAMES if name != "softmax_attention"]
+
+
+@every
+def test_output_does_not_see_the_future(name: str) -> None:
+    arch, params, _ = case(name)
+    u = tokens(LENGTH)
+
+    def run(u: Any) -> Any:
+        return scan(arch.system(params, u), u)[0]
+
+    jacobian = np.asarray(jax.jit(jax.jacrev(run))(u))
+    size = np.abs(jacobian).max(axis=(1, 3))
+    assert (size[np.triu_indices(LENGTH, 1)] == 0).all()
+    assert (size[np.tril_indices(LENGTH)] > 0).all()
+
+
+@every
+def test_vmap_over_parameters_and_tokens_is_the_loop(name: str) -> None:
+    arch, _, run = case(name)
+    params = [perturbed(arch, seed) for seed in range(3)]
+    u = jnp.stack([tokens(LENGTH, seed) for seed in range(3)])
+    together = jax.vmap(run)(jax.tree.map(lambda *x: jnp.stack(x), *params), u)
+    apart = jnp.stack([run(p, x) for p, x in zip(params, u, strict=True)])
+    assert error(together, apart) < 1e-13
+
+
+@every
+def test_split_anywhere_and_carry_the_state(name: str) -> None:
+    arch, params, run = case(name)
+    u = tokens(LENGTH)
+
+    @jax.jit
+    def in_parts(params: Any, u: Any) -> Any:
+        outputs, h = [], None
+        for part in (u[:1], u[1:5], u[5:]):
+            y, h = scan(arch.system(params, part), part, h)
+            outputs.append(y)
+        return jnp.concatenate(outputs)
+
+    assert error(in_parts(params, u), run(params, u)) < 1e-13
+
+
+@every
+def test_new_values_do_not_trace_again(name: str) -> None:
+    arch, params, _ = case(name)
+    traces = 0
+
+    @jax.jit
+    def parts(params: Any, u: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        return jax.tree.leaves(arch.system(params, u))
+
+    first = parts(params, tokens(LENGTH, 0))
+    second = parts(perturbed(arch, 1), tokens(LENGTH, 1))
+    assert traces == 1
+    assert any((a != b).any() for a, b in zip(first, second, strict=True))
+
+
+@every
+def test_gradients_are_derivatives(name: str) -> None:
+    _, params, run = case(name)
+    point = (params, tokens(LENGTH))
+    weights = jax.random.normal(jax.random.key(5), (LENGTH, D_MODEL))
+
+    @jax.jit
+    def loss(params: Any, u: Any) -> Any:
+        return jnp.sum(weights * run(params, u))
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)))(*point)
+    # Along one direction per array, so that a wrong array is not lost among right ones.
+    leaves, structure = jax.tree.flatten(point)
+    for i, (leaf, slope) in enumerate(zip(leaves, jax.tree.leaves(gradient), strict=True)):
+        direction = np.random.default_rng(i).standard_normal(leaf.shape)
+        ends = [
+            loss(
+                *jax.tree.unflatten(
+                    structure, [*leaves[:i], leaf + e * direction, *leaves[i + 1 :]]
+                )
+            )
+            for e in (1e-5, -1e-5)
+        ]
+        assert float(np.sum(slope * direction)) == pytest.approx(
+            float(ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-7
+        )
+
+
+@every
+def test_gradients_are_finite_at_extremes(name: str) -> None:
+    arch, params, _ = case(name)
+    # At 40 gates and decays saturate in float32. η, an exponential of the token, would leave its
+    # range in linear and normalized attention.
+    scale = 10.0 if name in ("linear_attention", "normalized_attention") else 40.0
+
+    def loss(params: Any, u: Any) -> Any:
+        y = scan(arch.system(params, u), u)[0]
+        return jnp.sum(jnp.tanh(y))
+
+    slope = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    for factor in (0.0, scale):
+        value, gradients = slope(*cast((params, factor * tokens(LENGTH)), jnp.float32))
+        assert np.isfinite(value)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
+
+
+@every
+def test_labels_tell_matrices_from_the_rest(name: str) -> None:
+    arch, params, _ = case(name)
+    labels = arch.labels(params)
+    assert jax.tree.structure(labels) == jax.tree.structure(params)
+    for field, label in labels._asdict().items():
+        assert label is None or label == ("decay" if field.startswith("W") else "no_decay"), field
+
+
+@every
+def test_reset_runs_segments_apart(name: str) -> None:
+    arch, params, _ = case(name)
+    u, lengths = tokens(11), (4, 7)
+    reset = np.zeros(11, bool)
+    reset[[0, 4]] = True
+
+    def run(params: Any, u: Any, reset: Any) -> Any:
+        return scan(arch.system(params, u, reset=reset), u)[0]
+
+    run = jax.jit(run)
+    packed = run(params, u, jnp.asarray(reset))
+    starts = np.cumsum((0, *lengths[:-1]))
+    apart = [
+        run(params, u[i : i + n], jnp.arange(n) == 0) for i, n in zip(starts, lengths, strict=True)
+    ]
+    assert error(packed, jnp.concatenate(apart)) < 1e-13
+    joined = run(params, u, jnp.arange(11) == 0)
+    assert error(packed[:4], joined[:4]) < 1e-13
+    assert error(packed[4:], joined[4:]) > 1e-3
+
+
+@every
+def test_three_ways_to_the_same_output(name: str) -> None:
+    arch, params, run = case(name)
+    u = tokens(LENGTH)
+
+    @jax.jit
+    def by_parts(params: Any, u: Any) -> Any:
+        signals = arch.signals(params, u)
+        on_tokens, _ = scan(arch.assemble(params, signals), u)
+        v = signals.v.reshape(LENGTH, -1)
+        on_values, _ = scan(arch.assemble(params, signals, token_is_value=True), v)
+        return on_tokens, on_values
+
+    on_tokens, on_values = by_parts(params, u)
+    assert error(on_tokens, run(params, u)) < 1e-13
+    assert error(on_values, run(params, u)) < 1e-13
+
+
+@every
+def test_kernel_on_values_and_on_tokens(name: str) -> None:
+    arch, params, run = case(name)
+    u = tokens(LENGTH)
+
+    @jax.jit
+    def by_kernel(params: Any, u: Any) -> Any:
+        signals = arch.signals(params, u)
+        system = arch.assemble(params, signals)
+        bare = system if isinstance(system, KernelSystem) else dataclasses.replace(system, D=None)
+        phi = materialize(bare)
+        v = signals.v.reshape(LENGTH, phi.shape[0], -1)
+        equation = "hts,shp->thp" if phi.ndim == 3 else "hpts,shp->thp"
+        y_bare = scan(bare, u)[0].reshape(v.shape)
+        on_tokens = jnp.einsum("tise,se->ti", materialize(system, full=True), u)
+        return jnp.einsum(equation, phi, v), y_bare, on_tokens
+
+    on_values, y_bare, on_tokens = by_kernel(params, u)
+    assert error(on_values, y_bare) < 1e-12
+    assert error(on_tokens, run(params, u)) < 1e-12
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_matrices_of_the_paper(name: str) -> None:
+    arch, params, run = case(name)
+    u = tokens(LENGTH)
+    A, B, C, D = jax.jit(lambda p, u: _matrices(to_dense(arch.system(p, u))))(params, u)
+    h, y = np.zeros(A.shape[1]), []
+    for t in range(LENGTH):
+        h = A[t] @ h + B[t] @ np.asarray(u[t])
+        y.append(C[t] @ h + D[t] @ np.asarray(u[t]))
+    assert error(np.stack(y), run(params, u)) < 1e-12
+
+
+def _matrices(dense: Any) -> Any:
+    return dense.A.matrix, dense.B.matrix, dense.C.matrix, dense.D.matrix
+
+
+@every
+@pytest.mark.parametrize(
+    ("param_dtype", "dtype", "tolerance"),
+    [("float32", "float32", 2e-6), ("float64", "float32", 2e-6), ("float32", "bfloat16", 2e-2)],
+)
+def test_narrow_inputs(name: str, param_dtype: str, dtype: str, tolerance: float) -> None:
+    arch, params, run = case(name)
+    params, u = cast(params, param_dtype), cast(tokens(LENGTH), dtype)
+    exact = run(cast(params, jnp.float64), cast(u, jnp.float64))
+    y, state = jax.jit(lambda p, u: scan(arch.system(p, u), u))(params, u)
+    assert y.dtype == dtype
+    widths = {x.dtype for x in jax.tree.leaves(state)} - {np.dtype("int32")}
+    assert widths in ({np.dtype("float32")}, {np.dtype(param_dtype)})
+    assert error(np.asarray(y, np.float64), exact) < tolerance
+
+
+@every
+def test_init_is_a_function_of_the_key(name: str) -> None:
+    arch = case(name).arch
+    first, again, other = (arch.init(jax.random.key(seed)) for seed in (3, 3, 4))
+    assert all(
+        (a == b).all() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True)
+    )
+    for field, a, b in zip(first._fields, first, other, strict=True):
+        if field.startswith("W"):
+            assert (a != b).any(), field
+    weights = [a.reshape(-1)[:3] for f, a in first._asdict().items() if f.startswith("W")]
+    assert len({tuple(w.tolist()) for w in weights}) == len(weights), "two weights share a key"
+
+
+@every
+def test_traits_tell_the_structure(name: str) -> None:
+    arch, params, _ = case(name)
+    system = arch.system(params, tokens(LENGTH))
+    assert all(arch.traits)
+    if isinstance(system, KernelSystem):
+        assert arch.traits.structure.startswith("kernel")
+        return
+    assert type(system.A).__name__.lower() in arch.traits.structure
+    wide = "d · n" in arch.traits.state
+    assert system.num_states == (3 * D_MODEL if wide else D_MODEL)

@@ -1,0 +1,196 @@
+"""The equations in each architecture's docstring, as a NumPy loop written from them."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dsfjax import scan
+from tests.reference_loop import error
+from tests.systems.small import D_MODEL, as_numpy, build, perturbed, tokens
+
+LENGTH = 7
+
+
+def compare(name: str, textbook: Any, **own: Any) -> None:
+    arch = build(name, **own)
+    params, u = perturbed(arch), tokens(LENGTH)
+
+    def run(params: Any, u: Any) -> Any:
+        signals = arch.signals(params, u)
+        system = arch.assemble(params, signals, token_is_value=True)
+        return scan(system, signals.v.reshape(LENGTH, -1))[0]
+
+    assert error(jax.jit(run)(params, u), textbook(as_numpy(params), np.asarray(u))) < 1e-12
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    return np.log1p(np.exp(x))
+
+
+def elu1(x: np.ndarray) -> np.ndarray:
+    return np.where(x > 0, x, np.expm1(x)) + 1
+
+
+def linear(W: np.ndarray, x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    return W @ x if bias is None else W @ x + bias
+
+
+def attention(kernel: Any, eta: Any = None) -> Any:
+    """y_t = Σ_{s ≤ t} kernel(q_t, k_s) v_s / η_t per head, η_t the sum of the kernel by default."""
+
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        y = np.zeros((len(u), *p.W_v.shape[:2]))
+        for h in range(len(p.W_v)):
+            bias = [None if b is None else b[h] for b in (p.bias_q, p.bias_k, p.bias_v)]
+            for t in range(len(u)):
+                q = linear(p.W_q[h], u[t], bias[0])
+                total = 0.0
+                for s in range(t + 1):
+                    weight = kernel(q, linear(p.W_k[h], u[s], bias[1]))
+                    y[t, h] += weight * linear(p.W_v[h], u[s], bias[2])
+                    total += weight
+                y[t, h] /= total if eta is None else eta(p, u[t], h)
+        return y.reshape(len(u), -1)
+
+    return textbook
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_softmax_attention(bias: bool) -> None:
+    kernel = attention(lambda q, k: math.exp(q @ k / math.sqrt(3)))
+    compare("softmax_attention", kernel, bias=bias)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_attention(bias: bool) -> None:
+    compare("linear_attention", attention(lambda q, k: elu1(q) @ elu1(k)), bias=bias)
+
+
+NORMALIZERS = {
+    "exp": math.exp,
+    "softplus": lambda n: math.log(1 + math.exp(n)),
+    "sigmoid": lambda n: 1 / (1 + math.exp(-n)),
+    "exp_relu": lambda n: math.exp(max(n, 0)),
+}
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize(
+    "own",
+    [{}, {"feature_map": "elu1", "offset": True, "scale": True, "bias": True}],
+    ids=["published", "all options"],
+)
+def test_normalized_attention(normalizer: str, own: dict[str, Any]) -> None:
+    def kernel(q: np.ndarray, k: np.ndarray) -> float:
+        return elu1(q) @ elu1(k) / math.sqrt(3) if own else q @ k
+
+    def eta(p: Any, u: np.ndarray, h: int) -> float:
+        offset = 0 if p.offset is None else p.offset[h]
+        return NORMALIZERS[normalizer](p.W_eta[h] @ u + p.bias_eta[h] + offset)
+
+    compare("normalized_attention", attention(kernel, eta), normalizer=normalizer, **own)
+
+
+def test_s6() -> None:
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        h, y = np.zeros((3, D_MODEL)), np.zeros_like(u)
+        for t in range(len(u)):
+            delta = softplus(p.W_dt_up @ (p.W_dt_down @ u[t]) + p.bias_dt)
+            for j in range(D_MODEL):
+                decay = np.exp(-delta[j] * np.exp(p.A_log[j]))
+                h[:, j] = decay * h[:, j] + (p.W_b @ u[t]) * delta[j] * u[t, j]
+            y[t] = (p.W_c @ u[t]) @ h + p.D * u[t]
+        return y
+
+    compare("s6", textbook)
+
+
+@pytest.mark.parametrize("own", [{}, {"num_heads": 4, "num_groups": 2, "d_inner": 12}])
+def test_ssd(own: dict[str, int]) -> None:
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        heads, channels, _ = p.W_v.shape
+        per_group = heads // len(p.W_b)
+        h, y = np.zeros((heads, 3, channels)), np.zeros((len(u), heads, channels))
+        for t in range(len(u)):
+            delta = softplus(p.W_dt @ u[t] + p.bias_dt)
+            for i in range(heads):
+                v = p.W_v[i] @ u[t]
+                b, c = p.W_b[i // per_group] @ u[t], p.W_c[i // per_group] @ u[t]
+                h[i] = np.exp(-delta[i] * np.exp(p.A_log[i])) * h[i] + np.outer(b, delta[i] * v)
+                y[t, i] = c @ h[i] + p.D[i] * v
+        return y.reshape(len(u), -1)
+
+    compare("ssd", textbook, **own)
+
+
+@pytest.mark.parametrize("name", ["qlstm", "qlstm_reversed"])
+@pytest.mark.parametrize("value_map", [True, False])
+def test_qlstm(name: str, value_map: bool) -> None:
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        h, y = np.zeros(D_MODEL), np.zeros_like(u)
+        for t in range(len(u)):
+            z = p.W_f @ u[t] + p.bias_f
+            decay = sigmoid(z) if name == "qlstm" else sigmoid(-z) ** max(p.alpha, 0)
+            value = p.W @ u[t] if value_map else u[t]
+            h = decay * h + sigmoid(p.W_i @ u[t] + p.bias_i) * value
+            y[t] = sigmoid(p.W_o @ u[t] + p.bias_o) * h
+        return y
+
+    compare(name, textbook, value_map=value_map)
+
+
+def test_reversed_gate_of_negative_power_keeps_everything() -> None:
+    arch = build("qlstm_reversed")
+    params = perturbed(arch)._replace(alpha=np.asarray(-0.5))
+
+    def decay(alpha: Any) -> Any:
+        return arch.signals(params._replace(alpha=alpha), tokens(LENGTH)).log_f
+
+    value, slope = jax.jvp(decay, (params.alpha,), (np.ones(()),))
+    assert (np.asarray(value) == 0).all()
+    assert (np.asarray(slope) == 0).all()
+
+
+def test_rg_lru() -> None:
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        heads, channels = p.a_param.shape
+        h, y = np.zeros((heads, channels)), np.zeros((len(u), heads, channels))
+        for t in range(len(u)):
+            x = u[t].reshape(heads, channels)
+            for i in range(heads):
+                r = sigmoid(p.W_r[i] @ x[i] + p.bias_r[i])
+                gate = sigmoid(p.W_i[i] @ x[i] + p.bias_i[i])
+                a = np.exp(-8 * softplus(p.a_param[i]) * r)
+                h[i] = a * h[i] + np.sqrt(1 - a**2) * gate * x[i]
+            y[t] = h
+        return y.reshape(len(u), -1)
+
+    compare("rg_lru", textbook)
+
+
+def test_rg_lru_does_not_scale_the_first_input_of_a_document() -> None:
+    arch = build("rg_lru")
+    params, u = perturbed(arch), tokens(2)
+    y, _ = jax.jit(lambda r: scan(arch.system(params, u, reset=r), u))(np.array([False, True]))
+    gate = np.asarray(arch.signals(params, u).i).reshape(2, -1)
+    assert error(y[1], gate[1] * np.asarray(u[1])) < 1e-15
+
+
+def test_gradient_of_the_root_is_bounded() -> None:
+    arch = build("rg_lru")
+    # r → 0 makes a → 1, where d√(1 − a²)/da is infinite.
+    params = perturbed(arch)._replace(bias_r=np.full((2, 4), -60.0))
+
+    def loss(params: Any) -> Any:
+        return arch.system(params, tokens(3)).B.scale.sum()
+
+    slope = jax.jit(jax.grad(loss))(params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(slope))
+    assert max(float(np.abs(x).max()) for x in jax.tree.leaves(slope)) < 1e4

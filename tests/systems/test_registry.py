@@ -1,0 +1,105 @@
+"""Architectures by name: what is known, what is refused, and how users add their own."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dsfjax import systems
+from dsfjax.systems import registry
+from dsfjax.systems.ssd import ssd
+from tests.unchecked import unchecked
+
+
+def test_names_are_those_of_the_paper() -> None:
+    assert systems.names() == (
+        "softmax_attention",
+        "linear_attention",
+        "normalized_attention",
+        "s6",
+        "ssd",
+        "qlstm",
+        "qlstm_reversed",
+        "rg_lru",
+    )
+
+
+@pytest.mark.parametrize("name", systems.names())
+def test_options_are_the_keywords_of_the_builder(name: str) -> None:
+    words = systems.options(name)
+    assert words[0] == "d_model" and "init" in words
+    assert ("num_heads" in words) == (name not in ("s6", "qlstm", "qlstm_reversed"))
+    assert ("d_state" in words) == (name not in ("qlstm", "qlstm_reversed", "rg_lru"))
+
+
+def test_unknown_name_gives_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"'linear_atention'.*Did you mean 'linear_attention'\?"):
+        systems.get("linear_atention", d_model=4)
+    with pytest.raises(ValueError, match="Did you mean 'rg_lru'"):
+        systems.options("rglru")
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("qlstm", "d_state"), ("rg_lru", "d_state"), ("s6", "num_heads")]
+)
+def test_state_and_heads_are_refused_where_there_are_none(name: str, word: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} has no option '{word}'; it takes d_model"):
+        systems.get(name, d_model=8, **{word: 2})
+
+
+def test_misspelt_option_gives_the_nearest() -> None:
+    with pytest.raises(TypeError, match="no option 'num_head'.*Did you mean 'num_heads'"):
+        systems.get("ssd", d_model=8, num_head=2)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in systems.names() if "num_heads" in systems.options(name)]
+)
+def test_heads_must_divide(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: d_(model|inner) = 12 .* 5; .* it is 4\."):
+        systems.get(name, d_model=12, num_heads=5)
+
+
+def test_groups_must_divide_the_heads() -> None:
+    with pytest.raises(ValueError, match="num_heads = 4 is not divisible by 3"):
+        systems.get("ssd", d_model=8, num_heads=4, num_groups=3)
+
+
+def test_unknown_choices_are_named() -> None:
+    with (
+        unchecked(),
+        pytest.raises(ValueError, match="normalizer: .*'softplsu'. Did you mean 'softplus'"),
+    ):
+        systems.get("normalized_attention", d_model=8, normalizer="softplsu")
+    with unchecked(), pytest.raises(ValueError, match="feature_map: .*got 'elu'"):
+        systems.get("normalized_attention", d_model=8, feature_map="elu")
+    with unchecked(), pytest.raises(ValueError, match="init: .*Did you mean 'authors'"):
+        systems.get("qlstm", d_model=8, init="author").init(jax.random.key(0))
+
+
+def test_value_bias_cannot_enter_a_value_map() -> None:
+    arch = systems.get("linear_attention", d_model=8, d_state=2, bias=True)
+    params = arch.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="Pass token_is_value=True"):
+        arch.system(params, jnp.ones((3, 8)))
+
+
+def test_register(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+
+    def fast_ssd(*, d_model: int, rate: float = 2.0) -> systems.Architecture:
+        arch = ssd(d_model=d_model, d_state=2)
+        return arch._replace(
+            init=lambda key: arch.init(key)._replace(A_log=jnp.full(1, jnp.log(rate)))
+        )
+
+    systems.register("fast_ssd", fast_ssd)
+    assert systems.names()[-1] == "fast_ssd"
+    assert systems.options("fast_ssd") == ("d_model", "rate")
+    params = systems.get("fast_ssd", d_model=4, rate=3.0).init(jax.random.key(0))
+    assert float(jnp.exp(params.A_log[0])) == pytest.approx(3)
+    with pytest.raises(ValueError, match="'fast_ssd' is taken"):
+        systems.register("fast_ssd", fast_ssd)
+
+
+def test_registration_of_another_test_is_gone() -> None:
+    assert "fast_ssd" not in systems.names()
