@@ -27,8 +27,9 @@ def main(command: options.Explain) -> int:
         if not command.mixer:
             raise ValueError(f"expected --mixer, one of {', '.join(systems.names())}")
         choose("mixer", command.mixer, systems.names())
-        found = systems.get(command.mixer, **sizes(command))
-        system = abstract_system(found, command.length, command.d_model)
-    text = f"{command.mixer}\n{explain(system, length=command.length)}"
+        architecture = systems.get(command.mixer, **sizes(command))
+        system = abstract_system(architecture, command.length, command.d_model)
+        found = explain(system, method=command.method, length=command.length)  # type: ignore
+    text = f"{command.mixer}\n{found}"
     console().print(text, soft_wrap=True, highlight=False, markup=False)
     return 0

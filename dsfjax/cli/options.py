@@ -17,6 +17,9 @@ def _own(metavar: str) -> object:
 
 Int = Annotated[int | None, _from_preset("INT")]
 Float = Annotated[float | None, _from_preset("FLOAT")]
+Method = Annotated[
+    str | None, _from_preset("{auto,sequential,associative,chunked,materialized}")
+]
 Schedule = Annotated[str | None, _from_preset("{cosine,constant}")]
 OwnInt = Annotated[int | None, _own("INT")]
 # Not required by the parser, so that its absence can be answered with the names there are.
@@ -51,6 +54,20 @@ class Training:
     """State expansion per head, for mixers that have one."""
     num_heads: Int = None
     """Heads, for mixers that have them."""
+    surroundings: Annotated[str | None, _from_preset("{paper,practice}")] = None
+    """What stands around the recurrence: as in the paper's experiments, or as in models in use."""
+    block: Annotated[str | None, _from_preset("{prenorm,transformer,mamba}")] = None
+    """Mixer and MLP, the authors' Transformer block without MLP, or the mixer alone."""
+    max_length: Int = None
+    """Learned positions, 0 for none."""
+    init: Annotated[str | None, _from_preset("{published,authors}")] = None
+    """Initial distributions: the published ones, or those of the authors' code."""
+    embed_dropout: Float = None
+    """Dropout rate after the embedding."""
+    attention_dropout: Float = None
+    """Dropout rate on the attention matrix, for attention mixers."""
+    method: Method = None
+    """Engine of the recurrence."""
     steps: Int = None
     """Training steps, a multiple of eval-every."""
     batch_size: Int = None
@@ -119,6 +136,8 @@ class Explain:
     """The architecture, one that "dsfjax systems" lists."""
     length: int = 1024
     """Length of the sequence."""
+    method: str = "auto"
+    """Engine: auto, sequential, associative, chunked or materialized."""
     d_model: int = 64
     """Width."""
     d_state: OwnInt = None

@@ -39,7 +39,7 @@ def names() -> tuple[str, ...]:
 
 
 def register(name: str, build: Callable[..., Architecture]) -> None:
-    """Make an architecture known by name: to `get`, the models, the command line and the report.
+    """Make an architecture known by name in this process: to `get`, models, sweeps and reports.
 
     Args:
         name: A new name.
