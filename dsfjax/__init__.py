@@ -6,6 +6,9 @@ Build a `System` from structured parts (or take one from `dsfjax.systems`), run 
 decode with `step`, look inside with `materialize`, `to_dense` and `explain`.
 """
 
+import importlib
+from types import ModuleType
+
 from dsfjax.core import Dense as Dense
 from dsfjax.core import DenseInput as DenseInput
 from dsfjax.core import DenseOutput as DenseOutput
@@ -39,3 +42,12 @@ from dsfjax.engines import scan as scan
 from dsfjax.engines import step as step
 
 __version__ = "0.1.0"
+
+_SUBPACKAGES = ("analysis", "core", "engines", "interop", "nn", "report", "systems", "tasks", "training")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a subpackage when it is first used: ``dsfjax.nn`` loads Flax, `dsfjax` alone does not."""
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"dsfjax.{name}")
+    raise AttributeError(f"module 'dsfjax' has no attribute {name!r}")

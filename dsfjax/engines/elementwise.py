@@ -112,8 +112,8 @@ def _chunk_backward(
         dc = jnp.einsum("hnp,hp->hn", h, ds_t, precision=precision)
         db = jnp.einsum("hnp,hp->hn", G, now.x, precision=precision)
         dx = jnp.einsum("hnp,hn->hp", G, b, precision=precision)
-        if isinstance(A.log_a, Factored):
-            factors = now.A.log_a  # type: ignore[union-attr]
+        factors = now.A.log_a  # type: ignore[union-attr]
+        if isinstance(factors, Factored):
             drate = drate + dlog * factors.step[:, None, :].astype(G.dtype)
             rate = jnp.broadcast_to(factors.rate, G.shape).astype(G.dtype)
             dlog = jnp.einsum("hnp,hnp->hp", dlog, rate, precision=precision)

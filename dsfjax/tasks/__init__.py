@@ -4,3 +4,5 @@ Each task is one module with a frozen config, a generator and the batches it mak
 
 * :mod:`dsfjax.tasks.mqar`: multi-query associative recall.
 """
+
+from dsfjax.tasks import mqar as mqar

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsfjax import Diagonal, Factored, InnerOutput, OuterInput, pad_state, rescale, to_dense
+from dsfjax import Diagonal, Factored, InnerOutput, OuterInput, Scalar, pad_state, rescale, to_dense
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 
@@ -50,6 +50,7 @@ def test_rescale_and_back(log_t):
     back = rescale(there, jnp.asarray(-log_t))
     u = zoo.tokens(system, L)
     assert reference.error(reference.run(back, u).y, reference.run(system, u).y) < 1e-11
+    assert isinstance(back.A, Scalar) and isinstance(system.A, Scalar)
     np.testing.assert_allclose(back.A.log_a, system.A.log_a, rtol=1e-12, atol=1e-12)
 
 

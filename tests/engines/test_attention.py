@@ -137,7 +137,7 @@ def test_decoding_in_a_compiled_loop():
     for t in range(7):
         y, cache = decode(cache, slice_time(system, t, t + 1), u[t])
         assert reference.error(y, expected[t]) < 1e-12
-    assert decode._cache_size() == 1
+    assert decode._cache_size() == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("method", METHODS)

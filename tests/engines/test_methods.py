@@ -81,7 +81,7 @@ U = jnp.zeros((3, zoo.D))
         ),
         (lambda: scan(KERNEL, U, jnp.zeros(3)), r"expected a KVCache.*got .* of shape \(3,\)"),
         (
-            lambda: scan(KERNEL, U, scan(dataclasses.replace(KERNEL, k=KERNEL.k[:, :1]), U)[1]),
+            lambda: scan(KERNEL, U, scan(dataclasses.replace(KERNEL, k=U[:, None, :3]), U)[1]),
             r"expected a KVCache.*\(2, 3\).*got \(\(1, 3\)",
         ),
         (lambda: scan(KERNEL, U, return_states=True), r"no finite states"),

@@ -126,7 +126,7 @@ def test_reset_of_the_first_token_alone_changes_only_the_scaled_input() -> None:
 
 
 def test_positions_beyond_the_learned_ones_show() -> None:
-    model, params, apply, prefill, _ = compiled("linear_attention", max_length=20, num_layers=1)
+    model, params, _, prefill, _ = compiled("linear_attention", max_length=20, num_layers=1)
     with pytest.raises(ValueError, match="20 learned positions .* sequence of 21 tokens"):
         model.apply(params, tokens(21))
     state = model.init_state(params, 30)

@@ -142,7 +142,7 @@ def test_unknown_parts_are_named(around: nn.Surrounding, message: str) -> None:
 def test_state_before_the_first_token_is_empty() -> None:
     state = build("ssd", "practice").init_state(100)
     assert state.conv is not None and state.conv.shape == (3, 2 * D + 6)
-    assert state.h.shape == (2, 3, 8)
+    assert isinstance(state.h, jax.Array) and state.h.shape == (2, 3, 8)
     assert all((x == 0).all() for x in jax.tree.leaves(state))
     cache = build("softmax_attention").init_state(100).h
     assert isinstance(cache, KVCache) and cache.k.shape == (100, 2, 3)

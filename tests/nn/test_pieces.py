@@ -92,7 +92,8 @@ def test_convolution_starts_uniform() -> None:
 
 
 def test_mlp_is_two_maps_and_an_exact_gelu() -> None:
-    mlp, x = MLP(4, 3, init="published", depth=0, rngs=nnx.Rngs(0)), numbers(6, 4)
+    mlp: Any = MLP(4, 3, init="published", depth=0, rngs=nnx.Rngs(0))
+    x = numbers(6, 4)
     W1, W2 = (np.asarray(layer.kernel[...]) for layer in (mlp.fc1, mlp.fc2))
     assert W1.shape == (4, 12)
     mlp.fc1.bias[...] = b1 = numbers(12)

@@ -86,12 +86,13 @@ def test_reversed_gate_is_the_decay_of_ssd() -> None:
     same = perturbed(ssd)._replace(
         W_dt=params.W_f, bias_dt=params.bias_f, A_log=jnp.full(D_MODEL, math.log(alpha))
     )
-    assert error(decay, np.exp(ssd.system(same, u).A.log_a)) < 1e-14
+    system: Any = ssd.system(same, u)
+    assert error(decay, np.exp(system.A.log_a)) < 1e-14
 
 
 @pytest.mark.parametrize("name", ["linear_attention", "normalized_attention"])
 def test_lemma_1_the_transition_of_the_paper_is_a_ratio_of_normalizers(name: str) -> None:
-    arch = build(name)
+    arch: Any = build(name)
     params, u = perturbed(arch), tokens(LENGTH)
     p, x = as_numpy(params), np.asarray(u)
     if name == "linear_attention":
@@ -100,7 +101,8 @@ def test_lemma_1_the_transition_of_the_paper_is_a_ratio_of_normalizers(name: str
         eta = np.einsum("lhn,lhn->lh", phi, np.cumsum(psi, axis=0))
     else:
         eta = np.exp(x @ p.W_eta.T + p.bias_eta)
-    A = np.asarray(jax.jit(lambda p, u: to_dense(arch.system(p, u)).A.matrix)(params, u))
+    dense: Any = jax.jit(lambda p, u: to_dense(arch.system(p, u)))(params, u)
+    A = np.asarray(dense.A)
     per_head = A.shape[1] // 2
     ratio = np.repeat(eta[:-1] / eta[1:], per_head, axis=1)
     assert error(A[1:], ratio[:, :, None] * np.eye(A.shape[1])) < 1e-12
