@@ -43,11 +43,21 @@ from dsfjax.engines import step as step
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ("analysis", "core", "engines", "interop", "nn", "report", "systems", "tasks", "training")
+_SUBPACKAGES = (
+    "analysis",
+    "core",
+    "engines",
+    "interop",
+    "nn",
+    "report",
+    "systems",
+    "tasks",
+    "training",
+)
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import a subpackage when it is first used: ``dsfjax.nn`` loads Flax, `dsfjax` alone does not."""
+    """Import a subpackage when it is first used: ``nn`` loads Flax, `dsfjax` alone does not."""
     if name in _SUBPACKAGES:
         return importlib.import_module(f"dsfjax.{name}")
     raise AttributeError(f"module 'dsfjax' has no attribute {name!r}")

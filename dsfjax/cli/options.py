@@ -17,9 +17,7 @@ def _own(metavar: str) -> object:
 
 Int = Annotated[int | None, _from_preset("INT")]
 Float = Annotated[float | None, _from_preset("FLOAT")]
-Method = Annotated[
-    str | None, _from_preset("{auto,sequential,associative,chunked,materialized}")
-]
+Method = Annotated[str | None, _from_preset("{auto,sequential,associative,chunked,materialized}")]
 Schedule = Annotated[str | None, _from_preset("{cosine,constant}")]
 OwnInt = Annotated[int | None, _own("INT")]
 # Not required by the parser, so that its absence can be answered with the names there are.

@@ -67,7 +67,9 @@ def test_constructors(module: str, kwargs: dict[str, Any], error: type, message:
         reference(module, **kwargs)
 
 
-@pytest.mark.parametrize("name", ["dsf_linear_h4", "rglru_noreset", "lm_s6_2", "eig_tblock_norm_none"])
+@pytest.mark.parametrize(
+    "name", ["dsf_linear_h4", "rglru_noreset", "lm_s6_2", "eig_tblock_norm_none"]
+)
 def test_weights(name: str) -> None:
     file = goldens.load(name)
     apply, weights = parity.of(name), dict(file.group("p"))

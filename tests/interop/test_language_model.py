@@ -47,6 +47,9 @@ def test_the_training_settings_come_along() -> None:
 
 
 def test_the_vocabulary_is_padded_as_in_the_original() -> None:
-    kwargs = goldens.load("lm_s6_2").meta["kwargs"] | {"vocab_size": 61, "pad_vocab_size_multiple": 8}
+    kwargs = goldens.load("lm_s6_2").meta["kwargs"] | {
+        "vocab_size": 61,
+        "pad_vocab_size_multiple": 8,
+    }
     shapes = language_model(**kwargs).shapes
     assert shapes["backbone.embeddings.word_embeddings.weight"] == (64, 32)

@@ -91,7 +91,9 @@ def test_scan_of_the_system_is_the_mixer_before_its_output(name: str) -> None:
     assert parity.normwise(AFTER[name](weights, x, s), goldens.load(name)["y"][0]) < 1e-10
 
 
-@pytest.mark.parametrize("name", ["dsf_s6", "dsf_s6_2", "eig_ssd_noconv_expand2_long", "rglru_noreset"])
+@pytest.mark.parametrize(
+    "name", ["dsf_s6", "dsf_s6_2", "eig_ssd_noconv_expand2_long", "rglru_noreset"]
+)
 def test_the_token_is_x_where_nothing_stands_before_the_recurrence(name: str) -> None:
     _, u, x, _ = systems_of(name)
     np.testing.assert_array_equal(u, x)
