@@ -1,7 +1,7 @@
 # Every target prepares what it needs: a fresh clone with Python >= 3.11 and make is enough.
 #   make demo       train and compare every mixer on associative recall; writes report/index.html
 #   make test       tests and doctests, without those marked slow
-#   make test-all   all tests, the executed notebooks included
+#   make test-all   all tests, the slow ones included
 #   make lint       ruff and pyright
 #   make bench      time the engines on this machine
 PYTHON ?= python3

@@ -21,7 +21,14 @@ compiled_scan = jax.jit(
     static_argnames=("method", "reverse", "return_states"),
     compiler_options=COMPILE_FAST,
 )
-compiled_step = jax.jit(step, compiler_options=COMPILE_FAST)
+
+
+def compiled(f: Callable[..., Any], **static: Any) -> Callable[..., Any]:
+    """``f`` as one program, much faster than many operations that are compiled one by one."""
+    return jax.jit(partial(f, **static), compiler_options=COMPILE_FAST)
+
+
+compiled_step = compiled(step)
 
 
 def methods(system: System) -> tuple[Method, ...]:

@@ -79,7 +79,7 @@ class Recipe(NamedTuple):
             if convolved or "bias_v" in bound.core:
                 return bound.system(x)
             # Nothing stands before the recurrence: the token is x, the value map is in the System.
-            return bound.arch.system(bound._params(), x), x
+            return bound.arch.system(bound.parameters(), x), x
 
         return Function(self.shapes, run, system)
 

@@ -159,14 +159,15 @@ class Mixer(nnx.Module):
         h = jax.eval_shape(lambda s, u: scan(s, u)[1], system, tokens)
         return MixerState(tail, jnp.zeros(h.shape, h.dtype))
 
-    def _params(self) -> Any:
+    def parameters(self) -> Any:
+        """Parameters of the architecture, the NamedTuple that `Architecture.init` gives."""
         values = {k: v[...] for k, v in self.core.items()}
         return self.params_type(**{k: values.get(k) for k in self.params_type._fields})
 
     def _system(
         self, x: Array, state: MixerState | None, reset: Array | None
     ) -> tuple[System | KernelSystem, Array, Array | None]:
-        around, params, tail = self.around, self._params(), None
+        around, params, tail = self.around, self.parameters(), None
         activation = ACTIVATIONS[around.conv_activation]
         carried = None if state is None else state.conv
         inner = self.project_in(x) if hasattr(self, "project_in") else x

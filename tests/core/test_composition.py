@@ -13,6 +13,7 @@ from dsfjax import Diagonal, concat_time, parallel, series, slice_time
 from dsfjax.core import flip_time
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
+from tests.engine_runs import compiled
 
 L = 6
 # Tokens of width 5; outputs of width 8 and of width 6.
@@ -26,7 +27,7 @@ NARROW = ["dense_maps", "dense_output", "complex_lti"]
 def test_parallel_is_the_sum(a, b):
     first, second = zoo.system(a, L), zoo.system(b, L, seed=1)
     u = zoo.tokens(first, L)
-    both = parallel(first, second)
+    both = compiled(parallel)(first, second)
     assert not both.is_complex
     expected = reference.run(first, u).y + reference.run(second, u).y
     assert reference.error(reference.run(both, u).y, expected) < 1e-12
@@ -40,7 +41,7 @@ def test_series_is_one_after_the_other(a, b):
         second = with_tokens_of_width(second, first.output_width)
     u = zoo.tokens(first, L)
     expected = reference.run(second, reference.run(first, u).y).y
-    assert reference.error(reference.run(series(first, second), u).y, expected) < 1e-12
+    assert reference.error(reference.run(compiled(series)(first, second), u).y, expected) < 1e-12
 
 
 def with_tokens_of_width(system, width):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dsfjax import Diagonal, Factored, InnerOutput, OuterInput, Scalar, pad_state, rescale, to_dense
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
+from tests.engine_runs import compiled
 
 L = 5
 
@@ -20,7 +21,7 @@ def test_rescale_keeps_outputs(name, per_head):
     heads = system.state_shape[0]
     log_t = zoo.Draw("log_t", L, 0).normal(*((L, heads) if per_head else (L,)))
     u, h0 = zoo.tokens(system, L), zoo.state(system)
-    new = rescale(system, log_t)
+    new = compiled(rescale)(system, log_t)
     expected, got = reference.run(system, u, h0), reference.run(new, u, h0)
     assert type(new.A) is type(system.A)
     assert reference.error(got.y, expected.y) < 1e-12
@@ -32,8 +33,8 @@ def test_rescale_keeps_outputs(name, per_head):
 def test_rescale_transforms_the_paper_matrices(name):
     """Λ̃_t = T_t Λ_t T_{t−1}⁻¹ and B̃_t = T_t B_t, also where a normaliser is folded in."""
     system = zoo.system(name, L)
-    log_t = zoo.Draw("log_t", L, 0).normal(L)
-    old, new = (to_dense(s, length=L) for s in (system, rescale(system, log_t)))
+    log_t, dense = zoo.Draw("log_t", L, 0).normal(L), compiled(to_dense, length=L)
+    old, new = (dense(s) for s in (system, compiled(rescale)(system, log_t)))
     t = np.exp(np.asarray(log_t))[:, None, None]
     before = np.concatenate([np.ones((1, 1, 1)), t[:-1]])
     assert reference.error(new.A, t / before * np.asarray(old.A)) < 1e-12
@@ -78,7 +79,7 @@ def test_lemma_2(name, more):
     """A larger state expansion can represent what a smaller one does; the new states stay 0."""
     system = zoo.system(name, L)
     heads, n, p = system.state_shape
-    new = pad_state(system, n + more)
+    new = compiled(pad_state, n=n + more)(system)
     u = zoo.tokens(system, L)
     expected, got = reference.run(system, u), reference.run(new, u)
     assert type(new.A) is type(system.A)

@@ -6,6 +6,7 @@ import pytest
 from dsfjax import to_dense
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
+from tests.engine_runs import compiled
 
 L = 6
 
@@ -13,7 +14,7 @@ L = 6
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_densify(name):
     system = zoo.system(name, L)
-    dense = to_dense(system, length=L)
+    dense = compiled(to_dense, length=L)(system)
     u = zoo.tokens(system, L)
     assert dense.is_complex == system.is_complex
     assert (dense.eta, dense.reset) == (None, None)

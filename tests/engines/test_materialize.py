@@ -8,6 +8,7 @@ import pytest
 from dsfjax import materialize, to_dense
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
+from tests.engine_runs import compiled
 
 L = 5
 
@@ -26,7 +27,7 @@ def impulse_responses(system) -> np.ndarray:
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_full_kernel(name):
     system = zoo.system(name, L)
-    full = np.asarray(materialize(system, full=True, length=L))
+    full = np.asarray(compiled(materialize, full=True, length=L)(system))
     assert reference.error(full, impulse_responses(system)) < 1e-12
     for t in range(L):
         assert np.all(full[t, :, t + 1 :] == 0)
@@ -36,7 +37,7 @@ def test_full_kernel(name):
 def test_dense_matrices(name):
     """Products of the paper's matrices, C_t Λ_t ⋯ Λ_{s+1} B_s, give the same kernel."""
     system = zoo.system(name, L)
-    dense = to_dense(system, length=L)
+    dense = compiled(to_dense, length=L)(system)
     A, B, C, D = (np.asarray(x) for x in (dense.A, dense.B, dense.C, dense.D))
     states = system.num_states
     assert A.shape == (L, states, states)
@@ -60,7 +61,7 @@ def test_kernel_on_values(name):
             materialize(system, length=L)
         return
     heads, _, p = system.state_shape
-    phi = np.asarray(materialize(system, length=L))
+    phi = np.asarray(compiled(materialize, length=L)(system))
     per_channel = phi.ndim == 4
     assert phi.shape == ((heads, p, L, L) if per_channel else (heads, L, L))
     phi = phi if per_channel else np.broadcast_to(phi[:, None], (heads, p, L, L))

@@ -14,13 +14,14 @@ from tests.reference_loop import error
 from tests.unchecked import unchecked
 
 LENGTH = 9
-MODELS = [(name, {"max_length": 20, "num_layers": 1}) for name in systems.names()] + [
+SMALL = {"max_length": 20, "num_layers": 1, "block": "mamba"}
+MODELS = [(name, SMALL) for name in systems.names()] + [
     ("s6", {"surroundings": "practice", "block": "mamba", "norm": "rms", "num_layers": 1}),
     ("ssd", {"surroundings": "practice", "head": "untied"}),
     ("linear_attention", {"surroundings": "practice", "block": "transformer"}),
 ]
 every = pytest.mark.parametrize(
-    ("name", "own"), MODELS, ids=[f"{n}-{o.get('block', o.get('head', ''))}" for n, o in MODELS]
+    ("name", "own"), MODELS, ids=[f"{n}-{o.get('surroundings', 'paper')}" for n, o in MODELS]
 )
 
 
@@ -64,7 +65,7 @@ def test_state_of_decoding_does_not_grow(name: str, own: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("name", ["softmax_attention", "ssd", "rg_lru"])
 def test_generated_tokens_are_the_likeliest_of_the_full_pass(name: str) -> None:
-    model, params, apply, *_ = compiled(name, max_length=20, num_layers=1)
+    model, params, apply, *_ = compiled(name, **SMALL)
     prompt = tokens(4)
     generated = jax.jit(model.generate, static_argnums=2)(params, prompt, 5)
     text = jnp.concatenate([prompt, generated])
@@ -74,7 +75,7 @@ def test_generated_tokens_are_the_likeliest_of_the_full_pass(name: str) -> None:
 
 
 def test_sampling_follows_the_temperature() -> None:
-    model, params, apply, *_ = compiled("linear_attention", max_length=20, num_layers=1)
+    model, params, apply, *_ = compiled("linear_attention", **SMALL)
     prompt = tokens(4)
 
     @jax.jit
@@ -98,7 +99,7 @@ def test_sampling_follows_the_temperature() -> None:
     ],
 )
 def test_generation_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
-    model, params, *_ = compiled("linear_attention", max_length=20, num_layers=1)
+    model, params, *_ = compiled("linear_attention", **SMALL)
     with pytest.raises(ValueError, match=message):
         model.generate(params, tokens(4), **arguments)
 
@@ -119,14 +120,14 @@ def test_packed_documents_are_documents_apart(name: str, own: dict[str, Any]) ->
 
 def test_reset_of_the_first_token_alone_changes_only_the_scaled_input() -> None:
     for name in ("softmax_attention", "ssd"):
-        model, params, apply, *_ = compiled(name, max_length=20, num_layers=1)
+        model, params, apply, *_ = compiled(name, **SMALL)
         reset = jnp.arange(LENGTH) == 0
         marked = jax.jit(lambda p, i, m=model, r=reset: m.apply(p, i, reset=r))(params, tokens(9))
         assert error(marked, apply(params, tokens(9))) < 1e-13
 
 
 def test_positions_beyond_the_learned_ones_show() -> None:
-    model, params, _, prefill, _ = compiled("linear_attention", max_length=20, num_layers=1)
+    model, params, _, prefill, _ = compiled("linear_attention", **SMALL)
     with pytest.raises(ValueError, match="20 learned positions .* sequence of 21 tokens"):
         model.apply(params, tokens(21))
     state = model.init_state(params, 30)
@@ -136,7 +137,7 @@ def test_positions_beyond_the_learned_ones_show() -> None:
 
 
 def test_batches_come_from_vmap() -> None:
-    model, params, apply, *_ = compiled("ssd", max_length=20, num_layers=1)
+    model, params, apply, *_ = compiled("ssd", **SMALL)
     with (
         unchecked(),
         pytest.raises(ValueError, match=r"one sequence of token ids \(L,\), got \(2, 9\)"),

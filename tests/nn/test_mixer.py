@@ -109,7 +109,7 @@ def test_mamba_2_by_hand() -> None:
 
 def test_bare_mixer_is_the_architecture_and_a_map() -> None:
     mixer, x = build("linear_attention"), tokens()
-    y, _ = jax.jit(lambda x: scan(mixer.arch.system(mixer._params(), x), x))(x)
+    y, _ = jax.jit(lambda x: scan(mixer.arch.system(mixer.parameters(), x), x))(x)
     W = mixer.project_out.kernel[...]
     assert error(jax.jit(lambda x: mixer(x)[0])(x), y @ W) < 1e-13
     assert not hasattr(mixer, "gate") and not hasattr(mixer, "project_in")
