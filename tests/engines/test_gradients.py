@@ -25,14 +25,11 @@ from tests.engine_runs import (
 LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
 
 
-def every_run(name: str, length: int) -> bool:
-    return length in (3, 65) if name in zoo.MAIN else length == 65
-
-
+SLOW = pytest.mark.slow
 CASES = [
-    pytest.param(name, length, marks=() if every_run(name, length) else pytest.mark.slow)
-    for name in zoo.NAMES
-    for length in LENGTHS
+    *(pytest.param(x, n, marks=() if n in (3, 65) else SLOW) for x in zoo.MAIN for n in LENGTHS),
+    *((x, 20) for x in zoo.NAMES if x not in zoo.MAIN),
+    *(pytest.param(x, n, marks=SLOW) for x in zoo.NAMES if x not in zoo.MAIN for n in LENGTHS),
 ]
 
 

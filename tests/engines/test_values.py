@@ -11,9 +11,7 @@ from tests.engine_runs import inputs, run_all
 
 LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
 CASES = [
-    pytest.param(
-        name, length, marks=() if name in zoo.MAIN or length in (3, 65) else pytest.mark.slow
-    )
+    pytest.param(name, length, marks=() if name in zoo.MAIN or length == 65 else pytest.mark.slow)
     for name in zoo.NAMES
     for length in LENGTHS
 ]
