@@ -8,6 +8,7 @@ from dsfjax.core.composition import slice_time as slice_time
 from dsfjax.core.coordinates import pad_state as pad_state
 from dsfjax.core.coordinates import rescale as rescale
 from dsfjax.core.dense import to_dense as to_dense
+from dsfjax.core.features import taylor_features as taylor_features
 from dsfjax.core.kernel import KernelSystem as KernelSystem
 from dsfjax.core.kernel import KVCache as KVCache
 from dsfjax.core.maps import DenseInput as DenseInput
@@ -21,6 +22,9 @@ from dsfjax.core.maps import TokenSkip as TokenSkip
 from dsfjax.core.maps import ValueSkip as ValueSkip
 from dsfjax.core.resets import reset_from_lengths as reset_from_lengths
 from dsfjax.core.resets import reset_from_segment_ids as reset_from_segment_ids
+from dsfjax.core.separable import feature_system as feature_system
+from dsfjax.core.separable import separable_system as separable_system
+from dsfjax.core.separable import truncate_kernel as truncate_kernel
 from dsfjax.core.system import System as System
 from dsfjax.core.transitions import Dense as Dense
 from dsfjax.core.transitions import Diagonal as Diagonal

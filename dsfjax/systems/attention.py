@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import InnerOutput, OuterInput, Scalar, System
-from dsfjax.core.maps import Normalizer
 from dsfjax.systems.primitives import Init, affine, divide, projection
 
 
@@ -46,27 +44,6 @@ def value_map(params: Any, *, token_is_value: bool) -> Array | None:
             "and run the System on signals.v, flattened to (L, H·p)."
         )
     return params.W_v.reshape(-1, params.W_v.shape[-1])
-
-
-def separable_attention(
-    params: Any,
-    phi: Array,
-    psi: Array,
-    eta: Normalizer | None,
-    *,
-    reset: Array | None,
-    token_is_value: bool,
-) -> System:
-    """Lemma 1, un-normalised: Λ = I, b = ψ(k), c = φ(q), and η."""
-    heads, p = params.W_v.shape[:2]
-    return System(
-        Scalar(jnp.zeros((1, heads), phi.dtype)),
-        OuterInput(psi, W=value_map(params, token_is_value=token_is_value)),
-        InnerOutput(phi),
-        eta=eta,
-        reset=reset,
-        state_shape=(heads, phi.shape[-1], p),
-    )
 
 
 def check_heads(name: str, d_model: int, num_heads: int) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jax import Array
 
-from dsfjax.core import SummedNormalizer, System
+from dsfjax.core import SummedNormalizer, System, separable_system
 from dsfjax.systems import attention
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, elu1, labels_without_decay
@@ -86,8 +86,13 @@ def linear_attention(
         token_is_value: bool = False,
     ) -> System:
         phi, psi = elu1(signals.q), elu1(signals.k)
-        return attention.separable_attention(
-            params, phi, psi, SummedNormalizer(), reset=reset, token_is_value=token_is_value
+        return separable_system(
+            phi,
+            psi,
+            SummedNormalizer(),
+            num_channels=params.W_v.shape[1],
+            W=attention.value_map(params, token_is_value=token_is_value),
+            reset=reset,
         )
 
     traits = Traits(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import GivenNormalizer, System
+from dsfjax.core import GivenNormalizer, System, separable_system
 from dsfjax.systems import attention
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
@@ -129,9 +129,13 @@ def normalized_attention(
         token_is_value: bool = False,
     ) -> System:
         q = phi(signals.q) / math.sqrt(d_state) if scale else phi(signals.q)
-        eta = GivenNormalizer(signals.log_eta)
-        return attention.separable_attention(
-            params, q, phi(signals.k), eta, reset=reset, token_is_value=token_is_value
+        return separable_system(
+            q,
+            phi(signals.k),
+            GivenNormalizer(signals.log_eta),
+            num_channels=params.W_v.shape[1],
+            W=attention.value_map(params, token_is_value=token_is_value),
+            reset=reset,
         )
 
     traits = Traits(

@@ -2,16 +2,12 @@ r"""Softmax attention (Vaswani et al. 2017, arXiv:1706.03762), exact and by fini
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections import Counter
 
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from dsfjax.core import KernelSystem, SummedNormalizer, System
+from dsfjax.core import KernelSystem, System, truncate_kernel
 from dsfjax.systems import attention
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.linear_attention import Params, Signals
@@ -46,7 +42,7 @@ def softmax_attention(
         The `Architecture`, with a `KernelSystem` in place of a System.
 
     Example:
-        >>> import jax, dsfjax
+        >>> import jax, jax.numpy as jnp, dsfjax
         >>> arch = softmax_attention(d_model=4, d_state=2)
         >>> system = arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 4)))
         >>> [round(weight, 3) for weight in dsfjax.materialize(system)[0, 2].tolist()]
@@ -71,9 +67,7 @@ def softmax_attention(
         reset: Array | None = None,
         token_is_value: bool = False,
     ) -> KernelSystem:
-        W = attention.value_map(params, token_is_value=token_is_value)
-        q = signals.q / math.sqrt(signals.q.shape[-1])
-        return KernelSystem(q, signals.k, W, reset, num_channels=params.W_v.shape[1])
+        return _kernel(params, signals, reset=reset, token_is_value=token_is_value)
 
     traits = Traits(
         "kernel (scalar, n → ∞)",
@@ -121,59 +115,18 @@ def taylor_system(
         Sieber et al. (2024), arXiv:2405.15731, section on softmax attention.
 
     Example:
-        >>> import jax
+        >>> import jax, jax.numpy as jnp
         >>> arch = softmax_attention(d_model=4, d_state=3)
         >>> taylor_system(arch.init(jax.random.key(0)), jnp.ones((5, 4)), 2).state_shape
         (1, 10, 4)
     """
-    if order < 0 or order % 2:
-        raise ValueError(
-            f"taylor_system: expected an even order, got {order}. Odd truncations of the "
-            "exponential take negative values, so η could vanish; use "
-            f"{max(order, 0) + max(order, 0) % 2}."
-        )
-    q, k, _ = attention.project_qkv(params, u)
-    phi, psi = (taylor_features(x, order, symmetric=symmetric) for x in (q, k))
-    return attention.separable_attention(
-        params, phi, psi, SummedNormalizer(), reset=reset, token_is_value=False
-    )
+    kernel = _kernel(params, Signals(*attention.project_qkv(params, u)), reset=reset)
+    return truncate_kernel(kernel, order, symmetric=symmetric)
 
 
-def taylor_features(x: Array, order: int, *, symmetric: bool = True) -> Array:
-    r"""φ with φ(q)ᵀφ(k) = Σ_{r ≤ P} (qᵀk/√m)^r / r!, from (…, m) to (…, n).
-
-    Args:
-        x: Queries or keys, (…, m).
-        order: P.
-        symmetric: Merge equal monomials, weighted by the root of their multiplicity.
-
-    Returns:
-        Features (…, n), n = binom(m + P, P) or Σ_{r ≤ P} m^r.
-
-    Example:
-        >>> q, k = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0])
-        >>> x = float(q @ k) / 2**0.5
-        >>> features = [taylor_features(z, 2) for z in (q, k)]
-        >>> round(1 + x + x**2 / 2, 4), round(float(features[0] @ features[1]), 4)
-        (0.5018, 0.5018)
-    """
-    m = x.shape[-1]
-    x = x / m**0.25
-    features = [jnp.ones((*x.shape[:-1], 1), x.dtype)]
-    for r in range(1, order + 1):
-        monomials = (
-            list(itertools.combinations_with_replacement(range(m), r))
-            if symmetric
-            else list(itertools.product(range(m), repeat=r))
-        )
-        # A merged monomial stands for r!/Π(multiplicities!) equal ones; each carries 1/r!.
-        weights = [
-            1 / math.prod(math.factorial(k) for k in Counter(i).values())
-            if symmetric
-            else 1 / math.factorial(r)
-            for i in monomials
-        ]
-        powers = jnp.prod(x[..., np.array(monomials)], axis=-1)
-        scale = jnp.asarray(np.sqrt(weights), x.dtype)
-        features.append(powers * scale.reshape((1,) * (x.ndim - 1) + (-1,)))
-    return jnp.concatenate(features, axis=-1)
+def _kernel(
+    params: Params, signals: Signals, *, reset: Array | None, token_is_value: bool = False
+) -> KernelSystem:
+    W = attention.value_map(params, token_is_value=token_is_value)
+    q = signals.q / math.sqrt(signals.q.shape[-1])
+    return KernelSystem(q, signals.k, W, reset, num_channels=params.W_v.shape[1])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsfjax import materialize, scan, systems, to_dense
-from dsfjax.systems.softmax_attention import taylor_features, taylor_system
+from dsfjax.systems.softmax_attention import taylor_system
 from tests.reference_loop import error
 from tests.systems.small import D_MODEL, as_numpy, build, perturbed, tokens
 
@@ -132,19 +132,6 @@ def test_taylor_approximation_converges_to_rounding() -> None:
     exact = run(arch, params, u)
     assert error(run_taylor(params, u, 2), exact) > 1e-6
     assert error(run_taylor(params, u, 12), exact) < 1e-13
-
-
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_taylor_features_are_the_truncated_exponential(symmetric: bool) -> None:
-    key_q, key_k = jax.random.split(jax.random.key(0))
-    q, k = jax.random.normal(key_q, (5, 3)), jax.random.normal(key_k, (5, 3))
-    for order in (0, 1, 3, 4):
-        phi, psi = (taylor_features(x, order, symmetric=symmetric) for x in (q, k))
-        n = math.comb(3 + order, order) if symmetric else sum(3**r for r in range(order + 1))
-        assert phi.shape == (5, n)
-        x = np.sum(np.asarray(q) * np.asarray(k), axis=1) / math.sqrt(3)
-        kernel = sum(x**r / math.factorial(r) for r in range(order + 1))
-        assert error(np.sum(np.asarray(phi) * np.asarray(psi), axis=1), kernel) < 1e-14
 
 
 def test_merging_monomials_changes_nothing_but_the_state_size() -> None:
