@@ -25,11 +25,12 @@ class Model(NamedTuple):
 
     Attributes:
         init: ``init(key) -> params``, a nested dict of arrays.
-        features: ``features(params, tokens (L,), *, reset=None, key=None) -> (L, d)``. A key means
-            training: dropout is on.
+        features: ``features(params, tokens (L,), *, reset=None, key=None, dropout=None)``, (L, d).
+            A key means training: dropout is on, where the config has a rate above 0, at that rate
+            or at ``dropout``, which may be traced.
         head: ``head(params, features (…, d)) -> logits (…, vocab)``; for a classifier
             (num_classes,) from (L, d).
-        apply: ``apply(params, tokens, *, reset=None, key=None) -> logits``.
+        apply: ``apply(params, tokens, *, reset=None, key=None, dropout=None) -> logits``.
         labels: ``labels(params) -> params`` of strings, "decay" or "no_decay".
         systems: ``systems(params, tokens, *, reset=None) -> ((System, u), …)``, one per layer.
         init_state: ``init_state(params, max_length) -> DecodeState``; only caches use max_length.
@@ -82,17 +83,27 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(params=key))))
 
     def features(
-        params: Params, tokens: Array, *, reset: Array | None = None, key: Array | None = None
+        params: Params,
+        tokens: Array,
+        *,
+        reset: Array | None = None,
+        key: Array | None = None,
+        dropout: Array | float | None = None,
     ) -> Array:
-        return module(params).features(tokens, reset=reset, key=key)
+        return module(params).features(tokens, reset=reset, key=key, dropout=dropout)
 
     def head(params: Params, x: Array) -> Array:
         return module(params).head(x)
 
     def apply(
-        params: Params, tokens: Array, *, reset: Array | None = None, key: Array | None = None
+        params: Params,
+        tokens: Array,
+        *,
+        reset: Array | None = None,
+        key: Array | None = None,
+        dropout: Array | float | None = None,
     ) -> Array:
-        return head(params, features(params, tokens, reset=reset, key=key))
+        return head(params, features(params, tokens, reset=reset, key=key, dropout=dropout))
 
     def labels(params: Params) -> Params:
         return _labels(module(params), params)

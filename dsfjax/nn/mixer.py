@@ -108,6 +108,7 @@ class Mixer(nnx.Module):
         state: MixerState | None = None,
         *,
         reset: Bool[Array, " L"] | None = None,
+        rate: float | Array | None = None,
         key: Array | None = None,
     ) -> tuple[Float[Array, "L d"], MixerState]:
         """Mix one sequence.
@@ -116,6 +117,7 @@ class Mixer(nnx.Module):
             x: (L, d_model).
             state: Carried from the steps before, or None.
             reset: Boolean (L,), true where a document starts.
+            rate: Of that dropout, in place of an ``attention_dropout`` that is not 0.
             key: For dropout on the attention matrix, in training; None in evaluation.
 
         Returns:
@@ -123,7 +125,8 @@ class Mixer(nnx.Module):
         """
         system, tokens, tail = self._system(x, state, reset)
         if key is not None and self.attention_dropout:
-            y, h = _attend_with_dropout(system, tokens, self.attention_dropout, key, state), None
+            rate = self.attention_dropout if rate is None else rate
+            y, h = _attend_with_dropout(system, tokens, rate, key, state), None
         else:
             h0 = None if state is None else state.h
             y, h = scan(system, tokens, h0, method=self.method)  # type: ignore[arg-type]
@@ -195,7 +198,11 @@ class Mixer(nnx.Module):
 
 
 def _attend_with_dropout(
-    system: System | KernelSystem, tokens: Array, rate: float, key: Array, state: MixerState | None
+    system: System | KernelSystem,
+    tokens: Array,
+    rate: float | Array,
+    key: Array,
+    state: MixerState | None,
 ) -> Array:
     """Outputs with dropout on the normalised attention matrix; the tokens are the values."""
     if isinstance(system, System) and system.eta is None:

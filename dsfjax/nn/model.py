@@ -67,13 +67,16 @@ class Block(nnx.Module):
         state: MixerState | None = None,
         *,
         reset: Array | None = None,
-        rates: tuple[float, float] = (0.0, 0.0),
+        rates: tuple[float | Array, float | Array, float | Array | None] = (0.0, 0.0, None),
         key: Array | None = None,
     ) -> tuple[Array, Array, MixerState]:
-        """Run a sequence: h, r (L, d) and the state in, the same out."""
+        """Run a sequence: h, r (L, d) and the state in, the same out.
+
+        ``rates`` are those of dropout on h before and after the mixer, and within it.
+        """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         r = r + dropout(h, rates[0], keys[0])
-        h, state = self.mixer(self.norm1(r), state, reset=reset, key=keys[1])
+        h, state = self.mixer(self.norm1(r), state, reset=reset, rate=rates[2], key=keys[1])
         return *self._channels(h, r, rates[1], keys[2]), state
 
     def step(self, h: Array, r: Array, state: MixerState) -> tuple[Array, Array, MixerState]:
@@ -82,7 +85,9 @@ class Block(nnx.Module):
         h, state = self.mixer.step(self.norm1(r), state)
         return *self._channels(h, r, 0.0, None), state
 
-    def _channels(self, h: Array, r: Array, rate: float, key: Array | None) -> tuple[Array, Array]:
+    def _channels(
+        self, h: Array, r: Array, rate: float | Array, key: Array | None
+    ) -> tuple[Array, Array]:
         if self.kind == "mamba":
             return h, r
         r = r + dropout(h, rate, key)
@@ -122,9 +127,17 @@ class SequenceModel(nnx.Module):
         *,
         reset: Bool[Array, " L"] | None = None,
         key: Array | None = None,
+        dropout: Float[Array, ""] | float | None = None,
     ) -> Float[Array, "L d"]:
-        """Features (L, d) of tokens (L,). ``key`` turns dropout on."""
-        return self._run(tokens, None, reset, key)[0]
+        """Features (L, d) of tokens (L,).
+
+        Args:
+            tokens: Token ids.
+            reset: True where a document starts.
+            key: Turns dropout on.
+            dropout: A rate in place of those of the config that are not 0; it may be traced.
+        """
+        return self._run(tokens, None, reset, key, dropout)[0]
 
     def head(self, features: Float[Array, "... d"]) -> Float[Array, "... k"]:
         """Logits (…, vocab) of features (…, d); for a classifier (num_classes,) of (L, d)."""
@@ -161,7 +174,7 @@ class SequenceModel(nnx.Module):
         self, tokens: Int[Array, " L"], state: DecodeState
     ) -> tuple[Float[Array, "L d"], DecodeState]:
         """Features (L, d) of tokens (L,) that continue ``state``, and the state after them."""
-        return self._run(tokens, state, None, None)
+        return self._run(tokens, state, None, None, None)
 
     def step(
         self, token: Int[Array, ""], state: DecodeState
@@ -175,14 +188,20 @@ class SequenceModel(nnx.Module):
         return self.norm_f(h + r), DecodeState(state.position + 1, tuple(layers))
 
     def _run(
-        self, tokens: Array, state: DecodeState | None, reset: Array | None, key: Array | None
+        self,
+        tokens: Array,
+        state: DecodeState | None,
+        reset: Array | None,
+        key: Array | None,
+        rate: float | Array | None,
     ) -> tuple[Array, DecodeState]:
         start = jnp.zeros((), jnp.int32) if state is None else state.position
         h = self._embed(tokens, start, reset)
         r, layers = jnp.zeros_like(h), []
-        residual = self.config.residual_dropout
+        own = self.config.embed_dropout, self.config.residual_dropout
+        embed, residual = (x if rate is None or x == 0 else rate for x in own)
         for i, block in enumerate(self._blocks()):
-            rates = (self.config.embed_dropout if i == 0 else residual, residual)
+            rates = (embed if i == 0 else residual, residual, rate)
             layer_key = None if key is None else jax.random.fold_in(key, i)
             layer = None if state is None else state.layers[i]
             h, r, layer = block(h, r, layer, reset=reset, rates=rates, key=layer_key)

@@ -145,9 +145,12 @@ class GLU(nnx.Module):
         return a * jax.nn.sigmoid(b)
 
 
-def dropout(x: Array, rate: float, key: Array | None) -> Array:
+def dropout(x: Array, rate: float | Array, key: Array | None) -> Array:
     """Zero a fraction ``rate`` of x and scale the rest; nothing without a key (evaluation)."""
-    if key is None or rate == 0:
+    # A traced rate is computed with even where it is 0, which then keeps every entry as it is.
+    if key is None or (isinstance(rate, float | int) and rate == 0):
         return x
+    if isinstance(rate, Array):
+        rate = rate.astype(x.dtype)
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
     return jnp.where(keep, x / (1 - rate), 0)

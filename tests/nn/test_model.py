@@ -205,6 +205,24 @@ def test_dropout_of_embedding_and_residual() -> None:
     assert error(without(jax.random.key(0)), exact) < 1e-14
 
 
+def test_traced_rate_stands_for_those_that_are_not_zero() -> None:
+    where = {"embed_dropout": 0.5, "attention_dropout": 0.5}
+    _, params, *_ = compiled("linear_attention", num_layers=1, block="mamba")
+
+    def run(key: Any, rate: Any, **own: float) -> Any:
+        model = nn.build(config("linear_attention", num_layers=1, block="mamba", **own))
+        return model.features(params, tokens(LENGTH), key=key, dropout=rate)
+
+    traced = jax.jit(lambda key, rate: run(key, rate, **where))
+    for rate in (0.0, 0.25):
+        fixed = jax.jit(lambda key, r=rate: run(key, None, **{name: r for name in where}))
+        key = jax.random.key(0)
+        assert error(traced(key, rate), fixed(key)) < 1e-14
+    # A place where the config drops nothing keeps everything.
+    key = jax.random.key(0)
+    assert error(jax.jit(run)(key, 0.9), jax.jit(run)(None, None)) < 1e-14
+
+
 def test_rates_are_those_of_their_places() -> None:
     """Dropping the embedding or all residual contributions leaves exactly what remains."""
     nearly_all = 1 - 1e-9
