@@ -43,6 +43,14 @@ def _run(command: options.Command) -> int:
 
             return training.main(command)
         case options.Systems():
+        case options.Sweep():
+            from dsfjax.cli import sweep
+
+            return sweep.main(command)
+        case options.Results():
+            from dsfjax.cli import results
+
+            return results.main(command)
             from dsfjax.cli import systems
 
             return systems.main(command)

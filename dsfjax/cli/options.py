@@ -22,6 +22,13 @@ Schedule = Annotated[str | None, _from_preset("{cosine,constant}")]
 OwnInt = Annotated[int | None, _own("INT")]
 # Not required by the parser, so that its absence can be answered with the names there are.
 Mixer = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(required)")]
+Names = Annotated[tuple[str, ...], _from_preset("MIXER ...")]
+Floats = Annotated[tuple[float, ...], _from_preset("FLOAT ...")]
+Ints = Annotated[tuple[int, ...], _from_preset("INT ...")]
+SharedData = Annotated[bool | None, _from_preset("{True,False}")]
+ReportDir = Annotated[
+    Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")
+]
 RunDir = Annotated[
     Path | None,
     tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: under runs/, named by the config)"),
@@ -30,28 +37,14 @@ RunDir = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What ``train`` and ``compare`` have in common; None means as in the preset."""
+    """What ``train``, ``compare`` and ``sweep`` have in common; None means as in the preset."""
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """The task: mqar (multi-query associative recall)."""
     preset: str = "demo"
     """Where the other options start from: demo or smoke."""
-    vocab_size: Int = None
-    """Token ids of the task."""
-    seq_len: Int = None
-    """Length of a sequence."""
-    num_kv_pairs: Int = None
-    """Key-value pairs in a sequence, at most a quarter of its length."""
     power_a: Float = None
     """Exponent of the power law of the gaps between a pair and its query."""
-    d_model: Int = None
-    """Width of the model."""
-    num_layers: Int = None
-    """Depth of the model."""
-    d_state: Int = None
-    """State expansion per head, for mixers that have one."""
-    num_heads: Int = None
-    """Heads, for mixers that have them."""
     surroundings: Annotated[str | None, _from_preset("{paper,practice}")] = None
     """What stands around the recurrence: as in the paper's experiments, or as in models in use."""
     block: Annotated[str | None, _from_preset("{prenorm,transformer,mamba}")] = None
@@ -62,6 +55,8 @@ class Training:
     """Initial distributions: the published ones, or those of the authors' code."""
     embed_dropout: Float = None
     """Dropout rate after the embedding."""
+    residual_dropout: Float = None
+    """Dropout rate on what the layers add to the residual stream."""
     attention_dropout: Float = None
     """Dropout rate on the attention matrix, for attention mixers."""
     method: Method = None
@@ -69,25 +64,59 @@ class Training:
     steps: Int = None
     """Training steps, a multiple of eval-every."""
     batch_size: Int = None
-    """Examples per step, for each learning rate and seed."""
+    """Examples per step, for each member."""
     eval_every: Int = None
     """Steps between evaluations."""
     eval_examples: Int = None
     """Held-out examples per evaluation."""
     stop_at: Float = None
     """Held-out accuracy at which a member has solved the task and stops."""
+    patience: Int = None
+    """Evaluations without a lower held-out loss after which a member stops."""
+    checkpoint_every: Int = None
+    """Evaluations between checkpoints."""
+    shared_data: SharedData = None
+    """Whether all members see the same batches, or each seed its own."""
     schedule: Schedule = None
     """Learning rate over time."""
     warmup_steps: Int = None
     """Steps of linear warm-up."""
-    weight_decay: Float = None
-    """Decoupled weight decay."""
+    devices: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all)")
+    ] = None
+    """Devices to cut the members over. On a CPU, into how many to divide it (default: 1)."""
+    memory: Annotated[
+        float | None, tyro.conf.arg(metavar="GIB", help_behavior_hint="(default: 80 %)")
+    ] = None
+    """Memory to use of each device; members that do not fit at once take turns."""
     run_dir: RunDir = None
     """Folder of the run. The same command on the same folder goes on where it stopped."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(Training):
+class Sizes:
+    """What has one value in ``train`` and ``compare``; None means as in the preset."""
+
+    vocab_size: Int = None
+    """Token ids of the task."""
+    seq_len: Int = None
+    """Length of a sequence."""
+    num_kv_pairs: Int = None
+    """Key-value pairs in a sequence, at most a quarter of its length."""
+    d_model: Int = None
+    """Width of the model."""
+    num_layers: Int = None
+    """Depth of the model."""
+    d_state: Int = None
+    """State expansion per head, for mixers that have one."""
+    num_heads: Int = None
+    """Heads, for mixers that have them."""
+    weight_decay: Float = None
+    """Decoupled weight decay."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Sizes, Training):
     """Train one mixer."""
 
     mixer: Mixer = ""
@@ -99,19 +128,65 @@ class Train(Training):
 
 
 @dataclasses.dataclass(frozen=True)
-class Compare(Training):
+class Compare(Sizes, Training):
     """Train several mixers, each for every learning rate and seed, and compare them."""
 
-    mixers: Annotated[tuple[str, ...], _from_preset("MIXER ...")] = ()
+    mixers: Names = ()
     """The architectures."""
-    lrs: Annotated[tuple[float, ...], _from_preset("FLOAT ...")] = ()
+    lrs: Floats = ()
     """Peak learning rates, trained together."""
-    seeds: Annotated[tuple[int, ...], _from_preset("INT ...")] = ()
+    seeds: Ints = ()
     """Seeds, trained together."""
-    report: Annotated[
-        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")
-    ] = None
+    report: ReportDir = None
     """Also write a report with figures into this folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Training):
+    """Train every combination of the values given, as few programs of many members each."""
+
+    mixers: Names = ()
+    """The architectures. Each of these and of the sizes below is a program of its own."""
+    vocab_size: Ints = ()
+    """Token ids of the task."""
+    seq_len: Ints = ()
+    """Lengths of a sequence."""
+    num_kv_pairs: Ints = ()
+    """Key-value pairs in a sequence, at most a quarter of its length."""
+    d_model: Ints = ()
+    """Widths of the model."""
+    num_layers: Ints = ()
+    """Depths of the model."""
+    d_state: Ints = ()
+    """State expansions per head, for mixers that have one."""
+    num_heads: Ints = ()
+    """Numbers of heads, for mixers that have them."""
+    lrs: Floats = ()
+    """Peak learning rates. These and the following are trained together in one program."""
+    seeds: Ints = ()
+    """Seeds."""
+    weight_decay: Floats = ()
+    """Decoupled weight decays."""
+    init_scale: Floats = ()
+    """Factors on the initial weight matrices."""
+    dropout: Floats = ()
+    """Dropout rates, wherever the model's own is not 0."""
+    launcher: str = "here"
+    """Where to run: here, ray (a task per program), or hosts (this command on every host)."""
+    report: ReportDir = None
+    """Also write a report with figures into this folder, for each task of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Print the results of a sweep or comparison, a member per line."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """Folder of the sweep."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """A JSON object per line, with config and final metrics, instead of a table."""
+    no_timing: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out wall times and timestamps: the rest is the same for the same sweep."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,3 +249,5 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Results, tyro.conf.subcommand("results")]

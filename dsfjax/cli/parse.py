@@ -16,12 +16,13 @@ from dsfjax.cli.usage import UsageError
 COMMANDS = {
     "train": options.Train,
     "compare": options.Compare,
+    "sweep": options.Sweep,
+    "results": options.Results,
     "systems": options.Systems,
     "explain": options.Explain,
     "report": options.Report,
     "bench": options.Bench,
 }
-POSITIONAL = {"train": "task", "compare": "task", "report": "run_dir"}
 
 
 def parse(words: Sequence[str]) -> options.Command | None:

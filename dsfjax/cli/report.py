@@ -26,6 +26,7 @@ def main(command: options.Report) -> int:
             f"dsfjax compare mqar --run-dir {command.run_dir}"
         )
     with usage_errors(RunError):
-        page = report.write(command.run_dir, command.out)
-    console().print(f"report: {page}", soft_wrap=True)
+        pages = report.write_all(command.run_dir, command.out)
+    for page in pages:
+        console().print(f"report: {page}", soft_wrap=True)
     return 0

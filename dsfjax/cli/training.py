@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.cli.usage import usage_errors
 from dsfjax.report.table import render
-from dsfjax.training import RunError, TrainConfig, presets, run, to_json, train
+from dsfjax.training import Resources, RunError, TrainConfig, presets, run, sweep, to_json, train
 from dsfjax.training.choice import choose
-from dsfjax.training.comparison import compare, row
+from dsfjax.training.comparison import row
+from dsfjax.training.layout import reserve
 
 TASKS = ("mqar",)
 
@@ -31,23 +32,19 @@ def main(command: options.Train | options.Compare) -> int:
     Raises:
         UsageError: If the options do not fit each other, before anything is compiled.
     """
-    out = console()
     with usage_errors(ValueError, TypeError):
+        resources = resources_of(command)
         configs = plan(command)
-        for config in configs.values():
-            run.program_of(config)
+        check(configs, resources)
     folder = command.run_dir or folder_of(command, configs)
-    with usage_errors(RunError), progress(out) as listener:
+    with usage_errors(RunError), progress(console()) as listener:
         if isinstance(command, options.Train):
             ((name, config),) = configs.items()
-            rows = [row(name, train(config, folder, listener=listener))]
+            result = train(config, folder, listener=listener, resources=resources)
+            rows = [row(name, result)]
         else:
-            rows = compare(configs, folder, listener=listener)
-    out.print(render(rows))
-    out.print(f"run directory: {folder}", soft_wrap=True)
-    if isinstance(command, options.Compare) and command.report is not None:
-        page = report.write(folder, command.report)
-        out.print(f"report: {page}", soft_wrap=True)
+            rows = sweep(configs, folder, listener=listener, resources=resources)
+    finish(rows, folder, command.report if isinstance(command, options.Compare) else None)
     return 0
 
 
@@ -76,27 +73,45 @@ def plan(command: options.Train | options.Compare) -> dict[str, TrainConfig]:
         mixers = command.mixers or preset.mixers
         rates = command.lrs or preset.base.learning_rates
         seeds = command.seeds or preset.base.seeds
+    check_mixers(mixers)
+    given = {k: v for k, v in dataclasses.asdict(command).items() if v is not None}
+    given |= {"learning_rates": rates, "seeds": seeds}
+    return {
+        mixer: override(config, given) for mixer, config in presets.configs(preset, mixers).items()
+    }
+
+
+def check_mixers(mixers: Sequence[str]) -> None:
+    """Refuse mixers that do not exist or are named twice.
+
+    Args:
+        mixers: Names.
+
+    Raises:
+        ValueError: If there is such a one.
+    """
     for mixer in mixers:
         choose("mixer", mixer, systems.names())
     if len(set(mixers)) != len(mixers):
         raise ValueError(f"expected distinct mixers, got {', '.join(mixers)}")
-    return {
-        mixer: _override(config, command, rates, seeds)
-        for mixer, config in presets.configs(preset, mixers).items()
-    }
 
 
-def _override(
-    config: TrainConfig,
-    command: options.Training,
-    rates: tuple[float, ...],
-    seeds: tuple[int, ...],
-) -> TrainConfig:
-    """Replace what the command line gives, wherever in the config a field has that name."""
-    given = {k: v for k, v in dataclasses.asdict(command).items() if v is not None}
-    given |= {"learning_rates": rates, "seeds": seeds}
+def override(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+    """Replace what is given, wherever in the config a field has that name.
+
+    Args:
+        config: The config.
+        given: Field to value; ``mixer`` is the config's own, and other names are passed over.
+
+    Returns:
+        The new config.
+
+    Raises:
+        ValueError: If the values do not fit together.
+        TypeError: If one has the wrong type.
+    """
     task = dataclasses.replace(config.task, **_fields_of(config.task, given))
-    model_fields = _fields_of(config.model, given | {"mixer": config.model.mixer})
+    model_fields = _fields_of(config.model, {**given, "mixer": config.model.mixer})
     model = dataclasses.replace(config.model, **model_fields)
     if model.max_length == config.task.seq_len:
         # Learned positions for the task's sequences, not for a length of their own.
@@ -110,6 +125,55 @@ def _fields_of(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: given[f.name] for f in dataclasses.fields(config) if f.name in given}
 
 
+def resources_of(command: options.Training) -> Resources:
+    """What a command may use; the first use of JAX, which then counts its devices.
+
+    Args:
+        command: The options.
+
+    Returns:
+        The resources.
+
+    Raises:
+        ValueError: If there are fewer devices than asked for.
+    """
+    reserve(command.devices)
+    memory = None if command.memory is None else int(command.memory * 2**30)
+    return Resources(command.devices, memory)
+
+
+def check(configs: Mapping[str, TrainConfig], resources: Resources) -> None:
+    """Refuse what cannot be run, before anything is compiled or written.
+
+    Args:
+        configs: The configs.
+        resources: What they may use.
+
+    Raises:
+        ValueError: If a model cannot be built, or there are too few devices.
+        TypeError: If an option of an architecture has the wrong type.
+    """
+    resources.devices()
+    for config in configs.values():
+        run.program_of(config)
+
+
+def finish(rows: Sequence[Mapping[str, Any]], folder: Path, report_dir: Path | None) -> None:
+    """Print the table, and write the report if one is wanted.
+
+    Args:
+        rows: The rows of ``compare.json``.
+        folder: The run directory.
+        report_dir: Folder of the report, or None.
+    """
+    out = console()
+    out.print(render(rows))
+    out.print(f"run directory: {folder}", soft_wrap=True)
+    if report_dir is not None:
+        for page in report.write_all(folder, report_dir):
+            out.print(f"report: {page}", soft_wrap=True)
+
+
 def folder_of(command: options.Training, configs: Mapping[str, TrainConfig]) -> Path:
     """The run directory of a command that names none: another for every other config.
 
@@ -120,7 +184,10 @@ def folder_of(command: options.Training, configs: Mapping[str, TrainConfig]) -> 
     Returns:
         A folder under ``runs``.
     """
-    text = "".join(to_json(config) for config in configs.values())
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     name = next(iter(configs)) if isinstance(command, options.Train) else command.preset
-    return Path("runs") / f"{command.task}-{name}-{digest}"
+    return Path("runs") / f"{command.task}-{name}-{_digest(configs.values())}"
+
+
+def _digest(configs: Iterable[TrainConfig]) -> str:
+    text = "".join(to_json(config) for config in configs)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -2,3 +2,4 @@
 
 from dsfjax.report.table import render as render
 from dsfjax.report.writer import write as write
+from dsfjax.report.writer import write_all as write_all

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,17 @@ import numpy as np
 from dsfjax import nn
 from dsfjax.report.comparison import Comparison, Curve, Entry
 from dsfjax.report.probe import probe
-from dsfjax.training import Loaded, TrainConfig, load
+from dsfjax.tasks.mqar import MQARConfig
+from dsfjax.training import Loaded, TrainConfig, from_json, load
 from dsfjax.training.comparison import row
 
 
-def read(run_dir: Path) -> Comparison:
+def read(run_dir: Path, names: Collection[str] | None = None) -> Comparison:
     """Read a comparison, or a single run as a comparison of one.
 
     Args:
         run_dir: Folder with ``compare.json`` and a run per row, or the folder of one run.
+        names: The rows to read; all by default.
 
     Returns:
         The comparison, with a probe of each mixer's best seed.
@@ -30,6 +32,7 @@ def read(run_dir: Path) -> Comparison:
     """
     if (run_dir / "compare.json").exists():
         rows = json.loads((run_dir / "compare.json").read_text(encoding="utf-8"))
+        rows = [row for row in rows if names is None or row["mixer"] in names]
         runs = [(row, load(run_dir / row["mixer"])) for row in rows]
     elif (run_dir / "result.json").exists():
         loaded = load(run_dir)
@@ -55,9 +58,26 @@ def read(run_dir: Path) -> Comparison:
     )
 
 
+def names_by_task(run_dir: Path) -> dict[MQARConfig, list[str]]:
+    """Which runs of a comparison are of which task.
+
+    Args:
+        run_dir: Folder of a comparison; that of a single run has none.
+
+    Returns:
+        Task to the names of its rows, in their order.
+    """
+    tasks: dict[MQARConfig, list[str]] = {}
+    if (run_dir / "compare.json").exists():
+        for row in json.loads((run_dir / "compare.json").read_text(encoding="utf-8")):
+            text = (run_dir / row["mixer"] / "config.json").read_text(encoding="utf-8")
+            tasks.setdefault(from_json(text).task, []).append(row["mixer"])
+    return tasks
+
+
 def _entry(row: Mapping[str, Any], loaded: Loaded) -> Entry:
     config, members = loaded.config, loaded.result["members"]
-    best = [m for m in members if m["learning_rate"] == row["best_learning_rate"]]
+    best = [m for m in members if all(m[axis] == value for axis, value in row["best"].items())]
     whole = [m for m in best if m["status"] != "diverged"]
     shown = None
     if whole:

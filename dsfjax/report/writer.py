@@ -1,18 +1,44 @@
 """From run directories to a folder with the page and its data."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from dsfjax.report.export import write_data
 from dsfjax.report.page import render
-from dsfjax.report.read import read
+from dsfjax.report.read import names_by_task, read
 
 
-def write(run_dir: Path | str, out_dir: Path | str) -> Path:
+def write_all(run_dir: Path | str, out_dir: Path | str) -> list[Path]:
+    """Write a report for every task of a sweep: into the folder itself if there is one task only.
+
+    Args:
+        run_dir: Folder of a sweep, a comparison or one run.
+        out_dir: Where to write; several tasks get a folder each in it, named by their sizes.
+
+    Returns:
+        Paths of the pages.
+
+    Raises:
+        ValueError: If ``run_dir`` has no finished run.
+    """
+    tasks = names_by_task(Path(run_dir))
+    if len(tasks) < 2:
+        return [write(run_dir, out_dir)]
+    return [
+        write(
+            run_dir, Path(out_dir) / f"L{task.seq_len}-n{task.num_kv_pairs}-v{task.vocab_size}", n
+        )
+        for task, n in tasks.items()
+    ]
+
+
+def write(run_dir: Path | str, out_dir: Path | str, names: Collection[str] | None = None) -> Path:
     """Write the report of a comparison: ``index.html`` and, beside it, ``data/*.csv``.
 
     Args:
         run_dir: Folder of a comparison (``dsfjax compare``) or of one run (``dsfjax train``).
         out_dir: Where to write; made if it does not exist, files of the same names are replaced.
+        names: The runs of a comparison that it is about; all by default.
 
     Returns:
         Path of the page. It needs no network and no other file.
@@ -21,7 +47,7 @@ def write(run_dir: Path | str, out_dir: Path | str) -> Path:
         ValueError: If ``run_dir`` has no finished run, or its runs are not of one task.
     """
     out = Path(out_dir)
-    comparison = read(Path(run_dir))
+    comparison = read(Path(run_dir), names)
     files = write_data(comparison, out / "data")
     page = out / "index.html"
     title = "Multi-query associative recall"

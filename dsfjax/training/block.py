@@ -8,7 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from dsfjax.training import optimizer
 from dsfjax.training.objective import query_loss
@@ -27,15 +27,25 @@ def start(program: Program, which: Members) -> Carry:
         The state before the first block.
     """
 
-    def one(learning_rate: Array, seed: Array) -> TrainState:
+    def one(member: Members) -> TrainState:
         # No value of the optimiser's state depends on the schedule's length.
         adamw = optimizer.build(
-            program.optimizer, learning_rate, total_steps=1, labels=program.model.labels
+            program.optimizer, member.learning_rate, total_steps=1, labels=program.model.labels
         )
-        return init_state(program.model, adamw, jax.random.key(seed))
+        state = init_state(program.model, adamw, jax.random.key(member.seed))
+        return state._replace(params=_scale(program, state.params, member.init_scale))
 
     not_yet = jnp.full(len(which.seed), NOT_YET, jnp.int32)
-    return Carry(jax.vmap(one)(*which), jnp.zeros((), jnp.int32), not_yet, not_yet)
+    never = jnp.full(len(which.seed), jnp.inf, float)
+    zero = jnp.zeros((), jnp.int32)
+    return Carry(jax.vmap(one)(which), zero, never, not_yet, not_yet, not_yet, not_yet)
+
+
+def _scale(program: Program, params: PyTree, factor: Float[Array, ""]) -> PyTree:
+    def scale(label: str, leaf: Array) -> Array:
+        return leaf * factor.astype(leaf.dtype) if label == "decay" else leaf
+
+    return jax.tree.map(scale, program.model.labels(params), params)
 
 
 def train_block(
@@ -55,43 +65,75 @@ def train_block(
     Returns:
         The state after, and the metrics.
     """
-    active = (carry.solved_at == NOT_YET) & (carry.diverged_at == NOT_YET)
+    active = jnp.asarray(carry.active)
 
-    def train(state: TrainState, learning_rate: Array) -> tuple[TrainState, dict[str, Array]]:
-        adamw = optimizer.build(
-            program.optimizer, learning_rate, total_steps=total_steps, labels=program.model.labels
-        )
-        data_key = jax.random.key(0) if program.shared_data else state.key
+    def step(states: TrainState, index: Array) -> tuple[TrainState, dict[str, Array]]:
+        # All members that train are at the program's step: outside `vmap`, shared batches are
+        # drawn once for all of them.
+        now = carry.step + index
+        shared = _draw(program, jax.random.key(0), now) if program.shared_data else None
 
-        def step(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
-            keys = jax.random.split(stream(data_key, DATA, state.step), program.batch_size)
-            batch = jax.vmap(lambda key: program.sample(key, program.task))(keys)
-            return train_step(state, batch, model=program.model, optimizer=adamw)
+        def one(state: TrainState, member: Members) -> tuple[TrainState, dict[str, Array]]:
+            adamw = optimizer.build(
+                program.optimizer,
+                member.learning_rate,
+                total_steps=total_steps,
+                weight_decay=member.weight_decay,
+                labels=program.model.labels,
+            )
+            batch = _draw(program, state.key, now) if shared is None else shared
+            loss = functools.partial(query_loss, dropout=member.dropout)
+            return train_step(state, batch, model=program.model, optimizer=adamw, loss=loss)
 
-        return jax.lax.scan(step, state, length=program.block_steps)
+        return jax.vmap(one)(states, which)
 
     def keep_frozen(new: Array, old: Array) -> Array:
         return jnp.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    trained, train_metrics = jax.vmap(train)(carry.states, which.learning_rate)
+    steps = jnp.arange(program.block_steps, dtype=jnp.int32)
+    trained, train_metrics = jax.lax.scan(step, carry.states, steps)
     states = jax.tree.map(keep_frozen, trained, carry.states)
     held_out = jax.vmap(functools.partial(evaluate, program))(states.params)
-
-    step = carry.step + program.block_steps
-    finite = jnp.isfinite(train_metrics["loss"]).all(axis=1) & jnp.isfinite(held_out["loss"])
-    diverged_at = jnp.where(active & ~finite, step, carry.diverged_at)
-    solved_at = carry.solved_at
-    if program.stop_at is not None:
-        solved = active & finite & (held_out["accuracy"] >= program.stop_at)
-        solved_at = jnp.where(solved, step, solved_at)
     metrics = BlockMetrics(
-        train_metrics["loss"].mean(axis=1),
-        train_metrics["accuracy"].mean(axis=1),
+        train_metrics["loss"].mean(axis=0),
+        train_metrics["accuracy"].mean(axis=0),
         held_out["loss"],
         held_out["accuracy"],
         active,
     )
-    return Carry(states, step, solved_at, diverged_at), metrics
+    finite = jnp.isfinite(train_metrics["loss"]).all(axis=0) & jnp.isfinite(held_out["loss"])
+    return _judge(program, carry, states, metrics, finite), metrics
+
+
+def _draw(program: Program, key: Array, step: Int[Array, ""]) -> PyTree:
+    keys = jax.random.split(stream(key, DATA, step), program.batch_size)
+    return jax.vmap(lambda key: program.sample(key, program.task))(keys)
+
+
+def _judge(
+    program: Program, carry: Carry, states: TrainState, metrics: BlockMetrics, finite: Array
+) -> Carry:
+    """The carry after a block: which members have been solved, diverged or stopped improving."""
+    active, step = metrics.active, carry.step + program.block_steps
+    loss = metrics.eval_loss.astype(carry.best_loss.dtype)
+    better = active & finite & (loss < carry.best_loss)
+    best_at = jnp.where(better, step, carry.best_at)
+    solved_at, plateau_at = carry.solved_at, carry.plateau_at
+    if program.stop_at is not None:
+        solved = active & finite & (metrics.eval_accuracy >= program.stop_at)
+        solved_at = jnp.where(solved, step, solved_at)
+    if program.patience is not None:
+        stuck = active & finite & (step - best_at >= program.patience * program.block_steps)
+        plateau_at = jnp.where(stuck & (solved_at == NOT_YET), step, plateau_at)
+    return Carry(
+        states,
+        step,
+        jnp.where(better, loss, carry.best_loss),
+        best_at,
+        solved_at,
+        jnp.where(active & ~finite, step, carry.diverged_at),
+        plateau_at,
+    )
 
 
 def evaluate(program: Program, params: PyTree) -> dict[str, Array]:

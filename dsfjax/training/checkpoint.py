@@ -1,12 +1,11 @@
 """Checkpoints: a folder per step, written atomically, checked when read.
 
 A checkpoint is ``step_00000400/`` with two parts: ``state``, the arrays of a pytree under their
-path names (PRNG keys as their raw data), and ``meta``, which holds the format and a checksum of
-the arrays. A folder that is no such thing, or that was cut short, is renamed to
-``broken_<name>`` with a warning in the log (logger ``dsfjax``), and the one before it is read.
+path names (PRNG keys as their raw data), and ``meta``, which holds the format, a checksum of the
+arrays, and whose they are. A folder that is no such thing, was cut short, or is another run's, is
+set aside as ``broken_<name>`` (:mod:`dsfjax.training.files`), and the one before it is read.
 """
 
-import logging
 import re
 import shutil
 import zlib
@@ -16,25 +15,26 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-FORMAT = 1
+from dsfjax.training import files
+
+FORMAT = 2
 _NAME = re.compile(r"step_(\d{8})")
-_BROKEN = "broken_"
-_log = logging.getLogger("dsfjax")
 
 
 class CheckpointError(ValueError):
     """A folder that is not a whole checkpoint of what was asked for."""
 
 
-def save(folder: Path, step: int, tree: PyTree, *, keep: int = 2) -> Path:
+def save(folder: Path, step: int, tree: PyTree, *, owner: str = "", keep: int = 2) -> Path:
     """Write a checkpoint; until it is whole it has another name.
 
     Args:
         folder: Where the checkpoints of a run lie; created if need be.
         step: The step it is of, below 10^8.
         tree: Arrays, PRNG keys among them if need be.
+        owner: Whose it is; :func:`restore` must name the same.
         keep: How many checkpoints to leave, the newest.
 
     Returns:
@@ -50,7 +50,7 @@ def save(folder: Path, step: int, tree: PyTree, *, keep: int = 2) -> Path:
     """
     arrays = _flatten(jax.tree.map(_raw, tree))
     arrays = {name: np.asarray(value) for name, value in jax.device_get(arrays).items()}
-    meta = {"format": FORMAT, "step": step, "checksum": _checksum(arrays)}
+    meta = {"format": FORMAT, "step": step, "owner": owner, "checksum": _checksum(arrays)}
     path = folder.absolute() / f"step_{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -63,12 +63,13 @@ def save(folder: Path, step: int, tree: PyTree, *, keep: int = 2) -> Path:
     return path
 
 
-def restore(folder: Path, template: PyTree) -> tuple[int, PyTree] | None:
+def restore(folder: Path, template: PyTree, *, owner: str = "") -> tuple[int, PyTree] | None:
     """Read the newest whole checkpoint, setting aside what is not one.
 
     Args:
         folder: Where the checkpoints of a run lie; it need not exist.
         template: A pytree of arrays or ``jax.ShapeDtypeStruct``: the structure to read.
+        owner: Whose it must be.
 
     Returns:
         The step and the pytree, or None if there is no checkpoint.
@@ -79,24 +80,25 @@ def restore(folder: Path, template: PyTree) -> tuple[int, PyTree] | None:
     _set_strangers_aside(folder)
     for path in reversed(_checkpoints(folder)):
         try:
-            return read(path, template)
+            return read(path, template, owner=owner)
         except CheckpointError as error:
-            _set_aside(path, str(error))
+            files.set_aside(path, str(error))
     return None
 
 
-def read(path: Path, template: PyTree) -> tuple[int, PyTree]:
+def read(path: Path, template: PyTree, *, owner: str = "") -> tuple[int, PyTree]:
     """Read one checkpoint.
 
     Args:
         path: The checkpoint's folder.
         template: The structure to read.
+        owner: Whose it must be.
 
     Returns:
         The step and the pytree.
 
     Raises:
-        CheckpointError: If it is no whole checkpoint, or one of another structure.
+        CheckpointError: If it is no whole checkpoint, or one of another owner or structure.
     """
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -110,6 +112,8 @@ def read(path: Path, template: PyTree) -> tuple[int, PyTree]:
         raise CheckpointError(f"cannot be read ({summary[0][:200]})") from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"expected format {FORMAT}, got {meta.get('format')}")
+    if meta.get("owner") != owner:
+        raise CheckpointError(f"it is a checkpoint of {meta.get('owner')!r}, not of {owner!r}")
     if meta.get("checksum") != _checksum(arrays):
         raise CheckpointError("the arrays do not have the checksum they were saved with")
     return int(meta["step"]), _unflatten(arrays, template)
@@ -146,7 +150,7 @@ def _is_key(leaf: Any) -> bool:
     return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _raw(leaf: Array) -> Array:
+def _raw(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
@@ -168,13 +172,5 @@ def _set_strangers_aside(folder: Path) -> None:
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
             if path.is_dir() and not _NAME.fullmatch(path.name):
-                if not path.name.startswith((_BROKEN, ".")):
-                    _set_aside(path, "its name is not that of a finished checkpoint")
-
-
-def _set_aside(path: Path, reason: str) -> None:
-    aside = path.with_name(_BROKEN + path.name)
-    if aside.exists():
-        shutil.rmtree(aside)
-    path.rename(aside)
-    _log.warning("checkpoint %s set aside as %s: %s", path, aside.name, reason)
+                if not files.is_aside(path) and not path.name.startswith("."):
+                    files.set_aside(path, "its name is not that of a finished checkpoint")

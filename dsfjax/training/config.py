@@ -1,5 +1,6 @@
 """What a run is: task, model, optimiser, and the members trained together."""
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -9,13 +10,17 @@ from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import serial
 from dsfjax.training.choice import choose
 from dsfjax.training.optimizer import OptimizerConfig
+from dsfjax.training.program import Member, grid
 
 STOP_WHEN = ("all_members", "one_rate")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One mixer on one task, for every learning rate with every seed.
+    """One model on one task, for every point of a grid: learning rates, seeds and what else varies.
+
+    The axes of the grid are tuples of values, and every combination is a member. They are arguments
+    of one compiled program; all else is compiled in.
 
     Attributes:
         task: The task.
@@ -27,9 +32,14 @@ class TrainConfig:
         eval_examples: Held-out examples per evaluation, the same each time and for each member.
         seeds: Seeds of initialisation, data and dropout.
         learning_rates: Peak learning rates.
+        weight_decays: Weight decays; empty for that of ``optimizer``.
+        init_scales: Factors on the initial weight matrices.
+        dropouts: Dropout rates in place of those of ``model`` that are not 0, which say where
+            dropout is; empty for the model's own.
         stop_at: Held-out accuracy from which a member is solved and stops, or None.
-        stop_when: End the run when "all_members" have stopped, or already when "one_rate" has all
-            its seeds solved: then no other rate can do better.
+        stop_when: End the run when "all_members" have stopped, or already when "one_rate" (one
+            point of all axes but the seeds) has all its seeds solved: then no other can do better.
+        patience: Evaluations without a lower held-out loss after which a member stops, or None.
         shared_data: Whether all members see the same batches; by default each seed has its own.
         checkpoint_every: Evaluations between checkpoints; the last step always has one.
 
@@ -53,8 +63,12 @@ class TrainConfig:
     eval_examples: int = 512
     seeds: tuple[int, ...] = (0,)
     learning_rates: tuple[float, ...] = (1e-3,)
+    weight_decays: tuple[float, ...] = ()
+    init_scales: tuple[float, ...] = (1.0,)
+    dropouts: tuple[float, ...] = ()
     stop_at: float | None = 0.999
     stop_when: str = "all_members"
+    patience: int | None = None
     shared_data: bool = False
     checkpoint_every: int = 5
 
@@ -78,14 +92,30 @@ class TrainConfig:
                 f"expected steps to be a multiple of eval_every = {self.eval_every}, "
                 f"got {self.steps}; nearest: {nearest}"
             )
-        for name in ("seeds", "learning_rates"):
+        for name in ("seeds", "learning_rates", "init_scales"):
+            if not getattr(self, name):
+                raise ValueError(f"expected distinct {name}, at least one, got ()")
+        for name in ("seeds", "learning_rates", "weight_decays", "init_scales", "dropouts"):
             values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"expected distinct {name}, at least one, got {values}")
+            if len(set(values)) != len(values):
+                raise ValueError(f"expected distinct {name}, got {values}")
         if not all(0 <= seed < 2**31 for seed in self.seeds):
             raise ValueError(f"expected seeds in [0, 2^31), got {self.seeds}")
-        if not all(rate > 0 and math.isfinite(rate) for rate in self.learning_rates):
-            raise ValueError(f"expected positive learning_rates, got {self.learning_rates}")
+        for name in ("learning_rates", "init_scales"):
+            if not all(value > 0 and math.isfinite(value) for value in getattr(self, name)):
+                raise ValueError(f"expected positive {name}, got {getattr(self, name)}")
+        if not all(decay >= 0 and math.isfinite(decay) for decay in self.weight_decays):
+            raise ValueError(f"expected weight_decays >= 0, got {self.weight_decays}")
+        if not all(0 <= rate < 1 for rate in self.dropouts):
+            raise ValueError(f"expected dropouts in [0, 1), got {self.dropouts}")
+        places = ("embed_dropout", "residual_dropout", "attention_dropout")
+        if self.dropouts and not any(getattr(self.model, name) for name in places):
+            raise ValueError(
+                f"expected a model with dropout to vary its rate, got {self.dropouts} and none; "
+                f"say where with a positive rate: {', '.join(places)}"
+            )
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"expected patience >= 1 or None, got {self.patience}")
         if self.stop_at is not None and not 0 < self.stop_at <= 1:
             raise ValueError(f"expected stop_at in (0, 1] or None, got {self.stop_at}")
         choose("stop_when", self.stop_when, STOP_WHEN)
@@ -94,6 +124,22 @@ class TrainConfig:
                 f"expected optimizer.warmup_steps below steps = {self.steps}, "
                 f"got {self.optimizer.warmup_steps}"
             )
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Every point of the grid, seeds running fastest."""
+        return grid(
+            self.learning_rates,
+            self.seeds,
+            weight_decays=self.weight_decays or (self.optimizer.weight_decay,),
+            init_scales=self.init_scales,
+            dropouts=self.dropouts or (None,),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """A name of eight characters that no other config has."""
+        return hashlib.sha256(to_json(self).encode()).hexdigest()[:8]
 
 
 def to_json(config: TrainConfig) -> str:

@@ -22,6 +22,8 @@ def query_loss(
     params: PyTree,
     batch: Batch,
     key: PRNGKeyArray | None = None,
+    *,
+    dropout: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     r"""Mean cross-entropy over the query positions of a batch.
 
@@ -33,6 +35,7 @@ def query_loss(
         params: Parameters of the model.
         batch: ``inputs`` (b, L), ``query_positions`` (b, q) and ``targets`` (b, q), integers.
         key: A PRNG key for dropout (training), or None (evaluation).
+        dropout: A rate in place of the model's own that are not 0; it may be traced.
 
     Returns:
         The loss, and ``{"loss", "accuracy"}``: accuracy is the fraction of queries whose largest
@@ -52,7 +55,8 @@ def query_loss(
     """
 
     def features_at_queries(example: Batch, key: PRNGKeyArray | None) -> Array:
-        return model.features(params, example.inputs, key=key)[example.query_positions]
+        features = model.features(params, example.inputs, key=key, dropout=dropout)
+        return features[example.query_positions]
 
     features = _over_batch(features_at_queries, batch, len(batch.inputs), key)
     return _cross_entropy(model.head(params, features), batch.targets, jnp.ones_like(batch.targets))

@@ -1,7 +1,8 @@
 """AdamW and its learning-rate schedule, with a learning rate that may be traced.
 
-A sweep trains many learning rates in one compiled program, so the rate is an array there, and the
-schedule has peak 1: the two are multiplied. (A schedule that is *built* from a traced peak fails.)
+A sweep trains many learning rates in one compiled program, so the rate is an array there, as the
+weight decay is, and the schedule has peak 1: rate and schedule are multiplied. (A schedule that is
+*built* from a traced peak fails.)
 """
 
 from collections.abc import Callable
@@ -135,9 +136,10 @@ def build(
     learning_rate: float | Float[Array, ""],
     *,
     total_steps: int | Int[Array, ""] | None = None,
+    weight_decay: float | Float[Array, ""] | None = None,
     labels: Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformation:
-    r"""AdamW as PyTorch defines it, with a learning rate and a length that may be traced.
+    r"""AdamW as PyTorch defines it, with a rate, a length and a decay that may be traced.
 
     .. math:: θ \leftarrow θ - α_t \left( \frac{\hat m_t}{\sqrt{\hat v_t} + ε} + w θ \right),
         \qquad α_t = α \cdot \text{schedule}(t)
@@ -149,6 +151,7 @@ def build(
         config: Everything but the rate.
         learning_rate: The peak :math:`α`, a number or a traced scalar.
         total_steps: Length of the schedule in steps; needed unless it is constant.
+        weight_decay: In place of the config's; None takes that.
         labels: ``Model.labels``: params to a tree of "decay" and "no_decay". Needed with
             ``decay_all=False``, ignored otherwise.
 
@@ -176,12 +179,17 @@ def build(
     else:
         mask = lambda params: jax.tree.map(lambda label: label == "decay", labels(params))  # noqa: E731
 
+    decay = config.weight_decay if weight_decay is None else weight_decay
+
+    def shrink(updates: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(lambda u, p: u + jnp.asarray(decay, u.dtype) * p, updates, params)
+
     def descend(updates: PyTree, rate: Shaped[Array, ""] | float) -> PyTree:
         return jax.tree.map(lambda u: -jnp.asarray(rate, u.dtype) * u, updates)
 
     parts = [
         optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=mask),
+        optax.stateless(shrink) if mask is None else optax.masked(optax.stateless(shrink), mask),
         optax.scale_by_schedule(unit_schedule(config, total_steps)),
         optax.stateless(lambda updates, _: descend(updates, learning_rate)),
     ]

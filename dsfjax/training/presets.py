@@ -76,7 +76,7 @@ PRESETS = {
             ),
             optimizer=OptimizerConfig(schedule="cosine"),
             batch_size=8,
-            steps=8,
+            steps=24,
             eval_every=4,
             eval_examples=16,
             seeds=(0, 1),

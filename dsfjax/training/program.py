@@ -1,9 +1,11 @@
 """What a *program* is: many members trained in one compiled computation.
 
-A member is one learning rate with one seed. What all members have in common is in
-:class:`Program` and is compiled in; what differs is in :class:`Members` and is an argument.
+A member is one point of a grid: a learning rate, a weight decay, a scale of the initial weights, a
+dropout rate and a seed. What all members have in common is in :class:`Program` and is compiled in;
+what differs is in :class:`Members` and is an argument.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,11 +30,12 @@ class Program:
         model: The model.
         sample: ``sample(key, task) -> example``, pure.
         task: Config of the task, hashable.
-        optimizer: The optimiser without its learning rate.
+        optimizer: The optimiser; its weight decay is not read, as each member has its own.
         batch_size: Examples per step and member.
         block_steps: Training steps between two evaluations.
         eval_examples: Held-out examples per evaluation.
         stop_at: Held-out accuracy from which a member counts as solved, or None.
+        patience: Evaluations without a lower held-out loss after which a member stops, or None.
         shared_data: Whether all members see the same batches; by default each seed has its own.
     """
 
@@ -44,18 +47,36 @@ class Program:
     block_steps: int
     eval_examples: int
     stop_at: float | None = None
+    patience: int | None = None
     shared_data: bool = False
 
 
-class Members(NamedTuple):
-    """What differs between members, m of them.
+class Member(NamedTuple):
+    """One point of the grid.
 
     Attributes:
-        learning_rate: Peak learning rates, (m,).
-        seed: Seeds of initialisation, data and dropout, (m,).
+        learning_rate: Peak learning rate.
+        weight_decay: Decoupled weight decay.
+        init_scale: Factor on the initial weights: on the parameters that the model labels "decay",
+            which are the matrices, not biases, norms or rates.
+        dropout: Rate in place of those of the model that are not 0; None leaves them.
+        seed: Seed of initialisation, data and dropout.
     """
 
+    learning_rate: float
+    weight_decay: float
+    init_scale: float
+    dropout: float | None
+    seed: int
+
+
+class Members(NamedTuple):
+    """What differs between members, m of them; the fields are those of :class:`Member`."""
+
     learning_rate: Float[Array, " m"]
+    weight_decay: Float[Array, " m"]
+    init_scale: Float[Array, " m"]
+    dropout: Float[Array, " m"] | None
     seed: Int[Array, " m"]
 
 
@@ -65,14 +86,26 @@ class Carry(NamedTuple):
     Attributes:
         states: Training states, with a leading member axis.
         step: Steps of the program, int32 scalar. A frozen member has taken fewer.
+        best_loss: Lowest held-out loss so far, (m,).
+        best_at: Step of that evaluation, (m,).
         solved_at: Step at which a member was seen to be solved, (m,); -1 while it is not.
         diverged_at: Step at which a member was seen to be non-finite, (m,); -1 while it is not.
+        plateau_at: Step at which a member had been without progress for too long, (m,), or -1.
     """
 
     states: TrainState
     step: Int[Array, ""]
+    best_loss: Float[Array, " m"]
+    best_at: Int[Array, " m"]
     solved_at: Int[Array, " m"]
     diverged_at: Int[Array, " m"]
+    plateau_at: Int[Array, " m"]
+
+    @property
+    def active(self) -> Bool[Array | np.ndarray, " m"]:
+        """Whether a member is still training, (m,)."""
+        going = [at == NOT_YET for at in (self.solved_at, self.diverged_at, self.plateau_at)]
+        return going[0] & going[1] & going[2]
 
 
 class BlockMetrics(NamedTuple):
@@ -93,19 +126,52 @@ class BlockMetrics(NamedTuple):
     active: Bool[Array, " m"]
 
 
-def members(learning_rates: Sequence[float], seeds: Sequence[int]) -> Members:
-    """Every learning rate with every seed, seeds running fastest.
+def grid(
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    weight_decays: Sequence[float] = (0.1,),
+    init_scales: Sequence[float] = (1.0,),
+    dropouts: Sequence[float | None] = (None,),
+) -> tuple[Member, ...]:
+    """Every combination of the values of each axis, seeds running fastest.
 
     Args:
         learning_rates: Peak learning rates.
         seeds: Seeds, non-negative.
+        weight_decays: Weight decays.
+        init_scales: Factors on the initial weights.
+        dropouts: Dropout rates, or one None.
 
     Returns:
-        ``len(learning_rates) * len(seeds)`` members.
+        The members, the last axis (seeds) running fastest.
 
     Examples:
-        >>> members([0.5, 0.25], [0, 1]).seed.tolist()
+        >>> [member.seed for member in grid([0.5, 0.25], [0, 1])]
         [0, 1, 0, 1]
     """
-    rate, seed = np.meshgrid(learning_rates, seeds, indexing="ij")
-    return Members(jnp.asarray(rate.ravel(), float), jnp.asarray(seed.ravel(), jnp.int32))
+    axes = (learning_rates, weight_decays, init_scales, dropouts, seeds)
+    return tuple(Member(*point) for point in itertools.product(*axes))
+
+
+def members(points: Sequence[Member]) -> Members:
+    """Members as arrays, in the default float type.
+
+    Args:
+        points: The members, at least one; all with a dropout rate or all without.
+
+    Returns:
+        The arrays, each of ``len(points)``.
+
+    Examples:
+        >>> members(grid([0.5, 0.25], [0, 1])).seed.tolist()
+        [0, 1, 0, 1]
+    """
+    rate, decay, scale, dropout, seed = zip(*points, strict=True)
+    return Members(
+        jnp.asarray(rate, float),
+        jnp.asarray(decay, float),
+        jnp.asarray(scale, float),
+        None if dropout[0] is None else jnp.asarray(dropout, float),
+        jnp.asarray(seed, jnp.int32),
+    )

@@ -8,6 +8,10 @@ r"""A run on disk: one program, its metrics, its checkpoints and its result in o
     checkpoints/       the newest two (dsfjax.training.checkpoint)
     result.json        written last: a folder with it is finished
 
+A run may be ended at any moment, by ``kill -9`` too: the same call goes on from the last checkpoint
+and ends with the same numbers. One process at a time has the folder. A file or checkpoint that is
+damaged or another run's is set aside (:mod:`dsfjax.training.files`).
+
 A line of ``metrics.jsonl`` is an object with ``step``, ``member`` (index), ``learning_rate``,
 ``seed``, ``train_loss`` and ``train_accuracy`` (means over the steps since the line before),
 ``eval_loss``, ``eval_accuracy``, ``seconds`` (wall time of these steps and the evaluation, all
@@ -16,28 +20,36 @@ members over it). A member that has stopped writes no further lines.
 
 ``result.json`` has ``format``, ``members``, ``steps`` (taken by the program), ``num_params``,
 ``state_size`` (numbers that all layers carry at the end of a sequence), ``tokens_per_second``
-(median over the evaluations), ``train_seconds``, ``compile_seconds``, and ``checkpoint`` (path of
-the final one, relative to the folder). Each of ``members`` has ``member``, ``learning_rate``,
-``seed``, ``status``, ``step`` (its last), ``train_loss``, ``train_accuracy``, ``eval_loss`` and
-``eval_accuracy`` there, and ``steps_to_90``: the first evaluated step with at least 90 % held-out
-accuracy, or null. The status is "solved" (it reached ``stop_at``), "diverged" (a loss was not
-finite), "finished" (it took all steps), or "stopped" (it was still training when the run ended
-because a learning rate had all its seeds solved). Numbers that are not finite are null, in both
-files.
+(median over the evaluations), ``train_seconds``, ``compile_seconds``, ``devices``,
+``members_at_once``, ``checkpoint`` (path of the final one, relative to the folder), and ``config``
+(the fingerprint of the TrainConfig). Each of ``members`` has ``member``, the fields of
+:class:`~dsfjax.training.program.Member`, ``status``, ``step`` (its last), ``train_loss``,
+``train_accuracy``, ``eval_loss`` and ``eval_accuracy`` there, and ``steps_to_90``: the first
+evaluated step with at least 90 % held-out accuracy, or null. The status is "solved" (it reached
+``stop_at``), "diverged" (a loss was not finite), "plateau" (``patience`` evaluations without a
+lower held-out loss), "finished" (it took all steps), or "stopped" (it was still training when the
+run ended because another point of the grid had all its seeds solved). Numbers that are not finite
+are null, in both files.
 """
 
+import contextlib
+import dataclasses
 import functools
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import PyTree
 
 from dsfjax import nn
 from dsfjax.tasks import mqar
-from dsfjax.training import checkpoint, environment, loop, program, record, serial
-from dsfjax.training.config import TrainConfig, from_json, to_json
+from dsfjax.training import checkpoint, environment, files, hosts, loop, program, record
+from dsfjax.training import folder as run_folder
+from dsfjax.training.config import TrainConfig, from_json
+from dsfjax.training.folder import RunError, read_metrics
+from dsfjax.training.layout import Device, Layout, budget
 
 # One Model per config, as programs are told apart by the functions of their model.
 _model = functools.lru_cache(maxsize=32)(nn.build)
@@ -49,6 +61,9 @@ class Listener:
     def started(self, name: str, config: TrainConfig) -> None:
         """Hear that a run begins: it compiles, then trains."""
 
+    def compiled(self, name: str, where: Layout) -> None:
+        """Hear that a run is compiled, and how its members are laid out."""
+
     def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Hear of a block that is done; ``lines`` are those of ``metrics.jsonl``."""
 
@@ -56,8 +71,33 @@ class Listener:
         """Hear of a run that is complete, now or since before; ``result`` is ``result.json``."""
 
 
-class RunError(ValueError):
-    """A run directory that cannot be used: another config's, unfinished, or damaged."""
+class Resources(NamedTuple):
+    """What a run may use. It decides how it is computed, not what: that is the config.
+
+    Attributes:
+        num_devices: How many devices; None for all that JAX has.
+        memory: Bytes on each device; None for 80 % of what it has.
+        at_most: Members computed at once, at most; None for all that fit.
+    """
+
+    num_devices: int | None = None
+    memory: int | None = None
+    at_most: int | None = None
+
+    def devices(self) -> Sequence[Device]:
+        """The devices.
+
+        Raises:
+            ValueError: If there are fewer than asked for.
+        """
+        found = jax.devices()
+        if self.num_devices is not None and not 1 <= self.num_devices <= len(found):
+            raise ValueError(f"expected 1 to {len(found)} devices, got {self.num_devices}")
+        return found[: self.num_devices]
+
+
+EVERYTHING = Resources()
+"""All devices, and most of their memory."""
 
 
 class Loaded(NamedTuple):
@@ -79,59 +119,132 @@ class Loaded(NamedTuple):
 
 
 def train(
-    config: TrainConfig, run_dir: Path | str, *, name: str = "", listener: Listener | None = None
+    config: TrainConfig,
+    run_dir: Path | str,
+    *,
+    name: str = "",
+    listener: Listener | None = None,
+    resources: Resources = EVERYTHING,
 ) -> dict[str, Any]:
     """Train a config in a folder, going on from its last checkpoint if it has one.
+
+    While another process trains in the folder, this one waits for it.
 
     Args:
         config: What to train.
         run_dir: Its folder; created if need be. A finished run is not run again.
         name: What to call it towards the listener; the mixer by default.
         listener: Is told of the progress.
+        resources: What it may use.
 
     Returns:
         The result, as in ``result.json``.
 
     Raises:
         RunError: If the folder belongs to another config.
-        ValueError: If the model cannot be built.
+        ValueError: If the model cannot be built, or not one member fits into memory.
     """
-    folder = Path(run_dir)
-    name = name or config.model.mixer
+    result = attempt(config, run_dir, name=name, listener=listener, resources=resources, wait=True)
+    assert result is not None
+    return result
+
+
+def attempt(
+    config: TrainConfig,
+    run_dir: Path | str,
+    *,
+    name: str = "",
+    listener: Listener | None = None,
+    resources: Resources = EVERYTHING,
+    wait: bool = False,
+) -> dict[str, Any] | None:
+    """:func:`train`, unless another process is training in the folder.
+
+    Args:
+        config: What to train.
+        run_dir: Its folder.
+        name: What to call it towards the listener; the mixer by default.
+        listener: Is told of the progress.
+        resources: What it may use.
+        wait: Whether to wait for the other process.
+
+    Returns:
+        The result, or None if another process has the folder.
+
+    Raises:
+        RunError: If the folder belongs to another config.
+        ValueError: If the model cannot be built, or not one member fits into memory.
+    """
+    folder, name = Path(run_dir), name or config.model.mixer
     listener = listener or Listener()
     plan = program_of(config)  # fails on a model that cannot be built before anything is written
-    _claim(folder, config)
-    listener.started(name, config)
-    if (folder / "result.json").exists():
-        result = _read_json(folder / "result.json")
+    with contextlib.ExitStack() as stack:
+        hosts.agree(lambda: run_folder.check(folder))
+        if not hosts.agree(lambda: stack.enter_context(files.lock(folder, wait=wait))):
+            return None
+        hosts.agree(lambda: run_folder.claim(folder, config))
+        result = hosts.agree(lambda: run_folder.finished(folder, config))
+        listener.started(name, config)
+        if result is None:
+            result = _run(config, plan, folder, name, listener, resources)
         listener.finished(name, result)
         return result
-    write_json(folder / "environment.json", environment.describe())
 
-    which = program.members(config.learning_rates, config.seeds)
-    compiled = loop.compile_program(plan, len(which.seed))
-    template = loop.template(plan, len(which.seed))
-    found = checkpoint.restore(folder / "checkpoints", template)
-    carry = found[1] if found else None
-    done = found[0] if found else 0
-    lines = _rewind(folder / "metrics.jsonl", done)
-    blocks = loop.run(plan, which, config.steps, carry)
-    while carry is None or not record.over(config, carry):
+
+def _run(
+    config: TrainConfig,
+    plan: program.Program,
+    folder: Path,
+    name: str,
+    listener: Listener,
+    resources: Resources,
+) -> dict[str, Any]:
+    size, dropout = len(config.members), bool(config.dropouts)
+    template = loop.template(plan, size, dropout=dropout)
+    lines, carry = _resume(folder, config, template)
+    devices = resources.devices()
+    memory = hosts.agree(lambda: resources.memory or budget(devices))
+    where = loop.fit(plan, size, devices, memory=memory, at_most=resources.at_most, dropout=dropout)
+    listener.compiled(name, where)
+    progress = None if carry is None else carry._replace(states=None)  # type: ignore[arg-type]
+    blocks = loop.run(plan, program.members(config.members), config.steps, carry, where=where)
+    while progress is None or not record.over(config, progress):
         block = next(blocks)
-        carry = block.carry
+        progress = block.progress
         new = record.lines(config, block)
-        with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in new)
         lines += new
         # Metrics first: on resuming, lines later than the checkpoint are dropped and made again.
+        if hosts.is_primary():
+            with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in new)
         due = (block.step // config.eval_every) % config.checkpoint_every == 0
-        if due or record.over(config, carry):
-            checkpoint.save(folder / "checkpoints", block.step, carry)
+        if due or record.over(config, progress):
+            carry = block.carry()
+            if hosts.is_primary():
+                place, owner = folder / "checkpoints", config.fingerprint
+                checkpoint.save(place, block.step, carry, owner=owner)
         listener.evaluated(name, new)
-    result = record.result(config, carry, lines, compiled.seconds)
-    write_json(folder / "result.json", result)
-    listener.finished(name, result)
+    seconds = loop.compile_program(plan, where, dropout=dropout).seconds
+    result = record.result(config, progress, lines, where, seconds)
+    if hosts.is_primary():
+        files.write_json(folder / "result.json", result)
     return result
+
+
+def _resume(folder: Path, config: TrainConfig, template: program.Carry) -> run_folder.Progress:
+    """How far a run has come, in every process; the primary reads it from the folder."""
+    found = []
+
+    def read() -> dict[str, Any]:
+        files.write_json(folder / "environment.json", environment.describe())
+        found.append(run_folder.progress(folder, config, template))
+        return {"lines": found[0].lines, "restored": found[0].carry is not None}
+
+    told = hosts.agree(read)
+    carry = found[0].carry if found else None
+    if told["restored"]:
+        carry = hosts.share(carry, template)
+    return run_folder.Progress(told["lines"], carry)
 
 
 def load(run_dir: Path | str) -> Loaded:
@@ -150,18 +263,18 @@ def load(run_dir: Path | str) -> Loaded:
     if not (folder / "result.json").exists():
         raise RunError(f"expected a finished run in {folder}, found no result.json; train it")
     config = from_json((folder / "config.json").read_text(encoding="utf-8"))
-    result = _read_json(folder / "result.json")
-    plan, which = program_of(config), program.members(config.learning_rates, config.seeds)
+    result = files.read_json(folder / "result.json")
+    dropout = bool(config.dropouts)
+    template = loop.template(program_of(config), len(config.members), dropout=dropout)
     path = folder / result["checkpoint"]
     try:
-        _, carry = checkpoint.read(path, loop.template(plan, len(which.seed)))
+        _, carry = checkpoint.read(path, template, owner=config.fingerprint)
     except checkpoint.CheckpointError as error:
         raise RunError(f"checkpoint {path}: {error}") from error
-    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     return Loaded(
         config,
-        _read_json(folder / "environment.json"),
-        [json.loads(line) for line in text.splitlines()],
+        files.read_json(folder / "environment.json"),
+        read_metrics(folder),
         result,
         carry.states.params,
     )
@@ -183,72 +296,12 @@ def program_of(config: TrainConfig) -> program.Program:
         model=_model(config.model),
         sample=mqar.sample,
         task=config.task,
-        optimizer=config.optimizer,
+        # Weight decay is a member's: configs that differ in it share a compilation.
+        optimizer=dataclasses.replace(config.optimizer, weight_decay=0.0),
         batch_size=config.batch_size,
         block_steps=config.eval_every,
         eval_examples=config.eval_examples,
         stop_at=config.stop_at,
+        patience=config.patience,
         shared_data=config.shared_data,
     )
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file so that it is there whole or not at all.
-
-    Args:
-        path: The file; its folder is created if need be.
-        data: JSON data without NaN.
-    """
-    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all.
-
-    Args:
-        path: The file; its folder is created if need be.
-        text: Its content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _claim(folder: Path, config: TrainConfig) -> None:
-    """Take a folder for a config, or find that it is already taken by the same one."""
-    path = folder / "config.json"
-    if not path.exists():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise RunError(
-                f"expected an empty or new run directory, or one of a run, got {folder}; "
-                "it has files but no config.json: choose another"
-            )
-        write_text(path, to_json(config))
-        return
-    theirs, ours = json.loads(path.read_text(encoding="utf-8")), serial.to_dict(config)
-    if changed := serial.differences(theirs, ours):
-        raise RunError(
-            f"{folder} is a run of another config ({'; '.join(changed[:5])}); "
-            "choose another run directory, or remove it"
-        )
-
-
-def _rewind(path: Path, step: int) -> list[dict[str, Any]]:
-    """Keep the metrics up to a checkpoint's step; what came after it is made again."""
-    if not path.exists():
-        return []
-    kept = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break  # the line a kill cut short, which is later than any checkpoint
-        if line["step"] <= step:
-            kept.append(line)
-    write_text(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept))
-    return kept
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

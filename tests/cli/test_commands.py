@@ -33,12 +33,12 @@ def fails(capsys: pytest.CaptureFixture, *words: object) -> str:
 def test_compare_trains_reports_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["compare", "mqar", *SMOKE, "--run-dir", tmp_path / "run"]
     first = run(capsys, *words, "--mixers", "linear_attention")
-    assert "linear_attention: step 4/8, loss " in first
-    assert "linear_attention: 4 finished after 8 steps" in first
+    assert "linear_attention: step 4/24, loss " in first
+    assert "linear_attention: 4 finished after 24 steps" in first
     out = run(capsys, *words, "--report", tmp_path / "report")
     assert "linear_attention: step" not in out
     assert "ssd: compiling 4 members as one program" in out
-    assert "ssd: step 8/8, loss " in out
+    assert "ssd: step 24/24, loss " in out
     rows = json.loads((tmp_path / "run" / "compare.json").read_text())
     assert [row["mixer"] for row in rows] == ["linear_attention", "ssd"]
     for row in rows:

@@ -43,7 +43,7 @@ def test_pipe_gets_plain_lines() -> None:
     assert drive(Console(file=file, width=40)) is PlainLines
     assert file.getvalue().splitlines() == [
         "ssd: compiling 4 members as one program",
-        "ssd: step 4/8, loss 0.2500, accuracy 75.0 % (lr 0.2, seed 1), 0.5 s, 1,000 tokens/s",
+        "ssd: step 4/24, loss 0.2500, accuracy 75.0 % (lr 0.2, seed 1), 0.5 s, 1,000 tokens/s",
         "ssd: 2 solved, 1 diverged after 8 steps; compiled in 0.5 s, trained in 1.2 s, "
         "12,346 tokens/s",
     ]
@@ -55,7 +55,7 @@ def test_terminal_gets_a_bar() -> None:
     assert drive(console) is LiveBars
     text = file.getvalue()
     assert "\x1b[" in text
-    assert "8/8" in text
+    assert "8/24" in text
     assert "2 solved, 1 diverged after 8 steps" in text
 
 

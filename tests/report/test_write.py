@@ -14,11 +14,11 @@ from dsfjax import nn
 from dsfjax.analysis import eigenvalues
 from dsfjax.core import Dense, DenseInput, DenseOutput, System
 from dsfjax.engines import materialize
-from dsfjax.report import read, write
+from dsfjax.report import read, write, write_all
 from dsfjax.report.comparison import Comparison
 from dsfjax.report.probe import NUM_EXAMPLES, first_kernel
 from dsfjax.tasks import mqar
-from dsfjax.training import compare, load, presets
+from dsfjax.training import Loaded, from_json, load, presets, sweep
 from dsfjax.training.comparison import row
 from dsfjax.training.step import HELD_OUT, stream
 
@@ -28,7 +28,7 @@ MIXERS = ("softmax_attention", "s6")
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs")
-    compare(presets.configs(presets.get("smoke"), MIXERS), path)
+    sweep(presets.configs(presets.get("smoke"), MIXERS), path)
     return path
 
 
@@ -139,14 +139,28 @@ def test_folder_without_runs_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_two_tasks_are_refused(run_dir: Path, tmp_path: Path) -> None:
-    shutil.copytree(run_dir, tmp_path / "runs")
-    path = tmp_path / "runs" / "s6" / "config.json"
+def test_two_tasks_are_two_reports(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(run_dir, runs)
+    path = runs / "s6" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["task"]["num_kv_pairs"] = 1
     path.write_text(json.dumps(config), encoding="utf-8")
+
+    def altered(folder: Path) -> Loaded:
+        text = (folder / "config.json").read_text(encoding="utf-8")
+        return load(run_dir / folder.name)._replace(config=from_json(text))
+
+    monkeypatch.setattr(read, "load", altered)
     with pytest.raises(ValueError, match="one task"):
-        write(tmp_path / "runs", tmp_path / "out")
+        write(runs, tmp_path / "out")
+    pages = write_all(runs, tmp_path / "out")
+    assert [page.parent.name for page in pages] == ["L16-n2-v32", "L16-n1-v32"]
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    assert ["1 key–value pairs" in text for text in texts] == [False, True]
+    assert ["softmax_attention" in text for text in texts] == [True, False]
 
 
 def test_dense_maps_have_a_kernel_on_tokens() -> None:

@@ -154,8 +154,8 @@ def test_other_structure_is_named(template: dict, message: str, tmp_path: Path) 
 
 
 def test_format_of_the_future_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
     path = save(tmp_path, 1, {"a": jnp.ones(2)})
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="expected format 1, got 2"):
+    with pytest.raises(CheckpointError, match="expected format 2, got 3"):
         read(path, {"a": jnp.ones(2)})

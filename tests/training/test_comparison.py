@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dsfjax.training import compare, load, presets
+from dsfjax.training import load, presets, sweep
 from dsfjax.training.comparison import row
 
 
@@ -16,6 +16,9 @@ def member(
 ) -> dict:
     return {
         "learning_rate": rate,
+        "weight_decay": 0.1,
+        "init_scale": 1.0,
+        "dropout": None,
         "seed": 0,
         "eval_accuracy": accuracy,
         "steps_to_90": steps,
@@ -68,6 +71,22 @@ def test_ties_go_to_the_quicker_then_the_smaller() -> None:
     assert small["best_learning_rate"] == 0.1
 
 
+def test_best_point_is_one_of_all_axes() -> None:
+    found = row(
+        "s6",
+        result(
+            member(0.1, 0.5, None),
+            member(0.1, 0.9, None) | {"weight_decay": 0.0},
+            member(0.1, 0.9, None) | {"weight_decay": 0.0, "init_scale": 0.5},
+            member(0.1, 0.7, None) | {"weight_decay": 0.0, "init_scale": 0.5, "seed": 1},
+        ),
+    )
+    best = {"learning_rate": 0.1, "weight_decay": 0.0, "init_scale": 1.0, "dropout": None}
+    assert found["best"] == best
+    assert found["accuracies"] == [0.9]
+    assert [rate["accuracies"] for rate in found["rates"]] == [[0.5], [0.9], [0.9, 0.7]]
+
+
 def test_steps_to_90_is_a_mean_over_seeds() -> None:
     found = row("s6", result(member(0.1, 1.0, 4), member(0.1, 0.96, 8)))
     assert found["steps_to_90"] == 6
@@ -75,13 +94,11 @@ def test_steps_to_90_is_a_mean_over_seeds() -> None:
     assert row("s6", result(member(0.1, 1.0, 4)))["accuracy_std"] == 0.0
 
 
-def test_compare_writes_a_run_per_mixer_and_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweep_writes_a_run_per_mixer_and_resumes(tmp_path: Path) -> None:
     configs = presets.configs(presets.get("smoke"))
     assert list(configs) == ["linear_attention", "ssd"]
-    first = compare({"linear_attention": configs["linear_attention"]}, tmp_path)
-    rows = compare(configs, tmp_path)
+    first = sweep({"linear_attention": configs["linear_attention"]}, tmp_path)
+    rows = sweep(configs, tmp_path)
     assert json.loads((tmp_path / "compare.json").read_text()) == rows
     assert [r["mixer"] for r in rows] == ["linear_attention", "ssd"]
     assert rows[0] == first[0]
@@ -91,10 +108,10 @@ def test_compare_writes_a_run_per_mixer_and_resumes(
         assert [m["eval_accuracy"] for m in best] == r["accuracies"]
 
 
-def test_compare_checks_every_model_first(tmp_path: Path) -> None:
+def test_sweep_checks_every_model_first(tmp_path: Path) -> None:
     configs = presets.configs(presets.get("smoke"))
     model = dataclasses.replace(configs["ssd"].model, num_heads=5)
     configs["ssd"] = dataclasses.replace(configs["ssd"], model=model)
     with pytest.raises(ValueError, match="not divisible by 5"):
-        compare(configs, tmp_path)
+        sweep(configs, tmp_path)
     assert not list(tmp_path.iterdir())

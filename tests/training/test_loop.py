@@ -1,6 +1,7 @@
 """The loop: members are what they would be alone, stop where they should, and compile once."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import pytest
 from jaxtyping import Array, PyTree
 
 from dsfjax.training import OptimizerConfig, loop, optimizer
+from dsfjax.training.layout import layout
 from dsfjax.training.loop import Block, run
-from dsfjax.training.program import Members, Program, members
+from dsfjax.training.program import Members, Program, grid
+from dsfjax.training.program import members as arrays
 from dsfjax.training.step import HELD_OUT, init_state, stream
 from tests.training.toy import TOY, echo
 
@@ -28,11 +31,15 @@ SOLVING = dataclasses.replace(
 )
 
 
+def members(learning_rates: list[float], seeds: list[int], **axes: Any) -> Members:
+    return arrays(grid(learning_rates, seeds, **axes))
+
+
 def final(program: Program, which: Members, steps: int) -> tuple[list[Block], PyTree]:
     blocks, params = [], None
     for block in run(program, which, steps):
         blocks.append(block)
-        params = jax.device_get(block.carry.states.params)
+        params = block.carry().states.params
     return blocks, params
 
 
@@ -77,8 +84,7 @@ def test_own_data_by_default_and_shared_on_request() -> None:
         assert len(set(block.metrics.train_loss.tolist())) == distinct
 
 
-def _no_dropout(params: PyTree, tokens: Array, *, key: Array | None = None) -> Array:
-    del key
+def _no_dropout(params: PyTree, tokens: Array, **_: Any) -> Array:
     return TOY.features(params, tokens)
 
 
@@ -88,14 +94,14 @@ def test_solved_is_frozen_and_diverged_is_reported() -> None:
     blocks = []
     for block in run(SOLVING, which, 200):
         blocks.append(block)
-        kept[block.step] = jax.device_get(block.carry.states)
+        kept[block.step] = block.carry().states
     last = blocks[-1]
     assert last.step == 200  # the slow one goes on to the end
-    assert last.solved_at.tolist()[0] == -1
-    solved = int(last.solved_at[1])
+    assert last.progress.solved_at.tolist()[0] == -1
+    solved = int(last.progress.solved_at[1])
     assert 20 < solved < 200
-    assert last.solved_at[2] == -1
-    assert last.diverged_at.tolist() == [-1, -1, 20]
+    assert last.progress.solved_at[2] == -1
+    assert last.progress.diverged_at.tolist() == [-1, -1, 20]
     # The solved member keeps every bit of its state from there on, the slow one does not.
     then, now = kept[solved], kept[200]
     assert now.step.tolist() == [200, solved, 20]
@@ -112,16 +118,16 @@ def test_solved_is_frozen_and_diverged_is_reported() -> None:
 
 def test_run_ends_when_no_member_trains() -> None:
     blocks, _ = final(SOLVING, members([5e-3, 1e30], [0]), 400)
-    assert blocks[-1].step == blocks[-1].solved_at[0] < 400
+    assert blocks[-1].step == blocks[-1].progress.solved_at[0] < 400
 
 
 def test_one_compilation_for_all_rates_seeds_and_lengths() -> None:
     traces = 0
 
-    def counted(params: PyTree, tokens: Array, *, key: Array | None = None) -> Array:
+    def counted(params: PyTree, tokens: Array, **keywords: Any) -> Array:
         nonlocal traces
         traces += 1
-        return TOY.features(params, tokens, key=key)
+        return TOY.features(params, tokens, **keywords)
 
     plan = dataclasses.replace(PROGRAM, model=TOY._replace(features=counted))
     final(plan, members([1e-3, 1e-2], [0]), 5)
@@ -141,14 +147,16 @@ def test_block_goes_on_from_a_carry_bit_for_bit() -> None:
     which = members([1e-2], [0, 1])
     straight, params = final(PROGRAM, which, 15)
     (first, *_), _ = final(PROGRAM, which, 15)
-    carry = loop.compile_program(PROGRAM, 2).start(which)
-    half = next(run(PROGRAM, which, 15, carry))
-    rest = list(run(PROGRAM, which, 15, jax.tree.map(jnp.copy, half.carry)))
+    half = next(run(PROGRAM, which, 15))
+    rest = []
+    for block in run(PROGRAM, which, 15, half.carry()):
+        rest.append(block)
+        resumed = block.carry().states.params
     np.testing.assert_array_equal(half.metrics.train_loss, first.metrics.train_loss)
     assert [block.step for block in rest] == [10, 15]
     for a, b in zip(straight[1:], rest, strict=True):
         np.testing.assert_array_equal(a.metrics.eval_loss, b.metrics.eval_loss)
-    for a, b in zip(*map(jax.tree.leaves, (params, rest[-1].carry.states.params)), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (params, resumed)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -159,7 +167,8 @@ def test_steps_must_be_whole_blocks(steps: int) -> None:
 
 
 def test_initial_state_is_that_of_the_seed() -> None:
-    carry = loop.compile_program(PROGRAM, 2).start(members([0.1], [4, 5]))
+    where = layout(2, jax.devices())
+    carry = loop.compile_program(PROGRAM, where).start(members([0.1], [4, 5]))
     adamw = optimizer.build(PROGRAM.optimizer, 0.1, total_steps=1)
     for index, seed in enumerate((4, 5)):
         own = init_state(TOY, adamw, jax.random.key(seed)).params

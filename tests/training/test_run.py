@@ -173,6 +173,7 @@ def test_files(finished: Path) -> None:
         "metrics.jsonl",
         "checkpoints",
         "result.json",
+        ".lock",
     }
     run = load(finished)
     assert run.config == CONFIG

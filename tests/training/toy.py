@@ -25,12 +25,15 @@ def _init(key: Array) -> PyTree:
     }
 
 
-def _features(params: PyTree, tokens: Array, *, key: Array | None = None) -> Array:
+def _features(
+    params: PyTree, tokens: Array, *, key: Array | None = None, dropout: Array | None = None
+) -> Array:
     x = params["embed"][tokens]
     mean = jnp.cumsum(x, axis=0) / jnp.arange(1, len(x) + 1)[:, None]
     mixed = jnp.concatenate([x, mean], axis=1) @ params["mix"]["weight"] + params["mix"]["bias"]
     if key is not None:
-        mixed = mixed * jax.random.bernoulli(key, 0.9, mixed.shape) / 0.9
+        keep = 0.9 if dropout is None else 1 - dropout
+        mixed = mixed * jax.random.bernoulli(key, keep, mixed.shape) / keep
     return jnp.tanh(mixed)
 
 
@@ -38,8 +41,8 @@ def _head(params: PyTree, features: Array) -> Array:
     return features @ params["head"]
 
 
-def _apply(params: PyTree, tokens: Array, *, key: Array | None = None) -> Array:
-    return _head(params, _features(params, tokens, key=key))
+def _apply(params: PyTree, tokens: Array, **keywords: Any) -> Array:
+    return _head(params, _features(params, tokens, **keywords))
 
 
 def _labels(params: PyTree) -> PyTree:

@@ -1,0 +1,107 @@
+"""``dsfjax sweep``."""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import jax
+
+from dsfjax.cli import options
+from dsfjax.cli.output import console
+from dsfjax.cli.progress import progress
+from dsfjax.cli.training import (
+    TASKS,
+    check,
+    check_mixers,
+    finish,
+    folder_of,
+    override,
+    resources_of,
+)
+from dsfjax.cli.usage import usage_errors
+from dsfjax.training import Listener, RunError, TrainConfig, hosts, presets, sweep
+from dsfjax.training.choice import choose
+from dsfjax.training.launch import LAUNCHERS
+
+SHAPES = (
+    "vocab_size",
+    "seq_len",
+    "num_kv_pairs",
+    "d_model",
+    "num_layers",
+    "d_state",
+    "num_heads",
+)
+"""Axes that change a shape: another value is another program."""
+MEMBERS = {
+    "lrs": "learning_rates",
+    "seeds": "seeds",
+    "weight_decay": "weight_decays",
+    "init_scale": "init_scales",
+    "dropout": "dropouts",
+}
+"""Axes of the members of one program: option to field of ``TrainConfig``."""
+
+
+def main(command: options.Sweep) -> int:
+    """Run the sweep, print the table, and write the report if one is wanted.
+
+    Args:
+        command: The options.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: If the options do not fit each other, before anything is compiled.
+    """
+    with usage_errors(ValueError, TypeError):
+        choose("launcher", command.launcher, (*LAUNCHERS, "hosts"))
+        if command.launcher == "hosts":
+            jax.distributed.initialize()
+        resources = resources_of(command)
+        configs = plan(command)
+        check(configs, resources)
+    folder = command.run_dir or folder_of(command, configs)
+    launcher = LAUNCHERS["here" if command.launcher == "hosts" else command.launcher]
+    run = functools.partial(sweep, configs, folder, resources=resources, launcher=launcher)
+    if not hosts.is_primary():
+        run(listener=Listener())
+        return 0
+    with usage_errors(RunError, ModuleNotFoundError), progress(console()) as listener:
+        rows = run(listener=listener)
+    finish(rows, folder, command.report)
+    return 0
+
+
+def plan(command: options.Sweep) -> dict[str, TrainConfig]:
+    """The configs that a command line asks for.
+
+    Args:
+        command: The options.
+
+    Returns:
+        Name to config. A name has the mixer, what varies, and the config's fingerprint, so that
+        other sweeps can go into the same folder.
+
+    Raises:
+        ValueError: If a name is unknown or the options do not fit each other.
+        TypeError: If a value has the wrong type.
+    """
+    choose("task", command.task, TASKS)
+    preset = presets.get(command.preset)
+    mixers = command.mixers or preset.mixers
+    check_mixers(mixers)
+    given = {k: v for k, v in dataclasses.asdict(command).items() if v not in (None, ())}
+    axes: dict[str, tuple[Any, ...]] = {name: given.pop(name, (None,)) for name in SHAPES}
+    given |= {field: given.pop(name) for name, field in MEMBERS.items() if name in given}
+    found = {}
+    for mixer, config in presets.configs(preset, mixers).items():
+        for values in itertools.product(*axes.values()):
+            point = dict(zip(axes, values, strict=True))
+            own = {name: value for name, value in point.items() if value is not None}
+            varying = [f"{name}={value}" for name, value in own.items() if len(axes[name]) > 1]
+            new = override(config, given | own)
+            found["-".join([mixer, *varying, new.fingerprint])] = new
+    return found

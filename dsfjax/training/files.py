@@ -1,0 +1,135 @@
+"""Files that are there whole or not at all, damaged ones set aside, and folders taken by one.
+
+What is damaged is renamed to ``broken_<name>`` with a warning in the log (logger ``dsfjax``), never
+deleted and never read.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_BROKEN, _LOCK, _TEMPORARY = "broken_", ".lock", ".tmp"
+_log = logging.getLogger("dsfjax")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file so that it is there whole or not at all.
+
+    Args:
+        path: The file; its folder is created if need be.
+        data: JSON data without NaN.
+    """
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all, a loss of power included.
+
+    Args:
+        path: The file; its folder is created if need be.
+        text: Its content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of this process: others may be writing the same file, and one of them wins.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        JSON data.
+
+    Raises:
+        ValueError: If it is no JSON.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def set_aside(path: Path, reason: str) -> Path:
+    """Rename what cannot be used, and say so in the log.
+
+    Args:
+        path: A file or folder.
+        reason: What is wrong with it.
+
+    Returns:
+        Its new path. What was there before is removed.
+    """
+    aside = path.with_name(_BROKEN + path.name)
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    path.rename(aside)
+    _log.warning("%s set aside as %s: %s", path, aside.name, reason)
+    return aside
+
+
+def is_aside(path: Path) -> bool:
+    """Whether a file or folder has been set aside.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        True if so.
+    """
+    return path.name.startswith(_BROKEN)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is one that this module leaves behind when a process is killed.
+
+    Args:
+        path: The file.
+
+    Returns:
+        True for temporary files, locks and what has been set aside.
+    """
+    return path.name == _LOCK or path.name.endswith(_TEMPORARY) or is_aside(path)
+
+
+@contextlib.contextmanager
+def lock(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Have a folder for oneself.
+
+    The lock is the operating system's on an open file, so it ends with the process, however that
+    ends. It is advisory: only those see it who ask for it.
+
+    Args:
+        folder: The folder; created if need be.
+        wait: Whether to wait while another process has it.
+
+    Yields:
+        Whether it is ours; always True after waiting.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name, lock(Path(name)) as mine:
+        ...     with lock(Path(name), wait=False) as also_mine:
+        ...         mine, also_mine
+        (True, False)
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        for left in folder.glob(f"*{_TEMPORARY}"):
+            left.unlink(missing_ok=True)
+        yield True

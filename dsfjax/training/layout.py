@@ -1,0 +1,167 @@
+"""Where the members of a program are computed: on which devices, and how many at once.
+
+The members are an axis that is cut over the devices (``jax.shard_map``), each of which computes its
+part as one ``jax.vmap``. Members that do not fit into memory at once are computed in *slices* of
+one size, so of one compilation; a slice that is not full repeats the last member. How members are
+laid out changes what they compute by rounding only.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+Device = Any
+"""A ``jax.Device``, which is no name that a type checker takes."""
+
+AXIS = "members"
+SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
+
+
+class Layout(NamedTuple):
+    """How many members are computed at once, and on what.
+
+    Attributes:
+        num_members: Members of the program.
+        slice_size: Members computed at once, a multiple of the number of devices.
+        devices: The devices, each with an equal part of a slice.
+    """
+
+    num_members: int
+    slice_size: int
+    devices: tuple[Device, ...]
+
+    @property
+    def num_slices(self) -> int:
+        """How many slices there are; the last may be filled up by repetition."""
+        return -(-self.num_members // self.slice_size)
+
+    def indices(self) -> list[np.ndarray]:
+        """The members of each slice, int (slice_size,); what fills the last one up comes last.
+
+        Examples:
+            >>> [index.tolist() for index in layout(3, jax.devices()[:1], at_most=2).indices()]
+            [[0, 1], [2, 2]]
+        """
+        padded = np.minimum(np.arange(self.num_slices * self.slice_size), self.num_members - 1)
+        return list(padded.reshape(self.num_slices, self.slice_size))
+
+    def sharding(self, spec: PartitionSpec) -> NamedSharding:
+        """``SPLIT`` or ``WHOLE`` on these devices."""
+        return NamedSharding(self._mesh(), spec)
+
+    def split(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Any:
+        """A function of a slice, of which each device computes its part.
+
+        Args:
+            function: What to compute of a device's members; they do not talk to each other.
+            in_specs: ``SPLIT`` or ``WHOLE``, a prefix of the arguments.
+            out_specs: The same for the results.
+
+        Returns:
+            A function of a whole slice.
+        """
+        # The check of what varies over members would ask every constant that a scan starts from
+        # to be marked as varying.
+        return jax.shard_map(
+            function,
+            mesh=self._mesh(),
+            in_specs=in_specs,
+            out_specs=out_specs,
+            check_vma=False,
+        )
+
+    def put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
+        """Arrays of a whole slice, in every process the same, as arrays on the devices.
+
+        Args:
+            tree: Arrays that NumPy can read.
+            spec: ``SPLIT`` or ``WHOLE``.
+
+        Returns:
+            Arrays on the devices, of which each process holds its part.
+        """
+
+        def one(leaf: Any) -> jax.Array:
+            host = np.asarray(leaf)
+            return jax.make_array_from_callback(host.shape, self.sharding(spec), host.__getitem__)
+
+        return jax.tree.map(one, tree)
+
+    def _mesh(self) -> Mesh:
+        return Mesh(np.array(self.devices), (AXIS,))
+
+
+def layout(num_members: int, devices: Sequence[Device], *, at_most: int | None = None) -> Layout:
+    """The layout with the fewest slices, and those as small as can be.
+
+    Args:
+        num_members: Members of the program.
+        devices: The devices. Of those of a single process no more are used than there are members;
+            of several processes all are, as each must take part.
+        at_most: How many members may be computed at once, but always one per device; None for all.
+
+    Returns:
+        The layout.
+
+    Raises:
+        ValueError: If ``at_most`` is not positive.
+
+    Examples:
+        >>> layout(10, jax.devices()[:1], at_most=4).slice_size
+        4
+        >>> layout(8, jax.devices()[:1], at_most=7).slice_size
+        4
+    """
+    if at_most is not None and at_most < 1:
+        raise ValueError(f"expected at least one member at once, got {at_most}")
+    used = tuple(devices)
+    if len({device.process_index for device in used}) == 1:
+        used = used[:num_members]
+    per_device = -(-num_members // len(used))
+    if at_most is not None:
+        num_slices = -(-per_device // max(1, at_most // len(used)))
+        per_device = -(-per_device // num_slices)
+    return Layout(num_members, per_device * len(used), used)
+
+
+def reserve(num_devices: int | None) -> None:
+    """Let the CPU count as several devices, which must be said before JAX is first used.
+
+    Where JAX has been used, or has other devices, this changes nothing; whoever asks for more
+    devices than there are is told then.
+
+    Args:
+        num_devices: How many, or None for as many as JAX makes of it.
+    """
+    if num_devices is not None:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", num_devices)
+
+
+def budget(devices: Sequence[Device]) -> int:
+    """Bytes that a program may take on each of these devices: 80 % of what there is.
+
+    What there is, is what the device reports; where it reports nothing, as CPUs do, the memory of
+    the machine, of which each device of this process has an equal part.
+
+    Args:
+        devices: The devices.
+
+    Returns:
+        Bytes; the same whenever it is asked for.
+
+    Examples:
+        >>> budget(jax.devices()) > 2**20
+        True
+    """
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    stats = local[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(0.8 * stats["bytes_limit"])
+    return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(local))
