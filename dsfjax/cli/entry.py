@@ -42,7 +42,6 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import training
 
             return training.main(command)
-        case options.Systems():
         case options.Sweep():
             from dsfjax.cli import sweep
 
@@ -51,6 +50,7 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import results
 
             return results.main(command)
+        case options.Systems():
             from dsfjax.cli import systems
 
             return systems.main(command)

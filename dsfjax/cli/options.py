@@ -244,10 +244,10 @@ class Bench:
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Results, tyro.conf.subcommand("results")]
     | Annotated[Systems, tyro.conf.subcommand("systems")]
     | Annotated[Explain, tyro.conf.subcommand("explain")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
-    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-    | Annotated[Results, tyro.conf.subcommand("results")]

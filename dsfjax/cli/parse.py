@@ -23,6 +23,13 @@ COMMANDS = {
     "report": options.Report,
     "bench": options.Bench,
 }
+POSITIONAL = {
+    "train": "task",
+    "compare": "task",
+    "sweep": "task",
+    "results": "run_dir",
+    "report": "run_dir",
+}
 
 
 def parse(words: Sequence[str]) -> options.Command | None:
