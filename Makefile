@@ -3,7 +3,8 @@
 #   make test       tests and doctests, without those marked slow
 #   make test-all   all tests, the slow ones included
 #   make lint       ruff and pyright
-#   make bench      time the engines on this machine
+#   make bench      time the engines beside plain JAX; writes bench/
+#   make bench-all  the same, beside PyTorch packages, which it installs
 PYTHON ?= python3
 WORKERS ?= auto
 VENV := .venv
@@ -12,13 +13,16 @@ PYTEST := $(PY) -m pytest -n $(WORKERS) --maxprocesses 4
 
 # Two stamps at once would mean two installs into one environment.
 .NOTPARALLEL:
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench bench-all clean
 
 demo: $(VENV)/.run-stamp
 	$(VENV)/bin/dsfjax compare mqar --preset demo --run-dir runs/demo --report report
 
 bench: $(VENV)/.run-stamp
-	$(PY) -m dsfjax.cli bench
+	$(VENV)/bin/dsfjax bench --out bench
+
+bench-all: $(VENV)/.bench-stamp
+	$(VENV)/bin/dsfjax bench --out bench
 
 test: $(VENV)/.test-stamp
 	$(PYTEST) -m "not slow"
@@ -31,7 +35,7 @@ lint: $(VENV)/.dev-stamp
 	$(PY) -m pyright --pythonpath $(PY)
 
 clean:
-	rm -rf $(VENV) runs report .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs report bench .pytest_cache .ruff_cache .hypothesis
 
 # A stamp is older than pyproject.toml exactly when its requirements may have changed.
 $(PY):

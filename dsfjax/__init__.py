@@ -45,6 +45,7 @@ __version__ = "0.1.0"
 
 _SUBPACKAGES = (
     "analysis",
+    "bench",
     "core",
     "engines",
     "interop",

@@ -17,6 +17,7 @@ FLOORS = {
     "nn": 4,
     "interop": 5,
     "training": 5,
+    "bench": 6,
     "report": 6,
     "cli": 7,
     "__main__": 8,

@@ -14,7 +14,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``dsfjax``; by default those of this process.
 
     Returns:
-        The exit code: 0, or 2 after one line on stderr that says what to change.
+        The exit code: 0; 1 if `selfcheck` found an engine off; or 2 after one line on stderr that
+        says what to change.
 
     Examples:
         >>> main(["compere", "mqar"])  # and "did you mean 'compare'?" on stderr
@@ -66,3 +67,7 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import bench
 
             return bench.main(command)
+        case options.Selfcheck():
+            from dsfjax.cli import selfcheck
+
+            return selfcheck.main(command)

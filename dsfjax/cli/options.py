@@ -231,14 +231,34 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Time the engines on this machine."""
+    """Time the engines on this machine, beside plain JAX and other packages."""
 
+    cases: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="CASE ...", help_behavior_hint="(default: all)")
+    ] = ()
+    """Cases of the grid; "lengths" is the table of growth with the length."""
     repeats: int = 5
-    """Runs per method; the table shows medians."""
-    json: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")
+    """Rounds in which the contestants of a case take turns; the tables show medians."""
+    out: Annotated[
+        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")
     ] = None
-    """Also write the numbers into this file."""
+    """Also write JSON, Markdown, CSV and a plot into this folder."""
+    no_baselines: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The engines alone."""
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Shorter sequences, to see that everything runs."""
+    long: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also errors over 100,000 steps and memory over a million."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Selfcheck:
+    """Check every engine on this device against float64; the exit code is 1 if one is off."""
+
+    dtype: str = "float32"
+    """Precision of inputs: float32, bfloat16 or float64."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print JSON instead of a table."""
 
 
 Command = (
@@ -250,4 +270,5 @@ Command = (
     | Annotated[Explain, tyro.conf.subcommand("explain")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Selfcheck, tyro.conf.subcommand("selfcheck")]
 )

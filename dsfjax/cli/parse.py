@@ -22,6 +22,7 @@ COMMANDS = {
     "explain": options.Explain,
     "report": options.Report,
     "bench": options.Bench,
+    "selfcheck": options.Selfcheck,
 }
 POSITIONAL = {
     "train": "task",

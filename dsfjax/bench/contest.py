@@ -1,0 +1,145 @@
+"""A contest: a case with its signals, its reference in float64 and its contestants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from dsfjax.bench import naive
+from dsfjax.bench.case import Case, Layer
+from dsfjax.bench.contestant import Contestant, batched
+from dsfjax.bench.peers import PEERS
+from dsfjax.bench.signals import Draw, Signals
+from dsfjax.core import KernelSystem
+from dsfjax.engines import Explanation, explain, scan
+from dsfjax.engines.scan import METHODS
+from dsfjax.interop import reference
+
+OneSequence = Callable[[Mapping[str, Array]], Array]
+
+# Temporaries of a quadratic method, by the model of `explain`: above this it is not run.
+MOST_BYTES = 2**31
+
+
+class Contest(NamedTuple):
+    """A case, ready to be run.
+
+    Attributes:
+        case: The case.
+        signals: float32, by name.
+        shared: Names of signals without a batch axis.
+        one: The function of one sequence in its plainest form, for the reference.
+        contestants: Ours first.
+        explanations: What `explain` says of each of our methods, for one sequence.
+        chosen: The method of "auto".
+    """
+
+    case: Case | Layer
+    signals: Signals
+    shared: tuple[str, ...]
+    one: OneSequence
+    contestants: tuple[Contestant, ...]
+    explanations: dict[str, Explanation]
+    chosen: str
+
+
+def contest(case: Case | Layer, *, baselines: bool = True, seed: int = 0) -> Contest:
+    """Set up a case.
+
+    Args:
+        case: A system or a layer.
+        baselines: Whether plain JAX and other packages take part.
+        seed: Of the signals.
+
+    Returns:
+        The contest; nothing has been compiled.
+    """
+    rng = np.random.default_rng([seed, case.sizes.length])
+    peers = [_peer(name) for name in case.peers] if baselines else []
+    if isinstance(case, Layer):
+        return _layer(case, rng, peers)
+    source = case.source
+    signals = _single(source.draw(rng, case.sizes))
+    abstract = jax.eval_shape(
+        lambda s: source.build(s)[0],
+        {
+            name: jax.ShapeDtypeStruct(x.shape if name in source.shared else x.shape[1:], x.dtype)
+            for name, x in signals.items()
+        },
+    )
+    structure = KernelSystem if isinstance(abstract, KernelSystem) else type(abstract.A)
+    explanations = {m: explain(abstract, method=m) for m in METHODS[structure]}
+    ours = [_engine(case, found) for found in explanations.values()]
+    plain = [_baseline(case, name) for name in case.baselines] if baselines else []
+    return Contest(
+        case,
+        signals,
+        source.shared,
+        lambda s: scan(*source.build(s), method="sequential")[0],
+        (*ours, *plain, *peers),
+        explanations,
+        explain(abstract).method,
+    )
+
+
+def _engine(case: Case, found: Explanation) -> Contestant:
+    function = batched(lambda s: scan(*case.build(s), method=found.method)[0], case.source.shared)
+    # Forward and backward keep about five arrays of the size of the largest temporary.
+    needed = 5 * case.sizes.batch * found.peak_memory
+    missing = None
+    if found.method == "materialized" and needed > MOST_BYTES:
+        missing = f"would need about {needed / 2**30:.0f} GiB for the kernel"
+    return Contestant(found.method, "ours", "jax", lambda: function, missing)
+
+
+def _baseline(case: Case, name: str) -> Contestant:
+    run = naive.BASELINES[name]
+    function = batched(lambda s: run(*case.build(s)), case.source.shared)
+    return Contestant(name, "baseline", "jax", lambda: function)
+
+
+def _peer(name: str) -> Contestant:
+    peer = PEERS[name]
+    missing = peer.missing()
+    if missing is None and peer.framework == "torch" and jax.default_backend() != "cpu":
+        missing = f"PyTorch would run on the CPU, JAX runs on the {jax.default_backend()}"
+    return Contestant(peer.title, "peer", peer.framework, peer.load, missing)
+
+
+def _layer(case: Layer, rng: Draw, peers: list[Contestant]) -> Contest:
+    apply = reference(case.module, **case.options)
+    weights = _weights(rng, apply.shapes)
+    sizes = case.sizes
+    x = rng.normal(size=(sizes.batch, sizes.length, case.options["d_model"]))
+
+    def one(s: Mapping[str, Array]) -> Array:
+        return apply({name: w for name, w in s.items() if name != "x"}, s["x"][None])[0]
+
+    shared = tuple(weights)
+    ours = Contestant("dsfjax layer", "ours", "jax", lambda: batched(one, shared))
+    signals = _single(weights | {"x": x})
+    return Contest(case, signals, shared, one, (ours, *peers), {}, ours.name)
+
+
+def _weights(rng: Draw, shapes: Mapping[str, tuple[int, ...]]) -> Signals:
+    """Weights as the layers are initialised, with biases other than 0."""
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name == "A_log":
+            return np.log(np.broadcast_to(np.arange(1.0, shape[-1] + 1), shape))
+        if name in ("dt_bias", "dt_proj.bias"):  # softplus of it is log-uniform in [1e-3, 0.1]
+            return np.log(np.expm1(np.exp(rng.uniform(np.log(1e-3), np.log(0.1), size=shape))))
+        if name in ("D", "norm.weight"):
+            return np.ones(shape)
+        return rng.normal(size=shape) / math.sqrt(shape[-1])
+
+    return {name: draw(name, shape) for name, shape in shapes.items()}
+
+
+def _single(signals: Signals) -> Signals:
+    return {name: np.asarray(x, np.float32) for name, x in signals.items()}

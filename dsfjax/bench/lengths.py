@@ -1,0 +1,232 @@
+r"""How cost and error grow with the length: training, decoding, long sequences.
+
+One sequence, one head, a small state, every structure: what counts is how the figures change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dsfjax.bench.case import Case
+from dsfjax.bench.contest import contest
+from dsfjax.bench.contestant import prepare
+from dsfjax.bench.measure import cotangent_of
+from dsfjax.bench.signals import FAMILIES, Sizes
+from dsfjax.bench.timing import take_turns
+from dsfjax.core import KernelSystem, KVCache, System, slice_time
+from dsfjax.engines import scan, step
+from dsfjax.engines.selfcheck import normwise
+
+Said = Callable[[str], Any]
+
+SHORT, LONG = 4096, 65_536
+POSITIONS = (64, 4096, 65_536)
+# time(65,536)/time(4,096) of a method whose cost is linear in L, 16 for a perfect one.
+MOST_GROWTH = 20.0
+ERROR_LENGTH, MOST_ERROR = 100_000, 1e-4
+MILLION, MOST_BYTES = 2**20, 6 * 2**30
+LINEAR = ("sequential", "associative", "chunked")
+
+
+class Growth(NamedTuple):
+    """Time of one method at two lengths, forward and backward.
+
+    Attributes:
+        family: Architecture.
+        method: Engine.
+        short_ms: At the shorter length.
+        long_ms: At the longer one.
+        growth: The second over the first.
+        linear: Whether the growth is that of a linear method.
+    """
+
+    family: str
+    method: str
+    short_ms: float
+    long_ms: float
+    growth: float
+    linear: bool
+
+
+class Latency(NamedTuple):
+    """Time of one decoding step at several positions, in microseconds.
+
+    Attributes:
+        family: Architecture.
+        positions: Tokens that came before.
+        microseconds: Medians.
+    """
+
+    family: str
+    positions: tuple[int, ...]
+    microseconds: tuple[float, ...]
+
+
+class LongError(NamedTuple):
+    """Error of float32 against the sequential engine in float64, over a long sequence.
+
+    Attributes:
+        family: Architecture.
+        method: What "auto" picks.
+        length: L.
+        value_error: Normwise, of the outputs.
+        reached: Whether it is within the bound.
+    """
+
+    family: str
+    method: str
+    length: int
+    value_error: float
+    reached: bool
+
+
+class LongMemory(NamedTuple):
+    """Memory of a training step over a very long sequence.
+
+    Attributes:
+        family: Architecture.
+        method: What "auto" picks.
+        length: L.
+        total_bytes: Of forward and backward; None where the compiler does not say.
+        reached: Whether it is within the bound.
+    """
+
+    family: str
+    method: str
+    length: int
+    total_bytes: int | None
+    reached: bool | None
+
+
+def sizes(family: str, length: int) -> Sizes:
+    """One sequence with 16 states of 16 channels (of one for one-channel families)."""
+    n, p = {"rg_lru": (1, 64), "s4d": (16, 1), "lru": (64, 16)}.get(family, (16, 16))
+    return Sizes(1, length, 1, n, p)
+
+
+# One architecture per structure; the kernel, which has no finite state, only decodes.
+LINEAR_FAMILIES = ("ssd", "gla", "s6", "rg_lru", "s4d", "lru", "kda", "dense")
+DECODED_FAMILIES = (*LINEAR_FAMILIES, "softmax")
+
+
+def growth(
+    family: str, *, short: int = SHORT, long: int = LONG, repeats: int = 2, said: Said = print
+) -> list[Growth]:
+    """Time every method of linear cost at two lengths.
+
+    Args:
+        family: Architecture with a finite state.
+        short: The shorter length.
+        long: The longer one.
+        repeats: Rounds.
+        said: Told what happens.
+
+    Returns:
+        A line per method.
+    """
+    runs = {}
+    for length in (short, long):
+        found = contest(Case(family, family, family, sizes(family, length)), baselines=False)
+        cotangent = cotangent_of(found)
+        for contestant in found.contestants:
+            if contestant.name in LINEAR:
+                said(f"{contestant.name}, L = {length:,}")
+                run = prepare(contestant, found.signals, cotangent, with_forward=False).gradient
+                run()
+                runs[contestant.name, length] = run
+    times = take_turns(runs, repeats=repeats)
+    rows = []
+    for method in dict.fromkeys(name for name, _ in runs):
+        a, b = times[method, short], times[method, long]
+        rows.append(Growth(family, method, a, b, b / a, b / a <= MOST_GROWTH * long / short / 16))
+    return rows
+
+
+def latency(family: str, *, positions: Sequence[int] = POSITIONS, repeats: int = 200) -> Latency:
+    """Time one decoding step after prefixes of several lengths; the state is donated.
+
+    Args:
+        family: Any architecture; the cache of a kernel is allocated in full.
+        positions: Tokens that came before.
+        repeats: Steps per position.
+
+    Returns:
+        Medians.
+    """
+    source = FAMILIES[family]
+    advance = jax.jit(step, donate_argnums=2)
+    times = []
+    for position in positions:
+        drawn = source.draw(np.random.default_rng(0), sizes(family, position))
+        signals = {
+            k: jnp.asarray(x if k in source.shared else x[0], jnp.float32) for k, x in drawn.items()
+        }
+        system, u = source.build(signals)
+        state = [jax.jit(lambda s, u, h: scan(s, u, h)[1])(system, u, _empty(system, repeats))]
+        last = slice_time(system, position - 1, position)
+
+        def run(last: Any = last, u: Any = u[-1], state: Any = state) -> None:
+            y, h = advance(last, u, state[0])
+            state[0] = jax.block_until_ready(h)
+            jax.block_until_ready(y)
+
+        run()
+        times.append(1e3 * take_turns({"step": run}, repeats=repeats)["step"])
+    return Latency(family, tuple(positions), tuple(times))
+
+
+def memory(*, length: int = MILLION) -> LongMemory:
+    """Memory of forward and backward of SSD with n = 16 and p = 64, one head. Runs nothing.
+
+    Args:
+        length: L.
+
+    Returns:
+        Temporaries, inputs, outputs and gradients of what "auto" picks, as XLA plans them.
+    """
+    case = Case("ssd", "ssd", "ssd", Sizes(1, length, 1, 16, 64))
+    found = contest(case, baselines=False)
+    ours = next(c for c in found.contestants if c.name == found.chosen)
+    planned = prepare(ours, found.signals, cotangent_of(found), with_forward=False).total_bytes
+    reached = None if planned is None else planned <= MOST_BYTES
+    return LongMemory("ssd", ours.name, length, planned, reached)
+
+
+def _empty(system: System | KernelSystem, steps: int) -> KVCache | None:
+    """The state before the first token; a cache has room for the sequence and ``steps`` more."""
+    if isinstance(system, System):
+        return None
+    length, groups, m = system.k.shape
+    return KVCache.allocate(
+        length + steps + 1, groups, m, system.num_heads, system.num_channels, system.k.dtype
+    )
+
+
+def long_error(family: str, *, length: int = ERROR_LENGTH) -> LongError:
+    """Error of the outputs over a long sequence.
+
+    Args:
+        family: Architecture with a finite state.
+        length: L.
+
+    Returns:
+        The error of what "auto" picks, in float32.
+    """
+    found = contest(Case(family, family, family, sizes(family, length)), baselines=False)
+    source = FAMILIES[family]
+    one = {k: x if k in found.shared else x[0] for k, x in found.signals.items()}
+
+    def run(method: str, signals: Any) -> np.ndarray:
+        return np.asarray(jax.jit(lambda s: scan(*source.build(s), method=method)[0])(signals))
+
+    y = run("auto", jax.tree.map(jnp.asarray, one))
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        double = {k: jnp.asarray(x, jnp.float64) for k, x in one.items()}
+        expected = run("sequential", double)
+    error = normwise(y, expected)
+    return LongError(family, found.chosen, length, error, error <= MOST_ERROR)

@@ -1,0 +1,99 @@
+r"""What one writes without this library: recurrences and attention in a few lines of JAX.
+
+They are differentiated automatically and read the parts of the same `System`, so that they compute
+the same function as the engines do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core import Diagonal, InnerOutput, KernelSystem, OuterInput, Scalar, System
+from dsfjax.core.maps import to_heads
+
+Run = Callable[[System | KernelSystem, Array], Array]
+
+
+def associative_scan(system: System | KernelSystem, u: Array) -> Array:
+    """`jax.lax.associative_scan` over all pairs (a_t, f_t), then y_t = c_tᵀ h_t.
+
+    Args:
+        system: With a scalar or diagonal transition and the token as the value.
+        u: Tokens (L, H·p).
+
+    Returns:
+        Outputs (L, H·p).
+    """
+    a, b, x, c = _parts(system, u)
+    f = b[..., None] * x[:, :, None, :]
+    a = jnp.broadcast_to(a, (f.shape[0], *a.shape[1:]))
+    h = jax.lax.associative_scan(lambda i, j: (j[0] * i[0], j[0] * i[1] + j[1]), (a, f))[1]
+    return _real(jnp.einsum("lhn,lhnp->lhp", c, h, precision="highest"), system)
+
+
+def lax_scan(system: System | KernelSystem, u: Array) -> Array:
+    """`jax.lax.scan`, one step after the other. Arguments as in `associative_scan`."""
+    a, b, x, c = _parts(system, u)
+    a = jnp.broadcast_to(a, (x.shape[0], *a.shape[1:]))
+
+    def body(h: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        a, b, x, c = step
+        h = a * h + b[:, :, None] * x[:, None, :]
+        return h, jnp.einsum("hn,hnp->hp", c, h, precision="highest")
+
+    h = jnp.zeros((*b.shape[1:], x.shape[-1]), jnp.result_type(a, b, x))
+    return _real(jax.lax.scan(body, h, (a, b, x, c))[1], system)
+
+
+def quadratic(system: System | KernelSystem, u: Array) -> Array:
+    """(C Bᵀ ⊙ decay) X with all L × L entries, for a scalar decay."""
+    assert isinstance(system, System) and isinstance(system.A, Scalar)
+    _, b, x, c = _parts(system, u)
+    total = jnp.cumsum(jnp.broadcast_to(system.A.log_a, x.shape[:2]), axis=0).T
+    causal = jnp.tril(jnp.ones((x.shape[0], x.shape[0]), bool))
+    decay = jnp.exp(jnp.where(causal, total[:, :, None] - total[:, None, :], -jnp.inf))
+    scores = jnp.einsum("thn,shn->hts", c, b, precision="highest") * decay
+    return _real(jnp.einsum("hts,shp->thp", scores, x, precision="highest"), system)
+
+
+def dot_product_attention(system: System | KernelSystem, u: Array) -> Array:
+    """`jax.nn.dot_product_attention` with a causal mask, for softmax attention."""
+    assert isinstance(system, KernelSystem)
+    v = u.reshape(u.shape[0], system.num_heads, -1)
+    y = jax.nn.dot_product_attention(system.q, system.k, v, scale=1.0, is_causal=True)
+    return y.reshape(u.shape[0], -1)
+
+
+BASELINES: dict[str, Run] = {
+    "autodiff associative_scan": associative_scan,
+    "autodiff lax.scan": lax_scan,
+    "quadratic attention": quadratic,
+    "jax.nn.dot_product_attention": dot_product_attention,
+}
+
+
+def _parts(system: System | KernelSystem, u: Array) -> tuple[Array, Array, Array, Array]:
+    """Decays (L or 1, H, n, p), keys (L, H, n), scaled values (L, H, p), queries (L, H, n)."""
+    assert isinstance(system, System) and isinstance(system.A, Scalar | Diagonal)
+    assert isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
+    heads, n, p = system.state_shape
+    x = u.reshape(u.shape[0], heads, p)
+    x = x if system.B.scale is None else x * system.B.scale
+
+    def vector(v: Array | None) -> Array:
+        v = jnp.ones((1, heads, 1), u.dtype) if v is None else to_heads(v, heads)
+        return jnp.broadcast_to(v, (u.shape[0], heads, n))
+
+    return jnp.exp(system.A.log_decay()), vector(system.B.b), x, vector(system.C.c)
+
+
+def _real(y: Array, system: System | KernelSystem) -> Array:
+    y = y.reshape(y.shape[0], -1)
+    if not jnp.iscomplexobj(y):
+        return y
+    assert isinstance(system, System)
+    return y.real * (2 if system.C.conjugate_pairs else 1)

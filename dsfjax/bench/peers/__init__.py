@@ -1,0 +1,70 @@
+"""Other packages as contestants, each run only where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from dsfjax.bench.peers import fla, recurrentgemma, selective_scan, transformers
+from dsfjax.bench.peers.importing import is_installed
+
+EXTRA = "pip install 'dsfjax[bench]'"
+
+
+class Peer(NamedTuple):
+    """A function of another package.
+
+    Attributes:
+        title: As the tables name it.
+        framework: "torch" or "jax".
+        packages: What has to be installed.
+        load: Gives ``function(signals) -> y`` of the whole batch, in arrays of the framework.
+        install: How to install them.
+    """
+
+    title: str
+    framework: str
+    packages: tuple[str, ...]
+    load: Callable[[], Callable[..., Any]]
+    install: str = EXTRA
+
+    def missing(self) -> str | None:
+        """Why it cannot run here, or None."""
+        absent = [package for package in self.packages if not is_installed(package)]
+        return f"{', '.join(absent)} not installed: {self.install}" if absent else None
+
+
+def _fla(name: str, load: Callable[[], Callable[..., Any]], form: str) -> Peer:
+    return Peer(f"FLA {name}, {form}", "torch", ("torch", "fla", "einops"), load)
+
+
+_CHUNKED = "chunked (PyTorch)"
+PEERS = {
+    "fla-linear_attn": _fla("linear_attn", fla.linear_attn, _CHUNKED),
+    "fla-simple_gla": _fla("simple_gla", fla.simple_gla, _CHUNKED),
+    "fla-gla": _fla("gla", fla.gla, "recurrent (PyTorch)"),
+    "fla-delta_rule": _fla("delta_rule", fla.delta_rule, _CHUNKED),
+    "fla-gated_delta_rule": _fla("gated_delta_rule", fla.gated_delta_rule, _CHUNKED),
+    "fla-kda": _fla("kda", fla.kda, _CHUNKED),
+    "scan-loop": Peer("PyTorch loop, autograd", "torch", ("torch",), selective_scan.loop),
+    "scan-adjoint": Peer("PyTorch loop, own adjoint", "torch", ("torch",), selective_scan.adjoint),
+    "scan-cumsum": Peer("PyTorch chunked cumsum", "torch", ("torch",), selective_scan.cumsum),
+    "transformers-mamba": Peer(
+        "transformers MambaMixer (PyTorch)", "torch", ("torch", "transformers"), transformers.mamba
+    ),
+    "transformers-mamba2": Peer(
+        "transformers Mamba2Mixer (PyTorch)",
+        "torch",
+        ("torch", "transformers"),
+        transformers.mamba2,
+    ),
+    # Its pinned numpy and typeguard exclude those of this package's other dependencies, so that it
+    # cannot be part of the extra; the scan needs neither.
+    "recurrentgemma": Peer(
+        "recurrentgemma linear_scan (JAX)",
+        "jax",
+        ("recurrentgemma", "absl", "einops"),
+        recurrentgemma.linear_scan,
+        "pip install --no-deps recurrentgemma; pip install absl-py einops",
+    ),
+}

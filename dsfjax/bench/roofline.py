@@ -1,0 +1,65 @@
+"""What this device can do at most: copy bandwidth and float32 matrix products, measured."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dsfjax.bench.timing import take_turns
+
+
+class Roofline(NamedTuple):
+    """Rates of the device.
+
+    Attributes:
+        bytes_per_s: Of a copy in memory, reads and writes both counted.
+        flops_per_s: Of a float32 matrix product at full precision.
+    """
+
+    bytes_per_s: float
+    flops_per_s: float
+
+    def share(self, flops: float, moved: float, milliseconds: float) -> float:
+        """The fastest possible time over the time taken.
+
+        Args:
+            flops: Floating-point operations.
+            moved: Bytes that have to be read or written.
+            milliseconds: The time taken.
+
+        Returns:
+            max(bytes/bandwidth, flops/rate)/time: 1 at the roofline. It can exceed 1, as data that
+            stay in a cache are read faster than memory is copied.
+
+        Example:
+            >>> Roofline(1e10, 1e11).share(flops=1e9, moved=1e6, milliseconds=20.0)
+            0.5
+        """
+        least = max(flops / self.flops_per_s, moved / self.bytes_per_s)
+        return 1e3 * least / milliseconds
+
+
+def measure(*, size: int = 2048, repeats: int = 5) -> Roofline:
+    """Measure the rates on the default device.
+
+    Args:
+        size: Side of the square matrices; the copied array is sixteen times as large as one.
+        repeats: Runs of each; the median counts.
+
+    Returns:
+        The rates.
+    """
+    x = jnp.ones((size, size), jnp.float32)
+    big = jnp.ones((16, size, size), jnp.float32)
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision="highest"))
+    copy = jax.jit(lambda x: -x)
+    runs = {
+        "product": lambda: jax.block_until_ready(product(x)),
+        "copy": lambda: jax.block_until_ready(copy(big)),
+    }
+    for run in runs.values():
+        run()
+    took = take_turns(runs, repeats=repeats)
+    return Roofline(2e3 * big.nbytes / took["copy"], 2e3 * size**3 / took["product"])

@@ -1,0 +1,70 @@
+"""`dsfjax bench` and `dsfjax selfcheck` from the words to what they leave."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dsfjax.cli import main
+from dsfjax.engines import selfcheck as checks
+from dsfjax.engines.problems import STRUCTURES
+from dsfjax.engines.scan import ENGINES
+
+
+def test_bench_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = "bench --quick --cases dense --no-baselines --repeats 1 --out"
+    assert main([*words.split(), str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "\x1b" not in out
+    for text in ("dense", "associative", "materialized", "value error, the worst", "cores"):
+        assert text in out
+    data = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert {row["contestant"] for row in data["rows"]} == {
+        "sequential",
+        "associative",
+        "materialized",
+    }
+    assert (data["quick"], data["repeats"], data["growth"]) == (True, 1, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("bench --cases sdd", "unknown case 'sdd'; did you mean 'ssd'?"),
+        ("bench --repeats 0", "expected --repeats >= 1, got 0"),
+        ("selfcheck --dtype float31", "unknown dtype 'float31'; did you mean 'float32'?"),
+    ],
+)
+def test_refused(words: str, message: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(words.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_selfcheck_exit_code(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(checks, "STRUCTURES", {"dense": STRUCTURES["dense"]})
+    words = ["selfcheck", "--dtype", "float64", *(["--json"] if as_json else [])]
+    assert main(words) == 0
+    good = capsys.readouterr().out
+    engine = ENGINES["associative"]
+
+    def off(problem, h0):
+        out, h = engine(problem, h0)
+        return out * 1.01, h
+
+    monkeypatch.setitem(ENGINES, "associative", off)
+    assert main(words) == 1
+    bad = capsys.readouterr().out
+    if as_json:
+        good, bad = json.loads(good), json.loads(bad)
+        assert (good["ok"], bad["ok"]) == (True, False)
+        assert [c["method"] for c in bad["checks"] if not c["ok"]] == ["associative"]
+        assert bad["dtype"] == "float64"
+    else:
+        assert "all 3 within" in good
+        assert "1 of 3 off" in bad
+        (line,) = (x for x in bad.splitlines() if "associative" in x)
+        assert line.rstrip().endswith("no")
