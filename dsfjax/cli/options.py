@@ -172,7 +172,13 @@ class Sweep(Training):
     dropout: Floats = ()
     """Dropout rates, wherever the model's own is not 0."""
     launcher: str = "here"
-    """Where to run: here, ray (a task per program), or hosts (this command on every host)."""
+    """Where to run: here; ray, a task per program; or hosts, each program on the devices of all
+    processes that are started with this command."""
+    process: Annotated[
+        tuple[str, int, int] | None,
+        tyro.conf.arg(metavar="ADDRESS NUM INDEX", help_behavior_hint="(default: the cluster's)"),
+    ] = None
+    """With hosts: address of the first process, how many there are, and which this one is."""
     report: ReportDir = None
     """Also write a report with figures into this folder, for each task of its own."""
 

@@ -58,9 +58,13 @@ def main(command: options.Sweep) -> int:
     """
     with usage_errors(ValueError, TypeError):
         choose("launcher", command.launcher, (*LAUNCHERS, "hosts"))
-        if command.launcher == "hosts":
-            jax.distributed.initialize()
         resources = resources_of(command)
+        if command.launcher == "hosts":
+            # Without arguments it asks the cluster: SLURM, Open MPI, Kubernetes, a TPU pod.
+            address, num, index = command.process or (None, None, None)
+            jax.distributed.initialize(address, num, index)
+        elif command.process is not None:
+            raise ValueError("expected --process with --launcher hosts only")
         configs = plan(command)
         check(configs, resources)
     folder = command.run_dir or folder_of(command, configs)

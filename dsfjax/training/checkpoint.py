@@ -53,7 +53,7 @@ def save(folder: Path, step: int, tree: PyTree, *, owner: str = "", keep: int = 
     meta = {"format": FORMAT, "step": step, "owner": owner, "checksum": _checksum(arrays)}
     path = folder.absolute() / f"step_{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         parts = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)
         )
@@ -101,7 +101,7 @@ def read(path: Path, template: PyTree, *, owner: str = "") -> tuple[int, PyTree]
         CheckpointError: If it is no whole checkpoint, or one of another owner or structure.
     """
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             parts = ocp.args.Composite(
                 state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()
             )
@@ -117,6 +117,18 @@ def read(path: Path, template: PyTree, *, owner: str = "") -> tuple[int, PyTree]
     if meta.get("checksum") != _checksum(arrays):
         raise CheckpointError("the arrays do not have the checksum they were saved with")
     return int(meta["step"]), _unflatten(arrays, template)
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """One of this process alone: it has all arrays, and no other waits for it."""
+    own = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix="alone",
+    )
+    options = ocp.CompositeOptions(multiprocessing_options=own)
+    handler = ocp.CompositeCheckpointHandler(composite_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=own)
 
 
 def _unflatten(arrays: dict[str, np.ndarray], template: PyTree) -> PyTree:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PyTree
 
@@ -49,7 +50,7 @@ class Compiled(NamedTuple):
     Attributes:
         start: ``start(members) -> carry``.
         block: ``block(carry, members, total_steps) -> (carry, metrics, progress)``; it consumes
-            the carry. Metrics and progress are whole on every device.
+            the carry. Progress is the carry without the training states.
         seconds: Wall time of the compilation.
         bytes: Memory that the block takes on each device, by the compiler's own account.
     """
@@ -95,7 +96,7 @@ def compile_program(program: Program, where: Layout, *, dropout: bool = False) -
     total_steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     start_jit = jax.jit(where.split(first, SPLIT, _CARRY), out_shardings=carry_sharding)
     start_compiled = start_jit.lower(which).compile()
-    outputs = (carry_sharding, whole, whole)
+    outputs = (carry_sharding, each, carry_sharding._replace(states=None))
     block_jit = jax.jit(with_progress, donate_argnums=0, out_shardings=outputs)
     block_compiled = block_jit.lower(carry, which, total_steps).compile()
     seconds = time.perf_counter() - began
@@ -213,23 +214,23 @@ def run(
     parked = where.num_slices > 1
 
     def leave(state: Carry) -> Carry:
-        return _to_host(where, state) if parked else state
+        return _to_host(state) if parked else state
 
     if carry is None:
         states = [leave(compiled.start(which)) for which in inputs]
     else:
         states = [_take_carry(carry, index) for index in rows]
-    seen = [_to_host(where, state._replace(states=None)) for state in states]
+    seen = [_to_host(state._replace(states=None)) for state in states]
     progress = _join(where, seen)
     while progress.step < steps and progress.active.any():
         began = time.perf_counter()
-        step = np.int32(progress.step + program.block_steps)
+        step = np.asarray(progress.step + program.block_steps, np.int32)
         metrics = [_no_metrics(where.slice_size)] * len(rows)
         for i, which in enumerate(inputs):
             if seen[i].active.any():
                 state, *numbers = compiled.block(_on_devices(where, states[i]), which, total_steps)
                 states[i] = leave(state)
-                metrics[i], seen[i] = _to_host(where, numbers)
+                metrics[i], seen[i] = _to_host(numbers)
             else:
                 states[i], seen[i] = states[i]._replace(step=step), seen[i]._replace(step=step)
         progress = _join(where, seen)
@@ -238,7 +239,7 @@ def run(
             time.perf_counter() - began,
             _join(where, metrics),
             progress,
-            lambda: _join(where, [_to_host(where, state) for state in states]),
+            lambda: _join(where, [_to_host(state) for state in states]),
         )
 
 
@@ -310,15 +311,15 @@ def _on_devices(where: Layout, carry: Carry) -> Carry:
     return where.put(carry._replace(step=None), SPLIT)._replace(step=whole)
 
 
-def _to_host(where: Layout, tree: PyTree) -> PyTree:
-    """Copies as NumPy arrays: a view would be of memory that the next block reuses."""
-    if not all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(tree)):
-        tree = jax.jit(_same, out_shardings=where.sharding(WHOLE))(tree)
-    return jax.tree.map(np.array, jax.device_get(tree))
+def _to_host(tree: PyTree) -> PyTree:
+    """Copies as NumPy arrays, of all processes' parts."""
 
+    def one(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        return np.array(leaf)  # a view would be of memory that the next block reuses
 
-def _same(tree: PyTree) -> PyTree:
-    return tree
+    return jax.tree.map(one, tree)
 
 
 def _no_metrics(num_members: int) -> BlockMetrics:

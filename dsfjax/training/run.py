@@ -225,7 +225,8 @@ def _run(
                 checkpoint.save(place, block.step, carry, owner=owner)
         listener.evaluated(name, new)
     seconds = loop.compile_program(plan, where, dropout=dropout).seconds
-    result = record.result(config, progress, lines, where, seconds)
+    # Each process has times of its own.
+    result = hosts.agree(lambda: record.result(config, progress, lines, where, seconds))
     if hosts.is_primary():
         files.write_json(folder / "result.json", result)
     return result

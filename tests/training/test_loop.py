@@ -1,6 +1,7 @@
 """The loop: members are what they would be alone, stop where they should, and compile once."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 from jaxtyping import Array, PyTree
 
-from dsfjax.training import OptimizerConfig, loop, optimizer
-from dsfjax.training.layout import layout
+from dsfjax.training import OptimizerConfig, TrainState, loop, optimizer, query_loss, train_step
+from dsfjax.training.layout import Layout, layout
 from dsfjax.training.loop import Block, run
 from dsfjax.training.program import Members, Program, grid
 from dsfjax.training.program import members as arrays
-from dsfjax.training.step import HELD_OUT, init_state, stream
+from dsfjax.training.step import DATA, HELD_OUT, init_state, stream
 from tests.training.toy import TOY, echo
 
 PROGRAM = Program(
@@ -35,9 +36,11 @@ def members(learning_rates: list[float], seeds: list[int], **axes: Any) -> Membe
     return arrays(grid(learning_rates, seeds, **axes))
 
 
-def final(program: Program, which: Members, steps: int) -> tuple[list[Block], PyTree]:
+def final(
+    program: Program, which: Members, steps: int, where: Layout | None = None
+) -> tuple[list[Block], PyTree]:
     blocks, params = [], None
-    for block in run(program, which, steps):
+    for block in run(program, which, steps, where=where):
         blocks.append(block)
         params = block.carry().states.params
     return blocks, params
@@ -60,6 +63,89 @@ def test_vmapped_members_are_looped_members() -> None:
                 np.testing.assert_allclose(x[index], y[0], rtol=0, atol=1e-10)
     losses = together[-1].metrics.eval_loss
     assert len(set(losses.tolist())) == 4
+
+
+def test_every_axis_is_what_it_is_alone() -> None:
+    axes = {"weight_decays": [0.0, 0.5], "init_scales": [0.5, 2.0], "dropouts": [0.0, 0.4]}
+    points = grid([1e-2], [3], **axes)
+    together, params = final(PROGRAM, arrays(points), 5)
+    for index, point in enumerate(points):
+        config = dataclasses.replace(PROGRAM.optimizer, weight_decay=point.weight_decay)
+        adamw = optimizer.build(config, point.learning_rate, total_steps=5)
+        state = init_state(TOY, adamw, jax.random.key(point.seed))
+        # The embedding, the weights and the head; the bias is not of their scale.
+        scaled = jax.tree.map(
+            lambda leaf, s=point.init_scale: leaf * s if leaf.ndim > 1 else leaf, state.params
+        )
+        state = state._replace(params=scaled)
+        loss = functools.partial(query_loss, dropout=jnp.asarray(point.dropout))
+
+        @jax.jit
+        def step(state: TrainState, adamw: Any = adamw, loss: Any = loss) -> TrainState:
+            keys = jax.random.split(stream(state.key, DATA, state.step), 4)
+            batch = jax.vmap(lambda key: echo(key, 6))(keys)
+            return train_step(state, batch, model=TOY, optimizer=adamw, loss=loss)[0]
+
+        for _ in range(5):
+            state = step(state)
+        for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(state.params), strict=True):
+            np.testing.assert_allclose(a[index], b, rtol=0, atol=1e-10)
+    assert len(set(together[-1].metrics.eval_loss.tolist())) == 8
+
+
+def test_plateau_stops_a_member_and_is_recorded() -> None:
+    plan = dataclasses.replace(SOLVING, stop_at=None, patience=3)
+    blocks, _ = final(plan, members([1e-300, 5e-3], [0]), 200)
+    losses = np.array([block.metrics.eval_loss for block in blocks])
+    # The first never moves: its best evaluation is the first, and three more are no better.
+    assert blocks[-1].progress.plateau_at.tolist() == [20 + 3 * 20, -1]
+    assert [bool(block.metrics.active[0]) for block in blocks] == [True] * 4 + [False] * 6
+    assert (losses[:, 0] == losses[0, 0]).all()
+    assert blocks[-1].progress.best_loss[1] == losses[:, 1].min()
+    assert blocks[-1].progress.best_at[1] == 20 * (losses[:, 1].argmin() + 1)
+
+
+def test_slices_take_turns_and_change_nothing() -> None:
+    which = members([1e-3, 5e-3], [0, 1, 2])
+    whole, params = final(SOLVING, which, 100)
+    where = layout(6, jax.devices(), at_most=4)
+    assert [index.tolist() for index in where.indices()] == [[0, 1, 2], [3, 4, 5]]
+    sliced, own = final(SOLVING, which, 100, where)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(own), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+    for a, b in zip(whole, sliced, strict=True):
+        assert a.step == b.step
+        np.testing.assert_array_equal(a.metrics.active, b.metrics.active)
+        np.testing.assert_array_equal(a.progress.solved_at, b.progress.solved_at)
+    _, same = final(SOLVING, which, 100, where)
+    for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(same), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_slice_of_stopped_members_is_passed_over() -> None:
+    where = layout(2, jax.devices(), at_most=1)
+    blocks, _ = final(SOLVING, members([1e30, 1e-7], [0]), 80, where)
+    assert blocks[-1].progress.diverged_at.tolist() == [20, -1]
+    assert [block.metrics.active.tolist() for block in blocks] == [
+        [True, True],
+        *3 * [[False, True]],
+    ]
+    assert [block.step for block in blocks] == [20, 40, 60, 80]
+    assert all(np.isnan(block.metrics.eval_loss[0]) for block in blocks[1:])
+
+
+def test_memory_decides_how_many_run_at_once() -> None:
+    whole = layout(6, jax.devices()[:1])
+    all_at_once = loop.compile_program(PROGRAM, whole).bytes
+    assert loop.fit(PROGRAM, 6, jax.devices()[:1], memory=all_at_once) == whole
+    carry = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(loop.template(PROGRAM, 1)))
+    assert all_at_once > 6 * carry
+    fewer = loop.fit(PROGRAM, 6, jax.devices()[:1], memory=int(0.6 * all_at_once))
+    assert 1 <= fewer.slice_size < 6
+    needed = loop.compile_program(PROGRAM, fewer).bytes + (6 - fewer.slice_size) * carry
+    assert needed <= 0.6 * all_at_once
+    with pytest.raises(ValueError, match="one member per device to fit into 0 MiB"):
+        loop.fit(PROGRAM, 6, jax.devices()[:1], memory=1000, at_most=1)
 
 
 def test_evaluation_is_the_loss_on_the_held_out_examples() -> None:
@@ -133,14 +219,23 @@ def test_one_compilation_for_all_rates_seeds_and_lengths() -> None:
     final(plan, members([1e-3, 1e-2], [0]), 5)
     once = traces
     assert once > 0
+    compilations = []
+
+    def heard(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        compilations.extend([event] if "compile" in event else [])
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
     a, _ = final(plan, members([0.1, 0.2], [3]), 5)
-    b, _ = final(plan, members([0.1, 0.2], [3]), 15)
+    b, _ = final(plan, members([0.1, 0.2], [3], weight_decays=[0.3], init_scales=[2.0]), 15)
     final(dataclasses.replace(plan), members([0.1], [3, 4]), 5)
     assert traces == once
+    assert compilations == []
     # Another length is another schedule, so it is not that nothing was computed anew.
     assert a[0].metrics.eval_loss[0] != b[0].metrics.eval_loss[0]
     final(plan, members([0.1], [3]), 5)
     assert traces > once
+    assert compilations
+    jax.monitoring.clear_event_listeners()
 
 
 def test_block_goes_on_from_a_carry_bit_for_bit() -> None:

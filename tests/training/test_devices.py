@@ -1,0 +1,7 @@
+"""Members on many devices. The machine of a test has one, so another process makes eight of it."""
+
+from tests.training.processes import ROOT, python
+
+
+def test_on_eight_devices() -> None:
+    python("-m", "unittest", "-v", "tests.training.eight_devices", devices=8, cwd=ROOT)

@@ -1,0 +1,27 @@
+"""One of two processes that train one sweep together: its index, the port, the folder."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+
+
+def main(index: int, port: str, folder: str) -> None:
+    jax.distributed.initialize(f"localhost:{port}", 2, index)
+    from dsfjax.training import Resources, RunError, hosts, sweep, train
+    from tests.training.two_hosts_config import CONFIG
+
+    assert (jax.process_count(), jax.device_count()) == (2, 4)
+    assert hosts.agree(lambda: {"a": [1, None]}) == {"a": [1, None]}
+    rows = sweep({"one": CONFIG}, folder, resources=Resources(at_most=4))
+    # What the first process finds wrong with a folder, the others hear too.
+    try:
+        train(CONFIG, Path(folder).parent)
+    except (RunError, ValueError) as error:
+        refused = str(error)
+    print(json.dumps({"rows": rows, "refused": refused}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
