@@ -25,6 +25,7 @@ class Case(NamedTuple):
         sizes: B, L, H, n, p.
         baselines: Keys of `dsfjax.bench.naive.BASELINES`.
         peers: Keys of `dsfjax.bench.peers.PEERS`.
+        engines: Methods to run, of those that run the structure; None for all.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Case(NamedTuple):
     sizes: Sizes
     baselines: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
+    engines: tuple[str, ...] | None = None
 
     @property
     def source(self) -> Family:
@@ -86,7 +88,10 @@ def _quick(case: Case | Layer) -> Case | Layer:
     return case._replace(sizes=sizes._replace(batch=min(sizes.batch, 2), length=length))
 
 
+# The sizes at which other packages are compared. The engines that lose are timed above, on the same
+# structures.
 _FLA = Sizes(8, 1024, 1, 64, 128)
+_FAST = ("sequential", "chunked")
 _CASES: tuple[Case | Layer, ...] = (
     Case("ssd-256", "scalar (SSD)", "ssd", Sizes(4, 256, 1, 64, 128), (QUADRATIC,)),
     Case(
@@ -133,15 +138,31 @@ _CASES: tuple[Case | Layer, ...] = (
         "linear_attention",
         _FLA,
         peers=("fla-linear_attn",),
+        engines=_FAST,
     ),
-    Case("simple_gla", "scalar (simple GLA)", "ssd", _FLA, peers=("fla-simple_gla",)),
-    Case("gla-fla", "diagonal per state (GLA)", "gla", _FLA, peers=("fla-gla",)),
+    Case(
+        "simple_gla",
+        "scalar (simple GLA)",
+        "ssd",
+        _FLA,
+        peers=("fla-simple_gla",),
+        engines=_FAST,
+    ),
+    Case(
+        "gla-fla",
+        "diagonal per state (GLA)",
+        "gla",
+        _FLA,
+        peers=("fla-gla",),
+        engines=_FAST,
+    ),
     Case(
         "delta_rule",
         "diagonal + rank 1 (delta rule)",
         "delta_rule",
         _FLA,
         peers=("fla-delta_rule",),
+        engines=_FAST,
     ),
     Case(
         "gated_delta_rule",
@@ -149,8 +170,16 @@ _CASES: tuple[Case | Layer, ...] = (
         "gated_delta_rule",
         _FLA,
         peers=("fla-gated_delta_rule",),
+        engines=_FAST,
     ),
-    Case("kda", "diagonal + rank 1, per state (KDA)", "kda", _FLA, peers=("fla-kda",)),
+    Case(
+        "kda",
+        "diagonal + rank 1, per state (KDA)",
+        "kda",
+        _FLA,
+        peers=("fla-kda",),
+        engines=_FAST,
+    ),
     Layer(
         "mamba",
         "Mamba layer (S6)",

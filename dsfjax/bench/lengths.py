@@ -6,6 +6,8 @@ One sequence, one head, a small state, every structure: what counts is how the f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +16,10 @@ import numpy as np
 
 from dsfjax.bench.case import Case
 from dsfjax.bench.contest import contest
-from dsfjax.bench.contestant import prepare
+from dsfjax.bench.contestant import Contestant, prepare
+from dsfjax.bench.machine import usable_cores
 from dsfjax.bench.measure import cotangent_of
-from dsfjax.bench.signals import FAMILIES, Sizes
+from dsfjax.bench.signals import FAMILIES, Signals, Sizes
 from dsfjax.bench.timing import take_turns
 from dsfjax.core import KernelSystem, KVCache, System, slice_time
 from dsfjax.engines import scan, step
@@ -129,16 +132,27 @@ def growth(
     Returns:
         A line per method.
     """
-    runs = {}
+    programs = []
     for length in (short, long):
         found = contest(Case(family, family, family, sizes(family, length)), baselines=False)
         cotangent = cotangent_of(found)
-        for contestant in found.contestants:
-            if contestant.name in LINEAR:
-                said(f"{contestant.name}, L = {length:,}")
-                run = prepare(contestant, found.signals, cotangent, with_forward=False).gradient
-                run()
-                runs[contestant.name, length] = run
+        programs += [
+            (contestant, length, found.signals, cotangent)
+            for contestant in found.contestants
+            if contestant.name in LINEAR
+        ]
+
+    def compile_one(program: tuple[Contestant, int, Signals, np.ndarray]) -> Callable[[], Any]:
+        contestant, _, signals, cotangent = program
+        return prepare(contestant, signals, cotangent, with_forward=False).gradient
+
+    said("compiling")
+    with ThreadPoolExecutor(min(4, usable_cores())) as pool:
+        compiled = list(pool.map(compile_one, programs))
+    runs = {(c.name, length): run for (c, length, *_), run in zip(programs, compiled, strict=True)}
+    for (method, length), run in runs.items():
+        said(f"{method}, L = {length:,}")
+        run()
     times = take_turns(runs, repeats=repeats)
     rows = []
     for method in dict.fromkeys(name for name, _ in runs):
@@ -167,7 +181,10 @@ def latency(family: str, *, positions: Sequence[int] = POSITIONS, repeats: int =
             k: jnp.asarray(x if k in source.shared else x[0], jnp.float32) for k, x in drawn.items()
         }
         system, u = source.build(signals)
-        state = [jax.jit(lambda s, u, h: scan(s, u, h)[1])(system, u, _empty(system, repeats))]
+        # A prefix is run once: the method that compiles soonest, but for kernels, whose cost it is.
+        method = "sequential" if isinstance(system, System) else "auto"
+        prefix = jax.jit(partial(scan, method=method))
+        state = [prefix(system, u, _empty(system, repeats))[1]]
         last = slice_time(system, position - 1, position)
 
         def run(last: Any = last, u: Any = u[-1], state: Any = state) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsfjax.bench.contest import Contest
+from dsfjax.bench.contest import Contest, too_large
 from dsfjax.bench.contestant import Contestant, Outcome, Prepared, prepare, pull_back
 from dsfjax.bench.roofline import Roofline
 from dsfjax.bench.timing import take_turns
@@ -77,13 +77,20 @@ def measure(
     expected = reference_outcome(contest, cotangent)
     prepared: dict[Contestant, Prepared] = {}
     errors: dict[Contestant, tuple[float, float]] = {}
+    skipped = {c: c.missing for c in contest.contestants if c.missing}
     for contestant in contest.contestants:
-        if contestant.missing is None:
-            said(f"compiling {contestant.name}")
-            prepared[contestant] = prepare(
-                contestant, contest.signals, cotangent, with_forward=contestant.side == "ours"
-            )
-            errors[contestant] = compare(prepared[contestant].outcome(), expected)
+        if contestant in skipped:
+            continue
+        said(f"compiling {contestant.name}")
+        ready = prepare(
+            contestant, contest.signals, cotangent, with_forward=contestant.side == "ours"
+        )
+        reason = too_large(ready.total_bytes or 0)
+        if reason:
+            skipped[contestant] = reason
+            continue
+        prepared[contestant] = ready
+        errors[contestant] = compare(ready.outcome(), expected)
     said("timing")
     runs = {("gradient", c): found.gradient for c, found in prepared.items()}
     runs |= {("forward", c): p.forward for c, p in prepared.items() if p.forward is not None}
@@ -92,7 +99,7 @@ def measure(
             run()
     times = take_turns(runs, repeats=repeats)
     return [
-        _row(contest, c, prepared.get(c), errors.get(c), times, roofline)
+        _row(contest, c, prepared.get(c), errors.get(c), skipped.get(c), times, roofline)
         for c in contest.contestants
     ]
 
@@ -174,6 +181,7 @@ def _row(
     contestant: Contestant,
     prepared: Prepared | None,
     errors: tuple[float, float] | None,
+    skipped: str | None,
     times: dict[tuple[str, Contestant], float],
     roofline: Roofline,
 ) -> Measurement:
@@ -185,7 +193,7 @@ def _row(
         contestant.name,
         contestant.side,
         ours and contestant.name == contest.chosen,
-        contestant.missing,
+        skipped,
     )
     if prepared is None or errors is None:
         return start
