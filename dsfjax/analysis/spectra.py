@@ -6,21 +6,32 @@ of A without ever forming an N×N matrix, and each of them stands for as many st
 
 from __future__ import annotations
 
-import dataclasses
+import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
+from dsfjax.analysis.normalizer import normalizers, num_steps
 from dsfjax.core import (
     Dense,
     DiagonalPlusLowRank,
-    GivenNormalizer,
-    InnerOutput,
     KernelSystem,
-    OuterInput,
+    SummedNormalizer,
     System,
 )
-from dsfjax.engines import log_normalizer, scan
+
+
+class LogEigenvalues(NamedTuple):
+    """Eigenvalues λ = exp(log_modulus + i phase), real arrays (L, H, k).
+
+    Attributes:
+        log_modulus: log |λ|; −∞ for a zero.
+        phase: Angle in (−π, π], 0 or π for real eigenvalues.
+    """
+
+    log_modulus: Array
+    phase: Array
 
 
 def eigenvalues(
@@ -57,7 +68,7 @@ def eigenvalues(
         ValueError: If ``length`` contradicts the length of the system.
 
     Numerics:
-        Decays and given normalisers are combined as logarithms, log-normalisers of a `KernelSystem`
+        Decays and normalisers are combined as logarithms, log-normalisers of a `KernelSystem`
         are streamed: O(L H) memory, O(L² H m) work. `Scalar` and `Diagonal` cost O(L H k),
         a normaliser that is summed one `scan` with one value channel, the other structures an
         eigensolve of n×n per head and step, O(L H n³). Nothing bounds the ratio of normalisers by
@@ -73,32 +84,97 @@ def eigenvalues(
         >>> eigenvalues(s, length=2)[:, :, 0].tolist()
         [[0.5, 0.25], [0.5, 0.25]]
     """
-    steps = system.length if length is None else length
-    if system.length not in (1, steps):
-        raise ValueError(
-            f"eigenvalues: expected length {system.length}, that of the system, got {length}. Only "
-            "a system that is constant in time needs it."
-        )
-    if isinstance(system, KernelSystem):
-        log_eta = log_normalizer(system)
-        return _undefined_first(jnp.exp(log_eta[:-1] - log_eta[1:])[:, :, None], system.reset)
-    log_values = _log_eigenvalues(system, steps)
-    if system.eta is None:
-        values = jnp.exp(log_values)
-        return values if system.reset is None else jnp.where(system.reset[:, None, None], 0, values)
-    if isinstance(system.eta, GivenNormalizer):
-        log_eta = jnp.broadcast_to(system.eta.log_eta, log_values.shape[:2])
-        log_ratio, sign = log_eta[:-1] - log_eta[1:], None
+    log_values, negative = _log_values("eigenvalues", system, length)
+    values = jnp.exp(log_values)
+    return values if negative is None else jnp.where(negative, -values, values)
+
+
+def log_eigenvalues(system: System | KernelSystem, *, length: int | None = None) -> LogEigenvalues:
+    """The `eigenvalues` as logarithms of moduli and phases, which neither under- nor overflow.
+
+    Args:
+        system: A system of one sequence; batches come from `jax.vmap`.
+        length: L, needed only if nothing in the system varies in time (one step otherwise).
+
+    Returns:
+        `LogEigenvalues`, real arrays (L, H, k); NaN where `eigenvalues` are.
+
+    Raises:
+        ValueError: If ``length`` contradicts the length of the system.
+
+    Numerics:
+        As `eigenvalues`. A decay of e^{−300} is 0 in float32; its logarithm here is −300.
+
+    Example:
+        >>> import dsfjax
+        >>> A = dsfjax.Scalar(jnp.array([[-300.0]]))
+        >>> s = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 1))
+        >>> log_eigenvalues(s).log_modulus.item()
+        -300.0
+    """
+    log_values, negative = _log_values("log_eigenvalues", system, length)
+    log_modulus = log_values.real
+    if jnp.iscomplexobj(log_values):
+        phase = log_values.imag
+        if negative is not None:
+            phase = phase + jnp.where(negative, jnp.asarray(math.pi, phase.dtype), 0)
+        phase = math.pi - jnp.mod(math.pi - phase, 2 * math.pi)
     else:
-        eta = _summed_eta(system, steps)
-        log_ratio, sign = jnp.log(jnp.abs(eta[:-1])) - jnp.log(jnp.abs(eta[1:])), eta[:-1] * eta[1:]
-    values = jnp.exp(log_values[1:] + log_ratio[:, :, None].astype(log_values.dtype))
-    if sign is not None:
-        values = jnp.where(sign[:, :, None] < 0, -values, values)
-    return _undefined_first(values, system.reset)
+        phase = jnp.zeros_like(log_modulus)
+        if negative is not None:
+            phase = jnp.where(negative, jnp.asarray(math.pi, phase.dtype), phase)
+    return LogEigenvalues(log_modulus, jnp.where(jnp.isnan(log_modulus), jnp.nan, phase))
 
 
-def _log_eigenvalues(system: System, steps: int) -> Array:
+def are_positive(system: System | KernelSystem) -> bool:
+    """Whether all eigenvalues are real and not negative, by the structure of the system."""
+    if isinstance(system, KernelSystem):
+        return True
+    diagonal = not isinstance(system.A, Dense | DiagonalPlusLowRank)
+    return diagonal and not system.is_complex and not isinstance(system.eta, SummedNormalizer)
+
+
+def carried_log_moduli(
+    system: System | KernelSystem, *, length: int | None = None
+) -> Inexact[Array, "L H k"]:
+    """Log |λ| of what is carried into every step: −∞ at the first step and at resets."""
+    log_modulus = log_eigenvalues(system, length=length).log_modulus
+    return jnp.where(starts(system, log_modulus.shape[0])[:, None, None], -jnp.inf, log_modulus)
+
+
+def starts(system: System | KernelSystem, steps: int) -> Array:
+    """Boolean (L,): steps before which there is no state, the first one and resets."""
+    first = jnp.arange(steps, dtype=jnp.int32) == 0
+    return first if system.reset is None else first | system.reset
+
+
+def _log_values(
+    owner: str, system: System | KernelSystem, length: int | None
+) -> tuple[Array, Array | None]:
+    """Logarithms of the eigenvalues (L, H, k), and where their sign is flipped (L, H, 1)."""
+    steps = num_steps(owner, system, length)
+    if isinstance(system, System) and system.eta is None:
+        log_values = _of_transition(system, steps)
+        if system.reset is not None:
+            zero = jnp.asarray(-jnp.inf, log_values.dtype)
+            log_values = jnp.where(system.reset[:, None, None], zero, log_values)
+        return log_values, None
+    log_eta, sign = normalizers(system, length=steps)
+    ratio = (log_eta[:-1] - log_eta[1:])[:, :, None]
+    if isinstance(system, System):
+        log_values = _of_transition(system, steps)
+        ratio = log_values[1:] + ratio.astype(log_values.dtype)
+    nan = jnp.full((1, *ratio.shape[1:]), jnp.nan, ratio.dtype)
+    log_values = jnp.concatenate([nan, ratio])
+    if system.reset is not None:
+        log_values = jnp.where(system.reset[:, None, None], nan, log_values)
+    if sign is None:
+        return log_values, None
+    flipped = jnp.concatenate([jnp.zeros_like(sign[:1]), sign[:-1] * sign[1:]]) < 0
+    return log_values, flipped[:, :, None]
+
+
+def _of_transition(system: System, steps: int) -> Array:
     """Logarithms of the eigenvalues of A, (L, H, k); log 0 is -inf."""
     heads = system.state_shape[0]
     if isinstance(system.A, Dense | DiagonalPlusLowRank):
@@ -109,25 +185,3 @@ def _log_eigenvalues(system: System, steps: int) -> Array:
         log_values = system.A.log_decay().astype(system.dtype)
         log_values = log_values.reshape(*log_values.shape[:2], -1)
     return jnp.broadcast_to(log_values, (steps, heads, log_values.shape[-1]))
-
-
-def _summed_eta(system: System, steps: int) -> Array:
-    """η_t of a summed normaliser, (L, H): the system itself, run on values of 1."""
-    heads, n, _ = system.state_shape
-    assert isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
-    ones = dataclasses.replace(
-        system,
-        B=OuterInput(system.B.b),
-        C=InnerOutput(system.C.c),
-        D=None,
-        eta=None,
-        state_shape=(heads, n, 1),
-    )
-    return scan(ones, jnp.ones((steps, heads), system.dtype))[0]
-
-
-def _undefined_first(later: Inexact[Array, "M H k"], reset: Array | None) -> Array:
-    """The values of steps 1, 2, … with NaN put in at step 0 and at resets."""
-    nan = jnp.full((1, *later.shape[1:]), jnp.nan, later.dtype)
-    values = jnp.concatenate([nan, later])
-    return values if reset is None else jnp.where(reset[:, None, None], nan, values)

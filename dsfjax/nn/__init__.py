@@ -1,6 +1,8 @@
 """Floor 4: Flax NNX modules around systems, and `Model`, the same as plain functions."""
 
 from dsfjax.nn.binding import bind as bind
+from dsfjax.nn.collect import Layers as Layers
+from dsfjax.nn.collect import collect_systems as collect_systems
 from dsfjax.nn.config import ModelConfig as ModelConfig
 from dsfjax.nn.functional import Model as Model
 from dsfjax.nn.functional import build as build

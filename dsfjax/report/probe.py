@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 from dsfjax.analysis import eigenvalues
 from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System
 from dsfjax.engines import materialize
-from dsfjax.nn import Model
+from dsfjax.nn import Layers, Model, collect_systems
 from dsfjax.report.comparison import Probe
 from dsfjax.tasks import mqar
 from dsfjax.training.step import HELD_OUT, stream
@@ -31,16 +31,21 @@ def probe(model: Model, params: PyTree, task: mqar.MQARConfig) -> Probe:
     """
     keys = [stream(jax.random.key(0), HELD_OUT, index) for index in range(NUM_EXAMPLES)]
     examples = [mqar.sample(key, task) for key in keys]
+    tokens = jnp.stack([example.inputs for example in examples])
 
     @jax.jit
-    def look(params: PyTree, tokens: Array) -> tuple[list[Array], Array]:
-        layers = model.systems(params, tokens)
-        return [jnp.abs(eigenvalues(system)) for system, _ in layers], first_kernel(layers[-1][0])
+    def moduli(params: PyTree, tokens: Array) -> list[Array]:
+        def read(layers: Layers) -> list[Array]:
+            return [jnp.abs(eigenvalues(system)) for system, _ in layers]
 
-    # One example after the other: a Φ per channel is large.
-    seen = [look(params, example.inputs) for example in examples]
-    values = np.concatenate([np.ravel(layer) for layers, _ in seen for layer in layers])
-    kernel = np.asarray(seen[0][1], np.float64)
+        return collect_systems(model, params, tokens, read)
+
+    @jax.jit
+    def kernel_of(params: PyTree, tokens: Array) -> Array:
+        return first_kernel(model.systems(params, tokens)[-1][0])
+
+    values = np.concatenate([np.ravel(layer) for layer in moduli(params, tokens)])
+    kernel = np.asarray(kernel_of(params, tokens[0]), np.float64)
     maps = kernel.reshape(-1, *kernel.shape[-2:])
     # Signs differ between channels and would cancel in a mean.
     shown = maps[0] if len(maps) == 1 else np.sqrt(np.mean(maps**2, axis=0))

@@ -1,0 +1,254 @@
+r"""Gramians of a time-varying system: what inputs can reach, and what outputs can show.
+
+Inputs are white noise of variance 1 on every value channel (on every token, where B or C is dense):
+
+.. math::
+   P_t = Λ_t P_{t-1} Λ_t^H + B_t B_t^H, \qquad
+   Q_t = C_t^H C_t + Λ_{t+1}^H Q_{t+1} Λ_{t+1},
+
+in the paper's coordinates. P_t is the covariance of the state, h^H Q_t h the energy that a state h
+still sends to the outputs from step t on. Both include the present step, and the skip passes by.
+The square roots of the eigenvalues of P_t Q_t do not depend on coordinates: what goes from the past
+to the future *through* the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dsfjax.analysis.blocks import Blocks, blocks
+from dsfjax.analysis.normalizer import num_steps
+from dsfjax.core import KernelSystem, System
+
+_SEGMENT = 64  # steps that are multiplied at once
+
+
+class Gramians(NamedTuple):
+    """Gramians at M steps, (M, H, c, n, n), Hermitian; complex where the state is.
+
+    One block per head and value channel, c = p; c = 1 where all channels of a head have the same;
+    (M, 1, 1, N, N) where B or C is dense.
+
+    Attributes:
+        controllability: P_t.
+        observability: Q_t.
+    """
+
+    controllability: Array
+    observability: Array
+
+
+def gramians(
+    system: System | KernelSystem, *, at: Sequence[int] | None = None, length: int | None = None
+) -> Gramians:
+    r"""Controllability and observability Gramians of a system, block by block.
+
+    .. math::
+       P_t = Λ_t P_{t-1} Λ_t^H + B_t B_t^H, \qquad
+       Q_t = C_t^H C_t + Λ_{t+1}^H Q_{t+1} Λ_{t+1} .
+
+    Args:
+        system: A finite system of one sequence.
+        at: Steps t; by default the middle one, t = ⌊L/2⌋.
+        length: L, for a system that is constant in time. Without it (and without ``at``) such a
+            system is looked at over infinite time: the solutions of the Lyapunov equations
+            P = Λ P Λ^H + B B^H and Q = Λ^H Q Λ + C^H C, NaN if some |λ| ≥ 1.
+
+    Returns:
+        `Gramians` at the M steps of ``at``.
+
+    Raises:
+        ValueError: For a `KernelSystem`, or steps outside the sequence.
+
+    Numerics:
+        O(L N n) work for diagonal transitions, O(L N n²) for matrices, O(M N n + L N) memory. The
+        Lyapunov equation of a matrix is solved by doubling: P ← P + Λ P Λ^H, Λ ← Λ².
+
+    References:
+        Moore (1981), "Principal component analysis in linear systems", IEEE TAC 26(1). Smith
+        (1968), "Matrix equation XA + BX = C", SIAM J. Appl. Math. 16(1).
+
+    Example:
+        >>> import dsfjax
+        >>> A = dsfjax.Scalar(jnp.log(jnp.array([[0.5]])))
+        >>> s = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 2))
+        >>> gramians(s, at=[0, 1], length=2).controllability[:, 0, 0, 0, 0].tolist()
+        [1.0, 1.25]
+        >>> round(gramians(s).controllability.item(), 4)  # 1 / (1 − 0.5²)
+        1.3333
+    """
+    found = blocks("gramians", system, length)
+    if system.length == 1 and length is None and at is None:
+        return _stationary(found)
+    steps = num_steps("gramians", system, length)
+    return gramians_of_blocks(found, steps, at)
+
+
+def gramians_of_blocks(found: Blocks, steps: int, at: Sequence[int] | None) -> Gramians:
+    """`gramians` of L steps of a system that is already in blocks."""
+    at = [steps // 2] if at is None else list(at)
+    if not at or not all(0 <= t < steps for t in at):
+        raise ValueError(f"gramians: expected steps in [0, {steps}), got {at}.")
+    # Backwards in time the second recursion is the first one, with the transition of step t + 1.
+    A = found.A
+    if A.shape[0] > 1:
+        A = jnp.concatenate([A[1:], jnp.zeros_like(A[:1])])[::-1]
+    P = _covariances(found.A, found.B, steps, at)
+    Q = _covariances(
+        A.conj() if found.is_diagonal else adjoint(A),
+        adjoint(found.C)[::-1],
+        steps,
+        [steps - 1 - t for t in at],
+    )
+    return Gramians(P, Q)
+
+
+def hankel_singular_values(found: Gramians) -> Float[Array, "M H c n"]:
+    r"""Singular values of the map from past inputs to future outputs, √eig(P_t Q_t), descending.
+
+    How much of each direction of the state is both driven and read. Invariant under changes of
+    coordinates.
+
+    Args:
+        found: Of `gramians`.
+
+    Returns:
+        (M, H, c, n), descending in the last axis.
+
+    Numerics:
+        From square roots of P and Q by eigendecomposition: O(n³) per block. Values below about
+        1e-8 (float64) or 1e-3 (float32) of the largest are lost in rounding, or 0.
+
+    Example:
+        >>> import dsfjax
+        >>> A = dsfjax.Scalar(jnp.log(jnp.array([[0.5]])))
+        >>> s = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 1))
+        >>> round(hankel_singular_values(gramians(s)).item(), 4)
+        1.3333
+    """
+    P, Q = (square_root(x) for x in found)
+    return jnp.linalg.svd(matmul(adjoint(Q), P), compute_uv=False)
+
+
+def square_root(P: Array) -> Array:
+    """S with P = S Sᴴ for Hermitian P ≥ 0; eigenvalues that are rounding errors are taken as 0."""
+    values, vectors = jnp.linalg.eigh(P)
+    noise = values.shape[-1] * jnp.finfo(values.dtype).eps * values[..., -1:]
+    values = jnp.where(values > noise, values, 0)
+    return vectors * jnp.sqrt(values).astype(P.dtype)[..., None, :]
+
+
+def adjoint(x: Array) -> Array:
+    """The conjugate transpose of the last two axes."""
+    return x.conj().swapaxes(-1, -2)
+
+
+def matmul(x: Array, y: Array) -> Array:
+    """Matrix product in full precision."""
+    return jnp.matmul(x, y, precision="highest")
+
+
+def _covariances(A: Array, F: Array, steps: int, at: Sequence[int]) -> Array:
+    """P_t = A_t P_{t−1} A_tᴴ + F_t F_tᴴ at the steps ``at``, (M, H, c, n, n).
+
+    A segment of steps that nobody asks about is one matrix product: with W the products of the
+    eigenvalues from each of its steps to its end, it adds (W ⊙ F)(W ⊙ F)ᴴ.
+    """
+    diagonal = A.ndim == 4
+    wanted, where = np.unique(np.asarray(at), return_inverse=True)
+    index, live, slot = _segments(steps, wanted, _SEGMENT if diagonal else 1)
+    FF = _outer(F[0]) if F.shape[0] == 1 else None
+    n = F.shape[-2]
+    zero = jnp.zeros((*F.shape[1:3], n, n), F.dtype)
+
+    def take(x: Array, index: Array, live: Array, otherwise: int) -> Array:
+        x = x[index] if x.shape[0] > 1 else jnp.broadcast_to(x, (len(index), *x.shape[1:]))
+        return jnp.where(live.reshape(-1, *[1] * (x.ndim - 1)), x, otherwise)
+
+    def advance(carry: tuple[Array, Array], segment: tuple[Array, Array, Array]) -> tuple:
+        (P, kept), (index, live, slot) = carry, segment
+        if diagonal:
+            a = take(A, index, live, 1)
+            to_end = jnp.cumprod(a[::-1], axis=0)[::-1]
+            W = jnp.concatenate([to_end[1:], jnp.ones_like(a[:1])])
+            W = jnp.broadcast_to(take(W, jnp.arange(len(a)), live, 0), (len(a), *zero.shape[:3]))
+            P = _transport(to_end[0], P)
+            if FF is None:
+                Z = W[..., None] * take(F, index, live, 0)
+                P = P + _outer(jnp.moveaxis(Z, 0, -1).reshape(*zero.shape[:3], -1))
+            else:
+                P = P + _outer(jnp.moveaxis(W, 0, -1)) * FF
+        else:
+            a = A[index[0]] if A.shape[0] > 1 else A[0]
+            P = _transport(a, P) + (_outer(F[index[0]]) if FF is None else FF)
+        return (P, kept.at[slot].set(P, mode="drop")), None
+
+    kept = jnp.zeros((len(wanted), *zero.shape), zero.dtype)
+    (_, kept), _ = jax.lax.scan(advance, (zero, kept), (index, live, slot))
+    return kept[where]
+
+
+def _segments(steps: int, wanted: np.ndarray, size: int) -> tuple[Array, Array, Array]:
+    """Cut the steps after every wanted one and into at most ``size`` each.
+
+    Returns:
+        Steps of every segment (S, size), which of them are not padding, and the place in ``wanted``
+        of its last step, one past the end if nobody wants it.
+    """
+    stops = sorted({*(wanted + 1).tolist(), *range(size, steps, size), steps})
+    starts = [0, *stops[:-1]]
+    index = np.asarray(starts, np.int32)[:, None] + np.arange(size, dtype=np.int32)
+    live = index < np.asarray(stops)[:, None]
+    place = {int(t) + 1: i for i, t in enumerate(wanted)}
+    slot = np.asarray([place.get(stop, len(wanted)) for stop in stops], np.int32)
+    return jnp.asarray(np.minimum(index, steps - 1)), jnp.asarray(live), jnp.asarray(slot)
+
+
+def _stationary(found: Blocks) -> Gramians:
+    """Solutions of the two Lyapunov equations, (1, H, c, n, n)."""
+    BB, CC = _outer(found.B[0]), _inner(found.C[0])
+    A = found.A[0]
+    if found.is_diagonal:
+        stable = jnp.all(jnp.abs(A) < 1, axis=-1)[..., None, None]
+        products = 1 - A[..., :, None] * A.conj()[..., None, :]
+        products = jnp.where(stable, products, 1)
+        P, Q = BB / products, CC / products.conj()
+    else:
+        stable = jnp.max(jnp.abs(jnp.linalg.eigvals(A)), axis=-1)[..., None, None] < 1
+        A = jnp.where(stable, A, 0)
+        P, Q = _doubling(A, BB), _doubling(adjoint(A), CC)
+    return Gramians(*(jnp.where(stable, x, jnp.nan)[None] for x in (P, Q)))
+
+
+def _doubling(A: Array, F: Array) -> Array:
+    """The sum over k of A^k F A^kᴴ."""
+
+    def unfinished(carry: tuple[Array, Array]) -> Array:
+        return jnp.max(jnp.abs(carry[0])) ** 2 > jnp.finfo(F.dtype).eps ** 2
+
+    def double(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        A, P = carry
+        return matmul(A, A), P + _transport(A, P)
+
+    return jax.lax.while_loop(unfinished, double, (A, F))[1]
+
+
+def _transport(A: Array, P: Array) -> Array:
+    """A P Aᴴ with A as eigenvalues (H, c, n) or matrices (H, c or 1, n, n)."""
+    if A.ndim == 3:
+        return A[..., :, None] * P * A.conj()[..., None, :]
+    return matmul(matmul(A, P), adjoint(A))
+
+
+def _outer(B: Array) -> Array:
+    return matmul(B, adjoint(B))
+
+
+def _inner(C: Array) -> Array:
+    return matmul(adjoint(C), C)

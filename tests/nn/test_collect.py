@@ -1,0 +1,98 @@
+"""A batch of systems, one after the other, against a loop over the sequences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsfjax import analysis, systems
+from dsfjax.analysis import eigenvalues
+from dsfjax.nn import Layers, collect_systems
+from tests.engine_runs import COMPILE_FAST
+from tests.nn import small
+from tests.unchecked import unchecked
+
+BATCH, L = 3, 7
+
+
+def tokens() -> jax.Array:
+    return jnp.stack([small.tokens(L, seed) for seed in range(BATCH)])
+
+
+@pytest.mark.parametrize("mixer", ["ssd", "softmax_attention"])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_same_as_a_loop(mixer: str, batch_size: int) -> None:
+    case = small.compiled(mixer)
+    reset = jnp.zeros((BATCH, L), bool).at[1, 3].set(True)
+
+    def moduli(layers):
+        return [jnp.abs(eigenvalues(system)) for system, _ in layers]
+
+    got = jax.jit(
+        lambda p, t, r: collect_systems(case.model, p, t, moduli, reset=r, batch_size=batch_size)
+    )(case.params, tokens(), reset)
+    assert len(got) == 2
+    for i, sequence in enumerate(tokens()):
+        layers = case.model.systems(case.params, sequence, reset=reset[i])
+        for layer, values in enumerate(moduli(layers)):
+            np.testing.assert_allclose(got[layer][i], values, rtol=1e-6)
+
+
+def test_the_identity_collects_the_systems() -> None:
+    case = small.compiled("ssd")
+    layers = collect_systems(case.model, case.params, tokens(), lambda layers: layers)
+    for i, sequence in enumerate(tokens()):
+        for (system, u), (one, v) in zip(
+            layers, case.model.systems(case.params, sequence), strict=True
+        ):
+            leaves = zip(jax.tree.leaves(system), jax.tree.leaves(one), strict=True)
+            for got, expected in leaves:
+                np.testing.assert_allclose(got[i], expected, rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(u[i], v, rtol=1e-5, atol=1e-7)
+
+
+def test_one_sequence_is_refused() -> None:
+    case = small.compiled("ssd")
+    with unchecked(), pytest.raises(ValueError, match="use model.systems"):
+        collect_systems(case.model, case.params, small.tokens(L), lambda layers: layers)
+
+
+@pytest.mark.parametrize(
+    "mixer",
+    [
+        name if name == "s6" else pytest.param(name, marks=pytest.mark.slow)
+        for name in systems.names()
+    ],
+)
+def test_spectra_and_memory_of_every_architecture(mixer: str) -> None:
+    """The tools of analysis on the layers of a model, as shares and ages that must be possible."""
+    case = small.compiled(mixer)
+
+    def read(layers: Layers) -> list:
+        return [
+            (
+                eigenvalues(system),
+                analysis.spectrum(system),
+                analysis.count_horizons(analysis.horizons(system)),
+                analysis.mean_age(system),
+                analysis.retention(system, u, jnp.array([2])),
+            )
+            for system, u in layers
+        ]
+
+    run = jax.jit(
+        lambda params, tokens: collect_systems(case.model, params, tokens, read),
+        compiler_options=COMPILE_FAST,
+    )
+    for values, spectra, counts, age, kept in run(case.params, tokens()):
+        whole = analysis.merge(analysis.merge(spectra))
+        np.testing.assert_allclose(whole.modulus.sum(), 1, rtol=1e-6)
+        np.testing.assert_allclose(whole.phase.sum(), 1, rtol=1e-6)
+        np.testing.assert_allclose(np.exp(whole.maximum), np.nanmax(np.abs(values)), rtol=1e-5)
+        np.testing.assert_allclose((counts.ended + counts.censored).sum(axis=-1), 1, rtol=1e-6)
+        survival = analysis.survival(jax.tree.map(lambda x: x.mean(axis=0), counts))
+        assert (np.diff(survival, axis=-1) <= 1e-6).all() and (survival[:, 0] == 1).all()
+        age = np.asarray(age)
+        assert (age > -1e-5).all() and (age < np.arange(L)[:, None, None] + 1e-5).all()
+        assert np.isnan(kept.predicted[:, 0, :2]).all()
+        np.testing.assert_allclose(kept.output[:, 0, 2], 1, rtol=1e-5)
