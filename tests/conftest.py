@@ -1,5 +1,6 @@
 """float64, run-time type checks, and strict promotion where the mathematics lives."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ jax.config.update("jax_enable_x64", True)
 hypothesis.settings.register_profile("dsfjax", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("dsfjax")
 
+_TESTS, _MAPS = itertools.count(1), Path("/proc/self/maps")
 STRICT = frozenset({"core", "engines", "systems", "analysis"})
 
 
@@ -36,6 +38,19 @@ def _strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
             yield
     else:
         yield
+
+
+@pytest.fixture(autouse=True)
+def _release_programs() -> Iterator[None]:
+    """Forget compiled programs before Linux runs out of memory maps for them.
+
+    A process may hold 65,530, a program takes a hundred, and XLA aborts where there are none left.
+    """
+    yield
+    if next(_TESTS) % 16 == 0 and _MAPS.exists():
+        with _MAPS.open() as maps:
+            if sum(1 for _ in maps) > 30_000:
+                jax.clear_caches()
 
 
 @pytest.fixture

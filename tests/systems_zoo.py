@@ -49,6 +49,9 @@ class Draw:
     def positive(self, *shape: int) -> Array:
         return jnp.asarray(self._rng.uniform(0.2, 1.5, size=shape))
 
+    def uniform(self, low: float, high: float, *shape: int) -> Array:
+        return jnp.asarray(self._rng.uniform(low, high, size=shape))
+
     def log_decay(self, *shape: int) -> Array:
         """Logarithms of decays, mostly mild, sometimes strong."""
         return jnp.asarray(-(self._rng.exponential(size=shape) ** 2))

@@ -2,27 +2,16 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dsfjax import Diagonal, Scalar
-from dsfjax.engines.decay import chunk_decays
+from dsfjax.engines.decay import between, block_sums
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
+from tests.engine_checks import cast
 from tests.engine_runs import inputs, methods, pull_back_all, run_all
-
-
-def cast(tree, dtype):
-    """Real leaves to ``dtype``, complex ones to complex64."""
-
-    def convert(x):
-        if jnp.issubdtype(x.dtype, jnp.complexfloating):
-            return x.astype(jnp.complex64)
-        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return jax.tree.map(convert, tree)
 
 
 @pytest.mark.parametrize(
@@ -67,11 +56,11 @@ def test_products_of_strong_decays():
     """Every product of a chunk has the accuracy of a float32, however large the sums are."""
     log_a = jnp.asarray(strong((64,)))
     exact = np.asarray(log_a, np.float64)
-    between = np.asarray(chunk_decays(log_a, None).between, np.float64)
+    got = np.asarray(between(block_sums(log_a[:, None])), np.float64)
     for t in range(64):
         for s in range(t + 1):
             product = np.exp(exact[s + 1 : t + 1].sum())
-            assert abs(between[t, s] - product) <= 1e-5 * product + 1e-37
+            assert abs(got[t, s] - product) <= 1e-5 * product + 1e-37
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""shard_map over a batch, on four virtual devices: a process of its own, as their number is fixed.
+
+Run as a program this file does the work, and prints one line per deviation.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+NAMES = ("scalar_summed", "diagonal_factored", "complex_per_state", "low_rank", "dense")
+DEVICES, BATCH = 4, 8
+
+
+@pytest.mark.slow
+def test_shard_map_over_the_batch():
+    """Values and gradients are those of one device, without communication in between."""
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES} "
+        "--xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{DEVICES} devices\n"
+
+
+def main() -> None:
+    from dsfjax import scan
+    from tests import systems_zoo as zoo
+    from tests.engine_checks import cotangents, cut_length, pull_back
+    from tests.engine_runs import methods
+
+    print(jax.device_count(), "devices")
+    mesh = jax.make_mesh((DEVICES,), ("batch",))
+    spec = PartitionSpec("batch")
+
+    def compare(what: str, run: Callable[..., Any], *stacked: Any) -> None:
+        """The batch over the devices against the batch on one."""
+        sharded = jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)
+        spread = jax.device_put(stacked, NamedSharding(mesh, spec))
+        try:
+            compiled = jax.jit(sharded).lower(*spread).compile()
+        except (TypeError, ValueError) as error:
+            print(what, "raises", str(error)[:300])
+            return
+        if re.search("all-|collective", compiled.as_text() or ""):
+            print(what, "communicates")
+        got, expected = compiled(*spread), jax.jit(run)(*stacked)
+        for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            if not np.max(np.abs(x - y), initial=0) <= 1e-11 * np.max(np.abs(y), initial=1e-300):
+                print(what, x.shape, "differs")
+
+    for name in NAMES:
+        length = cut_length(name)
+        examples = []
+        for seed in range(BATCH):
+            system = zoo.system(name, length, seed)
+            example = system, zoo.tokens(system, length, seed), zoo.state(system, seed)
+            examples.append((*example, cotangents(*example)))
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *examples)
+        for method in methods(examples[0][0]):
+            run = jax.vmap(partial(pull_back, method=method))
+            compare(f"{name} {method}", run, *stacked)
+        from_zero = jax.vmap(scan)
+        compare(f"{name} from a zero state", from_zero, *stacked[:2])
+
+
+if __name__ == "__main__":
+    main()
