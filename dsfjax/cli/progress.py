@@ -1,13 +1,19 @@
-"""How a run looks while it runs: a live bar on a terminal, plain lines elsewhere."""
+"""How a run looks while it runs: a live table on a terminal, plain lines elsewhere."""
 
 import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from dsfjax.training import Listener, TrainConfig
+from dsfjax.training.layout import Layout
+
+_AXES = ("learning_rate", "weight_decay", "init_scale", "dropout", "seed")
 
 
 @contextlib.contextmanager
@@ -29,15 +35,9 @@ def progress(console: Console) -> Iterator[Listener]:
     if not console.is_terminal:
         yield PlainLines(console)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[news]}"),
-    )
-    with Progress(*columns, console=console) as bars:
-        yield LiveBars(bars)
+    table = LiveTable()
+    with Live(table, console=console, refresh_per_second=4):
+        yield table
 
 
 def best(lines: list[dict[str, Any]]) -> str:
@@ -84,12 +84,37 @@ def outcome(result: dict[str, Any]) -> str:
     )
 
 
+def slices(where: Layout) -> str:
+    """What to say of members that are not computed all at once.
+
+    Args:
+        where: The layout.
+
+    Returns:
+        How many slices of how many members, and on how many devices; "" for one slice on one.
+
+    Examples:
+        >>> import jax
+        >>> from dsfjax.training.layout import layout
+        >>> slices(layout(5, jax.devices()[:1], at_most=2))
+        '5 members do not fit at once: 3 slices of 2 take turns'
+    """
+    devices = len(where.devices)
+    on = f" on {devices} devices" if devices > 1 else ""
+    if where.num_slices > 1:
+        return (
+            f"{where.num_members} members do not fit at once: {where.num_slices} slices of "
+            f"{where.slice_size} take turns{on}"
+        )
+    return f"{where.num_members} members{on}" if on else ""
+
+
 class PlainLines(Listener):
     """One line per event, written at once."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._steps = 0
+        self._steps: dict[str, int] = {}
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -97,15 +122,20 @@ class PlainLines(Listener):
 
     def started(self, name: str, config: TrainConfig) -> None:
         """Say that the program is being compiled."""
-        self._steps = config.steps
-        members = len(config.learning_rates) * len(config.seeds)
+        self._steps[name] = config.steps
+        members = len(config.members)
         self._say(f"{name}: compiling {members} member{'s' if members > 1 else ''} as one program")
+
+    def compiled(self, name: str, where: Layout) -> None:
+        """Say how members are laid out, if not all at once on one device."""
+        if said := slices(where):
+            self._say(f"{name}: {said}")
 
     def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Say how the best member does."""
         line = lines[0]
         self._say(
-            f"{name}: step {line['step']}/{self._steps}, {best(lines)}, "
+            f"{name}: step {line['step']}/{self._steps[name]}, {best(lines)}, "
             f"{line['seconds']:.1f} s, {line['tokens_per_second']:,.0f} tokens/s"
         )
 
@@ -114,22 +144,67 @@ class PlainLines(Listener):
         self._say(f"{name}: {outcome(result)}")
 
 
-class LiveBars(Listener):
-    """A bar per program."""
+class LiveTable(Listener):
+    """A bar per program, and a table of the members of the programs that are running.
 
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
+    Args:
+        most: Rows to show; the members with the highest accuracy if there are more.
+    """
+
+    def __init__(self, most: int = 32) -> None:
+        self._most = most
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[news]}"),
+        )
         self._tasks: dict[str, Any] = {}
+        self._configs: dict[str, TrainConfig] = {}
+        self._lines: dict[str, dict[int, dict[str, Any]]] = {}
+
+    def __rich__(self) -> Group:
+        return Group(self._bars, *(self._table(name) for name in self._lines))
 
     def started(self, name: str, config: TrainConfig) -> None:
-        """Add a bar."""
+        """Add a bar and a table."""
         self._tasks[name] = self._bars.add_task(name, total=config.steps, news="compiling")
+        self._configs[name], self._lines[name] = config, {}
+
+    def compiled(self, name: str, where: Layout) -> None:
+        """Say how members are laid out."""
+        self._bars.update(self._tasks[name], news=slices(where))
 
     def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:
-        """Move the bar."""
+        """Move the bar and renew the rows."""
         self._bars.update(self._tasks[name], completed=lines[0]["step"], news=best(lines))
+        self._lines[name].update({line["member"]: line for line in lines})
 
     def finished(self, name: str, result: dict[str, Any]) -> None:
-        """Stop the bar."""
+        """Stop the bar and take the table away."""
         self._bars.update(self._tasks[name], completed=result["steps"], news=outcome(result))
         self._bars.stop_task(self._tasks[name])
+        del self._lines[name]
+
+    def _table(self, name: str) -> Table:
+        members, lines = self._configs[name].members, self._lines[name]
+        varying = [axis for axis in _AXES if len({getattr(m, axis) for m in members}) > 1]
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for head in (*(axis.replace("_", " ") for axis in varying), "step", "loss", "accuracy", ""):
+            table.add_column(head, justify="right", no_wrap=True)
+        last = max((line["step"] for line in lines.values()), default=0)
+        shown = sorted(lines, key=lambda index: -(lines[index]["eval_accuracy"] or 0.0))
+        for index in sorted(shown[: self._most]):
+            line = lines[index]
+            diverged = line["eval_loss"] is None or line["train_loss"] is None
+            table.add_row(
+                *(f"{getattr(members[index], axis):g}" for axis in varying),
+                str(line["step"]),
+                "–" if line["eval_loss"] is None else f"{line['eval_loss']:.4f}",
+                "–" if line["eval_accuracy"] is None else f"{100 * line['eval_accuracy']:.1f} %",
+                "diverged" if diverged else "stopped" if line["step"] < last else "",
+            )
+        if len(lines) > self._most:
+            table.caption = f"the best {self._most} of {len(lines)} members"
+        return table

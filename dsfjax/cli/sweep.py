@@ -105,7 +105,7 @@ def plan(command: options.Sweep) -> dict[str, TrainConfig]:
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
             own = {name: value for name, value in point.items() if value is not None}
-            varying = [f"{name}={value}" for name, value in own.items() if len(axes[name]) > 1]
+            varying = [f"{name}{value}" for name, value in own.items() if len(axes[name]) > 1]
             new = override(config, given | own)
             found["-".join([mixer, *varying, new.fingerprint])] = new
     return found

@@ -156,6 +156,102 @@ def test_resumes_in_another_process(finished: Path, tmp_path: Path) -> None:
     assert numbers(finished) == numbers(folder)
 
 
+def stop(folder: Path, step: int = 8) -> None:
+    with pytest.raises(Killed):
+        train(CONFIG, folder, listener=KillAt(step))
+
+
+def test_foreign_checkpoint_is_set_aside(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of the same shapes, which nothing but the config it names tells from ours."""
+    folder, other = tmp_path / "resumed", tmp_path / "other"
+    stop(folder)
+    with pytest.raises(Killed):
+        train(dataclasses.replace(CONFIG, seeds=(5, 6)), other, listener=KillAt(8))
+    ours = folder / "checkpoints" / "step_00000008"
+    shutil.rmtree(ours)
+    shutil.copytree(other / "checkpoints" / "step_00000008", ours)
+    heard = Heard()
+    train(CONFIG, folder, listener=heard)
+    assert heard.events[1] == ("step 6", "linear_attention")
+    assert "it is a checkpoint of" in caplog.text
+    assert_same_run(finished, folder)
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"format": 2, "members"', "[1]", '{"format": 2}', "foreign"]
+)
+def test_damaged_result_is_set_aside(content: str, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    if content == "foreign":
+        result = json.loads((folder / "result.json").read_text()) | {"config": "01234567"}
+        content = json.dumps(result)
+    (folder / "result.json").write_text(content)
+    train(CONFIG, folder)
+    assert (folder / "broken_result.json").read_text() == content
+    assert_same_run(finished, folder)
+
+
+def test_damaged_config_is_set_aside(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    stop(folder)
+    (folder / "config.json").write_text('{"task": {"vocab')
+    heard = Heard()
+    train(CONFIG, folder, listener=heard)
+    assert heard.events[1] == ("step 10", "linear_attention")
+    assert (folder / "broken_config.json").read_text() == '{"task": {"vocab'
+    assert_same_run(finished, folder)
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn early", "not ours"])
+def test_checkpoint_without_its_metrics_is_not_used(
+    damage: str, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    stop(folder)
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    if damage == "gone":
+        path.unlink()
+    elif damage == "torn early":
+        path.write_text("".join(lines[:5]) + lines[5][:20])
+    else:
+        path.write_text("1\n" + "".join(lines))
+    heard = Heard()
+    train(CONFIG, folder, listener=heard)
+    assert heard.events[1] == ("step 2", "linear_attention")
+    assert "metrics.jsonl lacks evaluations before step 8" in caplog.text
+    assert_same_run(finished, folder)
+
+
+def test_killed_while_taking_the_folder(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    (folder / "config.json.123.tmp").write_text('{"ta')
+    train(CONFIG, folder)
+    assert not (folder / "config.json.123.tmp").exists()
+    assert_same_run(finished, folder)
+
+
+def test_configs_that_differ_in_members_share_a_compilation(finished: Path, tmp_path: Path) -> None:
+    before = loop.compile_program.cache_info().misses
+    other = dataclasses.replace(
+        CONFIG,
+        learning_rates=(0.5, 0.25),
+        seeds=(7, 8),
+        init_scales=(2.0,),
+        optimizer=dataclasses.replace(CONFIG.optimizer, weight_decay=0.5),
+        steps=8,
+    )
+    result = train(other, tmp_path / "run")
+    assert loop.compile_program.cache_info().misses == before
+    assert {member["weight_decay"] for member in result["members"]} == {0.5}
+    assert {member["init_scale"] for member in result["members"]} == {2.0}
+
+
 def test_finished_run_is_not_run_again(finished: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
     heard = Heard()
