@@ -7,6 +7,7 @@ one slot per step.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -81,6 +82,11 @@ class KernelSystem:
     def output_width(self) -> int:
         """d_out = H·p."""
         return self.num_heads * self.num_channels
+
+    @property
+    def slot_size(self) -> int:
+        """G·m + H·p, the numbers of one key and one value: what the cache grows by per step."""
+        return math.prod(self.k.shape[1:]) + self.output_width
 
 
 class KVCache(NamedTuple):

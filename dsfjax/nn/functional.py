@@ -180,10 +180,7 @@ def state_size(config: ModelConfig, length: int) -> int:
     tokens = jax.ShapeDtypeStruct((1,), jnp.int32)
     layers = jax.eval_shape(model.systems, params, tokens)
     return sum(
-        length * (s.k.shape[1] * s.k.shape[2] + s.output_width)
-        if isinstance(s, KernelSystem)
-        else s.num_states
-        for s, _ in layers
+        length * s.slot_size if isinstance(s, KernelSystem) else s.num_states for s, _ in layers
     )
 
 
