@@ -23,7 +23,7 @@ from dsfjax.bench.signals import FAMILIES, Signals, Sizes
 from dsfjax.bench.timing import take_turns
 from dsfjax.core import KernelSystem, KVCache, System, slice_time
 from dsfjax.engines import scan, step
-from dsfjax.engines.selfcheck import normwise
+from dsfjax.engines.selfcheck import host, normwise
 
 Said = Callable[[str], Any]
 
@@ -242,7 +242,7 @@ def long_error(family: str, *, length: int = ERROR_LENGTH) -> LongError:
         return np.asarray(jax.jit(lambda s: scan(*source.build(s), method=method)[0])(signals))
 
     y = run("auto", jax.tree.map(jnp.asarray, one))
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with jax.enable_x64(True), jax.default_device(host()):
         double = {k: jnp.asarray(x, jnp.float64) for k, x in one.items()}
         expected = run("sequential", double)
     error = normwise(y, expected)

@@ -13,7 +13,7 @@ from dsfjax.bench.contest import Contest, too_large
 from dsfjax.bench.contestant import Contestant, Outcome, Prepared, prepare, pull_back
 from dsfjax.bench.roofline import Roofline
 from dsfjax.bench.timing import take_turns
-from dsfjax.engines.selfcheck import normwise
+from dsfjax.engines.selfcheck import host, normwise
 
 
 class Measurement(NamedTuple):
@@ -114,7 +114,7 @@ def reference_outcome(contest: Contest, cotangent: np.ndarray) -> Outcome:
     Returns:
         Outputs, and gradients by name.
     """
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with jax.enable_x64(True), jax.default_device(host()):
         signals = {k: jnp.asarray(x, jnp.float64) for k, x in contest.signals.items()}
         shared = {k: x for k, x in signals.items() if k in contest.shared}
         own = {k: x for k, x in signals.items() if k not in contest.shared}

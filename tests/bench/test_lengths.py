@@ -7,7 +7,7 @@ import pytest
 
 from dsfjax.bench import lengths
 from dsfjax.bench.signals import FAMILIES
-from dsfjax.core import slice_time
+from dsfjax.core import Diagonal, slice_time
 from dsfjax.engines import scan as scan_function
 from dsfjax.engines.scan import METHODS
 from tests.unchecked import unchecked
@@ -64,7 +64,8 @@ def test_latency_is_that_of_the_next_step(family: str, monkeypatch: pytest.Monke
 
 def test_error_over_a_long_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     good = lengths.long_error("rg_lru", length=300)
-    assert (good.method, good.reached) == ("chunked", True)
+    assert good.reached
+    assert good.method in METHODS[Diagonal]
     assert 0 < good.value_error < 1e-6
     scan = lengths.scan
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from dsfjax.cli import main
+from dsfjax.core import Dense
 from dsfjax.engines import selfcheck as checks
 from dsfjax.engines.problems import STRUCTURES
-from dsfjax.engines.scan import ENGINES
+from dsfjax.engines.scan import ENGINES, METHODS
 
 
 def test_bench_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -20,11 +21,7 @@ def test_bench_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture) 
     for text in ("dense", "associative", "materialized", "value error, the worst", "cores"):
         assert text in out
     data = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert {row["contestant"] for row in data["rows"]} == {
-        "sequential",
-        "associative",
-        "materialized",
-    }
+    assert [row["contestant"] for row in data["rows"]] == list(METHODS[Dense])
     assert (data["quick"], data["repeats"], data["growth"]) == (True, 1, [])
 
 
@@ -64,7 +61,8 @@ def test_selfcheck_exit_code(
         assert [c["method"] for c in bad["checks"] if not c["ok"]] == ["associative"]
         assert bad["dtype"] == "float64"
     else:
-        assert "all 3 within" in good
-        assert "1 of 3 off" in bad
+        count = len(METHODS[Dense])
+        assert f"all {count} within" in good
+        assert f"1 of {count} off" in bad
         (line,) = (x for x in bad.splitlines() if "associative" in x)
         assert line.rstrip().endswith("no")
