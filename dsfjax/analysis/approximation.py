@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -48,7 +49,7 @@ class FiniteState(NamedTuple):
         num_features: n per head.
         state_size: N = H·n·p.
         radius: R, the largest |qᵀk|.
-        kernel_error: Of e^{qᵀk}; NaN for "elu", which approximates it nowhere.
+        kernel_error: Of e^{qᵀk}; NaN for "elu", which does not approximate it.
         kernel_bound: Lagrange's bound on it; NaN but for "taylor".
         output_error: Of the attention output.
         output_bound: The bound 2 e^R ε max‖v‖ on it; NaN but for "taylor".
@@ -225,6 +226,7 @@ def finite_states(
     orders: Sequence[int] = (0, 2, 4),
     *,
     key: Key[Array, ""],
+    max_features: int = 2**14,
     block: int = 16,
 ) -> list[FiniteState]:
     """How much state a finite approximation needs: feature maps side by side at equal state size.
@@ -237,10 +239,12 @@ def finite_states(
         u: Tokens (L, d).
         orders: Even Taylor orders.
         key: For the random projections.
+        max_features: Above this n the random maps are not measured, and their errors are NaN: they
+            take O(L H n) memory, where the truncation is measured without its features.
         block: Rows of scores held at a time.
 
     Returns:
-        Three `FiniteState` per order. The features of random maps take O(L H n) memory.
+        Three `FiniteState` per order.
 
     Raises:
         ValueError: If an order is odd or negative.
@@ -249,7 +253,6 @@ def finite_states(
         Sieber et al. (2024), arXiv:2405.15731. Choromanski et al. (2020), arXiv:2009.14794.
 
     Example:
-        >>> import jax
         >>> q = 0.3 * jnp.ones((4, 1, 2))
         >>> s = KernelSystem(q, q, num_channels=1)
         >>> lines = finite_states(s, jnp.arange(4.0)[:, None], (2,), key=jax.random.key(0))
@@ -261,10 +264,12 @@ def finite_states(
     lines, m = [], system.q.shape[-1]
     for order in orders:
         n = math.comb(m + order, order)
-        w = random_projection(key, n, m)
         taylor = truncation_error(system, u, order, block=block)
-        positive = feature_error(system, u, lambda x, w=w: positive_features(x, w), block=block)
-        elu = feature_error(system, u, lambda x, w=w: elu_features(x, w), block=block)
+        positive = elu = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), taylor)
+        if n <= max_features:
+            w = random_projection(key, n, m)
+            positive = feature_error(system, u, lambda x, w=w: positive_features(x, w), block=block)
+            elu = feature_error(system, u, lambda x, w=w: elu_features(x, w), block=block)
         bounds = {
             "kernel_bound": float(lagrange_bound(taylor.radius, order).max()),
             "output_bound": float(output_bound(taylor.radius, order, taylor.value_norm).max()),
@@ -277,7 +282,7 @@ def finite_states(
                     order=order,
                     num_features=n,
                     state_size=system.num_heads * n * system.num_channels,
-                    radius=float(error.radius.max()),
+                    radius=float(taylor.radius.max()),
                     kernel_error=math.nan if name == "elu" else float(error.kernel.max()),
                     output_error=float(error.output.max()),
                     **(bounds if name == "taylor" else none),

@@ -108,7 +108,7 @@ def receptive_field(
 
     Returns:
         r (L, H), or (L, H, p) if Φ varies over the value channels; 1 means the present step alone,
-        0 that the row of Φ is zero.
+        0 that the row of Φ is zero, or not a number.
 
     Raises:
         ValueError: If the share is not in (0, 1], or B or C is dense (use `reach` on

@@ -177,6 +177,9 @@ def test_lines_of_the_table() -> None:
         assert math.isnan(line.kernel_error) == (line.features == "elu")
         assert math.isnan(line.kernel_bound) == (line.features != "taylor")
     assert taylor[1].kernel_error < taylor[0].kernel_error
+    few = finite_states(system, u, (2,), key=jax.random.key(0), max_features=9)
+    assert few[0] == lines[0]
+    assert all(math.isnan(line.output_error) and line.num_features == 10 for line in few[1:])
 
 
 @pytest.mark.parametrize("call", [truncation_error, finite_states])
