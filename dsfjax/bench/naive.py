@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from dsfjax.core import Diagonal, InnerOutput, KernelSystem, OuterInput, Scalar, System
 from dsfjax.core.maps import to_heads
@@ -18,7 +19,7 @@ from dsfjax.core.maps import to_heads
 Run = Callable[[System | KernelSystem, Array], Array]
 
 
-def associative_scan(system: System | KernelSystem, u: Array) -> Array:
+def associative_scan(system: System | KernelSystem, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
     """`jax.lax.associative_scan` over all pairs (a_t, f_t), then y_t = c_tᵀ h_t.
 
     Args:
@@ -35,7 +36,7 @@ def associative_scan(system: System | KernelSystem, u: Array) -> Array:
     return _real(jnp.einsum("lhn,lhnp->lhp", c, h, precision="highest"), system)
 
 
-def lax_scan(system: System | KernelSystem, u: Array) -> Array:
+def lax_scan(system: System | KernelSystem, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
     """`jax.lax.scan`, one step after the other. Arguments as in `associative_scan`."""
     a, b, x, c = _parts(system, u)
     a = jnp.broadcast_to(a, (x.shape[0], *a.shape[1:]))
@@ -49,7 +50,7 @@ def lax_scan(system: System | KernelSystem, u: Array) -> Array:
     return _real(jax.lax.scan(body, h, (a, b, x, c))[1], system)
 
 
-def quadratic(system: System | KernelSystem, u: Array) -> Array:
+def quadratic(system: System | KernelSystem, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
     """(C Bᵀ ⊙ decay) X with all L × L entries, for a scalar decay."""
     assert isinstance(system, System) and isinstance(system.A, Scalar)
     _, b, x, c = _parts(system, u)
@@ -60,7 +61,9 @@ def quadratic(system: System | KernelSystem, u: Array) -> Array:
     return _real(jnp.einsum("hts,shp->thp", scores, x, precision="highest"), system)
 
 
-def dot_product_attention(system: System | KernelSystem, u: Array) -> Array:
+def dot_product_attention(
+    system: System | KernelSystem, u: Float[Array, "L d"]
+) -> Float[Array, "L d"]:
     """`jax.nn.dot_product_attention` with a causal mask, for softmax attention."""
     assert isinstance(system, KernelSystem)
     v = u.reshape(u.shape[0], system.num_heads, -1)

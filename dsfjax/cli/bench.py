@@ -35,7 +35,7 @@ def main(command: options.Bench) -> int:
     plan = plan_of(command)
     terminal = Console()
     # A pipe is as wide as the widest table: lines that wrap cannot be read by a program.
-    console = terminal if terminal.is_terminal else Console(width=220)
+    console = terminal if terminal.is_terminal else Console(width=250)
     with _progress(console, plan.parts) as (began, said):
         results = bench.run(plan, began=began, said=said)
     console.print(environment(results), highlight=False, markup=False)

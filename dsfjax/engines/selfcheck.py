@@ -141,7 +141,7 @@ def normwise(value: Any, expected: Any) -> float:
     return math.inf if math.isnan(error) else error
 
 
-def host() -> jax.Device:
+def host() -> Any:
     """The device of the reference: a CPU, on which JAX has float64 whatever else it runs on.
 
     Returns:
