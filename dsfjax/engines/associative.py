@@ -4,11 +4,13 @@ A step is the affine map h ↦ A_t h + f_t. Affine maps compose, (A', f') ∘ (A
 and composition is associative: all prefixes cost O(log L) parallel steps. The products A'A stay in
 the class for scalar, diagonal and dense transitions; those of diagonal plus low rank do not (the
 rank grows with every step), so that structure has no associative engine.
+
+The backward pass is the adjoint recurrence, G_t = ∂h_t + A_{t+1}ᵀ G_{t+1}, by the same scan from the
+other end; what it needs of the forward pass is computed again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -18,38 +20,78 @@ from jax import Array
 from dsfjax.core.transitions import Dense, Diagonal, Scalar
 from dsfjax.engines.recurrence import Recurrence, read_states
 
-Action = Callable[[Array, Array], Array]
 Affine = tuple[Array, Array]
 
 
-def compose(act: Action, early: Affine, late: Affine) -> Affine:
-    """The map that does ``early`` and then ``late``.
+def compose(early: Affine, late: Affine, *, dense: bool, precision: str = "highest") -> Affine:
+    """The map that does ``early`` and then ``late``, for many steps at once.
 
     Args:
-        act: ``act(A, x)`` applies transitions to transitions or to states, for many steps at once.
         early: Pair (A, f) of the map h ↦ A h + f.
         late: Pair (A', f').
+        dense: Whether A is a matrix (…, n, n) that acts on f (…, n, p), or multiplies elementwise.
+        precision: Of the matrix products.
 
     Returns:
         (A'A, A'f + f').
     """
+    act = partial(jnp.matmul, precision=precision) if dense else jnp.multiply
     return act(late[0], early[0]), act(late[0], early[1]) + late[1]
 
 
+@jax.checkpoint
 def associative(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     """Run the recurrence by an associative scan. O(L H n p) memory, O(log L) depth."""
+    dense = isinstance(problem.A, Dense)
     f = jnp.broadcast_to(problem.forcing(), (problem.length, *h0.shape))
     if isinstance(problem.A, Dense):
         a = problem.A.with_heads()
-        act = partial(jnp.einsum, "lhnm,lhmp->lhnp", precision=problem.precision)
     else:
         assert isinstance(problem.A, Scalar | Diagonal)
-        a, act = jnp.exp(problem.A.log_decay()), jnp.multiply
+        a = jnp.exp(problem.A.log_decay())
     a = jnp.broadcast_to(a, (problem.length, *a.shape[1:])).astype(f.dtype)
     if problem.reset is not None:
         a = jnp.where(problem.reset[:, None, None, None], 0, a)
-    f = f.at[0].add(act(a[:1], h0[None])[0])
-    _, states = jax.lax.associative_scan(partial(compose, act), (a, f))
+    states = _states(dense, problem.precision, a, f, h0)
     if problem.emit_states:
         return states, states[-1]
     return read_states(problem.c, states, problem.precision), states[-1]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _states(dense: bool, precision: str, a: Array, f: Array, h0: Array) -> Array:
+    """All states of h_t = a_t h_{t-1} + f_t."""
+    return _run(dense, precision, a, f, h0)
+
+
+def _run(dense: bool, precision: str, a: Array, f: Array, h0: Array) -> Array:
+    combine = partial(compose, dense=dense, precision=precision)
+    f = f.at[0].set(combine((a[0], h0), (a[0], f[0]))[1])
+    return jax.lax.associative_scan(combine, (a, f))[1]
+
+
+def _forward(
+    dense: bool, precision: str, a: Array, f: Array, h0: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    h = _run(dense, precision, a, f, h0)
+    return h, (a, h, h0)
+
+
+def _backward(
+    dense: bool, precision: str, kept: tuple[Array, Array, Array], dh: Array
+) -> tuple[Array, Array, Array]:
+    a, h, h0 = kept
+    adjoint = a.swapaxes(-1, -2) if dense else a
+    following = jnp.roll(adjoint, -1, axis=0)  # that of the last step meets the zero state
+    G = _run(dense, precision, following[::-1], dh[::-1], jnp.zeros_like(h0))[::-1]
+    before = jnp.concatenate([h0[None], h[:-1]])
+    if dense:
+        da = jnp.einsum("lhnp,lhmp->lhnm", G, before, precision=precision)
+        dh0 = jnp.matmul(adjoint[0], G[0], precision=precision)
+    else:
+        da, dh0 = G * before, adjoint[0] * G[0]
+    axes = tuple(i for i in range(1, a.ndim) if a.shape[i] == 1 and da.shape[i] != 1)
+    return (da.sum(axis=axes, keepdims=True) if axes else da), G, dh0
+
+
+_states.defvjp(_forward, _backward)

@@ -1,119 +1,182 @@
-r"""Chunks of steps: matrix products within a chunk, a short recurrence between chunks.
+r"""Chunks of steps, with a backward pass of their own.
 
-Within a chunk that starts from the state h, with products of decays α (see `decay`),
-
-.. math::
-   s_t = c_t^\top α_{t←0} h + \sum_{s \le t} (c_t^\top α_{t←s} b_s) \, x_s, \qquad
-   h' = α_{c←0} h + \sum_s α_{c←s} b_s ⊗ x_s .
-
-For a scalar decay the double sum is (C Bᵀ ⊙ α) X, two matrix products; for a decay per state it is
-an elementwise triple product over a shorter chunk. Decays that vary over the value channels leave
-nothing to multiply as matrices: their chunks run step by step (`elementwise`). The body is
-rematerialised: the backward pass stores the states between chunks, O(L / chunk), and recomputes
-the rest.
+A chunk is an affine map of the state before it; the states at the boundaries follow from one
+another, and all else from them. The backward pass is the same recurrence run backwards: only the
+states at the boundaries are kept, the rest of a chunk is computed again. How a chunk is run
+depends on the structure (`plan`): by matrix products (`affine`), or step by step (`elementwise`,
+`stepwise`). Sequences longer than a segment are run segment by segment, which bounds what is in
+memory at once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.maps import to_heads
-from dsfjax.core.transitions import Diagonal, Scalar
-from dsfjax.engines.decay import chunk_decays
-from dsfjax.engines.elementwise import elementwise_chunk, elementwise_states
-from dsfjax.engines.recurrence import Recurrence, split_time
-
-Body = Callable[[Recurrence, Array], tuple[Array, Array]]
+from dsfjax.core.pytree import map_time
+from dsfjax.engines.plan import plan
+from dsfjax.engines.recurrence import Recurrence
 
 
 def chunked(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
-    """Run the recurrence chunk by chunk. `Scalar` and `Diagonal` transitions."""
-    body, size = plan(problem)
+    """Run the recurrence chunk by chunk; keeps O(L / chunk) states for the backward pass."""
+    return _chunked(dataclasses.replace(problem, reset=None), problem.reset, h0)
+
+
+@jax.custom_vjp
+def _chunked(problem: Recurrence, reset: Array | None, h0: Array) -> tuple[Array, Array]:
+    return _forward(problem, reset, h0)[0]
+
+
+class _Piece(NamedTuple):
+    """``count`` segments of ``steps`` steps each, in chunks of ``chunk``, from step ``start``."""
+
+    start: int
+    count: int
+    steps: int
+    chunk: int
+
+
+def _pieces(length: int, segment: int, chunk: int) -> list[_Piece]:
+    """Whole segments, then the whole chunks that are left, then the steps that are left."""
+    whole, last = length - length % segment, length % chunk
+    some = length - whole - last
+    pieces = [
+        _Piece(0, whole // segment, segment, chunk),
+        _Piece(whole, 1, some, chunk),
+        _Piece(whole + some, 1, last, last),
+    ]
+    return [piece for piece in pieces if piece.count * piece.steps]
+
+
+def _over_segments(
+    run: Callable[[Any, Any], tuple[Any, Any]], piece: _Piece, carry: Any, xs: Any, *, reverse: bool
+) -> tuple[Any, Any]:
+    """Run the segments of a piece one after the other, as `jax.lax.scan` would.
+
+    Segments are read and written in place, by their position: under `jax.vmap` the scan would first
+    copy every array to bring the axis of segments to the front.
+
+    Args:
+        run: ``(carry, xs of one segment) -> (carry, outputs)``.
+        piece: The segments.
+        carry: What goes from segment to segment.
+        xs: Arrays whose first axis is time, or any multiple or fraction of it.
+        reverse: From the last to the first.
+
+    Returns:
+        The last carry, and the outputs with the segments joined along the first axis.
+    """
+    if piece.count == 1:
+        return run(carry, xs)
+    sizes = jax.tree.map(lambda x: x.shape[0] // piece.count, xs)
+
+    def at(i: Array) -> Any:
+        return jax.tree.map(
+            lambda x, size: jax.lax.dynamic_slice_in_dim(x, i * size, size), xs, sizes
+        )
+
+    shapes = jax.eval_shape(lambda carry: run(carry, at(jnp.zeros((), jnp.int32)))[1], carry)
+    outs = jax.tree.map(lambda x: jnp.zeros((piece.count * x.shape[0], *x.shape[1:]), x.dtype), shapes)
+
+    def body(i: Array, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, outs = state
+        i = piece.count - 1 - i if reverse else i
+        carry, out = run(carry, at(i))
+        outs = jax.tree.map(
+            lambda whole, x: jax.lax.dynamic_update_slice_in_dim(whole, x, i * x.shape[0], 0), outs, out
+        )
+        return carry, outs
+
+    return jax.lax.fori_loop(0, piece.count, body, (carry, outs))
+
+
+def _cut(piece: _Piece, x: Array) -> Array:
+    return x[piece.start : piece.start + piece.count * piece.steps]
+
+
+def _forward(
+    problem: Recurrence, reset: Array | None, h0: Array
+) -> tuple[tuple[Array, Array], tuple[Recurrence, Array | None, list[Array]]]:
+    """Outputs and last state; and what the backward pass needs."""
+    form = plan(problem, h0.shape)
+    (varying, constant), assemble = _take_apart(problem)
+    h, outs, boundaries = h0, [], []
+    for piece in _pieces(problem.length, form.segment, form.chunk):
+
+        def run(h: Array, xs: Any, chunk: int = piece.chunk) -> Any:
+            arrays, reset = xs
+            local = dataclasses.replace(assemble(arrays, constant), reset=reset)
+            out, h, starts = form.forward(local, h, chunk)
+            return h, (out, starts)
+
+        xs = jax.tree.map(partial(_cut, piece), (varying, reset))
+        h, (out, starts) = _over_segments(run, piece, h, xs, reverse=False)
+        outs.append(out)
+        boundaries.append(starts)
+    return (_concatenate(outs), h), (problem, reset, boundaries)
+
+
+def _backward(
+    kept: tuple[Recurrence, Array | None, list[Array]], cotangents: tuple[Array, Array]
+) -> tuple[Recurrence, None, Array]:
+    problem, reset, boundaries = kept
+    d_out, dh = cotangents
+    form = plan(problem, dh.shape)
+    (varying, constant), assemble = _take_apart(problem)
+    d_constant = [jnp.zeros_like(x) for x in constant]
+    parts: list[list[Array]] = []
+    pieces = _pieces(problem.length, form.segment, form.chunk)
+    for piece, starts in zip(reversed(pieces), reversed(boundaries), strict=True):
+
+        def run(carry: Any, xs: Any, chunk: int = piece.chunk) -> Any:
+            dh, d_constant = carry
+            arrays, reset, starts, d_out = xs
+            local = dataclasses.replace(assemble(arrays, constant), reset=reset)
+            d_local, dh = form.backward(local, starts, d_out, dh, chunk)
+            d_varying, added = _split(d_local, problem)
+            return (dh, [x + y for x, y in zip(d_constant, added, strict=True)]), d_varying
+
+        varying_, reset_, d_out_ = jax.tree.map(partial(_cut, piece), (varying, reset, d_out))
+        (dh, d_constant), part = _over_segments(
+            run, piece, (dh, d_constant), (varying_, reset_, starts, d_out_), reverse=True
+        )
+        parts.append(part)
+    d_varying = [_concatenate(xs[::-1]) for xs in zip(*parts, strict=True)]
+    return assemble(d_varying, d_constant), None, dh
+
+
+_chunked.defvjp(_forward, _backward)
+
+
+def _concatenate(xs: Any) -> Array:
+    return xs[0] if len(xs) == 1 else jnp.concatenate(xs)
+
+
+def _split(x: Recurrence, like: Recurrence) -> tuple[list[Array], list[Array]]:
+    """The arrays of x: those that vary in time in ``like``, and the constant ones."""
+    length = like.length
+    flags = jax.tree.leaves(map_time(lambda leaf: leaf.shape[0] == length, like))
+    leaves = list(zip(jax.tree.leaves(x), flags, strict=True))
+    return [a for a, f in leaves if f is True], [a for a, f in leaves if f is not True]
+
+
+def _take_apart(
+    problem: Recurrence,
+) -> tuple[tuple[list[Array], list[Array]], Callable[[list[Array], list[Array]], Recurrence]]:
+    """Varying and constant arrays, and the function that puts such lists together again."""
     length = problem.length
-    if length <= size:
-        return body(problem, h0)
-    xs, rebuild = split_time(problem, length)
+    flags = jax.tree.leaves(map_time(lambda leaf: leaf.shape[0] == length, problem))
+    structure = jax.tree.structure(problem)
 
-    @jax.checkpoint
-    def run_chunk(h: Array, arrays: list[Array]) -> tuple[Array, Array]:
-        out, h = body(rebuild(arrays, lambda x: x), h)
-        return h, out
+    def assemble(varying: list[Array], constant: list[Array]) -> Recurrence:
+        rest = iter(varying), iter(constant)
+        return structure.unflatten([next(rest[0] if f is True else rest[1]) for f in flags])
 
-    # The remainder runs as a shorter chunk: padding would have to stop constant decays, too.
-    whole = length - length % size
-    h, out = jax.lax.scan(
-        run_chunk, h0, [x[:whole].reshape(length // size, size, *x.shape[1:]) for x in xs]
-    )
-    out = out.reshape(whole, *out.shape[2:])
-    if whole == length:
-        return out, h
-    h, rest = run_chunk(h, [x[whole:] for x in xs])
-    return jnp.concatenate([out, rest]), h
-
-
-def plan(problem: Recurrence) -> tuple[Body, int]:
-    """The form of the chunk for this structure, and its length."""
-    if problem.f is not None or problem.emit_states:
-        return elementwise_states, problem.length
-    if isinstance(problem.A, Scalar):
-        return scalar_chunk, 64
-    if problem.b.shape[-1] == problem.c.shape[-1] == 1:
-        return elementwise_states, problem.length
-    assert isinstance(problem.A, Diagonal)
-    return (per_state_chunk, 16) if problem.A.per_state else (elementwise_chunk, 64)
-
-
-def scalar_chunk(problem: Recurrence, h: Array) -> tuple[Array, Array]:
-    """One chunk of a scalar decay: (C Bᵀ ⊙ α) X and two products with the state."""
-    assert isinstance(problem.A, Scalar)
-    steps, (heads, _, p) = problem.length, h.shape
-    log_a = jnp.broadcast_to(problem.A.log_a, (steps, heads))
-    alpha = chunk_decays(log_a.T, problem.reset)  # time last: (H, c, c), (H, c)
-    b, c = _same_groups(problem, heads)
-    groups = b.shape[1]
-    x = problem.x.reshape(steps, groups, -1, p)
-    h = h.reshape(groups, -1, *h.shape[1:])
-
-    def per_group(a: Array) -> Array:
-        return a.astype(h.dtype).reshape(groups, -1, *a.shape[1:])
-
-    precision = problem.precision
-    scores = jnp.einsum("tgn,sgn->gts", c, b, precision=precision)
-    weights = scores[:, None] * per_group(alpha.between)
-    within = jnp.einsum("grts,sgrp->tgrp", weights, x, precision=precision)
-    carried = jnp.einsum("tgn,grnp->grtp", c, h, precision=precision)
-    carried = carried * per_group(alpha.from_start)[..., None]
-    out = within + carried.transpose(2, 0, 1, 3)
-    decayed = x * per_group(alpha.to_end).transpose(2, 0, 1)[..., None]
-    added = jnp.einsum("sgn,sgrp->grnp", b, decayed, precision=precision)
-    h = per_group(alpha.from_start[:, -1])[..., None, None] * h + added
-    return out.reshape(steps, heads, p), h.reshape(heads, -1, p)
-
-
-def per_state_chunk(problem: Recurrence, h: Array) -> tuple[Array, Array]:
-    """One chunk of a decay per state: α has an axis n inside the inner product cᵀ α b."""
-    assert isinstance(problem.A, Diagonal)
-    steps, (heads, n, _) = problem.length, h.shape
-    log_a = jnp.broadcast_to(problem.A.log_decay()[..., 0], (steps, heads, n))
-    alpha = chunk_decays(log_a.transpose(1, 2, 0), problem.reset)  # (H, n, c, c), (H, n, c)
-    alpha = jax.tree.map(lambda a: a.astype(h.dtype), alpha)
-    b, c = (jnp.broadcast_to(to_heads(v, heads), (steps, heads, n)) for v in (problem.b, problem.c))
-    b, c = b.transpose(1, 2, 0), c.transpose(1, 2, 0)  # (H, n, c)
-    precision = problem.precision
-    weights = jnp.sum(c[..., :, None] * alpha.between * b[..., None, :], axis=1)
-    within = jnp.einsum("hts,shp->thp", weights, problem.x, precision=precision)
-    carried = jnp.einsum("hnt,hnp->thp", c * alpha.from_start, h, precision=precision)
-    added = jnp.einsum("hns,shp->hnp", b * alpha.to_end, problem.x, precision=precision)
-    return within + carried, alpha.from_start[..., -1:] * h + added
-
-
-def _same_groups(problem: Recurrence, heads: int) -> tuple[Array, Array]:
-    """The vectors b and c over all steps, with one number of groups."""
-    b, c = problem.b, problem.c
-    if b.shape[1] != c.shape[1]:
-        b, c = to_heads(b, heads), to_heads(c, heads)
-    return tuple(jnp.broadcast_to(v, (problem.length, *v.shape[1:])) for v in (b, c))  # type: ignore[return-value]
+    return _split(problem, problem), assemble

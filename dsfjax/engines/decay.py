@@ -1,87 +1,85 @@
-r"""Products of decays over all sub-intervals of a chunk, from their logarithms.
+r"""Sums of log decays over the halves of halves of a chunk.
 
-The product over the steps s+1 … t is exp(S_t − S_s) with S the cumulative sum of log a. Two
-things go wrong in that formula, and are dealt with here:
+The product of the decays of the steps s+1 … t is exp of their sum. Taking it as the difference of
+two cumulative sums loses digits after strong decays (and −∞ − (−∞) is not a number), and
+factoring it into exp(S_t) exp(−S_s) overflows. Both are avoided by a boundary between s and t:
 
-* **Zero decays and resets.** log 0 = −∞ turns S_t − S_s into −∞ − (−∞). Zeros are counted instead
-  of summed: the product is 0 if the interval contains one.
-* **Cancellation.** After strong decays S is large and the difference of neighbours loses digits
-  (80 per step over 64 steps leaves an error of 3e-4 in float32). S is therefore kept as an
-  unevaluated sum of two floats, whose difference is accurate to rounding.
+.. math:: \prod_{r=s+1}^{t} a_r = \exp(P_t) \exp(Q_s), \qquad
+   P_t = \sum_{m < r \le t} \log a_r, \quad Q_s = \sum_{s < r \le m} \log a_r .
+
+For s in the first half of a block and t in its second half, the boundary m is the middle. Blocks
+of 2, 4, 8, … steps thus cover every pair s < t once. P and Q are plain sums of log decays: for
+decays up to 1 no exponent is ever positive, a decay of 0 is the sum −∞, and its gradient is 0.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 
-class ChunkDecays(NamedTuple):
-    """Products of decays within a chunk of c steps, time on the last axes.
+class Sums(NamedTuple):
+    """Sums of log decays within blocks of m steps, arrays (…, c / m, m, n).
 
     Attributes:
-        between: (…, c, c), [t, s] = product of the steps s+1 … t; 0 for s > t.
-        from_start: (…, c), product of the steps up to and including t.
-        to_end: (…, c), product of the steps after s.
+        upto: From the start of the block up to and including the step.
+        before: From the start of the block up to the step before.
+        after: From the step after to the end of the block.
     """
 
-    between: Array
-    from_start: Array
-    to_end: Array
+    upto: Array
+    before: Array
+    after: Array
 
 
-def chunk_decays(log_a: Array, reset: Array | None) -> ChunkDecays:
-    """All products of decays within a chunk.
+def block_sums(log_a: Array) -> list[Sums]:
+    """The sums of blocks of 1, 2, 4, … steps; the last is the whole chunk.
 
     Args:
-        log_a: Log decays (…, c), real or complex; −∞ is a decay of 0.
-        reset: Boolean (c,) or None.
+        log_a: Log decays (…, c, n), real or complex, c a power of two; −∞ is a decay of 0.
 
     Returns:
-        `ChunkDecays` in the dtype of ``log_a``. Gradients to zero decays are 0, never NaN.
+        log2(c) + 1 `Sums`.
     """
-    zero = jnp.isneginf(log_a.real)
-    if reset is not None:
-        zero = zero | jnp.broadcast_to(reset, zero.shape)
-    hi, lo = _cumsum(jnp.where(zero, jnp.zeros_like(log_a), log_a))
-    zeros = jnp.cumsum(zero, axis=-1, dtype=jnp.int32)
-    steps = jnp.arange(log_a.shape[-1])
-
-    def product(exponent: Array, nonzero: Array) -> Array:
-        return jnp.where(nonzero, jnp.exp(jnp.where(nonzero, exponent, 0)), 0)
-
-    def pair(x: Array) -> Array:
-        return x[..., :, None] - x[..., None, :]
-
-    intact = pair(zeros) == 0
-    causal = jnp.broadcast_to(steps[:, None] >= steps[None, :], intact.shape)
-    return ChunkDecays(
-        product(pair(hi) + pair(lo), causal & intact),
-        product(hi + lo, zeros == 0),
-        product((hi[..., -1:] - hi) + (lo[..., -1:] - lo), zeros == zeros[..., -1:]),
-    )
+    upto = log_a[..., None, :]
+    levels = [Sums(upto, jnp.zeros_like(upto), jnp.zeros_like(upto))]
+    while (blocks := levels[-1].upto.shape[-3]) > 1:
+        (upto0, upto1), (before0, before1), (after0, after1) = (
+            halves(x, blocks // 2) for x in levels[-1]
+        )
+        total0, total1 = upto0[..., -1:, :], upto1[..., -1:, :]
+        levels.append(
+            Sums(
+                jnp.concatenate([upto0, upto1 + total0], axis=-2),
+                jnp.concatenate([before0, before1 + total0], axis=-2),
+                jnp.concatenate([after0 + total1, after1], axis=-2),
+            )
+        )
+    return levels
 
 
-@jax.custom_jvp
-def _cumsum(x: Array) -> tuple[Array, Array]:
-    """Cumulative sum over the last axis as an unevaluated sum hi + lo (compensated addition)."""
-
-    def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-        hi = a[0] + b[0]
-        back = hi - a[0]
-        error = (a[0] - (hi - back)) + (b[0] - back)
-        return hi, error + (a[1] + b[1])
-
-    return jax.lax.associative_scan(add, (x, jnp.zeros_like(x)), axis=x.ndim - 1)
+def halves(x: Array, pairs: int) -> tuple[Array, Array]:
+    """First and second blocks of neighbouring pairs: (…, 2·pairs, m, n) to twice (…, pairs, m, n)."""
+    x = x.reshape(*x.shape[:-3], pairs, 2, *x.shape[-2:])
+    return x[..., 0, :, :], x[..., 1, :, :]
 
 
-@_cumsum.defjvp
-def _cumsum_jvp(
-    primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    out = _cumsum(*primals)
-    tangent = jnp.cumsum(tangents[0], axis=-1)
-    return out, (tangent, jnp.zeros_like(tangent))
+def between(levels: list[Sums]) -> Array:
+    """Products of the steps s+1 … t of a chunk, (…, c, c), for decays with n = 1; 0 for s > t."""
+    exponent = jnp.zeros_like(levels[0].upto)  # (…, c, 1, 1): no step between t and itself
+    for sums in levels[:-1]:
+        pairs = exponent.shape[-3] // 2
+        late, early = halves(sums.upto, pairs)[1], halves(sums.after, pairs)[0]
+        low = late + early.swapaxes(-1, -2)
+        first, second = halves(exponent, pairs)
+        exponent = lower_blocks(first, low, second, -jnp.inf)
+    return jnp.exp(exponent[..., 0, :, :])
+
+
+def lower_blocks(first: Array, low: Array, second: Array, fill: float) -> Array:
+    """The block matrix [[first, fill], [low, second]]."""
+    upper = jnp.full((*first.shape[:-1], second.shape[-1]), fill, first.dtype)
+    top = jnp.concatenate([first, upper], axis=-1)
+    return jnp.concatenate([top, jnp.concatenate([low, second], axis=-1)], axis=-2)

@@ -1,18 +1,24 @@
-r"""Diagonal recurrences step by step, with a backward pass of their own.
+r"""Diagonal recurrences step by step: decays that vary over the value channels, or n = 1.
 
-The cotangent of the state obeys the *adjoint* recurrence, which runs backwards in time with the
-same decays. With G_t the cotangent of h_t and ∂s_t that of s_t = c_tᵀ h_t,
+Nothing here multiplies as matrices, so a segment is run step by step, the steps of all its chunks
+side by side: first each chunk from the zero state, which gives Q of h' = P h + Q; then the state
+crosses the chunks; then each chunk again, from its state. A segment of one chunk needs only the
+last. The cotangent of the state obeys the adjoint recurrence, which runs backwards in the same way:
+with G_t the cotangent of h_t and ∂s_t that of s_t = c_tᵀ h_t,
 
 .. math::
    G_t = c_t ⊗ ∂s_t + a_{t+1} ⊙ G_{t+1}, \qquad
    ∂\log a_t = G_t ⊙ a_t ⊙ h_{t-1}, \quad
    ∂b_t = G_t x_t, \quad ∂x_t = b_t^\top G_t, \quad ∂c_t = h_t \, ∂s_t .
 
-Automatic differentiation of the loop computes the same, but keeps every intermediate and reduces
-slowly. Here only the inputs are kept and the states of one chunk are computed again.
+Arrays of a step have the axes (chunk, H, p, n): with n last, all sums are matrix products without
+a transposition. A loop takes its step out of the arrays by an index on the second axis, and puts
+its results there, so that no array is copied to bring time to the front.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,146 +26,284 @@ from jax import Array
 
 from dsfjax.core.maps import to_heads
 from dsfjax.core.transitions import Diagonal, Factored, Scalar
-from dsfjax.engines.recurrence import Recurrence, read_states, split_time
-from dsfjax.engines.sequential import advance, sequential
+from dsfjax.engines.recurrence import Recurrence
 
 
-def elementwise_states(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
-    """Form all states: for n = 1, where they are no larger than the outputs, or if asked for."""
-    assert isinstance(problem.A, Scalar | Diagonal)
-    a = jnp.exp(problem.A.log_decay()).astype(h0.dtype)
-    if problem.reset is not None:
-        a = jnp.where(problem.reset[:, None, None, None], 0, a)
-    f = jnp.broadcast_to(problem.forcing(), (problem.length, *h0.shape))
-    h = _states(a, f, h0)
+class _Inputs(NamedTuple):
+    """A recurrence in the axes of this module; the first two are chunk and step, or 1 and 1.
+
+    Attributes:
+        log_a: (k, c, H, p, n), any of the last two 1; of a factored decay the step, (…, p or 1, 1).
+        rate: Of a factored decay, (1, H, p, n); None otherwise.
+        b: (k, c, H, n); None for n = 1, and with full forcing.
+        x: (k, c, H, p); with b None the forcing (k, c, H, p, n).
+        c: (k, c, H, n); None for n = 1, and if all states are emitted.
+        reset: (k, c) or None.
+    """
+
+    log_a: Array
+    rate: Array | None
+    b: Array | None
+    x: Array
+    c: Array | None
+    reset: Array | None
+
+    def at(self, t: Array) -> _Inputs:
+        """The inputs of one step of every chunk, without the axis of steps."""
+
+        def take(v: Array) -> Array:
+            return v[:, 0] if v.shape[1] == 1 else _at(v, t, 1)
+
+        return jax.tree.map(take, self._replace(rate=None))._replace(rate=self.rate)
+
+    def decay(self, dtype: jnp.dtype) -> Array:
+        """a_t of one step, (k, H, p, n)."""
+        log_a = self.log_a if self.rate is None else self.log_a * self.rate
+        return jnp.exp(log_a).astype(dtype)
+
+    def forcing(self) -> Array:
+        """b_t ⊗ x_t of one step, (k, H, p, n)."""
+        return self.x if self.b is None else self.x[..., None] * self.b[..., None, :]
+
+    def keep(self, h: Array) -> Array:
+        """The state without that of before a reset."""
+        return h if self.reset is None else jnp.where(_column(self.reset), 0, h)
+
+    def advance(self, h: Array) -> Array:
+        """The state after the step."""
+        return self.decay(h.dtype) * self.keep(h) + self.forcing()
+
+    def retreat(self, G: Array) -> Array:
+        """The cotangent of the state before the step, from that of the state after it."""
+        return self.keep(self.decay(G.dtype) * G)
+
+    def inject(self, ds: Array) -> Array:
+        """The cotangent of the state from that of what is read of it."""
+        return ds if self.c is None else ds[..., None] * self.c[..., None, :]
+
+
+def forward(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
+    """Outputs (L, H, p) or states, the last state, and the states before every chunk."""
+    inputs = _inputs(problem, h0.shape, chunk)
+    starts = _states_between(inputs, h0.swapaxes(-1, -2), problem.length // chunk, chunk)
+
+    def body(t: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        h, out = carry
+        now = inputs.at(t)
+        h = now.advance(h)
+        read = h if now.c is None else _read(h, now.c, problem.precision)
+        return h, _put(out, read, t)
+
+    heads, n, p = h0.shape
+    shape = (heads, p, n) if inputs.c is None else (heads, p)
+    out = jnp.zeros((starts.shape[0], chunk, *shape), h0.dtype)
+    h, out = jax.lax.fori_loop(0, chunk, body, (starts, out))
+    out = out.reshape(-1, *shape)
     if problem.emit_states:
-        return h, h[-1]
-    return read_states(problem.c, h, problem.precision), h[-1]
+        out = out.swapaxes(-1, -2)
+    elif inputs.c is None:
+        out = out[..., 0]
+    return out, h[-1].swapaxes(-1, -2), starts.swapaxes(-1, -2)
 
 
-def _run(a: Array, f: Array, h0: Array, *, reverse: bool = False) -> Array:
-    """All states of h_t = a_t ⊙ h_{t∓1} + f_t; a may be constant in time."""
+def _states_between(inputs: _Inputs, h0: Array, count: int, chunk: int) -> Array:
+    """The states before every chunk, (k, H, p, n)."""
+    if count == 1:
+        return h0[None]
+    added = jnp.zeros((count, *h0.shape), h0.dtype)
+    added = jax.lax.fori_loop(0, chunk, lambda t, h: inputs.at(t).advance(h), added)
 
-    def body(h: Array, step: tuple[Array | None, Array]) -> tuple[Array, Array]:
-        h = (a[0] if step[0] is None else step[0]) * h + step[1]
-        return h, h
+    def cross(h: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        return step[0] * h + step[1], h
 
-    return jax.lax.scan(body, h0, (None if a.shape[0] == 1 else a, f), reverse=reverse)[1]
-
-
-@jax.custom_vjp
-def _states(a: Array, f: Array, h0: Array) -> Array:
-    return _run(a, f, h0)
+    return jax.lax.scan(cross, h0, (_total_decay(inputs, chunk, added), added))[1]
 
 
-def _states_forward(a: Array, f: Array, h0: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-    h = _run(a, f, h0)
-    return h, (a, h, h0)
+def _cotangents_between(inputs: _Inputs, d_out: Array, dh: Array, chunk: int) -> Array:
+    """The cotangents of the states after every chunk, (k, H, p, n)."""
+    if d_out.shape[0] == 1:
+        return dh[None]
+
+    def body(s: Array, aG: Array) -> Array:
+        now = inputs.at(chunk - 1 - s)
+        return now.retreat(aG + now.inject(_at(d_out, chunk - 1 - s, 1)))
+
+    added = jnp.zeros((d_out.shape[0], *dh.shape), dh.dtype)
+    added = jax.lax.fori_loop(0, chunk, body, added)
+
+    def cross(G: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        return step[0] * G + step[1], G
+
+    decay = _total_decay(inputs, chunk, added)
+    return jax.lax.scan(cross, dh, (decay, added), reverse=True)[1]
 
 
-def _states_backward(kept: tuple[Array, Array, Array], dh: Array) -> tuple[Array, Array, Array]:
-    a, h, h0 = kept
-    following = a if a.shape[0] == 1 else jnp.roll(a, -1, axis=0)  # the last one meets G = 0
-    G = _run(following, dh, jnp.zeros_like(h0), reverse=True)
-    before = jnp.concatenate([h0[None], h[:-1]])
-    return _sum_to(G * before, a.shape), G, a[0] * G[0]
+def _total_decay(inputs: _Inputs, chunk: int, like: Array) -> Array:
+    """Products of the decays of every chunk, (k, H, p, n)."""
+    log_a = inputs.log_a
+    total = log_a[:, 0] * chunk if log_a.shape[1] == 1 else log_a.sum(axis=1)
+    decay = jnp.exp(total if inputs.rate is None else total * inputs.rate).astype(like.dtype)
+    if inputs.reset is not None:
+        decay = jnp.where(_column(inputs.reset.any(axis=1)), 0, decay)
+    return jnp.broadcast_to(decay, like.shape)
 
 
-_states.defvjp(_states_forward, _states_backward)
-
-
-@jax.custom_vjp
-def elementwise_chunk(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
-    """One chunk of a diagonal decay with n > 1: reads s_t = cᵀh_t without keeping the states."""
-    return sequential(problem, h0)
-
-
-def _chunk_forward(
-    problem: Recurrence, h0: Array
-) -> tuple[tuple[Array, Array], tuple[Recurrence, Array]]:
-    return sequential(problem, h0), (problem, h0)
-
-
-def _chunk_backward(
-    kept: tuple[Recurrence, Array], cotangents: tuple[Array, Array]
+def backward(
+    problem: Recurrence, starts: Array, d_out: Array, dh: Array, chunk: int
 ) -> tuple[Recurrence, Array]:
-    problem, h0 = kept
-    ds, dh = cotangents
-    heads, precision = h0.shape[0], problem.precision
-    A = problem.A
-    assert isinstance(A, Diagonal)
-    xs, rebuild = split_time(problem, problem.length)
+    """Cotangents of the recurrence and of the state before it."""
+    precision = problem.precision
+    inputs = _inputs(problem, dh.shape, chunk)
+    d_out = d_out.reshape(-1, chunk, *d_out.shape[1:])
+    if problem.emit_states:
+        d_out = d_out.swapaxes(-1, -2)
+    elif inputs.c is None:
+        d_out = d_out[..., None]
+    aG = _cotangents_between(inputs, d_out, dh.swapaxes(-1, -2), chunk)
 
-    def at(arrays: list[Array]) -> Recurrence:
-        return rebuild(arrays, lambda x: x[0])
+    def again(h: Array, t: Array) -> tuple[Array, tuple[Array, Array | None]]:
+        now = inputs.at(t)
+        before, h = now.keep(h), now.advance(h)
+        return h, (before, None if now.c is None else _sum_channels(_at(d_out, t, 1), h, precision))
 
-    def forward(h: Array, arrays: list[Array]) -> tuple[Array, Array]:
-        return advance(at(arrays), h)[0], h
+    _, (before, d_c) = jax.lax.scan(again, starts.swapaxes(-1, -2), jnp.arange(chunk))
 
-    def backward(
-        carry: tuple[Array, Array], step: tuple[list[Array], Array, Array]
-    ) -> tuple[tuple[Array, Array], tuple[Array, Array, Array, Array]]:
-        (G, drate), (arrays, before, ds_t) = carry, step
-        now = at(arrays)
-        a = jnp.exp(now.A.log_decay()).astype(G.dtype)  # type: ignore[union-attr]
-        if now.reset is not None:
-            a = jnp.where(now.reset, 0, a)
-        b, c = (jnp.broadcast_to(to_heads(v, heads), G.shape[:2]) for v in (now.b, now.c))
-        decayed = a * before
-        h = decayed + b[..., None] * now.x[:, None, :]
-        G = G + c[..., None] * ds_t[:, None, :]
-        dlog = G * decayed
-        dc = jnp.einsum("hnp,hp->hn", h, ds_t, precision=precision)
-        db = jnp.einsum("hnp,hp->hn", G, now.x, precision=precision)
-        dx = jnp.einsum("hnp,hn->hp", G, b, precision=precision)
-        factors = now.A.log_a  # type: ignore[union-attr]
-        if isinstance(factors, Factored):
-            drate = drate + dlog * factors.step[:, None, :].astype(G.dtype)
-            rate = jnp.broadcast_to(factors.rate, G.shape).astype(G.dtype)
-            dlog = jnp.einsum("hnp,hnp->hp", dlog, rate, precision=precision)
-        dlog = _sum_to(dlog, _varying(A).shape[1:])
-        return (a * G, drate), (dlog, db, dx, dc)
+    def body(s: Array, carry: tuple[Array, _Inputs]) -> tuple[Array, _Inputs]:
+        aG, total = carry
+        t = chunk - 1 - s
+        now, ds, d_b = inputs.at(t), _at(d_out, t, 1), None
+        G = aG + now.inject(ds)
+        if now.b is None:
+            d_x = G
+        elif now.c is None:
+            d_x, d_b = _read(G, now.b, precision), _sum_channels(now.x, G, precision)
+        else:  # products with G = a_{t+1} G_{t+1} + ∂s ⊗ c, without forming it
+            d_x = _read(aG, now.b, precision) + ds * jnp.sum(now.b * now.c, axis=-1, keepdims=True)
+            d_b = _sum_channels(now.x, aG, precision)
+            d_b = d_b + now.c * jnp.sum(ds * now.x, axis=-1, keepdims=True)
+        aG = now.retreat(G)
+        d_log, d_rate = aG * _at(before, t, 0), None
+        if now.rate is not None:
+            d_rate = d_log * now.log_a
+            d_log = d_log * now.rate
+        d_log = _sum_last(d_log, now.log_a.shape[-2:])
+        return aG, _accumulate(total, _Inputs(d_log, d_rate, d_b, d_x, None, None), inputs, t)
 
-    _, before = jax.lax.scan(forward, h0, xs)
-    start = (dh, jnp.zeros(h0.shape if isinstance(A.log_a, Factored) else (), h0.dtype))
-    (dh0, drate), (dlog, db, dx, dc) = jax.lax.scan(backward, start, (xs, before, ds), reverse=True)
-    log = _varying(A)
-    dlog = _like(_sum_to(dlog, log.shape), log)
-    if isinstance(A.log_a, Factored):
-        rate = A.log_a.rate
-        dA = Diagonal.factored(dlog, _like(_sum_to(drate, rate.shape), rate))
+    bare = inputs._replace(rate=None, c=None, reset=None)
+    total = jax.tree.map(lambda v: jnp.zeros((starts.shape[0], *v.shape[1:]), dh.dtype), bare)
+    if inputs.rate is not None:
+        total = total._replace(rate=jnp.zeros_like(aG))
+    aG, total = jax.lax.fori_loop(0, chunk, body, (aG, total))
+    if inputs.c is not None and d_c is not None:
+        constant = inputs.c.shape[1] == 1
+        total = total._replace(c=d_c.sum(axis=0)[:, None] if constant else d_c.swapaxes(0, 1))
+    return _recurrence(total, problem), aG[0].swapaxes(-1, -2)
+
+
+def _accumulate(total: _Inputs, now: _Inputs, inputs: _Inputs, t: Array) -> _Inputs:
+    """Put the cotangents of a step in their places; sum those of what is constant in time."""
+
+    def put(total: Array, value: Array, of: Array) -> Array:
+        return total + value[:, None] if of.shape[1] == 1 else _put(total, value, t)
+
+    rate = None if now.rate is None else total.rate + now.rate
+    bare = [v._replace(rate=None, c=None, reset=None) for v in (total, now, inputs)]
+    return jax.tree.map(put, *bare)._replace(rate=rate)
+
+
+def _inputs(problem: Recurrence, state_shape: tuple[int, ...], chunk: int) -> _Inputs:
+    """Bring a recurrence to the axes of this module."""
+    A, heads = problem.A, state_shape[0]
+    assert isinstance(A, Scalar | Diagonal)
+
+    def cut(v: Array) -> Array:
+        constant = v.shape[0] != problem.length
+        return v[None] if constant else v.reshape(-1, chunk, *v.shape[1:])
+
+    if isinstance(A, Diagonal) and isinstance(A.log_a, Factored):
+        log_a, rate = A.log_a.step[..., None], A.log_a.rate.swapaxes(-1, -2)[None]
     else:
-        dA = Diagonal(dlog)
-    db, dc = (_sum_groups(v, like) for v, like in ((db, problem.b), (dc, problem.c)))
-    cotangent = Recurrence(
-        dA, db, dx, dc, emit_states=problem.emit_states, precision=problem.precision
+        log_a, rate = A.log_decay().swapaxes(-1, -2), None
+    if problem.f is not None:
+        b, x = None, problem.f.swapaxes(-1, -2)
+    elif problem.b is None:
+        b, x = None, problem.x[..., None]
+    else:
+        b, x = cut(to_heads(problem.b, heads)), problem.x
+    no_c = problem.emit_states or problem.c is None
+    return _Inputs(
+        cut(log_a),
+        rate,
+        b,
+        cut(x),
+        None if no_c else cut(to_heads(problem.c, heads)),  # type: ignore[arg-type]
+        None if problem.reset is None else problem.reset.reshape(-1, chunk),
     )
-    return cotangent, dh0
 
 
-elementwise_chunk.defvjp(_chunk_forward, _chunk_backward)
+def _recurrence(d: _Inputs, problem: Recurrence) -> Recurrence:
+    """Cotangents in the axes of ``problem``; those of constants are still apart by chunk."""
+    A, full = problem.A, problem.f is not None
 
+    def join(v: Array, like: Array) -> Array:
+        v = v.sum(axis=0) if like.shape[0] != problem.length else v.reshape(-1, *v.shape[2:])
+        return v if jnp.iscomplexobj(like) else v.real
 
-def _varying(A: Diagonal) -> Array:
-    """The array of the log decay that has a time axis."""
-    return A.log_a.step if isinstance(A.log_a, Factored) else A.log_a
+    def vector(v: Array | None, like: Array | None) -> Array | None:
+        if v is None or like is None:
+            return None if like is None else jnp.zeros_like(like)
+        v = join(v, like)
+        return v.reshape(v.shape[0], like.shape[1], -1, v.shape[-1]).sum(axis=2)
 
-
-def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
-    """Undo broadcasting: sum over the axes where ``shape`` has 1."""
-    axes = tuple(
-        i for i, (have, want) in enumerate(zip(x.shape, shape, strict=True)) if have != want
+    if isinstance(A, Diagonal) and isinstance(A.log_a, Factored):
+        assert d.rate is not None
+        rate = _sum_last(d.rate.sum(axis=0).swapaxes(-1, -2), A.log_a.rate.shape[-2:])
+        rate = rate if jnp.iscomplexobj(A.log_a.rate) else rate.real
+        dA = Diagonal(Factored(join(d.log_a, A.log_a.step)[..., 0], rate))
+    elif isinstance(A, Scalar):
+        dA = Scalar(join(d.log_a, A.log_a)[..., 0, 0])
+    else:
+        assert isinstance(A, Diagonal) and not isinstance(A.log_a, Factored)
+        dA = Diagonal(join(d.log_a, A.log_a).swapaxes(-1, -2))
+    x = d.x.reshape(-1, *d.x.shape[2:])
+    return Recurrence(
+        dA,
+        vector(d.b, problem.b),
+        jnp.zeros_like(problem.x) if full else x.reshape(problem.x.shape),
+        vector(d.c, problem.c),
+        x.swapaxes(-1, -2) if full else None,
+        emit_states=problem.emit_states,
+        precision=problem.precision,
     )
-    return x.sum(axis=axes, keepdims=True) if axes else x
 
 
-def _sum_groups(x: Array, like: Array) -> Array:
-    """Undo `to_heads` and broadcasting in time: (L, H, n) to the shape of ``like`` (T, G, n)."""
-    groups, n = like.shape[1:]
-    x = x.reshape(x.shape[0], groups, -1, n).sum(axis=2)
-    return _sum_to(x, like.shape)
+def _at(v: Array, t: Array, axis: int) -> Array:
+    return jax.lax.dynamic_index_in_dim(v, t, axis, keepdims=False)
 
 
-def _like(x: Array, primal: Array) -> Array:
-    """The real part for a real primal of a complex recurrence."""
-    return x if jnp.iscomplexobj(primal) else x.real
+def _put(v: Array, value: Array, t: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(v, value[:, None], t, axis=1)
+
+
+def _read(h: Array, c: Array, precision: str) -> Array:
+    """Sum over n: (k, H, p) from (k, H, p, n) and (k, H, n)."""
+    if h.shape[-1] == 1:
+        return h[..., 0] * c
+    c = jnp.broadcast_to(c, (h.shape[0], *c.shape[1:]))
+    return jnp.einsum("khpn,khn->khp", h, c, precision=precision)
+
+
+def _sum_channels(x: Array, h: Array, precision: str) -> Array:
+    """Sum over p: (k, H, n) from (k, H, p) and (k, H, p, n)."""
+    return jnp.einsum("khp,khpn->khn", x, h, precision=precision)
+
+
+def _sum_last(x: Array, shape: tuple[int, ...]) -> Array:
+    """Undo broadcasting of the last two axes: sum where ``shape`` has 1."""
+    if shape[-1] != x.shape[-1]:  # as a product: XLA's sums over a short last axis are slow on CPUs
+        x = jnp.matmul(x, jnp.ones((x.shape[-1], 1), x.dtype), precision="highest")
+    return x if shape[-2] == x.shape[-2] else x.sum(axis=-2, keepdims=True)
+
+
+def _column(reset: Array) -> Array:
+    return reset[:, None, None, None]

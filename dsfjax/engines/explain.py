@@ -14,7 +14,7 @@ from dsfjax.core.maps import OuterInput
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Factored, Scalar
 from dsfjax.engines import attention
-from dsfjax.engines.chunked import plan
+from dsfjax.engines.plan import plan
 from dsfjax.engines.recurrence import prepare, reads_states
 from dsfjax.engines.scan import Method, choose, resolve_method
 
@@ -143,8 +143,8 @@ def _plan(system: System, steps: int) -> tuple[str, int]:
     tokens = jax.ShapeDtypeStruct((steps, system.token_width), jnp.finfo(system.dtype).dtype)
     states = reads_states(system)
     problem = jax.eval_shape(lambda s, u: prepare(s, u, emit_states=states), system, tokens)
-    body, chunk = plan(problem)
-    return body.__name__, chunk
+    form = plan(problem, system.carried_shape)
+    return form.name, form.chunk
 
 
 def _explain_kernel(system: KernelSystem, name: str, reason: str) -> Explanation:

@@ -21,10 +21,9 @@ from dsfjax.core.maps import (
     to_heads,
 )
 from dsfjax.core.system import System
-from dsfjax.core.transitions import Diagonal, Scalar
+from dsfjax.core.transitions import Dense, Diagonal, Transition
 from dsfjax.engines import attention
-from dsfjax.engines.chunked import scalar_chunk
-from dsfjax.engines.decay import chunk_decays
+from dsfjax.engines.products import chunk_map, kernel
 from dsfjax.engines.recurrence import Recurrence, prepare, read_states, split_time
 
 
@@ -84,28 +83,38 @@ def materialize(
     return phi.at[t, :, t, :].add(skip_matrix(system).astype(phi.dtype))
 
 
+@jax.checkpoint
 def materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
-    """Run the recurrence by its kernel. O(L²); every structure."""
+    """Run the recurrence by its kernel. O(L²); every structure; keeps only its inputs."""
     if problem.f is not None or problem.emit_states:
         return _superposition(problem, h0)
-    if isinstance(problem.A, Scalar):
-        return scalar_chunk(problem, h0)
+    if not isinstance(problem.A, Dense) and not _over_channels(problem.A):
+        maps = chunk_map(problem, h0.shape[0])
+        out = maps.out + jnp.matmul(maps.reader, h0, precision=problem.precision)
+        return out.swapaxes(0, 1), maps.apply(h0, problem.precision)
     (phi, carried), impulses, h = _kernel(problem, h0)
     phi = jnp.broadcast_to(phi, (*phi.shape[:3], h0.shape[-1]))
     within = jnp.einsum("tshp,shp->thp", phi, problem.x, precision=problem.precision)
     return within + carried, jnp.sum(impulses * problem.x[:, :, None, :], axis=0) + h
 
 
+def _over_channels(A: Transition) -> bool:
+    """Whether the decay varies over the value channels."""
+    return isinstance(A, Diagonal) and not A.per_state
+
+
 def _kernel(problem: Recurrence, h0: Array) -> tuple[tuple[Array, Array], Array, Array]:
     """Rows of Φ, (L, L, H, p or 1), and cᵀ times the decayed h0; then as `_transport`."""
     heads, n, p = h0.shape
-    channels = 1 if not isinstance(problem.A, Diagonal) or problem.A.per_state else p
+    channels = p if _over_channels(problem.A) else 1
+    one = jnp.ones((1, 1), h0.dtype)
 
     def impulse(now: Recurrence) -> Array:
-        return jnp.broadcast_to(to_heads(now.b, heads)[..., None], (heads, n, channels))
+        b = to_heads(one if now.b is None else now.b, heads)
+        return jnp.broadcast_to(b[..., None], (heads, n, channels))
 
     def row(now: Recurrence, impulses: Array, h: Array) -> tuple[Array, Array]:
-        c = to_heads(now.c, heads)[..., None]
+        c = to_heads(one if now.c is None else now.c, heads)[..., None]
         return jnp.sum(c[None] * impulses, axis=2), jnp.sum(c * h, axis=1)
 
     return _transport(problem, h0, impulse, row)
@@ -161,17 +170,17 @@ def _kernel_on_values(system: System, steps: int) -> Array:
     heads, n, _ = system.state_shape
     tokens = jnp.zeros((steps, system.token_width), jnp.finfo(system.dtype).dtype)
     problem = prepare(system, tokens, emit_states=False)
-    if isinstance(system.A, Scalar):
-        assert isinstance(problem.A, Scalar)
-        log_a = jnp.broadcast_to(problem.A.log_a, (steps, heads)).T
-        between = chunk_decays(log_a, problem.reset).between
-        c, b = (to_heads(v, heads) for v in (problem.c, problem.b))
-        phi = between * jnp.einsum("thn,shn->hts", *_over(c, b, steps), precision=problem.precision)
-        phi = phi[:, None]
-    else:
+    if isinstance(system.A, Dense) or _over_channels(system.A):
         h0 = jnp.zeros((heads, n, problem.x.shape[-1]), problem.x.dtype)
         phi = _kernel(problem, h0)[0][0].transpose(2, 3, 0, 1)
+    else:
+        phi = kernel(problem, heads)[:, None]
     assert isinstance(system.C, InnerOutput) and isinstance(system.B, OuterInput)
+    if n == 1:  # b and c are not in the recurrence then
+        one = jnp.ones((1, 1, 1), phi.dtype)
+        b, c = (one if v is None else v for v in (system.B.b, system.C.c))
+        b, c = (to_heads(v, heads).transpose(1, 2, 0).astype(phi.dtype) for v in (b, c))
+        phi = phi * c[..., None] * b[:, :, None]
     if jnp.iscomplexobj(phi):
         phi = phi.real * (2 if system.C.conjugate_pairs else 1)
     if isinstance(system.eta, SummedNormalizer):
@@ -183,10 +192,6 @@ def _kernel_on_values(system: System, steps: int) -> Array:
     if system.C.gate is not None:
         phi = phi * system.C.gate.astype(phi.dtype).transpose(1, 2, 0)[:, :, :, None]
     return phi[:, 0] if phi.shape[1] == 1 else phi
-
-
-def _over(c: Array, b: Array, steps: int) -> tuple[Array, Array]:
-    return tuple(jnp.broadcast_to(v, (steps, *v.shape[1:])) for v in (c, b))  # type: ignore[return-value]
 
 
 def _with_value_map(phi: Array, W: Array | None, d: int) -> Array:

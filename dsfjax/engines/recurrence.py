@@ -38,9 +38,9 @@ class Recurrence:
 
     Attributes:
         A: Transition.
-        b: (T, G, n) with G groups of heads.
+        b: (T, G, n) with G groups of heads; None for n = 1, where x contains it.
         x: Values (L, H, p).
-        c: (T, G, n).
+        c: (T, G, n); None for n = 1, where `read_out` applies it.
         f: Full forcing (L, H, n, p) in place of b ⊗ x, or None.
         reset: Boolean (L,) or None.
         emit_states: Engines return all states (L, H, n, p) instead of s (L, H, p).
@@ -48,9 +48,9 @@ class Recurrence:
     """
 
     A: Transition
-    b: Array
+    b: Array | None
     x: Array
-    c: Array
+    c: Array | None
     f: Array | None = None
     reset: Array | None = None
     emit_states: bool = static(default=False)
@@ -65,11 +65,15 @@ class Recurrence:
         """The forcing b ⊗ x with axes (…, H, n, p); works on all steps and on one."""
         if self.f is not None:
             return self.f
+        if self.b is None:
+            return self.x[..., None, :]
         return to_heads(self.b, self.x.shape[-2])[..., None] * self.x[..., None, :]
 
 
-def read_states(c: Array, h: Array, precision: str) -> Array:
-    """The inner product cᵀh over n: (…, H, p) from c (…, G, n) and h (…, H, n, p)."""
+def read_states(c: Array | None, h: Array, precision: str) -> Array:
+    """The inner product cᵀh over n: (…, H, p) from c (…, G, n) or None and h (…, H, n, p)."""
+    if c is None:
+        return h[..., 0, :]
     c = to_heads(c, h.shape[-3])
     if h.shape[-2] == 1:
         return c * h[..., 0, :]
@@ -108,22 +112,23 @@ def prepare(system: System, u: Array, *, emit_states: bool) -> Recurrence:
     dtype = state_dtype(system.dtype, u.dtype)
     real = jnp.finfo(dtype).dtype
     precision = "default" if u.dtype == jnp.bfloat16 else "highest"
-    heads = system.state_shape[0]
-    one = jnp.ones((1, 1, 1), dtype)
-    b = c = one
-    x, f = jnp.zeros((u.shape[0], heads, 0), real), None
+    heads, n, _ = system.state_shape
+    b = c = f = None
+    x = jnp.zeros((u.shape[0], heads, 0), real)
     if isinstance(system.B, OuterInput):
-        b = one if system.B.b is None else system.B.b.astype(dtype)
+        b = None if system.B.b is None else system.B.b.astype(dtype)
         x = _values(system, u).astype(real)
         if system.B.scale is not None:
             x = x * system.B.scale.astype(real)
         if isinstance(system.eta, SummedNormalizer):
             x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), real)], axis=-1)
         x = x.astype(dtype)
+        if n == 1 and b is not None:
+            x, b = x * to_heads(b, heads), None
     else:
         f = _matvec(system.B.matrix.astype(dtype), u.astype(dtype), precision)
         f = f.reshape(u.shape[0], *system.state_shape)
-    if isinstance(system.C, InnerOutput) and system.C.c is not None:
+    if isinstance(system.C, InnerOutput) and system.C.c is not None and n > 1:
         c = system.C.c.astype(dtype)
     A = map_time(lambda leaf: leaf.astype(_like(leaf, dtype)), system.A)
     return Recurrence(A, b, x, c, f, system.reset, emit_states=emit_states, precision=precision)
@@ -142,8 +147,9 @@ def read_out(system: System, u: Array, s: Array, *, from_states: bool) -> Array:
         s = _matvec(C.matrix.astype(dtype), s.reshape(steps, -1), precision)
     elif from_states:
         assert isinstance(C, InnerOutput)
-        c = jnp.ones((1, 1, 1), dtype) if C.c is None else C.c.astype(dtype)
-        s = read_states(c, s, precision)
+        s = read_states(None if C.c is None else C.c.astype(dtype), s, precision)
+    elif isinstance(C, InnerOutput) and C.c is not None and system.state_shape[1] == 1:
+        s = s * to_heads(C.c.astype(dtype), s.shape[1])
     if jnp.iscomplexobj(s):
         s = s.real * (2 if C.conjugate_pairs else 1)
     real = s.dtype

@@ -18,6 +18,7 @@ from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Scalar
 from dsfjax.engines import attention
 from dsfjax.engines.associative import associative
 from dsfjax.engines.chunked import chunked
+from dsfjax.engines.guard import reverse_only, without_nan
 from dsfjax.engines.materialized import materialized
 from dsfjax.engines.recurrence import (
     check_tokens,
@@ -41,8 +42,8 @@ ENGINES: dict[str, Callable[..., tuple[Array, Array]]] = {
 METHODS: dict[type, tuple[str, ...]] = {
     Scalar: ("sequential", "associative", "chunked", "materialized"),
     Diagonal: ("sequential", "associative", "chunked", "materialized"),
-    DiagonalPlusLowRank: ("sequential", "materialized"),
-    Dense: ("sequential", "associative", "materialized"),
+    DiagonalPlusLowRank: ("sequential", "chunked", "materialized"),
+    Dense: ("sequential", "associative", "chunked", "materialized"),
     KernelSystem: ("sequential", "chunked", "materialized"),
 }
 
@@ -51,8 +52,6 @@ _REASONS_AGAINST = {
         DiagonalPlusLowRank,
         "associative",
     ): "products of such transitions are not closed: their rank grows",
-    (DiagonalPlusLowRank, "chunked"): "its chunks have no matrix form here",
-    (Dense, "chunked"): "a dense transition has no decays to factor out of a chunk",
     (KernelSystem, "associative"): "a kernel has no finite state",
 }
 
@@ -78,8 +77,8 @@ def scan(
     ====================  ==========  ===========  =======  ============
     Scalar                yes         yes          yes      yes
     Diagonal              yes         yes          yes      yes
-    DiagonalPlusLowRank   yes         no           no       yes
-    Dense                 yes         yes          no       yes
+    DiagonalPlusLowRank   yes         no           yes      yes
+    Dense                 yes         yes          yes      yes
     KernelSystem          yes         no           yes      yes
     ====================  ==========  ===========  =======  ============
 
@@ -106,8 +105,10 @@ def scan(
         sequential O(L) steps; associative O(log L) depth and O(L H n p) memory; chunked O(L) work
         in matrix products; materialized O(L²). States and sums are float32 for bfloat16 inputs.
         Matrix products of float32 use full precision on every device.
-        Forward mode (jvp, jacfwd, hessian) goes through "sequential", which has no custom backward
-        pass; "chunked" has one and refuses it.
+        Every method but "sequential" keeps its inputs and O(L / chunk) states for the backward
+        pass and computes the rest again. Forward mode (jvp, jacfwd, linearize) goes through
+        "sequential"; the others refuse it.
+        A NaN reaches what comes after it, up to the next reset, and nothing else.
 
     References:
         Sieber et al. (2024), arXiv:2405.15731. Chunks: Dao & Gu (2024), arXiv:2405.21060; Yang et
@@ -136,7 +137,14 @@ def scan(
     h0 = initial_state("scan", system, u, h0)
     needs_states = return_states or reads_states(system)
     problem = prepare(system, u, emit_states=needs_states)
-    out, h_last = ENGINES[method_name](problem, h0)
+    if method_name == "sequential":
+        out, h_last = sequential(problem, h0)
+    else:
+        problem, h0 = reverse_only((problem, h0), method_name)
+        problem, h0, nan = without_nan(problem, h0)
+        out, h_last = ENGINES[method_name](problem, h0)
+        out = jnp.where(nan.reshape(-1, *[1] * (out.ndim - 1)), jnp.nan, out)
+        h_last = jnp.where(nan[-1], jnp.nan, h_last)
     y = read_out(system, u, out, from_states=needs_states)
     return (y, h_last, out) if return_states else (y, h_last)
 

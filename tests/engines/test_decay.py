@@ -1,4 +1,4 @@
-"""Products of decays over intervals, against the definition."""
+"""Sums of log decays over halves of halves, against the definition."""
 
 import jax
 import jax.numpy as jnp
@@ -6,37 +6,48 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsfjax.engines.decay import chunk_decays
+from dsfjax.engines.decay import between, block_sums
 
-SIZE = 6
-compiled = jax.jit(chunk_decays)
-compiled_jacobian = jax.jit(jax.jacrev(lambda log_a, reset: chunk_decays(log_a, reset).between))
-decays = st.lists(st.sampled_from([0.0, -0.3, -2.0, -40.0, -np.inf]), min_size=SIZE, max_size=SIZE)
-resets = st.lists(st.booleans(), min_size=SIZE, max_size=SIZE)
+SIZE = 8
+DECAYS = [0.0, 0.01, -0.3, -2.0, -40.0, -np.inf]
+
+
+def products(log_a):
+    return between(block_sums(log_a[:, None]))
+
+
+compiled = jax.jit(products)
+compiled_sums = jax.jit(lambda log_a: block_sums(log_a[:, None]))
+compiled_jacobian = jax.jit(jax.jacrev(products))
+decays = st.lists(st.sampled_from(DECAYS), min_size=SIZE, max_size=SIZE)
 
 
 @settings(max_examples=25)
-@given(log_a=decays, reset=resets)
-def test_definition(log_a, reset):
-    a = np.where(reset, 0, np.exp(log_a))
-    got = compiled(jnp.asarray(log_a), jnp.asarray(reset))
-    got = jax.device_get(got)
+@given(log_a=decays)
+def test_definition(log_a):
+    got, levels = jax.device_get((compiled(jnp.asarray(log_a)), compiled_sums(jnp.asarray(log_a))))
     for t in range(SIZE):
         for s in range(SIZE):
-            product = np.prod(a[s + 1 : t + 1]) if s <= t else 0.0
-            np.testing.assert_allclose(got.between[t, s], product, rtol=1e-13)
-        np.testing.assert_allclose(got.from_start[t], np.prod(a[: t + 1]), rtol=1e-13)
-        np.testing.assert_allclose(got.to_end[t], np.prod(a[t + 1 :]), rtol=1e-13)
+            product = np.exp(np.sum(log_a[s + 1 : t + 1])) if s <= t else 0.0
+            np.testing.assert_allclose(got[t, s], product, rtol=1e-13)
+    for level, sums in enumerate(levels):
+        size = 2**level
+        assert sums.upto.shape == (SIZE // size, size, 1)
+        for t in range(SIZE):
+            start, stop = t // size * size, t // size * size + size
+            at = (t // size, t % size, 0)
+            assert np.isclose(sums.upto[at], np.sum(log_a[start : t + 1]), rtol=1e-13)
+            assert np.isclose(sums.before[at], np.sum(log_a[start:t]), rtol=1e-13)
+            assert np.isclose(sums.after[at], np.sum(log_a[t + 1 : stop]), rtol=1e-13)
 
 
 @settings(max_examples=25)
-@given(log_a=decays, reset=resets)
-def test_gradients_are_finite_and_right(log_a, reset):
+@given(log_a=decays)
+def test_gradients_are_finite_and_right(log_a):
     """d/d log a_r of a product over an interval that holds r is the product itself."""
-    log_a, reset = jnp.asarray(log_a), jnp.asarray(reset)
-    jacobian = np.asarray(compiled_jacobian(log_a, reset))
-    between = np.asarray(compiled(log_a, reset).between)
+    log_a = jnp.asarray(log_a)
+    jacobian, value = np.asarray(compiled_jacobian(log_a)), np.asarray(compiled(log_a))
     for t in range(SIZE):
         for s in range(SIZE):
-            expected = [between[t, s] if s < r <= t else 0.0 for r in range(SIZE)]
+            expected = [value[t, s] if s < r <= t else 0.0 for r in range(SIZE)]
             np.testing.assert_allclose(jacobian[t, s], expected, rtol=1e-13)

@@ -1,0 +1,259 @@
+r"""A chunk of steps as one affine map of the state, by matrix products.
+
+For decays that are the same for all value channels, a chunk that starts from the state h is
+
+.. math:: S = Y + R h, \qquad h' = P h + Q,
+
+with S the outputs (c, p) of its c steps. Without a low-rank part, with decays :math:`α_{t←s}`
+(see `decay`),
+
+.. math:: Y = (C B^\top ⊙ α) X, \quad R_t = c_t ⊙ α_{t←0}, \quad P = α_{c←0}, \quad
+   Q = \sum_s (α_{c←s} ⊙ b_s) x_s^\top ,
+
+which is linear attention on a short sequence (GLA, SSD). A low-rank part −W_t Z_tᵀ adds what the
+steps read from one another, :math:`r_t = Z_t^\top h_{t-1}`: a unit lower triangular system
+(I + T) r = Z̃ h + E X, the WY or UT form of the delta rule. Its solution is affine in h, too.
+
+References:
+    Yang et al. (2023), arXiv:2312.06635; Dao & Gu (2024), arXiv:2405.21060; Yang et al. (2024),
+    arXiv:2406.06484 and arXiv:2412.06464.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core.maps import to_heads
+from dsfjax.core.transitions import Diagonal, DiagonalPlusLowRank, Scalar
+from dsfjax.engines.decay import Sums, between, block_sums, halves, lower_blocks
+from dsfjax.engines.recurrence import Recurrence
+
+
+class ChunkMap(NamedTuple):
+    """A chunk of c steps as an affine map of the state before it, one sequence, heads first.
+
+    Attributes:
+        out: Outputs from the zero state Y, (H, c, p).
+        reader: How the outputs see the state R, (H, c, n).
+        decay: How the state crosses the chunk P: (H, 1, 1) or (H, n, 1) elementwise, or (H, n, n).
+        added: State after the chunk from the zero state Q, (H, n, p).
+    """
+
+    out: Array
+    reader: Array
+    decay: Array
+    added: Array
+
+    def apply(self, h: Array, precision: str) -> Array:
+        """The state after the chunk, P h + Q."""
+        return cross(self.decay, h, precision) + self.added
+
+
+def cross(decay: Array, h: Array, precision: str) -> Array:
+    """P h: a matrix product for P (H, n, n), else elementwise."""
+    return jnp.matmul(decay, h, precision=precision) if is_dense(decay) else decay * h
+
+
+def is_dense(decay: Array) -> bool:
+    """Whether a chunk mixes its states."""
+    return decay.shape[-1] > 1
+
+
+class _Chunk(NamedTuple):
+    """A recurrence of c steps, padded to a power of two by steps that change nothing.
+
+    Attributes:
+        levels: Sums of log decays, axes (H, blocks, m, n or 1).
+        x: (H, c, p).
+        b: (c, G, 1, n).
+        c: (c, G, 1, n).
+        w: (c, H, r, n), or None without a low-rank part.
+        z: (c, H, r, n), 0 at reset steps, where what is read is the zero state.
+    """
+
+    levels: list[Sums]
+    x: Array
+    b: Array
+    c: Array
+    w: Array | None
+    z: Array | None
+
+
+def chunk_map(problem: Recurrence, heads: int) -> ChunkMap:
+    """Summarise all steps of a recurrence whose decays do not vary over the value channels."""
+    precision, steps = problem.precision, problem.length
+    matmul = partial(jnp.matmul, precision=precision)
+    chunk = _chunk(problem, heads)
+    whole, n = chunk.levels[-1], chunk.b.shape[-1]
+    from_start, to_end = jnp.exp(whole.upto[:, 0]), jnp.exp(whole.after[:, 0])
+    reader = _by_head(chunk.c[:, :, 0], heads) * from_start
+    writer = _by_head(chunk.b[:, :, 0], heads) * to_end
+    decay = from_start[:, -1, :, None]
+    added = jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision)
+    read_b, read_w, inverse, seen_b = _products(chunk, heads, precision)
+    out = matmul(read_b, chunk.x)
+    if chunk.w is not None and chunk.z is not None:
+        before = jnp.exp(whole.before[:, 0])[:, :, None]
+        z_start = (_by_head(chunk.z, heads) * before).reshape(heads, -1, n)
+        w_end = (_by_head(chunk.w, heads) * to_end[:, :, None]).reshape(heads, -1, n)
+        # What the steps read from the state before the chunk, and from one another.
+        reads = matmul(inverse, jnp.concatenate([z_start, matmul(seen_b, chunk.x)], axis=-1))
+        corrected = matmul(read_w, reads)
+        lost = jnp.einsum("hsn,hsm->hnm", w_end, reads, precision=precision)
+        reader, out = reader - corrected[..., :n], out - corrected[..., n:]
+        decay = decay * jnp.eye(n, dtype=decay.dtype)[None] - lost[..., :n]
+        added = added - lost[..., n:]
+    return ChunkMap(out[:, :steps], reader[:, :steps], decay, added)
+
+
+def kernel(problem: Recurrence, heads: int) -> Array:
+    """Φ_{t,s} = c_tᵀ A_t ⋯ A_{s+1} b_s of all steps as one chunk, (H, L, L)."""
+    steps, precision = problem.length, problem.precision
+    read_b, read_w, inverse, seen_b = _products(_chunk(problem, heads), heads, precision)
+    if read_w is not None:
+        seen = jnp.matmul(inverse, seen_b, precision=precision)
+        read_b = read_b - jnp.matmul(read_w, seen, precision=precision)
+    return read_b[:, :steps, :steps]
+
+
+def _products(
+    chunk: _Chunk, heads: int, precision: str
+) -> tuple[Array, Array | None, Array | None, Array | None]:
+    """c against b and w; (I + z against w)⁻¹ and z against b, or None; rows and columns are steps."""
+    weights = partial(_weights, chunk.levels, heads=heads, precision=precision)
+    if chunk.w is None or chunk.z is None:
+        return weights(chunk.c, chunk.b), None, None, None
+    b, c = (to_heads(v.swapaxes(1, 2), heads).swapaxes(1, 2) for v in (chunk.b, chunk.c))
+    writers = jnp.concatenate([b, chunk.w], axis=2)
+    steps, kinds = writers.shape[0], writers.shape[2]
+
+    def split(products: Array) -> tuple[Array, Array]:
+        products = products.reshape(heads, -1, steps, kinds)
+        return products[..., 0], products[..., 1:].reshape(heads, -1, steps * (kinds - 1))
+
+    read_b, read_w = split(weights(c, writers))
+    seen_b, seen_w = split(weights(chunk.z, writers, exclusive=True))
+    return read_b, read_w, unit_lower_inverse(seen_w, precision), seen_b
+
+
+def _chunk(problem: Recurrence, heads: int) -> _Chunk:
+    """Bring a recurrence to the axes of `_Chunk`."""
+    A, dtype, steps = problem.A, problem.x.dtype, problem.length
+    assert isinstance(A, Scalar | Diagonal | DiagonalPlusLowRank)
+    padded = 1 << (steps - 1).bit_length()
+
+    def over(v: Array) -> Array:
+        v = jnp.broadcast_to(v, (steps, *v.shape[1:]))
+        return jnp.pad(v, [(0, padded - steps)] + [(0, 0)] * (v.ndim - 1))
+
+    log_a = A.log_a if isinstance(A, DiagonalPlusLowRank) else A.log_decay()[..., 0]
+    log_a = jnp.broadcast_to(log_a, (log_a.shape[0], heads, log_a.shape[2])).astype(dtype)
+    if problem.reset is not None:
+        log_a = jnp.where(problem.reset[:, None, None], -jnp.inf, log_a)
+    one = jnp.ones((1, 1, 1), dtype)
+    b, c = (over(one if v is None else v)[:, :, None] for v in (problem.b, problem.c))
+    w = z = None
+    if isinstance(A, DiagonalPlusLowRank):
+        w, z = (over(v.astype(dtype).swapaxes(-1, -2)) for v in (A.w, A.z))
+        if problem.reset is not None:
+            z = jnp.where(over(problem.reset)[:, None, None, None], 0, z)
+    x = jnp.moveaxis(over(problem.x), 0, 1)
+    return _Chunk(block_sums(jnp.moveaxis(over(log_a), 0, 1)), x, b, c, w, z)
+
+
+def _weights(
+    levels: list[Sums],
+    readers: Array,
+    writers: Array,
+    *,
+    heads: int,
+    precision: str,
+    exclusive: bool = False,
+) -> Array:
+    """Decayed inner products of what is read and written, (H, c·k, c·j), time before k and j.
+
+    Args:
+        levels: Sums of log decays, (H, …, n or 1).
+        readers: (c, G, k, n); G groups of heads.
+        writers: (c, G', j, n).
+        heads: H.
+        precision: Of matrix products.
+        exclusive: Read the state before the step instead of after it.
+    """
+    steps, k, j = readers.shape[0], readers.shape[2], writers.shape[2]
+    if levels[0].upto.shape[-1] == 1:
+        if readers.shape[1] != writers.shape[1]:
+            readers, writers = (jnp.moveaxis(_by_head(v, heads), 0, 1) for v in (readers, writers))
+        alpha = between(levels)
+        if exclusive:
+            alpha = jnp.pad(alpha[:, :-1], [(0, 0), (1, 0), (0, 0)])
+        scores = jnp.einsum("tgkn,sgjn->gtksj", readers, writers, precision=precision)
+        alpha = alpha.reshape(scores.shape[0], -1, steps, 1, steps, 1)
+        return (scores[:, None] * alpha).reshape(heads, steps * k, steps * j)
+    readers, writers = _by_head(readers, heads), _by_head(writers, heads)
+    products = jnp.einsum("htkn,htjn->htkj", readers, writers, precision=precision)
+    if exclusive:
+        products = jnp.zeros_like(products)
+    for sums in levels[:-1]:
+        pairs, size = sums.upto.shape[1] // 2, sums.upto.shape[2]
+
+        def part(
+            v: Array, log: Array, half: int, shape: tuple[int, ...] = (heads, pairs, 2, size)
+        ) -> Array:
+            kinds, n = v.shape[2:]
+            v, decay = v.reshape(*shape, kinds, n), jnp.exp(log.reshape(*shape, n)[:, :, half])
+            # One by one: the gradient of a product over all kinds at once is a sum that crashes
+            # XLA's CPU back end (jax 0.10).
+            scaled = jnp.stack([v[:, :, half, :, k] * decay for k in range(kinds)], axis=3)
+            return scaled.reshape(heads, pairs, -1, n)
+
+        late = part(readers, sums.before if exclusive else sums.upto, 1)
+        early = part(writers, sums.after, 0)
+        low = jnp.einsum("hbtn,hbsn->hbts", late, early, precision=precision)
+        first, second = halves(products, pairs)
+        products = lower_blocks(first, low, second, 0.0)
+    return products[:, 0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def unit_lower_inverse(T: Array, precision: str) -> Array:
+    r"""The inverse of I + T for strictly lower triangular T (…, m, m), by halves of halves.
+
+    .. math::
+       \begin{pmatrix} A & 0 \\ L & D \end{pmatrix}^{-1} =
+       \begin{pmatrix} A^{-1} & 0 \\ -D^{-1} L A^{-1} & D^{-1} \end{pmatrix}
+
+    Matrix products only: a triangular solver runs such small matrices one after another.
+    """
+    size = T.shape[-1]
+    if size == 1:
+        return jnp.ones_like(T)
+    half = 1 << ((size - 1).bit_length() - 1)
+    if size != 2 * half:  # the identity below and to the right changes nothing above it
+        T = jnp.pad(T, [(0, 0)] * (T.ndim - 2) + [(0, 2 * half - size)] * 2)
+    corners = jnp.stack([T[..., :half, :half], T[..., half:, half:]], axis=-3)
+    corners = unit_lower_inverse(corners, precision)
+    first, second = corners[..., 0, :, :], corners[..., 1, :, :]
+    low = jnp.matmul(second, T[..., half:, :half], precision=precision)
+    low = -jnp.matmul(low, first, precision=precision)
+    return lower_blocks(first, low, second, 0.0)[..., :size, :size]
+
+
+@unit_lower_inverse.defjvp
+def _unit_lower_inverse_jvp(
+    precision: str, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    inverse = unit_lower_inverse(*primals, precision)
+    product = jnp.matmul(inverse, tangents[0], precision=precision)
+    return inverse, -jnp.matmul(product, inverse, precision=precision)
+
+
+def _by_head(v: Array, heads: int) -> Array:
+    """(c, G, …) to (H, c, …), repeating the groups."""
+    v = jnp.moveaxis(v, 1, 0)
+    return v if v.shape[0] == heads else jnp.repeat(v, heads // v.shape[0], axis=0)
