@@ -85,15 +85,18 @@ def horizons(
     if _mixes(system):
         log_modulus = jnp.sort(log_modulus, axis=-1)
     steps, heads, k = log_modulus.shape
-    columns = log_modulus.reshape(steps, heads * k).T
+    columns = log_modulus.reshape(steps, heads * k)
+    zero = jnp.isneginf(columns)
+    total = jnp.cumsum(jnp.where(zero, 0, columns), axis=0)
 
     def ends(search: Callable[[Array, Array], Array]) -> Callable[[Array], Array]:
-        one = partial(_end, search=search, log_epsilon=math.log(epsilon))
-        return lambda columns: jax.lax.map(one, columns, batch_size=_COLUMNS)
+        one = partial(_below, search=search, log_epsilon=math.log(epsilon))
+        return lambda total: jax.lax.map(one, total, batch_size=_COLUMNS)
 
-    decays = jnp.all(log_modulus <= 0)
-    end = jax.lax.cond(decays, ends(_bisect), ends(_first_passage), columns)
-    end = end.T.reshape(steps, heads, k)
+    decays = jnp.all(columns <= 0)
+    end = jax.lax.cond(decays, ends(_bisect), ends(_first_passage), total.T).T
+    # A zero ends every product that runs into it.
+    end = jnp.minimum(end, _following(zero)).reshape(steps, heads, k)
     index = jnp.arange(steps, dtype=jnp.int32)[:, None, None]
     censored = end == steps
     return Horizons(jnp.where(censored, steps - 1, end) - index, censored)
@@ -187,16 +190,21 @@ def _mixes(system: System | KernelSystem) -> bool:
     return isinstance(system, System) and isinstance(system.A, Dense | DiagonalPlusLowRank)
 
 
-def _end(log_modulus: Array, search: Callable[[Array, Array], Array], log_epsilon: float) -> Array:
-    """For every s the first t > s with log_modulus[s+1] + … + log_modulus[t] < log ε, or L."""
-    length = log_modulus.shape[0]
-    zero = jnp.isneginf(log_modulus)
-    total = jnp.cumsum(jnp.where(zero, 0, log_modulus))
-    # A zero ends every product that runs into it.
+def _following(marked: Array) -> Array:
+    """For every s the first t > s with marked[t], or L; time on the first axis."""
+    length = marked.shape[0]
+
+    def back(following: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        t, marked = step
+        return jnp.where(marked, t, following), following
+
+    last = jnp.full(marked.shape[1:], length, jnp.int32)
     index = jnp.arange(length, dtype=jnp.int32)
-    wall = jax.lax.cummin(jnp.where(zero, index, length), reverse=True)
-    wall = jnp.concatenate([wall[1:], jnp.full(1, length, jnp.int32)])
-    return jnp.minimum(search(total, total + log_epsilon), wall)
+    return jax.lax.scan(back, last, (index, marked), reverse=True)[1]
+
+
+def _below(total: Array, search: Callable[[Array, Array], Array], log_epsilon: float) -> Array:
+    return search(total, total + log_epsilon)
 
 
 def _bisect(total: Array, level: Array) -> Array:

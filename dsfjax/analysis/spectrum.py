@@ -8,18 +8,21 @@ both sides of |λ| = 1: four per factor of ten between time constants of 0.01 an
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dsfjax.analysis.spectra import are_positive, log_eigenvalues
+from dsfjax.analysis.spectra import LogEigenvalues, are_positive, log_eigenvalues
 from dsfjax.core import KernelSystem, System
 
 _SIZES = np.logspace(-5, 2, 29)
 LOG_MODULUS_EDGES: tuple[float, ...] = (*(-_SIZES[::-1]).tolist(), *_SIZES.tolist())
 NUM_PHASE_BINS = 36
+_AT_ONCE = 2**16  # eigenvalues, so that what is made of them stays in a cache
 
 
 class Spectrum(NamedTuple):
@@ -86,16 +89,34 @@ def spectrum(
     """
     if not all(a < b for a, b in zip(edges, edges[1:], strict=False)) or not edges:
         raise ValueError(f"spectrum: expected increasing bin edges, got {edges}.")
-    log_modulus, phase = log_eigenvalues(system, length=length)
-    x, angle = (jnp.moveaxis(v, 1, 0).reshape(v.shape[1], -1) for v in (log_modulus, phase))
+    values = log_eigenvalues(system, length=length)
+    read = partial(_of_steps, positive=are_positive(system), edges=edges)
+    steps, heads, k = values.log_modulus.shape
+    size = max(1, _AT_ONCE // (heads * k))
+    if size >= steps:
+        return read(values)
+    count = -(-steps // size)
+    padding = ((0, count * size - steps), (0, 0), (0, 0))
+
+    def cut(x: Array) -> Array:
+        return jnp.pad(x, padding, constant_values=jnp.nan).reshape(count, size, heads, k)
+
+    return merge(jax.lax.map(read, LogEigenvalues(*map(cut, values))))
+
+
+def _of_steps(values: LogEigenvalues, *, positive: bool, edges: tuple[float, ...]) -> Spectrum:
+    """The distribution over all the steps of (L, H, k) at once."""
+    x, angle = (jnp.moveaxis(v, 1, 0).reshape(v.shape[1], -1) for v in values)
     defined, zero = ~jnp.isnan(x), jnp.isneginf(x)
     weight = defined.sum(axis=1).astype(x.dtype)
-    bins = jnp.searchsorted(jnp.asarray(edges, x.dtype), x.reshape(-1), side="right")
+    bins = jnp.searchsorted(
+        jnp.asarray(edges, x.dtype), x.reshape(-1), side="right", method="scan_unrolled"
+    )
 
     def shares(index: Array, count: int) -> Array:
         return count_per_head(index, defined, count).astype(x.dtype) / weight[:, None]
 
-    if are_positive(system):
+    if positive:
         phases = jnp.zeros((x.shape[0], NUM_PHASE_BINS), x.dtype).at[:, NUM_PHASE_BINS // 2].set(1)
     else:
         turns = jnp.floor((angle + math.pi) * (NUM_PHASE_BINS / (2 * math.pi)))
@@ -149,10 +170,11 @@ def merge(spectra: Spectrum, axis: int = 0) -> Spectrum:
         return jnp.sum(jnp.where(weight > 0, x, 0) * weight, axis) / jnp.sum(weight, axis)
 
     weight = spectra.weight
+    finite = jnp.where(weight > 0, weight * (1 - spectra.zero), 0)
     return Spectrum(
         modulus=average(spectra.modulus, weight),
         phase=average(spectra.phase, weight),
-        mean=average(spectra.mean, weight * (1 - spectra.zero)),
+        mean=average(spectra.mean, finite),
         minimum=jnp.nanmin(spectra.minimum, axis),
         maximum=jnp.nanmax(spectra.maximum, axis),
         zero=average(spectra.zero, weight),

@@ -1,5 +1,7 @@
 """Distributions of eigenvalues against NumPy on the eigenvalues themselves."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +15,13 @@ from tests.engine_runs import compiled
 
 L = 23
 NAMES = ("scalar_extremes", "scalar_given", "diagonal_full", "complex_per_state", "low_rank")
-distribution = compiled(spectrum)
+distribution, values_of = compiled(spectrum), compiled(eigenvalues)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "kernel"])
 def test_against_numpy(name: str) -> None:
     system = zoo.kernel_system(L) if name == "kernel" else zoo.system(name, L)
-    values = np.asarray(eigenvalues(system))
+    values = np.asarray(values_of(system))
     found = distribution(system)
     for head in range(values.shape[1]):
         v = values[:, head].reshape(-1)
@@ -51,7 +53,7 @@ def test_against_numpy(name: str) -> None:
 @pytest.mark.parametrize("name", [*NAMES, "scalar_summed", "dense", "kernel"])
 def test_logarithms_and_phases_give_the_eigenvalues(name: str) -> None:
     system = zoo.kernel_system(L) if name == "kernel" else zoo.system(name, L)
-    expected, log = np.asarray(eigenvalues(system)), log_eigenvalues(system)
+    expected, log = np.asarray(values_of(system)), compiled(log_eigenvalues)(system)
     with np.errstate(invalid="ignore"):
         got = np.exp(np.asarray(log.log_modulus)) * np.exp(1j * np.asarray(log.phase))
     np.testing.assert_allclose(got, expected + 0j, rtol=1e-12, atol=1e-14)
@@ -71,8 +73,8 @@ def test_merge_counts_every_eigenvalue_once() -> None:
             Scalar(log_a), OuterInput(one), InnerOutput(one), reset=reset, state_shape=(2, 1, 1)
         )
 
-    parts = jax.vmap(lambda a, r: spectrum(build(a, r)))(log_a, reset)
-    whole = spectrum(build(log_a.reshape(24, 2), reset.reshape(24)))
+    parts = compiled(jax.vmap(lambda a, r: spectrum(build(a, r))))(log_a, reset)
+    whole = distribution(build(log_a.reshape(24, 2), reset.reshape(24)))
     for got, expected in zip(merge(parts), whole, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-12)
     both, flat = merge(merge(parts)), np.asarray(log_a).copy()
@@ -80,6 +82,15 @@ def test_merge_counts_every_eigenvalue_once() -> None:
     np.testing.assert_allclose(both.weight, flat.size)
     np.testing.assert_allclose(both.mean, flat[np.isfinite(flat)].mean(), rtol=1e-12)
     np.testing.assert_allclose(both.zero, np.mean(np.isneginf(flat)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["scalar_given", "complex_per_state"])
+def test_many_eigenvalues_are_done_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = zoo.system(name, L)
+    whole = spectrum(system)
+    monkeypatch.setattr(sys.modules["dsfjax.analysis.spectrum"], "_AT_ONCE", 30)
+    for got, expected in zip(spectrum(system), whole, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 def test_quantiles_to_the_width_of_a_bin() -> None:

@@ -8,7 +8,7 @@ import pytest
 from dsfjax import analysis, systems
 from dsfjax.analysis import eigenvalues
 from dsfjax.nn import Layers, collect_systems
-from tests.engine_runs import COMPILE_FAST
+from tests.engine_runs import compiled
 from tests.nn import small
 from tests.unchecked import unchecked
 
@@ -28,23 +28,22 @@ def test_same_as_a_loop(mixer: str, batch_size: int) -> None:
     def moduli(layers):
         return [jnp.abs(eigenvalues(system)) for system, _ in layers]
 
-    got = jax.jit(
+    got = compiled(
         lambda p, t, r: collect_systems(case.model, p, t, moduli, reset=r, batch_size=batch_size)
     )(case.params, tokens(), reset)
     assert len(got) == 2
+    one = compiled(lambda p, t, r: moduli(case.model.systems(p, t, reset=r)))
     for i, sequence in enumerate(tokens()):
-        layers = case.model.systems(case.params, sequence, reset=reset[i])
-        for layer, values in enumerate(moduli(layers)):
+        for layer, values in enumerate(one(case.params, sequence, reset[i])):
             np.testing.assert_allclose(got[layer][i], values, rtol=1e-6)
 
 
 def test_the_identity_collects_the_systems() -> None:
     case = small.compiled("ssd")
-    layers = collect_systems(case.model, case.params, tokens(), lambda layers: layers)
+    collect = compiled(lambda p, t: collect_systems(case.model, p, t, lambda layers: layers))
+    layers, systems_of = collect(case.params, tokens()), compiled(case.model.systems)
     for i, sequence in enumerate(tokens()):
-        for (system, u), (one, v) in zip(
-            layers, case.model.systems(case.params, sequence), strict=True
-        ):
+        for (system, u), (one, v) in zip(layers, systems_of(case.params, sequence), strict=True):
             leaves = zip(jax.tree.leaves(system), jax.tree.leaves(one), strict=True)
             for got, expected in leaves:
                 np.testing.assert_allclose(got[i], expected, rtol=1e-5, atol=1e-7)
@@ -80,10 +79,7 @@ def test_spectra_and_memory_of_every_architecture(mixer: str) -> None:
             for system, u in layers
         ]
 
-    run = jax.jit(
-        lambda params, tokens: collect_systems(case.model, params, tokens, read),
-        compiler_options=COMPILE_FAST,
-    )
+    run = compiled(lambda params, tokens: collect_systems(case.model, params, tokens, read))
     for values, spectra, counts, age, kept in run(case.params, tokens()):
         whole = analysis.merge(analysis.merge(spectra))
         np.testing.assert_allclose(whole.modulus.sum(), 1, rtol=1e-6)
