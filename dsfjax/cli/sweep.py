@@ -20,7 +20,7 @@ from dsfjax.cli.training import (
     resources_of,
 )
 from dsfjax.cli.usage import usage_errors
-from dsfjax.training import Listener, RunError, TrainConfig, hosts, presets, sweep
+from dsfjax.training import Listener, MemoryShortage, RunError, TrainConfig, hosts, presets, sweep
 from dsfjax.training.choice import choose
 from dsfjax.training.launch import LAUNCHERS
 
@@ -73,7 +73,10 @@ def main(command: options.Sweep) -> int:
     if not hosts.is_primary():
         run(listener=Listener())
         return 0
-    with usage_errors(RunError, ModuleNotFoundError), progress(console()) as listener:
+    with (
+        usage_errors(RunError, MemoryShortage, ModuleNotFoundError),
+        progress(console()) as listener,
+    ):
         rows = run(listener=listener)
     finish(rows, folder, command.report)
     return 0

@@ -12,7 +12,17 @@ from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.cli.usage import usage_errors
 from dsfjax.report.table import render
-from dsfjax.training import Resources, RunError, TrainConfig, presets, run, sweep, to_json, train
+from dsfjax.training import (
+    MemoryShortage,
+    Resources,
+    RunError,
+    TrainConfig,
+    presets,
+    run,
+    sweep,
+    to_json,
+    train,
+)
 from dsfjax.training.choice import choose
 from dsfjax.training.comparison import row
 from dsfjax.training.layout import reserve
@@ -37,7 +47,7 @@ def main(command: options.Train | options.Compare) -> int:
         configs = plan(command)
         check(configs, resources)
     folder = command.run_dir or folder_of(command, configs)
-    with usage_errors(RunError), progress(console()) as listener:
+    with usage_errors(RunError, MemoryShortage), progress(console()) as listener:
         if isinstance(command, options.Train):
             ((name, config),) = configs.items()
             result = train(config, folder, listener=listener, resources=resources)

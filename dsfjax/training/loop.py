@@ -44,6 +44,10 @@ class Block(NamedTuple):
     carry: Callable[[], Carry]
 
 
+class MemoryShortage(ValueError):
+    """A program of which not even one member fits."""
+
+
 class Compiled(NamedTuple):
     """The two computations of a program, compiled for a slice of its members.
 
@@ -129,7 +133,7 @@ def fit(
         The layout, whose program is compiled now.
 
     Raises:
-        ValueError: If not even one member per device fits.
+        MemoryShortage: If not even one member per device fits.
     """
     where = layout(num_members, devices, at_most=at_most)
     while True:
@@ -139,7 +143,7 @@ def fit(
             return where
         per_device = where.slice_size // len(where.devices)
         if per_device == 1:
-            raise ValueError(
+            raise MemoryShortage(
                 f"expected one member per device to fit into {memory / 2**20:.0f} MiB, but it "
                 f"takes {needed / 2**20:.0f} MiB; allow more memory, or make batch_size or the "
                 "model smaller"

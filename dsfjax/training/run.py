@@ -75,7 +75,7 @@ class Resources(NamedTuple):
     """What a run may use. It decides how it is computed, not what: that is the config.
 
     Attributes:
-        num_devices: How many devices; None for all that JAX has.
+        num_devices: How many devices of each process; None for all that JAX has.
         memory: Bytes on each device; None for 80 % of what it has.
         at_most: Members computed at once, at most; None for all that fit.
     """
@@ -90,10 +90,13 @@ class Resources(NamedTuple):
         Raises:
             ValueError: If there are fewer than asked for.
         """
-        found = jax.devices()
-        if self.num_devices is not None and not 1 <= self.num_devices <= len(found):
-            raise ValueError(f"expected 1 to {len(found)} devices, got {self.num_devices}")
-        return found[: self.num_devices]
+        most = jax.local_device_count()
+        if self.num_devices is not None and not 1 <= self.num_devices <= most:
+            raise ValueError(f"expected 1 to {most} devices, got {self.num_devices}")
+        of_process: dict[int, list[Device]] = {}
+        for device in jax.devices():
+            of_process.setdefault(device.process_index, []).append(device)
+        return [device for own in of_process.values() for device in own[: self.num_devices]]
 
 
 EVERYTHING = Resources()
@@ -142,7 +145,8 @@ def train(
 
     Raises:
         RunError: If the folder belongs to another config.
-        ValueError: If the model cannot be built, or not one member fits into memory.
+        ValueError: If the model cannot be built.
+        MemoryShortage: If not one member fits into memory.
     """
     result = attempt(config, run_dir, name=name, listener=listener, resources=resources, wait=True)
     assert result is not None
@@ -173,7 +177,8 @@ def attempt(
 
     Raises:
         RunError: If the folder belongs to another config.
-        ValueError: If the model cannot be built, or not one member fits into memory.
+        ValueError: If the model cannot be built.
+        MemoryShortage: If not one member fits into memory.
     """
     folder, name = Path(run_dir), name or config.model.mixer
     listener = listener or Listener()

@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from dsfjax.cli import main, parse, sweep
-from dsfjax.training import TrainConfig, load
+from dsfjax.training import TrainConfig, load, loop
+from dsfjax.training.layout import layout
+from dsfjax.training.run import program_of
 
 SWEEP = "sweep mqar --preset smoke --mixers linear_attention --d-model 8 16 --seq-len 16".split()
 
@@ -120,6 +123,20 @@ def test_finished_points_are_skipped_and_the_rest_goes_on(
     assert run(capsys, "results", other, "--json", "--no-timing") == expected
 
 
+def test_members_that_do_not_fit_take_turns_or_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    size = "--mixers linear_attention --d-model 8 --steps 4 --seeds 0 1 2"
+    (config,) = plan(size).values()
+    where = layout(6, jax.devices()[:1])
+    needed = loop.compile_program(program_of(config), where).bytes
+    words = [*SWEEP[:4], *size.split(), "--devices", 1, "--run-dir", tmp_path]
+    out = run(capsys, *words, "--memory", 0.8 * needed / 2**30)
+    assert re.search(r"6 members do not fit at once: \d slices of \d take turns", out)
+    assert main([*map(str, words), "--seeds", "7", "--memory", "1e-6"]) == 2
+    assert "expected one member per device to fit into 0 MiB" in capsys.readouterr().err
+
+
 def test_two_sweeps_share_a_folder(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -157,6 +174,7 @@ def test_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    jax.devices()  # once JAX has been used, a CPU cannot be divided any more
     assert main(words.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""
