@@ -10,7 +10,7 @@ from dsfjax.training.config import TrainConfig as TrainConfig
 from dsfjax.training.config import from_json as from_json
 from dsfjax.training.config import to_json as to_json
 from dsfjax.training.folder import RunError as RunError
-from dsfjax.training.loop import MemoryShortage as MemoryShortage
+from dsfjax.training.memory import MemoryShortage as MemoryShortage
 from dsfjax.training.objective import full_loss as full_loss
 from dsfjax.training.objective import query_loss as query_loss
 from dsfjax.training.optimizer import OptimizerConfig as OptimizerConfig

@@ -1,6 +1,6 @@
 """The computations of a program: the start, and a block of training steps with an evaluation.
 
-Pure functions, to be compiled by :mod:`dsfjax.training.loop`. The data are made on the device
+Pure functions, compiled by :mod:`dsfjax.training.compilation`. The data are made on the device
 inside the scan, so a block moves nothing between device and host but its few metrics.
 """
 

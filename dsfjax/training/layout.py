@@ -7,7 +7,6 @@ laid out changes what they compute by rounding only.
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -142,26 +141,3 @@ def reserve(num_devices: int | None) -> None:
     if num_devices is not None:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", num_devices)
-
-
-def budget(devices: Sequence[Device]) -> int:
-    """Bytes that a program may take on each of these devices: 80 % of what there is.
-
-    What there is, is what the device reports; where it reports nothing, as CPUs do, the memory of
-    the machine, of which each device of this process has an equal part.
-
-    Args:
-        devices: The devices.
-
-    Returns:
-        Bytes; the same whenever it is asked for.
-
-    Examples:
-        >>> budget(jax.devices()) > 2**20
-        True
-    """
-    local = [device for device in devices if device.process_index == jax.process_index()]
-    stats = local[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(0.8 * stats["bytes_limit"])
-    return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(local))

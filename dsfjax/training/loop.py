@@ -5,24 +5,18 @@ and a single run is a program with one member. Learning rates, seeds, every othe
 members and the length of the schedule are arguments of it, so other values of them compile nothing.
 """
 
-import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from dsfjax.training.block import start, train_block
-from dsfjax.training.layout import SPLIT, WHOLE, Device, Layout, layout
-from dsfjax.training.program import BlockMetrics, Carry, Member, Members, Program, members
-
-_CARRY: Any = Carry(*([SPLIT] * len(Carry._fields)))._replace(step=WHOLE)  # type: ignore
+from dsfjax.training.compilation import compile_program
+from dsfjax.training.layout import SPLIT, WHOLE, Layout, layout
+from dsfjax.training.program import BlockMetrics, Carry, Members, Program
 
 
 class Block(NamedTuple):
@@ -42,129 +36,6 @@ class Block(NamedTuple):
     metrics: BlockMetrics
     progress: Carry
     carry: Callable[[], Carry]
-
-
-class MemoryShortage(ValueError):
-    """A program of which not even one member fits."""
-
-
-class Compiled(NamedTuple):
-    """The two computations of a program, compiled for a slice of its members.
-
-    Attributes:
-        start: ``start(members) -> carry``.
-        block: ``block(carry, members, total_steps) -> (carry, metrics, progress)``; it consumes
-            the carry. Progress is the carry without the training states.
-        seconds: Wall time of the compilation.
-        bytes: Memory that the block takes on each device, by the compiler's own account.
-    """
-
-    start: Callable[[Members], Carry]
-    block: Callable[[Carry, Members, Array], tuple[Carry, BlockMetrics, Carry]]
-    seconds: float
-    bytes: int
-
-
-@functools.lru_cache(maxsize=32)
-def compile_program(program: Program, where: Layout, *, dropout: bool = False) -> Compiled:
-    """Compile a program, once per process for equal arguments.
-
-    Args:
-        program: What to compile.
-        where: Its layout.
-        dropout: Whether members have a dropout rate of their own.
-
-    Returns:
-        The compiled computations of a slice. Their memory is that of one carry: a block consumes
-        its input.
-    """
-    began = time.perf_counter()
-
-    def first(which: Members) -> Carry:
-        return _raw(start(program, which))
-
-    def block(carry: Carry, which: Members, total_steps: Array) -> tuple[Carry, BlockMetrics]:
-        carry, metrics = train_block(program, _typed(carry), which, total_steps)
-        return _raw(carry), metrics
-
-    split = where.split(block, (_CARRY, SPLIT, WHOLE), (_CARRY, SPLIT))
-
-    def with_progress(*inputs: PyTree) -> tuple[Carry, BlockMetrics, Carry]:
-        carry, metrics = split(*inputs)
-        return carry, metrics, carry._replace(states=None)
-
-    each, whole = where.sharding(SPLIT), where.sharding(WHOLE)
-    carry_sharding: Any = jax.tree.map(where.sharding, _CARRY)
-    which = _with_sharding(_shapes(where.slice_size, dropout), each)
-    carry = _with_sharding(template(program, where.slice_size, dropout=dropout), carry_sharding)
-    total_steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    start_jit = jax.jit(where.split(first, SPLIT, _CARRY), out_shardings=carry_sharding)
-    start_compiled = start_jit.lower(which).compile()
-    outputs = (carry_sharding, each, carry_sharding._replace(states=None))
-    block_jit = jax.jit(with_progress, donate_argnums=0, out_shardings=outputs)
-    block_compiled = block_jit.lower(carry, which, total_steps).compile()
-    seconds = time.perf_counter() - began
-    return Compiled(start_compiled, block_compiled, seconds, _bytes(block_compiled))
-
-
-def fit(
-    program: Program,
-    num_members: int,
-    devices: Sequence[Device],
-    *,
-    memory: int,
-    at_most: int | None = None,
-    dropout: bool = False,
-) -> Layout:
-    """The layout with as many members at once as fit into memory.
-
-    The compiler says how much a slice takes before anything is allocated. If it is too much, the
-    slice is made smaller in proportion and compiled again, until it fits.
-
-    Args:
-        program: The program.
-        num_members: How many members it has.
-        devices: The devices.
-        memory: Bytes that it may take on each device.
-        at_most: How many members may be computed at once, whatever fits; None for no such limit.
-        dropout: Whether members have a dropout rate of their own.
-
-    Returns:
-        The layout, whose program is compiled now.
-
-    Raises:
-        MemoryShortage: If not even one member per device fits.
-    """
-    where = layout(num_members, devices, at_most=at_most)
-    while True:
-        needed = compile_program(program, where, dropout=dropout).bytes
-        needed += _parked(program, where, dropout)
-        if needed <= memory:
-            return where
-        per_device = where.slice_size // len(where.devices)
-        if per_device == 1:
-            raise MemoryShortage(
-                f"expected one member per device to fit into {memory / 2**20:.0f} MiB, but it "
-                f"takes {needed / 2**20:.0f} MiB; allow more memory, or make batch_size or the "
-                "model smaller"
-            )
-        fewer = min(per_device - 1, max(1, int(per_device * memory / needed)))
-        where = layout(num_members, devices, at_most=fewer * len(where.devices))
-
-
-def template(program: Program, num_members: int, *, dropout: bool = False) -> Carry:
-    """The shapes and dtypes of a program's carry; nothing is compiled or allocated.
-
-    Args:
-        program: The program.
-        num_members: How many members it trains.
-        dropout: Whether members have a dropout rate of their own.
-
-    Returns:
-        A carry of ``jax.ShapeDtypeStruct``, PRNG keys as their raw data.
-    """
-    shapes = _shapes(num_members, dropout)
-    return jax.eval_shape(lambda which: _raw(start(program, which)), shapes)
 
 
 def run(
@@ -245,50 +116,6 @@ def run(
             progress,
             lambda: _join(where, [_to_host(state) for state in states]),
         )
-
-
-def _shapes(num_members: int, dropout: bool) -> Members:
-    point = Member(0.0, 0.0, 1.0, 0.0 if dropout else None, 0)
-    return jax.eval_shape(lambda: members([point] * num_members))
-
-
-def _with_sharding(tree: PyTree, sharding: PyTree) -> PyTree:
-    def one(sharding: NamedSharding, part: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), part
-        )
-
-    return jax.tree.map(one, sharding, tree)
-
-
-def _raw(carry: Carry) -> Carry:
-    """With PRNG keys as their data, which NumPy can hold."""
-    states = carry.states
-    return carry._replace(states=states._replace(key=jax.random.key_data(states.key)))
-
-
-def _typed(carry: Carry) -> Carry:
-    states = carry.states
-    return carry._replace(states=states._replace(key=jax.random.wrap_key_data(states.key)))
-
-
-def _bytes(compiled: jax.stages.Compiled) -> int:
-    found: Any = compiled.memory_analysis()
-    return (
-        found.argument_size_in_bytes
-        + found.output_size_in_bytes
-        - found.alias_size_in_bytes
-        + found.temp_size_in_bytes
-    )
-
-
-def _parked(program: Program, where: Layout, dropout: bool) -> int:
-    """Bytes of the slices that wait on the host, where that is the device's own memory."""
-    if where.num_slices == 1 or where.devices[0].platform != "cpu":
-        return 0
-    carry = template(program, where.num_members - where.slice_size, dropout=dropout)
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry))
-    return size // len(where.devices)
 
 
 def _take(tree: PyTree, index: np.ndarray) -> PyTree:

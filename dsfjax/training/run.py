@@ -47,9 +47,11 @@ from dsfjax import nn
 from dsfjax.tasks import mqar
 from dsfjax.training import checkpoint, environment, files, hosts, loop, program, record
 from dsfjax.training import folder as run_folder
+from dsfjax.training.compilation import compile_program, template
 from dsfjax.training.config import TrainConfig, from_json
 from dsfjax.training.folder import RunError, read_metrics
-from dsfjax.training.layout import Device, Layout, budget
+from dsfjax.training.layout import Device, Layout
+from dsfjax.training.memory import budget, fit
 
 # One Model per config, as programs are told apart by the functions of their model.
 _model = functools.lru_cache(maxsize=32)(nn.build)
@@ -205,11 +207,11 @@ def _run(
     resources: Resources,
 ) -> dict[str, Any]:
     size, dropout = len(config.members), bool(config.dropouts)
-    template = loop.template(plan, size, dropout=dropout)
-    lines, carry = _resume(folder, config, template)
+    shapes = template(plan, size, dropout=dropout)
+    lines, carry = _resume(folder, config, shapes)
     devices = resources.devices()
     memory = hosts.agree(lambda: resources.memory or budget(devices))
-    where = loop.fit(plan, size, devices, memory=memory, at_most=resources.at_most, dropout=dropout)
+    where = fit(plan, size, devices, memory=memory, at_most=resources.at_most, dropout=dropout)
     listener.compiled(name, where)
     progress = None if carry is None else carry._replace(states=None)  # type: ignore[arg-type]
     blocks = loop.run(plan, program.members(config.members), config.steps, carry, where=where)
@@ -229,7 +231,7 @@ def _run(
                 place, owner = folder / "checkpoints", config.fingerprint
                 checkpoint.save(place, block.step, carry, owner=owner)
         listener.evaluated(name, new)
-    seconds = loop.compile_program(plan, where, dropout=dropout).seconds
+    seconds = compile_program(plan, where, dropout=dropout).seconds
     # Each process has times of its own.
     result = hosts.agree(lambda: record.result(config, progress, lines, where, seconds))
     if hosts.is_primary():
@@ -271,10 +273,10 @@ def load(run_dir: Path | str) -> Loaded:
     config = from_json((folder / "config.json").read_text(encoding="utf-8"))
     result = files.read_json(folder / "result.json")
     dropout = bool(config.dropouts)
-    template = loop.template(program_of(config), len(config.members), dropout=dropout)
+    shapes = template(program_of(config), len(config.members), dropout=dropout)
     path = folder / result["checkpoint"]
     try:
-        _, carry = checkpoint.read(path, template, owner=config.fingerprint)
+        _, carry = checkpoint.read(path, shapes, owner=config.fingerprint)
     except checkpoint.CheckpointError as error:
         raise RunError(f"checkpoint {path}: {error}") from error
     return Loaded(

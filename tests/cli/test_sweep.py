@@ -10,7 +10,8 @@ import jax
 import pytest
 
 from dsfjax.cli import main, parse, sweep
-from dsfjax.training import TrainConfig, load, loop
+from dsfjax.training import TrainConfig, load
+from dsfjax.training.compilation import compile_program
 from dsfjax.training.layout import layout
 from dsfjax.training.run import program_of
 
@@ -129,7 +130,7 @@ def test_members_that_do_not_fit_take_turns_or_are_refused(
     size = "--mixers linear_attention --d-model 8 --steps 4 --seeds 0 1 2"
     (config,) = plan(size).values()
     where = layout(6, jax.devices()[:1])
-    needed = loop.compile_program(program_of(config), where).bytes
+    needed = compile_program(program_of(config), where).bytes
     words = [*SWEEP[:4], *size.split(), "--devices", 1, "--run-dir", tmp_path]
     out = run(capsys, *words, "--memory", 0.8 * needed / 2**30)
     assert re.search(r"6 members do not fit at once: \d slices of \d take turns", out)

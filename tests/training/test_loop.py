@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from jaxtyping import Array, PyTree
 
-from dsfjax.training import OptimizerConfig, TrainState, loop, optimizer, query_loss, train_step
+from dsfjax.training import OptimizerConfig, TrainState, optimizer, query_loss, train_step
+from dsfjax.training.compilation import compile_program, template
 from dsfjax.training.layout import Layout, layout
 from dsfjax.training.loop import Block, run
+from dsfjax.training.memory import fit
 from dsfjax.training.program import Member, Members, Program, grid
 from dsfjax.training.program import members as arrays
 from dsfjax.training.step import DATA, HELD_OUT, init_state, stream
@@ -140,17 +142,17 @@ def test_slice_of_stopped_members_is_passed_over() -> None:
 def test_memory_decides_how_many_run_at_once() -> None:
     one = jax.devices()[:1]
     whole = layout(4, one)
-    all_at_once = loop.compile_program(PROGRAM, whole).bytes
-    assert loop.fit(PROGRAM, 4, one, memory=all_at_once) == whole
-    carry = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(loop.template(PROGRAM, 1)))
+    all_at_once = compile_program(PROGRAM, whole).bytes
+    assert fit(PROGRAM, 4, one, memory=all_at_once) == whole
+    carry = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(template(PROGRAM, 1)))
     assert all_at_once > 4 * carry
-    fewer = loop.fit(PROGRAM, 4, one, memory=all_at_once - 1)
+    fewer = fit(PROGRAM, 4, one, memory=all_at_once - 1)
     assert 1 <= fewer.slice_size < 4
     # Those that wait do so in the same memory, on a CPU.
-    needed = loop.compile_program(PROGRAM, fewer).bytes + (4 - fewer.slice_size) * carry
+    needed = compile_program(PROGRAM, fewer).bytes + (4 - fewer.slice_size) * carry
     assert needed < all_at_once
     with pytest.raises(ValueError, match="one member per device to fit into 0 MiB"):
-        loop.fit(PROGRAM, 4, one, memory=1000, at_most=1)
+        fit(PROGRAM, 4, one, memory=1000, at_most=1)
 
 
 def test_evaluation_is_the_loss_on_the_held_out_examples() -> None:
@@ -268,7 +270,7 @@ def test_steps_must_be_whole_blocks(steps: int) -> None:
 
 def test_initial_state_is_that_of_the_seed() -> None:
     where = layout(2, jax.devices())
-    carry = loop.compile_program(PROGRAM, where).start(members([0.1], [4, 5]))
+    carry = compile_program(PROGRAM, where).start(members([0.1], [4, 5]))
     adamw = optimizer.build(PROGRAM.optimizer, 0.1, total_steps=1)
     for index, seed in enumerate((4, 5)):
         own = init_state(TOY, adamw, jax.random.key(seed)).params

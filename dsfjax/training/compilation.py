@@ -1,0 +1,126 @@
+"""The two computations of a program, compiled for a slice of its members."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jaxtyping import Array, PyTree
+
+from dsfjax.training.block import start, train_block
+from dsfjax.training.layout import SPLIT, WHOLE, Layout
+from dsfjax.training.program import BlockMetrics, Carry, Member, Members, Program, members
+
+_CARRY: Any = Carry(*([SPLIT] * len(Carry._fields)))._replace(step=WHOLE)  # type: ignore
+
+
+class Compiled(NamedTuple):
+    """The two computations of a program, compiled for a slice of its members.
+
+    Attributes:
+        start: ``start(members) -> carry``.
+        block: ``block(carry, members, total_steps) -> (carry, metrics, progress)``; it consumes
+            the carry. Progress is the carry without the training states.
+        seconds: Wall time of the compilation.
+        bytes: Memory that the block takes on each device, by the compiler's own account.
+    """
+
+    start: Callable[[Members], Carry]
+    block: Callable[[Carry, Members, Array], tuple[Carry, BlockMetrics, Carry]]
+    seconds: float
+    bytes: int
+
+
+@functools.lru_cache(maxsize=32)
+def compile_program(program: Program, where: Layout, *, dropout: bool = False) -> Compiled:
+    """Compile a program, once per process for equal arguments.
+
+    Args:
+        program: What to compile.
+        where: Its layout.
+        dropout: Whether members have a dropout rate of their own.
+
+    Returns:
+        The compiled computations of a slice. Their memory is that of one carry: a block consumes
+        its input.
+    """
+    began = time.perf_counter()
+
+    def first(which: Members) -> Carry:
+        return _raw(start(program, which))
+
+    def block(carry: Carry, which: Members, total_steps: Array) -> tuple[Carry, BlockMetrics]:
+        carry, metrics = train_block(program, _typed(carry), which, total_steps)
+        return _raw(carry), metrics
+
+    split = where.split(block, (_CARRY, SPLIT, WHOLE), (_CARRY, SPLIT))
+
+    def with_progress(*inputs: PyTree) -> tuple[Carry, BlockMetrics, Carry]:
+        carry, metrics = split(*inputs)
+        return carry, metrics, carry._replace(states=None)
+
+    each, whole = where.sharding(SPLIT), where.sharding(WHOLE)
+    carry_sharding: Any = jax.tree.map(where.sharding, _CARRY)
+    which = _with_sharding(_shapes(where.slice_size, dropout), each)
+    carry = _with_sharding(template(program, where.slice_size, dropout=dropout), carry_sharding)
+    total_steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    start_jit = jax.jit(where.split(first, SPLIT, _CARRY), out_shardings=carry_sharding)
+    start_compiled = start_jit.lower(which).compile()
+    outputs = (carry_sharding, each, carry_sharding._replace(states=None))
+    block_jit = jax.jit(with_progress, donate_argnums=0, out_shardings=outputs)
+    block_compiled = block_jit.lower(carry, which, total_steps).compile()
+    seconds = time.perf_counter() - began
+    return Compiled(start_compiled, block_compiled, seconds, _bytes(block_compiled))
+
+
+def template(program: Program, num_members: int, *, dropout: bool = False) -> Carry:
+    """The shapes and dtypes of a program's carry; nothing is compiled or allocated.
+
+    Args:
+        program: The program.
+        num_members: How many members it trains.
+        dropout: Whether members have a dropout rate of their own.
+
+    Returns:
+        A carry of ``jax.ShapeDtypeStruct``, PRNG keys as their raw data.
+    """
+    shapes = _shapes(num_members, dropout)
+    return jax.eval_shape(lambda which: _raw(start(program, which)), shapes)
+
+
+def _shapes(num_members: int, dropout: bool) -> Members:
+    point = Member(0.0, 0.0, 1.0, 0.0 if dropout else None, 0)
+    return jax.eval_shape(lambda: members([point] * num_members))
+
+
+def _with_sharding(tree: PyTree, sharding: PyTree) -> PyTree:
+    def one(sharding: NamedSharding, part: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), part
+        )
+
+    return jax.tree.map(one, sharding, tree)
+
+
+def _raw(carry: Carry) -> Carry:
+    """With PRNG keys as their data, which NumPy can hold."""
+    states = carry.states
+    return carry._replace(states=states._replace(key=jax.random.key_data(states.key)))
+
+
+def _typed(carry: Carry) -> Carry:
+    states = carry.states
+    return carry._replace(states=states._replace(key=jax.random.wrap_key_data(states.key)))
+
+
+def _bytes(compiled: jax.stages.Compiled) -> int:
+    found: Any = compiled.memory_analysis()
+    return (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+        + found.temp_size_in_bytes
+    )
