@@ -5,8 +5,8 @@ and composition is associative: all prefixes cost O(log L) parallel steps. The p
 the class for scalar, diagonal and dense transitions; those of diagonal plus low rank do not (the
 rank grows with every step), so that structure has no associative engine.
 
-The backward pass is the adjoint recurrence, G_t = ∂h_t + A_{t+1}ᵀ G_{t+1}, by the same scan from the
-other end; what it needs of the forward pass is computed again.
+The backward pass is the adjoint recurrence, G_t = ∂h_t + A_{t+1}ᵀ G_{t+1}, by the same scan from
+the other end; what it needs of the forward pass is computed again.
 """
 
 from __future__ import annotations

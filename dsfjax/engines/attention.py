@@ -1,13 +1,22 @@
 r"""Engines of a `KernelSystem`: softmax attention over its past.
 
-The sums of one block of keys are kept as (maximum, Σ e^{score − max}, Σ e^{score − max} v) and
+The sums over one block of keys are kept as (maximum, Σ e^{score − max}, Σ e^{score − max} v), and
 blocks are combined, which never overflows and needs no L × L array (Milakov & Gimelshein 2018,
-arXiv:1805.02867; Rabe & Staats 2021, arXiv:2112.05682).
+arXiv:1805.02867; Rabe & Staats 2021, arXiv:2112.05682). The backward pass keeps y and log η and
+computes the weights of each block again, :math:`P_{ts} = e^{q_t^\top k_s} / η_t` (Dao et al. 2022,
+arXiv:2205.14135):
+
+.. math::
+   ∂v_s = \sum_t P_{ts} ∂y_t, \quad
+   ∂S_{ts} = P_{ts} (∂y_t^\top v_s - ∂y_t^\top y_t + ∂\log η_t), \quad
+   ∂q_t = \sum_s ∂S_{ts} k_s, \quad ∂k_s = \sum_t ∂S_{ts} q_t .
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +26,9 @@ from jax.core import Tracer
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem, KVCache
 from dsfjax.engines.recurrence import project, split_time
+from dsfjax.engines.varying import vary_alike, zeros_as
 
 BLOCK = 128
-
-
-class _Sums(NamedTuple):
-    """Partial sums over keys for every query: (H, Lq), (H, Lq), (H, Lq, p)."""
-
-    maximum: Array
-    weight: Array
-    value: Array
 
 
 def run(
@@ -49,10 +51,14 @@ def run(
     offset, cache = _append(k, v, h0)
     first, start = _visible_from(system.reset, u.shape[0], offset, cache.first)
     cache = cache._replace(first=first)
-    k, v = cache.k.astype(dtype), cache.v.astype(dtype)
+    q, k, v = (x.astype(dtype) for x in (system.q, cache.k, cache.v))
+    slot = offset + jnp.arange(u.shape[0], dtype=jnp.int32)
+    nan = _reached_by_nan(q, k, v, slot, start)
+    q, k, v = (jnp.where(jnp.isnan(x), 0, x) for x in (q, k, v))
     size = BLOCK if method == "chunked" else max(u.shape[0], k.shape[0])
-    sums = _by_blocks(system.q.astype(dtype), offset, start, k, v, size)
-    y = (sums.value / sums.weight[..., None]).transpose(1, 0, 2)
+    arguments = vary_alike((slot, start, q, k, v))
+    y = attend(size, h0 is None, *arguments)[0].transpose(1, 0, 2)
+    y = jnp.where(nan[:, None, None], jnp.nan, y)
     if cache.length is not None:
         # While tracing the length is unknown: an overflow shows as NaN instead of a wrong answer.
         y = jnp.where(cache.length <= k.shape[0], y, jnp.nan)
@@ -87,8 +93,8 @@ def log_normalizer(system: KernelSystem) -> Array:
     k, zero = system.k.astype(dtype), jnp.zeros((), jnp.int32)
     v = jnp.zeros((system.length, system.num_heads, 0), dtype)
     _, start = _visible_from(system.reset, system.length, zero, zero)
-    sums = _by_blocks(system.q.astype(dtype), zero, start, k, v, BLOCK)
-    return (sums.maximum + jnp.log(sums.weight)).T
+    slot = jnp.arange(system.length, dtype=jnp.int32)
+    return attend(BLOCK, True, slot, start, system.q.astype(dtype), k, v)[1].T
 
 
 def values(system: KernelSystem, u: Array) -> Array:
@@ -132,57 +138,158 @@ def _scores(q: Array, k: Array) -> Array:
     return scores.reshape(heads, steps, k.shape[0])
 
 
-def _by_blocks(q: Array, offset: Array, start: Array, k: Array, v: Array, size: int) -> _Sums:
-    """Sums over all visible keys for every query, in blocks of queries and keys."""
-    (length, heads, _), slots, p = q.shape, k.shape[0], v.shape[-1]
-    size = min(size, max(length, slots))
-    slot = offset + jnp.arange(length, dtype=jnp.int32)
+def _reached_by_nan(q: Array, k: Array, v: Array, slot: Array, start: Array) -> Array:
+    """Which queries are NaN, or see a key or value that is, (L,)."""
+    bad = jnp.isnan(k).any(axis=(1, 2)) | jnp.isnan(v).any(axis=(1, 2))
+    count = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(bad, dtype=jnp.int32)])
+    return jnp.isnan(q).any(axis=(1, 2)) | (count[slot + 1] > count[start])
 
-    def key_block(
-        sums: _Sums, block: tuple[Array, Array, Array], q: Array, slot: Array, start: Array
-    ) -> _Sums:
-        k, v, key_slot = block
-        visible = (key_slot[None] <= slot[:, None]) & (key_slot[None] >= start[:, None])
-        scores = jnp.where(visible[None], _scores(q, k), -jnp.inf)
-        maximum = jnp.maximum(sums.maximum, scores.max(axis=-1))
-        # The maximum only guards against overflow: it cancels, and so has no gradient. It is −∞
-        # where nothing is visible yet.
-        guard = jax.lax.stop_gradient(jnp.where(jnp.isneginf(maximum), 0, maximum))
-        weights = jnp.where(visible[None], jnp.exp(scores - guard[..., None]), 0)
-        rescale = jnp.exp(jax.lax.stop_gradient(sums.maximum) - guard)
-        value = jnp.einsum("hts,shp->htp", weights, v, precision="highest")
-        return _Sums(
-            jax.lax.stop_gradient(maximum),
-            rescale * sums.weight + weights.sum(axis=-1),
-            rescale[..., None] * sums.value + value,
-        )
 
-    def query_block(q: Array, slot: Array, start: Array) -> _Sums:
-        shape = (heads, q.shape[0])
-        sums = _Sums(
-            jnp.full(shape, -jnp.inf, q.dtype),
-            jnp.zeros(shape, q.dtype),
-            jnp.zeros((*shape, p), q.dtype),
-        )
-        key_slot = jnp.arange(slots, dtype=jnp.int32)
-        if slots <= size:
-            return key_block(sums, (k, v, key_slot), q, slot, start)
-        # Padded slots lie after every query, so they are never visible.
-        blocks = [
-            _blocks(x, size, fill)
-            for x, fill in ((k, 0), (v, 0), (key_slot, jnp.iinfo(jnp.int32).max))
-        ]
-        body = jax.checkpoint(lambda sums, block: (key_block(sums, block, q, slot, start), None))
-        return jax.lax.scan(body, sums, tuple(blocks))[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def attend(
+    size: int, own_keys: bool, slot: Array, start: Array, q: Array, k: Array, v: Array
+) -> tuple[Array, Array]:
+    """Softmax-weighted means of values, and the log-normalisers, in blocks of queries and keys.
 
-    if length <= size:
-        return query_block(q, slot, start)
-    blocks = [_blocks(x, size, 0) for x in (q, slot, start)]
-    sums = jax.lax.map(lambda block: query_block(*block), tuple(blocks))
-    steps = blocks[0].shape[0] * size
-    return jax.tree.map(
-        lambda x: jnp.moveaxis(x, 0, 1).reshape(heads, steps, *x.shape[3:])[:, :length], sums
+    Args:
+        size: Queries and keys per block.
+        own_keys: Whether query t sits at slot t, so that blocks above the diagonal are skipped.
+        slot: Last slot that each query sees, (L,).
+        start: First slot that each query sees, (L,).
+        q: (L, H, m).
+        k: (S, G, m) with G groups of heads.
+        v: (S, H, p).
+
+    Returns:
+        Means (H, L, p) and log η (H, L); 0 and −∞ for a query that sees nothing.
+    """
+    return _attend_forward(size, own_keys, slot, start, q, k, v)[0]
+
+
+class _Blocks(NamedTuple):
+    """Arguments of `attend` in blocks, padded; the first axis counts the blocks."""
+
+    slot: Array
+    start: Array
+    q: Array
+    key_slot: Array
+    k: Array
+    v: Array
+
+    def scores(self, i: Array | int, j: Array | int) -> tuple[Array, Array]:
+        """Scores of query block i and key block j, (H, c, c), −∞ where unseen; and what is seen."""
+        seen = self.key_slot[j][None] <= self.slot[i][:, None]
+        seen = seen & (self.key_slot[j][None] >= self.start[i][:, None])
+        scores = jnp.where(seen[None], _scores(self.q[i], self.k[j]), -jnp.inf)
+        return scores, seen
+
+
+def _in_blocks(
+    size: int, slot: Array, start: Array, q: Array, k: Array, v: Array
+) -> tuple[_Blocks, int, int]:
+    """The blocks, and how many of queries and of keys there are."""
+    rows, columns = min(size, q.shape[0]), min(size, k.shape[0])
+    key_slot = jnp.arange(k.shape[0], dtype=jnp.int32)
+    blocks = _Blocks(
+        _blocks(slot, rows, -1),  # a padded query sees nothing
+        _blocks(start, rows, 0),
+        _blocks(q, rows, 0),
+        _blocks(key_slot, columns, jnp.iinfo(jnp.int32).max),  # a padded key is seen by none
+        _blocks(k, columns, 0),
+        _blocks(v, columns, 0),
     )
+    return blocks, blocks.q.shape[0], blocks.k.shape[0]
+
+
+def _over_pairs(
+    body: Callable[[Array | int, Array | int, Any], Any],
+    carry: Any,
+    num_queries: int,
+    num_keys: int,
+    *,
+    own_keys: bool,
+) -> Any:
+    """Run ``body(i, j, carry)`` over all pairs of blocks, or those on and below the diagonal."""
+    pairs = [(i, j) for i in range(num_queries) for j in range(num_keys) if j <= i or not own_keys]
+    if len(pairs) == 1:
+        return body(0, 0, carry)
+    i, j = (jnp.asarray(x, jnp.int32) for x in zip(*pairs, strict=True))
+    return jax.lax.scan(lambda carry, ij: (body(*ij, carry), None), carry, (i, j))[0]
+
+
+def _attend_forward(
+    size: int, own_keys: bool, slot: Array, start: Array, q: Array, k: Array, v: Array
+) -> Any:
+    blocks, num_queries, num_keys = _in_blocks(size, slot, start, q, k, v)
+    length, heads, p = q.shape[0], q.shape[1], v.shape[-1]
+    rows = blocks.q.shape[1]
+
+    def body(
+        i: Array | int, j: Array | int, carry: tuple[Array, Array, Array]
+    ) -> tuple[Array, Array, Array]:
+        old_maximum, weight, value = (x[i] for x in carry)
+        scores, seen = blocks.scores(i, j)
+        maximum = jnp.maximum(old_maximum, scores.max(axis=-1))
+        guard = jnp.where(jnp.isneginf(maximum), 0, maximum)  # −∞ where nothing is visible yet
+        weights = jnp.where(seen[None], jnp.exp(scores - guard[..., None]), 0)
+        rescale = jnp.exp(old_maximum - guard)
+        added = jnp.einsum("hts,shp->htp", weights, blocks.v[j], precision="highest")
+        new = (
+            maximum,
+            rescale * weight + weights.sum(axis=-1),
+            rescale[..., None] * value + added,
+        )
+        return tuple(x.at[i].set(y) for x, y in zip(carry, new, strict=True))  # type: ignore[return-value]
+
+    shape = (num_queries, heads, rows)
+    sums = (
+        zeros_as(q, shape, fill=-jnp.inf),
+        zeros_as(q, shape),
+        zeros_as(q, (*shape, p)),
+    )
+    sums = _over_pairs(body, sums, num_queries, num_keys, own_keys=own_keys)
+    maximum, weight, value = (_queries_last(x, length) for x in sums)
+    y = value / jnp.where(weight == 0, 1, weight)[..., None]
+    log_eta = maximum + jnp.log(weight)
+    return (y, log_eta), (slot, start, q, k, v, y, log_eta)
+
+
+def _attend_backward(
+    size: int, own_keys: bool, kept: tuple[Array, ...], cotangents: tuple[Array, Array]
+) -> tuple[None, None, Array, Array, Array]:
+    slot, start, q, k, v, y, log_eta = kept
+    dy, d_log_eta = cotangents
+    blocks, num_queries, num_keys = _in_blocks(size, slot, start, q, k, v)
+    rows, groups = blocks.q.shape[1], k.shape[1]
+    common = d_log_eta - jnp.sum(dy * y, axis=-1)  # the same for all keys of a query
+    common, log_eta = (_query_blocks(x, rows) for x in (common, log_eta))
+    dy = _query_blocks(dy, rows)
+
+    def body(
+        i: Array | int, j: Array | int, carry: tuple[Array, Array, Array]
+    ) -> tuple[Array, Array, Array]:
+        dq, dk, dv = carry
+        scores, seen = blocks.scores(i, j)
+        weights = jnp.where(seen[None], jnp.exp(scores - log_eta[i][..., None]), 0)
+        d_weights = jnp.einsum("htp,shp->hts", dy[i], blocks.v[j], precision="highest")
+        d_scores = weights * (d_weights + common[i][..., None])
+        by_group = d_scores.reshape(groups, -1, *d_scores.shape[1:])
+        q_i = blocks.q[i].reshape(rows, groups, -1, q.shape[-1])
+        d_q = jnp.einsum("grts,sgm->tgrm", by_group, blocks.k[j], precision="highest")
+        d_k = jnp.einsum("grts,tgrm->sgm", by_group, q_i, precision="highest")
+        d_v = jnp.einsum("hts,htp->shp", weights, dy[i], precision="highest")
+        return dq.at[i].add(d_q.reshape(dq.shape[1:])), dk.at[j].add(d_k), dv.at[j].add(d_v)
+
+    zeros = tuple(zeros_as(x, x.shape) for x in (blocks.q, blocks.k, blocks.v))
+    gradients = _over_pairs(body, zeros, num_queries, num_keys, own_keys=own_keys)
+    dq, dk, dv = (
+        x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[: like.shape[0]]
+        for x, like in zip(gradients, (q, k, v), strict=True)
+    )
+    return None, None, dq, dk, dv
+
+
+attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _blocks(x: Array, size: int, fill: int) -> Array:
@@ -190,6 +297,17 @@ def _blocks(x: Array, size: int, fill: int) -> Array:
     count = -(-x.shape[0] // size)
     x = jnp.pad(x, [(0, count * size - x.shape[0])] + [(0, 0)] * (x.ndim - 1), constant_values=fill)
     return x.reshape(count, size, *x.shape[1:])
+
+
+def _query_blocks(x: Array, size: int) -> Array:
+    """(H, L, …) to (blocks, H, size, …)."""
+    return jnp.moveaxis(_blocks(jnp.moveaxis(x, 1, 0), size, 0), 2, 1)
+
+
+def _queries_last(x: Array, length: int) -> Array:
+    """(blocks, H, size, …) to (H, L, …)."""
+    x = jnp.moveaxis(x, 0, 1)
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])[:, :length]
 
 
 def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Array, KVCache]:

@@ -22,6 +22,7 @@ from jax import Array
 from dsfjax.core.pytree import map_time
 from dsfjax.engines.plan import plan
 from dsfjax.engines.recurrence import Recurrence
+from dsfjax.engines.varying import zeros_as
 
 
 def chunked(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
@@ -77,20 +78,25 @@ def _over_segments(
         return run(carry, xs)
     sizes = jax.tree.map(lambda x: x.shape[0] // piece.count, xs)
 
-    def at(i: Array) -> Any:
+    def at(i: Array | int) -> Any:
         return jax.tree.map(
             lambda x, size: jax.lax.dynamic_slice_in_dim(x, i * size, size), xs, sizes
         )
 
+    like = jax.tree.leaves(carry)[0]
     shapes = jax.eval_shape(lambda carry: run(carry, at(jnp.zeros((), jnp.int32)))[1], carry)
-    outs = jax.tree.map(lambda x: jnp.zeros((piece.count * x.shape[0], *x.shape[1:]), x.dtype), shapes)
+    outs = jax.tree.map(
+        lambda x: zeros_as(like, (piece.count * x.shape[0], *x.shape[1:]), x.dtype), shapes
+    )
 
-    def body(i: Array, state: tuple[Any, Any]) -> tuple[Any, Any]:
+    def body(i: Array | int, state: tuple[Any, Any]) -> tuple[Any, Any]:
         carry, outs = state
         i = piece.count - 1 - i if reverse else i
         carry, out = run(carry, at(i))
         outs = jax.tree.map(
-            lambda whole, x: jax.lax.dynamic_update_slice_in_dim(whole, x, i * x.shape[0], 0), outs, out
+            lambda whole, x: jax.lax.dynamic_update_slice_in_dim(whole, x, i * x.shape[0], 0),
+            outs,
+            out,
         )
         return carry, outs
 
@@ -130,7 +136,7 @@ def _backward(
     d_out, dh = cotangents
     form = plan(problem, dh.shape)
     (varying, constant), assemble = _take_apart(problem)
-    d_constant = [jnp.zeros_like(x) for x in constant]
+    d_constant = [zeros_as(x, x.shape) for x in constant]
     parts: list[list[Array]] = []
     pieces = _pieces(problem.length, form.segment, form.chunk)
     for piece, starts in zip(reversed(pieces), reversed(boundaries), strict=True):

@@ -61,7 +61,7 @@ def block_sums(log_a: Array) -> list[Sums]:
 
 
 def halves(x: Array, pairs: int) -> tuple[Array, Array]:
-    """First and second blocks of neighbouring pairs: (…, 2·pairs, m, n) to twice (…, pairs, m, n)."""
+    """First and second blocks of neighbouring pairs, (…, pairs, m, n) each."""
     x = x.reshape(*x.shape[:-3], pairs, 2, *x.shape[-2:])
     return x[..., 0, :, :], x[..., 1, :, :]
 

@@ -27,6 +27,7 @@ from jax import Array
 from dsfjax.core.maps import to_heads
 from dsfjax.core.transitions import Diagonal, Factored, Scalar
 from dsfjax.engines.recurrence import Recurrence
+from dsfjax.engines.varying import zeros_as
 
 
 class _Inputs(NamedTuple):
@@ -48,7 +49,7 @@ class _Inputs(NamedTuple):
     c: Array | None
     reset: Array | None
 
-    def at(self, t: Array) -> _Inputs:
+    def at(self, t: Array | int) -> _Inputs:
         """The inputs of one step of every chunk, without the axis of steps."""
 
         def take(v: Array) -> Array:
@@ -87,7 +88,7 @@ def forward(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, A
     inputs = _inputs(problem, h0.shape, chunk)
     starts = _states_between(inputs, h0.swapaxes(-1, -2), problem.length // chunk, chunk)
 
-    def body(t: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def body(t: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         h, out = carry
         now = inputs.at(t)
         h = now.advance(h)
@@ -96,7 +97,7 @@ def forward(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, A
 
     heads, n, p = h0.shape
     shape = (heads, p, n) if inputs.c is None else (heads, p)
-    out = jnp.zeros((starts.shape[0], chunk, *shape), h0.dtype)
+    out = zeros_as(h0, (starts.shape[0], chunk, *shape))
     h, out = jax.lax.fori_loop(0, chunk, body, (starts, out))
     out = out.reshape(-1, *shape)
     if problem.emit_states:
@@ -110,7 +111,7 @@ def _states_between(inputs: _Inputs, h0: Array, count: int, chunk: int) -> Array
     """The states before every chunk, (k, H, p, n)."""
     if count == 1:
         return h0[None]
-    added = jnp.zeros((count, *h0.shape), h0.dtype)
+    added = zeros_as(h0, (count, *h0.shape))
     added = jax.lax.fori_loop(0, chunk, lambda t, h: inputs.at(t).advance(h), added)
 
     def cross(h: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -124,11 +125,11 @@ def _cotangents_between(inputs: _Inputs, d_out: Array, dh: Array, chunk: int) ->
     if d_out.shape[0] == 1:
         return dh[None]
 
-    def body(s: Array, aG: Array) -> Array:
+    def body(s: Array | int, aG: Array) -> Array:
         now = inputs.at(chunk - 1 - s)
         return now.retreat(aG + now.inject(_at(d_out, chunk - 1 - s, 1)))
 
-    added = jnp.zeros((d_out.shape[0], *dh.shape), dh.dtype)
+    added = zeros_as(dh, (d_out.shape[0], *dh.shape))
     added = jax.lax.fori_loop(0, chunk, body, added)
 
     def cross(G: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -168,7 +169,7 @@ def backward(
 
     _, (before, d_c) = jax.lax.scan(again, starts.swapaxes(-1, -2), jnp.arange(chunk))
 
-    def body(s: Array, carry: tuple[Array, _Inputs]) -> tuple[Array, _Inputs]:
+    def body(s: Array | int, carry: tuple[Array, _Inputs]) -> tuple[Array, _Inputs]:
         aG, total = carry
         t = chunk - 1 - s
         now, ds, d_b = inputs.at(t), _at(d_out, t, 1), None
@@ -190,9 +191,9 @@ def backward(
         return aG, _accumulate(total, _Inputs(d_log, d_rate, d_b, d_x, None, None), inputs, t)
 
     bare = inputs._replace(rate=None, c=None, reset=None)
-    total = jax.tree.map(lambda v: jnp.zeros((starts.shape[0], *v.shape[1:]), dh.dtype), bare)
+    total = jax.tree.map(lambda v: zeros_as(dh, (starts.shape[0], *v.shape[1:])), bare)
     if inputs.rate is not None:
-        total = total._replace(rate=jnp.zeros_like(aG))
+        total = total._replace(rate=zeros_as(aG, aG.shape))
     aG, total = jax.lax.fori_loop(0, chunk, body, (aG, total))
     if inputs.c is not None and d_c is not None:
         constant = inputs.c.shape[1] == 1
@@ -200,7 +201,7 @@ def backward(
     return _recurrence(total, problem), aG[0].swapaxes(-1, -2)
 
 
-def _accumulate(total: _Inputs, now: _Inputs, inputs: _Inputs, t: Array) -> _Inputs:
+def _accumulate(total: _Inputs, now: _Inputs, inputs: _Inputs, t: Array | int) -> _Inputs:
     """Put the cotangents of a step in their places; sum those of what is constant in time."""
 
     def put(total: Array, value: Array, of: Array) -> Array:
@@ -277,11 +278,11 @@ def _recurrence(d: _Inputs, problem: Recurrence) -> Recurrence:
     )
 
 
-def _at(v: Array, t: Array, axis: int) -> Array:
+def _at(v: Array, t: Array | int, axis: int) -> Array:
     return jax.lax.dynamic_index_in_dim(v, t, axis, keepdims=False)
 
 
-def _put(v: Array, value: Array, t: Array) -> Array:
+def _put(v: Array, value: Array, t: Array | int) -> Array:
     return jax.lax.dynamic_update_index_in_dim(v, value[:, None], t, axis=1)
 
 

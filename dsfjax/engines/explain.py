@@ -14,7 +14,7 @@ from dsfjax.core.maps import OuterInput
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Factored, Scalar
 from dsfjax.engines import attention
-from dsfjax.engines.plan import plan
+from dsfjax.engines.plan import Plan, by_matrix_products, plan
 from dsfjax.engines.recurrence import prepare, reads_states
 from dsfjax.engines.scan import Method, choose, resolve_method
 
@@ -26,6 +26,7 @@ class Explanation:
     Attributes:
         structure: Type of the transition and how the decay varies.
         method: The engine.
+        form: How it goes about it: what a chunk is made of, or the name of the method again.
         reason: Why this one.
         length: L.
         state_size: N, numbers carried from step to step (for a kernel: the cache after L steps).
@@ -39,6 +40,7 @@ class Explanation:
 
     structure: str
     method: str
+    form: str
     reason: str
     length: int
     state_size: int
@@ -49,7 +51,7 @@ class Explanation:
     precision: str
 
     def __str__(self) -> str:
-        chunk = f" in chunks of {self.chunk}" if self.chunk else ""
+        chunk = f" in chunks of {self.chunk} ({self.form})" if self.chunk else ""
         io, peak = self.bytes / 2**20, self.peak_memory / 2**20
         return "\n".join(
             (
@@ -91,60 +93,76 @@ def explain(
     reason = choose(system, steps)[1] if method == "auto" else "asked for"
     if isinstance(system, KernelSystem):
         return _explain_kernel(system, name, reason)
-    width = jnp.dtype(system.dtype).itemsize
-    low = any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(system))
-    heads, n, p = system.state_shape
-    N, chunk = system.num_states, None
-    io = _bytes(system) + steps * (system.token_width + system.output_width) * width
-    step_flops = 5 * N if isinstance(system.A, Scalar | Diagonal) else 4 * N
-    if isinstance(system.A, Dense):
-        step_flops += 2 * N * n
-    elif isinstance(system.A, DiagonalPlusLowRank):
-        step_flops += 2 * N + 4 * N * system.A.w.shape[-1]
-    flops, memory = steps * step_flops, N * width
-    if name == "associative":
-        a = n * n * heads if isinstance(system.A, Dense) else N
-        combine = (2 * n**3 * heads + 2 * N * n) if isinstance(system.A, Dense) else 3 * N
-        flops, memory = steps * (2 * combine + 4 * N), 2 * steps * (a + N) * width
-    elif name == "chunked":
-        body, size = _plan(system, steps)
-        size = min(size, steps)
-        memory = math.ceil(steps / size) * N * width
-        if body == "elementwise_states":
-            memory = 2 * steps * N * width
-        else:
-            chunk = size
-        if body in ("scalar_chunk", "per_state_chunk"):
-            weight = 2 * n if body == "scalar_chunk" else 4 * n
-            flops = steps * (size * heads * (weight + 2 * p) + 6 * N)
-            memory += size * size * heads * (2 if body == "scalar_chunk" else n) * width
-    elif name == "materialized":
-        varies = isinstance(system.A, Diagonal) and not system.A.per_state
-        flops = steps * steps * heads * (2 * n * (p if varies else 1) + 2 * p)
-        memory = steps * steps * heads * (p if varies else 1) * width
+    form = _plan(system, steps)
+    if name != "chunked":
+        form = form._replace(name=name, chunk=steps, segment=steps)
+    flops, memory = _cost(system, steps, name, form)
     if isinstance(system.B, OuterInput) and system.B.W is not None:
-        flops += 2 * steps * heads * p * system.token_width
+        flops += 2 * steps * math.prod(system.state_shape[::2]) * system.token_width
+    width = jnp.dtype(system.dtype).itemsize
+    io = _bytes(system) + steps * (system.token_width + system.output_width) * width
+    low = any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(system))
     products = "default (bfloat16 inputs), sums in float32" if low else "highest"
     return Explanation(
-        _structure(system),
-        name,
-        reason,
-        steps,
-        N,
-        chunk,
-        flops,
-        io,
-        memory,
-        f"matrix products {products}; state {system.dtype}",
+        structure=_structure(system),
+        method=name,
+        form=form.name,
+        reason=reason,
+        length=steps,
+        state_size=system.num_states,
+        chunk=form.chunk if name == "chunked" else None,
+        flops=flops,
+        bytes=io,
+        peak_memory=memory * width,
+        precision=f"matrix products {products}; state {system.dtype}",
     )
 
 
-def _plan(system: System, steps: int) -> tuple[str, int]:
+def _plan(system: System, steps: int) -> Plan:
     tokens = jax.ShapeDtypeStruct((steps, system.token_width), jnp.finfo(system.dtype).dtype)
     states = reads_states(system)
     problem = jax.eval_shape(lambda s, u: prepare(s, u, emit_states=states), system, tokens)
-    form = plan(problem, system.carried_shape)
-    return form.name, form.chunk
+    return plan(problem, system.carried_shape)
+
+
+def _cost(system: System, steps: int, name: str, form: Plan) -> tuple[int, int]:
+    """Operations, and numbers in temporaries, of the forward pass."""
+    A, (heads, n, p) = system.A, system.carried_shape
+    states, chunk, segment = heads * n * p, min(form.chunk, steps), min(form.segment, steps)
+    boundaries = math.ceil(steps / chunk) * states
+    rank = A.w.shape[-1] if isinstance(A, DiagonalPlusLowRank) else 0
+    if name == "associative":
+        dense = isinstance(A, Dense)
+        combine = 2 * heads * n**2 * (n + p) if dense else 3 * states
+        map_size = heads * n * n if dense else states
+        return steps * (2 * combine + 4 * states), 2 * steps * (map_size + states)
+    if form.name == "matrix products" or (name == "materialized" and by_matrix_products(A)):
+        rows = chunk * rank
+        within = chunk**2 * (2 * n * (1 + rank) ** 2 + 2 * p)
+        low_rank = rank and (
+            2 * rows * chunk * p
+            + rows**3 // 2
+            + 2 * (rows**2 + chunk * rows + n * rows) * (n + p)
+            + 2 * n * n * p
+        )
+        per_chunk = within + low_rank + 4 * chunk * n * p + 2 * n * p
+        numbers = 2 * (chunk + rows) ** 2 + (3 * chunk + 2 * rows) * (n + p)
+        count = math.ceil(steps / chunk)
+        return count * heads * per_chunk, boundaries + segment // chunk * heads * numbers
+    if name == "materialized":
+        channels = p if isinstance(A, Diagonal) and not A.per_state else 1
+        return (
+            steps**2 * heads * (2 * n * channels + 2 * p),
+            steps**2 * heads * channels + 2 * steps * heads * n * channels,
+        )
+    per_step = (5 if isinstance(A, Scalar | Diagonal) else 4) * states
+    if isinstance(A, Dense):
+        per_step += 2 * states * n
+    elif rank:
+        per_step += 2 * states + 4 * states * rank
+    passes = 2 if form.name == "elementwise" and segment > chunk else 1  # chunks side by side
+    held = boundaries + segment * heads * p if name == "chunked" else states
+    return steps * per_step * passes, held
 
 
 def _explain_kernel(system: KernelSystem, name: str, reason: str) -> Explanation:
@@ -158,16 +176,17 @@ def _explain_kernel(system: KernelSystem, name: str, reason: str) -> Explanation
     size = steps * (system.k.shape[1] * m + heads * p)
     io = _bytes(system) + steps * (system.token_width + heads * p) * width
     return Explanation(
-        "exponential kernel; no finite state, the cache grows with t",
-        name,
-        reason,
-        steps,
-        size,
-        chunk,
-        flops,
-        io,
-        memory,
-        f"matrix products highest; sums {state_dtype(system.q.dtype)}",
+        structure="exponential kernel; no finite state, the cache grows with t",
+        method=name,
+        form="blocks of queries and keys" if chunk else name,
+        reason=reason,
+        length=steps,
+        state_size=size,
+        chunk=chunk,
+        flops=flops,
+        bytes=io,
+        peak_memory=memory,
+        precision=f"matrix products highest; sums {state_dtype(system.q.dtype)}",
     )
 
 

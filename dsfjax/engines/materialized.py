@@ -21,10 +21,12 @@ from dsfjax.core.maps import (
     to_heads,
 )
 from dsfjax.core.system import System
-from dsfjax.core.transitions import Dense, Diagonal, Transition
+from dsfjax.core.transitions import Dense
 from dsfjax.engines import attention
+from dsfjax.engines.plan import by_matrix_products
 from dsfjax.engines.products import chunk_map, kernel
 from dsfjax.engines.recurrence import Recurrence, prepare, read_states, split_time
+from dsfjax.engines.varying import zeros_as
 
 
 def materialize(
@@ -88,7 +90,7 @@ def materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     """Run the recurrence by its kernel. O(L²); every structure; keeps only its inputs."""
     if problem.f is not None or problem.emit_states:
         return _superposition(problem, h0)
-    if not isinstance(problem.A, Dense) and not _over_channels(problem.A):
+    if by_matrix_products(problem.A):
         maps = chunk_map(problem, h0.shape[0])
         out = maps.out + jnp.matmul(maps.reader, h0, precision=problem.precision)
         return out.swapaxes(0, 1), maps.apply(h0, problem.precision)
@@ -98,15 +100,10 @@ def materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     return within + carried, jnp.sum(impulses * problem.x[:, :, None, :], axis=0) + h
 
 
-def _over_channels(A: Transition) -> bool:
-    """Whether the decay varies over the value channels."""
-    return isinstance(A, Diagonal) and not A.per_state
-
-
 def _kernel(problem: Recurrence, h0: Array) -> tuple[tuple[Array, Array], Array, Array]:
     """Rows of Φ, (L, L, H, p or 1), and cᵀ times the decayed h0; then as `_transport`."""
     heads, n, p = h0.shape
-    channels = p if _over_channels(problem.A) else 1
+    channels = 1 if isinstance(problem.A, Dense) else p
     one = jnp.ones((1, 1), h0.dtype)
 
     def impulse(now: Recurrence) -> Array:
@@ -160,7 +157,7 @@ def _transport(
         return (impulses, h), row(now, impulses, h)
 
     first = jax.eval_shape(impulse, rebuild([x[0] for x in xs], lambda v: v[0]))
-    start = (jnp.zeros((problem.length, *first.shape), h0.dtype), h0)
+    start = (zeros_as(h0, (problem.length, *first.shape)), h0)
     (impulses, h), rows = jax.lax.scan(body, start, (jnp.arange(problem.length), xs))
     return rows, impulses, h
 
@@ -170,7 +167,7 @@ def _kernel_on_values(system: System, steps: int) -> Array:
     heads, n, _ = system.state_shape
     tokens = jnp.zeros((steps, system.token_width), jnp.finfo(system.dtype).dtype)
     problem = prepare(system, tokens, emit_states=False)
-    if isinstance(system.A, Dense) or _over_channels(system.A):
+    if not by_matrix_products(system.A):
         h0 = jnp.zeros((heads, n, problem.x.shape[-1]), problem.x.dtype)
         phi = _kernel(problem, h0)[0][0].transpose(2, 3, 0, 1)
     else:
@@ -213,7 +210,7 @@ def _full_from_matrices(system: System, steps: int) -> Array:
         impulses = jnp.einsum("nm,smd->snd", A, impulses, precision="highest").at[t].set(B)
         return impulses, jnp.einsum("on,snd->osd", C, impulses, precision="highest")
 
-    start = jnp.zeros((steps, *B.shape[1:]), B.dtype)
+    start = zeros_as(B, (steps, *B.shape[1:]))
     t = jnp.arange(steps)
     _, full = jax.lax.scan(body, start, (t, A, B, C))
     if jnp.iscomplexobj(full):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Scalar
+from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Scalar, Transition
 from dsfjax.engines import affine, elementwise, stepwise
 from dsfjax.engines.recurrence import Recurrence
 
@@ -64,6 +64,6 @@ def plan(problem: Recurrence, state_shape: tuple[int, ...]) -> Plan:
     return Plan("matrix products", chunk, chunks * chunk, affine.forward, affine.backward)
 
 
-def by_matrix_products(A: Scalar | Diagonal | DiagonalPlusLowRank) -> bool:
-    """Whether the decay is the same for all value channels, which makes chunks matrix products."""
-    return not isinstance(A, Diagonal) or A.per_state
+def by_matrix_products(A: Transition) -> bool:
+    """Whether a chunk has a form in matrix products: decays the same for all value channels."""
+    return not isinstance(A, Dense) and (not isinstance(A, Diagonal) or A.per_state)

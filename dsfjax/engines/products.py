@@ -124,7 +124,7 @@ def kernel(problem: Recurrence, heads: int) -> Array:
 def _products(
     chunk: _Chunk, heads: int, precision: str
 ) -> tuple[Array, Array | None, Array | None, Array | None]:
-    """c against b and w; (I + z against w)⁻¹ and z against b, or None; rows and columns are steps."""
+    """Products of c with b and w; (I + z with w)⁻¹ and z with b, or None. Axes (H, c·k, c·j)."""
     weights = partial(_weights, chunk.levels, heads=heads, precision=precision)
     if chunk.w is None or chunk.z is None:
         return weights(chunk.c, chunk.b), None, None, None
@@ -200,24 +200,30 @@ def _weights(
     if exclusive:
         products = jnp.zeros_like(products)
     for sums in levels[:-1]:
-        pairs, size = sums.upto.shape[1] // 2, sums.upto.shape[2]
-
-        def part(
-            v: Array, log: Array, half: int, shape: tuple[int, ...] = (heads, pairs, 2, size)
-        ) -> Array:
-            kinds, n = v.shape[2:]
-            v, decay = v.reshape(*shape, kinds, n), jnp.exp(log.reshape(*shape, n)[:, :, half])
-            # One by one: the gradient of a product over all kinds at once is a sum that crashes
-            # XLA's CPU back end (jax 0.10).
-            scaled = jnp.stack([v[:, :, half, :, k] * decay for k in range(kinds)], axis=3)
-            return scaled.reshape(heads, pairs, -1, n)
-
-        late = part(readers, sums.before if exclusive else sums.upto, 1)
-        early = part(writers, sums.after, 0)
+        late = _scaled_half(readers, sums.before if exclusive else sums.upto, 1)
+        early = _scaled_half(writers, sums.after, 0)
         low = jnp.einsum("hbtn,hbsn->hbts", late, early, precision=precision)
-        first, second = halves(products, pairs)
+        first, second = halves(products, products.shape[1] // 2)
         products = lower_blocks(first, low, second, 0.0)
     return products[:, 0]
+
+
+def _scaled_half(v: Array, log_decay: Array, half: int) -> Array:
+    """Decayed vectors in the first (0) or second (1) block of every pair, (H, pairs, m·k, n).
+
+    Args:
+        v: (H, c, k, n).
+        log_decay: (H, 2·pairs, m, n).
+        half: Which block of a pair.
+    """
+    heads, blocks, size, n = log_decay.shape
+    kinds = v.shape[2]
+    v = v.reshape(heads, blocks // 2, 2, size, kinds, n)[:, :, half]
+    decay = jnp.exp(halves(log_decay, blocks // 2)[half])
+    # One kind after the other: the gradient of the product with all at once is a sum on which XLA's
+    # CPU back end of jax 0.10 crashes.
+    scaled = jnp.stack([v[..., k, :] * decay for k in range(kinds)], axis=3)
+    return scaled.reshape(heads, blocks // 2, size * kinds, n)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -130,7 +131,7 @@ def prepare(system: System, u: Array, *, emit_states: bool) -> Recurrence:
         f = f.reshape(u.shape[0], *system.state_shape)
     if isinstance(system.C, InnerOutput) and system.C.c is not None and n > 1:
         c = system.C.c.astype(dtype)
-    A = map_time(lambda leaf: leaf.astype(_like(leaf, dtype)), system.A)
+    A = jax.tree.map(lambda leaf: leaf.astype(_like(leaf, dtype)), system.A)
     return Recurrence(A, b, x, c, f, system.reset, emit_states=emit_states, precision=precision)
 
 
@@ -154,7 +155,7 @@ def read_out(system: System, u: Array, s: Array, *, from_states: bool) -> Array:
         s = s.real * (2 if C.conjugate_pairs else 1)
     real = s.dtype
     if isinstance(system.eta, SummedNormalizer):
-        s = s[..., :-1] / s[..., -1:]
+        s = _quotient(s[..., :-1], s[..., -1:])
     elif isinstance(system.eta, GivenNormalizer):
         s = s * jnp.exp(-system.eta.log_eta.astype(real))[..., None]
     if isinstance(C, InnerOutput) and C.gate is not None:
@@ -168,6 +169,19 @@ def read_out(system: System, u: Array, s: Array, *, from_states: bool) -> Array:
     elif D is not None:
         y = y + (D.d.astype(real) * _values(system, u).astype(real)).reshape(steps, -1)
     return y.astype(u.dtype)
+
+
+@jax.custom_jvp
+def _quotient(s: Array, eta: Array) -> Array:
+    """s / η; its derivative (ds − y dη) / η needs no η², which would leave the range of floats."""
+    return s / eta
+
+
+@_quotient.defjvp
+def _quotient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
+    (s, eta), (ds, d_eta) = primals, tangents
+    y = _quotient(s, eta)
+    return y, (ds - y * d_eta) / eta
 
 
 def check_tokens(owner: str, system: Any, u: Array) -> None:

@@ -20,6 +20,7 @@ from dsfjax.engines.associative import associative
 from dsfjax.engines.chunked import chunked
 from dsfjax.engines.guard import reverse_only, without_nan
 from dsfjax.engines.materialized import materialized
+from dsfjax.engines.plan import by_matrix_products
 from dsfjax.engines.recurrence import (
     check_tokens,
     prepare,
@@ -28,6 +29,7 @@ from dsfjax.engines.recurrence import (
     split_time,
 )
 from dsfjax.engines.sequential import advance, sequential
+from dsfjax.engines.varying import vary_alike
 
 Method = Literal["auto", "sequential", "associative", "chunked", "materialized"]
 
@@ -133,10 +135,13 @@ def scan(
             raise ValueError(
                 "scan: a KernelSystem has no finite states to return; its state is the KVCache."
             )
+        if method_name != "sequential":
+            system, u, h0 = reverse_only((system, u, h0), method_name)
         return attention.run(system, u, _cache("scan", system, h0), method=method_name)
     h0 = initial_state("scan", system, u, h0)
     needs_states = return_states or reads_states(system)
     problem = prepare(system, u, emit_states=needs_states)
+    problem, h0 = vary_alike((problem, h0))
     if method_name == "sequential":
         out, h_last = sequential(problem, h0)
     else:
@@ -256,17 +261,15 @@ def choose(system: System | KernelSystem, length: int) -> tuple[str, str]:
         if length <= 2 * attention.BLOCK:
             return "materialized", "the L × L scores of a short sequence are small"
         return "chunked", "blocks of keys keep memory linear in L"
-    if isinstance(system.A, Scalar | Diagonal) and reads_states(system):
-        return (
-            "chunked",
-            "a dense map reads every state: step by step, adjoint recurrence backwards",
-        )
-    if isinstance(system.A, Scalar):
-        return "chunked", "a scalar decay turns chunks into matrix products"
-    if isinstance(system.A, Diagonal):
-        if system.state_shape[1] == 1:
-            return "chunked", "one state per channel: step by step, adjoint recurrence backwards"
-        if system.A.per_state:
-            return "chunked", "a decay per state turns short chunks into matrix products"
-        return "chunked", "a decay per channel runs step by step, storing one state per chunk"
-    return "sequential", "no cheaper form of this transition"
+    if isinstance(system.A, Dense):
+        return "sequential", "a dense transition has no cheaper form"
+    if reads_states(system):
+        return "chunked", "a dense map reads every state: step by step, one kept per chunk"
+    if isinstance(system.A, DiagonalPlusLowRank):
+        return "chunked", "the WY form of a low-rank update turns chunks into matrix products"
+    if system.state_shape[1] == 1:
+        return "chunked", "one state per channel: step by step, chunks side by side"
+    if not by_matrix_products(system.A):
+        return "chunked", "a decay per channel runs step by step, one state kept per chunk"
+    decay = "a scalar decay" if isinstance(system.A, Scalar) else "a decay per state"
+    return "chunked", f"{decay} turns chunks into matrix products"

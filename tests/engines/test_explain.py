@@ -29,7 +29,7 @@ def test_flops_grow_linearly_in_chunks_and_with_the_square_when_materialized():
     short, long = ssd(256, 2, 16, 16), ssd(1024, 2, 16, 16)
     assert explain(long, method="chunked").flops == 4 * explain(short, method="chunked").flops
     ratio = explain(long, method="materialized").flops / explain(short, method="materialized").flops
-    assert ratio == 16
+    assert 15 < ratio <= 16  # and what the state adds, once per step
 
 
 def test_bytes_are_those_of_the_arrays():
@@ -41,15 +41,15 @@ def test_bytes_are_those_of_the_arrays():
 @pytest.mark.parametrize(
     ("name", "structure", "method", "chunk", "states"),
     [
-        ("scalar", "scalar decay per head", "chunked", 64, 24),
-        ("scalar_constant", "scalar decay per head, constant in time", "chunked", 64, 24),
-        ("diagonal_per_state", "diagonal, per state", "chunked", 16, 24),
-        ("diagonal_full", "diagonal, full", "chunked", 64, 24),
-        ("diagonal_factored", "diagonal, full, factored as step × rate", "chunked", 64, 24),
-        ("diagonal_gated", "diagonal, per channel", "chunked", None, 4),
-        ("complex_per_state", "complex diagonal, per state", "chunked", 16, 24),
-        ("dense_maps", "diagonal, full", "chunked", None, 24),
-        ("low_rank", "diagonal plus rank 2", "sequential", None, 24),
+        ("scalar", "scalar decay per head", "chunked", 32, 24),
+        ("scalar_constant", "scalar decay per head, constant in time", "chunked", 32, 24),
+        ("diagonal_per_state", "diagonal, per state", "chunked", 32, 24),
+        ("diagonal_full", "diagonal, full", "chunked", 16, 24),
+        ("diagonal_factored", "diagonal, full, factored as step × rate", "chunked", 16, 24),
+        ("diagonal_gated", "diagonal, per channel", "chunked", 16, 4),
+        ("complex_per_state", "complex diagonal, per state", "chunked", 32, 24),
+        ("dense_maps", "diagonal, full", "chunked", 16, 24),
+        ("low_rank", "diagonal plus rank 2", "chunked", 16, 24),
         ("dense", "dense", "sequential", None, 24),
     ],
 )
@@ -63,7 +63,7 @@ def test_the_text_has_the_reason_and_the_numbers():
     e = explain(zoo.system("scalar", 100))
     text = str(e)
     assert e.reason == "a scalar decay turns chunks into matrix products"
-    for part in (e.reason, e.structure, "N = 24", "in chunks of 64", "L = 100", "state float64"):
+    for part in (e.reason, e.structure, "N = 24", "in chunks of 32", "L = 100", "state float64"):
         assert part in text
     assert "asked for" in str(explain(zoo.system("scalar", 100), method="sequential"))
 
@@ -87,6 +87,6 @@ def test_kernel_system():
 
 
 def test_a_constant_system_needs_a_length():
-    e = explain(zoo.system("complex_lti", 1), length=500)
-    assert e.length == 500
-    assert e.flops == 500 * explain(zoo.system("complex_lti", 1), length=1).flops
+    e = explain(zoo.system("complex_lti", 1), length=2048)
+    assert e.length == 2048
+    assert e.flops == 2 * explain(zoo.system("complex_lti", 1), length=1024).flops
