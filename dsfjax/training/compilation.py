@@ -53,8 +53,16 @@ def compile_program(program: Program, where: Layout, *, dropout: bool = False) -
         return _raw(start(program, which))
 
     def block(carry: Carry, which: Members, total_steps: Array) -> tuple[Carry, BlockMetrics]:
-        carry, metrics = train_block(program, _typed(carry), which, total_steps)
-        return _raw(carry), metrics
+        def together(part: tuple[Carry, Members]) -> tuple[Carry, BlockMetrics]:
+            own = _typed(part[0]._replace(step=carry.step))
+            after, metrics = train_block(program, own, part[1], total_steps)
+            return _raw(after), metrics
+
+        parts = carry._replace(step=None), which  # type: ignore[arg-type]
+        after, metrics = jax.lax.map(together, _cut(parts, where.width))
+        step = after.step[0]
+        after, metrics = _uncut((after._replace(step=None), metrics))
+        return after._replace(step=step), metrics
 
     split = where.split(block, (_CARRY, SPLIT, WHOLE), (_CARRY, SPLIT))
 
@@ -103,6 +111,14 @@ def _with_sharding(tree: PyTree, sharding: PyTree) -> PyTree:
         )
 
     return jax.tree.map(one, sharding, tree)
+
+
+def _cut(tree: PyTree, width: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, width, *leaf.shape[1:]), tree)
+
+
+def _uncut(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
 
 
 def _raw(carry: Carry) -> Carry:

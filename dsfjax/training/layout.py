@@ -1,9 +1,13 @@
 """Where the members of a program are computed: on which devices, and how many at once.
 
 The members are an axis that is cut over the devices (``jax.shard_map``), each of which computes its
-part as one ``jax.vmap``. Members that do not fit into memory at once are computed in *slices* of
-one size, so of one compilation; a slice that is not full repeats the last member. How members are
-laid out changes what they compute by rounding only.
+part: as one ``jax.vmap`` on an accelerator, which a single member cannot fill; one member after
+another on a CPU, which has a device per core if asked to, and whose products of matrices take up to
+twice as long in batches. So on a CPU a training step takes the memory of one member.
+
+Members that do not fit into memory at once are computed in *slices* of one size, so of one
+compilation; a slice that is not full repeats the last member. How members are laid out changes
+what they compute by rounding only.
 """
 
 import contextlib
@@ -29,11 +33,13 @@ class Layout(NamedTuple):
         num_members: Members of the program.
         slice_size: Members computed at once, a multiple of the number of devices.
         devices: The devices, each with an equal part of a slice.
+        width: Members of a device that are one ``jax.vmap``; the next follow when these are done.
     """
 
     num_members: int
     slice_size: int
     devices: tuple[Device, ...]
+    width: int
 
     @property
     def num_slices(self) -> int:
@@ -96,7 +102,13 @@ class Layout(NamedTuple):
         return Mesh(np.array(self.devices), (AXIS,))
 
 
-def layout(num_members: int, devices: Sequence[Device], *, at_most: int | None = None) -> Layout:
+def layout(
+    num_members: int,
+    devices: Sequence[Device],
+    *,
+    at_most: int | None = None,
+    width: int | None = None,
+) -> Layout:
     """The layout with the fewest slices, and those as small as can be.
 
     Args:
@@ -104,12 +116,14 @@ def layout(num_members: int, devices: Sequence[Device], *, at_most: int | None =
         devices: The devices. Of those of a single process no more are used than there are members;
             of several processes all are, as each must take part.
         at_most: How many members may be computed at once, but always one per device; None for all.
+        width: Members of a device that are one ``jax.vmap``, a divisor of its part of a slice; None
+            for one on a CPU, all on accelerators.
 
     Returns:
         The layout.
 
     Raises:
-        ValueError: If ``at_most`` is not positive.
+        ValueError: If ``at_most`` is not positive, or ``width`` does not divide.
 
     Examples:
         >>> layout(10, jax.devices()[:1], at_most=4).slice_size
@@ -126,7 +140,11 @@ def layout(num_members: int, devices: Sequence[Device], *, at_most: int | None =
     if at_most is not None:
         num_slices = -(-per_device // max(1, at_most // len(used)))
         per_device = -(-per_device // num_slices)
-    return Layout(num_members, per_device * len(used), used)
+    if width is None:
+        width = 1 if used[0].platform == "cpu" else per_device
+    if width < 1 or per_device % width:
+        raise ValueError(f"expected a width that divides {per_device} members, got {width}")
+    return Layout(num_members, per_device * len(used), used, width)
 
 
 def reserve(num_devices: int | None) -> None:

@@ -65,7 +65,7 @@ class Sharded(unittest.TestCase):
     def test_one_step_agrees_with_one_device(self) -> None:
         alone, expected = final(layout(24, jax.devices()[:1]), 1)
         for where in (
-            layout(24, jax.devices()),
+            layout(24, jax.devices(), width=3),
             layout(24, jax.devices()[:5], at_most=10),  # three slices, the last not full
         ):
             block, params = final(where, 1)

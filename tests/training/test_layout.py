@@ -34,6 +34,13 @@ def test_limit_must_be_positive() -> None:
         layout(3, jax.devices(), at_most=0)
 
 
+def test_width_must_divide() -> None:
+    assert layout(6, jax.devices()[:1]).width == 1
+    assert layout(6, jax.devices()[:1], width=3).width == 3
+    with pytest.raises(ValueError, match="a width that divides 6 members, got 4"):
+        layout(6, jax.devices()[:1], width=4)
+
+
 def test_put_keeps_values() -> None:
     where = layout(3, jax.devices()[:1])
     tree = {"a": np.arange(6).reshape(3, 2), "b": jax.numpy.arange(3.0)}

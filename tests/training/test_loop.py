@@ -54,8 +54,10 @@ def test_members_are_every_rate_with_every_seed() -> None:
     assert which.seed.tolist() == [5, 6, 7, 5, 6, 7]
 
 
-def test_vmapped_members_are_looped_members() -> None:
-    together, params = final(PROGRAM, members([1e-3, 1e-2], [0, 1]), 10)
+@pytest.mark.parametrize("width", [4, 2])
+def test_vmapped_members_are_looped_members(width: int) -> None:
+    where = layout(4, jax.devices()[:1], width=width)
+    together, params = final(PROGRAM, members([1e-3, 1e-2], [0, 1]), 10, where)
     for index, (rate, seed) in enumerate([(1e-3, 0), (1e-3, 1), (1e-2, 0), (1e-2, 1)]):
         alone, own = final(PROGRAM, members([rate], [seed]), 10)
         for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(own), strict=True):
