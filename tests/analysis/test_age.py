@@ -8,6 +8,7 @@ from dsfjax.analysis import mean_age
 from dsfjax.core import DenseInput, DenseOutput, InnerOutput, OuterInput, System, to_dense
 from dsfjax.engines import materialize
 from tests import systems_zoo as zoo
+from tests.analysis.cases import FAST, slow_unless
 from tests.engine_runs import compiled
 from tests.reference_loop import error
 
@@ -36,8 +37,12 @@ def entrywise(system: System) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    ["scalar", "scalar_groups", "scalar_lti", "scalar_summed", "scalar_given", "diagonal_per_state"]
-    + ["diagonal_per_channel", "diagonal_factored", "diagonal_extremes", "complex_pairs"],
+    slow_unless(
+        {*FAST, "diagonal_per_channel", "complex_pairs"},
+        ["scalar", "scalar_groups", "scalar_lti", "scalar_summed", "scalar_given"]
+        + ["diagonal_per_state", "diagonal_per_channel", "diagonal_factored"]
+        + ["diagonal_extremes", "complex_pairs"],
+    ),
 )
 def test_diagonal_transitions(name: str) -> None:
     system = zoo.system(name, L)
@@ -57,7 +62,12 @@ def test_diagonal_transitions(name: str) -> None:
     assert error(np.broadcast_to(got, expected.shape), expected) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["diagonal_gated", "scalar_summed", "low_rank", "dense"])
+@pytest.mark.parametrize(
+    "name",
+    slow_unless(
+        {"diagonal_gated", "dense"}, ["diagonal_gated", "scalar_summed", "low_rank", "dense"]
+    ),
+)
 def test_weights_are_those_of_the_kernel(name: str) -> None:
     """One state per channel, positive features, and states that mix: |Φ| itself."""
     system = zoo.system(name, L)

@@ -8,13 +8,16 @@ import pytest
 from dsfjax import systems
 from dsfjax.analysis import eigenvalues, outside
 from tests import systems_zoo as zoo
+from tests.analysis.cases import slow_unless
 from tests.engine_runs import compiled
 from tests.systems import small
 
 L = 23
 
 
-@pytest.mark.parametrize("name", systems.names())
+@pytest.mark.parametrize(
+    "name", slow_unless({"normalized_attention", "ssd", "rg_lru"}, systems.names())
+)
 def test_architectures_keep_their_bounds(name: str) -> None:
     case = small.case(name)
     system = case.arch.system(case.params, 3 * small.tokens(L))

@@ -23,6 +23,7 @@ from dsfjax.core import (
     to_dense,
 )
 from tests import systems_zoo as zoo
+from tests.analysis.cases import FAST, slow_unless
 from tests.engine_runs import compiled
 from tests.reference_loop import error
 
@@ -62,7 +63,7 @@ def written_out(blocks: np.ndarray, system: System) -> np.ndarray:
     return full.reshape(system.num_states, -1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_unless({*FAST, "dense"}, NAMES))
 def test_lyapunov_recursions(name: str) -> None:
     system = zoo.system(name, L)
     found = at_some(system)

@@ -22,6 +22,7 @@ from dsfjax.core import (
     pad_state,
 )
 from tests import systems_zoo as zoo
+from tests.analysis.cases import slow_unless
 from tests.engine_runs import compiled
 from tests.reference_loop import error, run
 
@@ -43,8 +44,11 @@ def as_matrix(system: System, length: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    ["scalar_given", "diagonal_per_state", "diagonal_factored", "low_rank", "dense_maps"]
-    + ["dense_output", "complex_per_state", "scalar_summed"],
+    slow_unless(
+        {"scalar_given", "diagonal_factored", "dense_output"},
+        ["scalar_given", "diagonal_per_state", "diagonal_factored", "low_rank", "dense_maps"]
+        + ["dense_output", "complex_per_state", "scalar_summed"],
+    ),
 )
 def test_all_states_give_the_same_outputs(name: str) -> None:
     """Coordinates differ at every step, and some directions are empty near the ends and resets."""
@@ -86,8 +90,10 @@ def test_superfluous_states_are_found() -> None:
     assert error(run(found.system, u).y, run(system, u).y) < 1e-7
 
 
-@pytest.mark.parametrize("kind", ["diagonal", "dense", "complex pairs"])
-@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize(
+    "kind", slow_unless({"diagonal", "complex pairs"}, ["diagonal", "dense", "complex pairs"])
+)
+@pytest.mark.parametrize("order", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_constant_systems_stay_within_twice_the_tail(kind: str, order: int) -> None:
     rng = np.random.default_rng(order)
     heads, n, length = 2, 6, 48

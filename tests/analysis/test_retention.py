@@ -10,6 +10,7 @@ from dsfjax.analysis import agreement, eigenvalues, normalizers, retention
 from dsfjax.core import DenseOutput
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
+from tests.analysis.cases import FAST, slow_unless
 from tests.engine_runs import compiled
 
 L, MARKS = 9, jnp.array([0, 4])
@@ -26,7 +27,12 @@ def relative(size: np.ndarray, s: int) -> np.ndarray:
     return left
 
 
-@pytest.mark.parametrize("name", [*zoo.MAIN, "scalar_given", "dense_shared", "complex_pairs"])
+@pytest.mark.parametrize(
+    "name",
+    slow_unless(
+        {*FAST, "dense_maps"}, [*zoo.MAIN, "scalar_given", "dense_shared", "complex_pairs"]
+    ),
+)
 def test_measured_by_intervention(name: str) -> None:
     """The whole sequence with and without the token, run by the reference loop."""
     system = zoo.system(name, L)
@@ -46,7 +52,9 @@ def test_measured_by_intervention(name: str) -> None:
         np.testing.assert_allclose(found.output[i], relative(output, s), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["scalar", "scalar_summed", "scalar_given", "scalar_complex"])
+@pytest.mark.parametrize(
+    "name", slow_unless(FAST, ["scalar", "scalar_summed", "scalar_given", "scalar_complex"])
+)
 def test_one_decay_per_head_predicts_the_state_exactly(name: str) -> None:
     system = zoo.system(name, L)
     found = follow(system, zoo.tokens(system, L), MARKS)

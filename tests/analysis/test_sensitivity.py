@@ -10,6 +10,7 @@ from dsfjax import slice_time
 from dsfjax.analysis import gradient_norms, normalized, state_gradients
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
+from tests.analysis.cases import FAST, slow_unless
 from tests.engine_runs import compiled
 
 L = 9
@@ -17,7 +18,11 @@ gradients, norms = compiled(state_gradients), compiled(gradient_norms)
 
 
 @pytest.mark.parametrize(
-    "name", [*zoo.MAIN, "complex_pairs", "scalar_lti", "dense_complex", "low_rank_constant"]
+    "name",
+    slow_unless(
+        {*FAST, "dense_maps", "complex_pairs"},
+        [*zoo.MAIN, "complex_pairs", "scalar_lti", "dense_complex", "low_rank_constant"],
+    ),
 )
 def test_a_disturbance_changes_the_loss_by_the_gradient(name: str) -> None:
     """L = Σ dy·y is linear in a disturbance δ of h_t: it changes by Re Σ G_t δ exactly."""

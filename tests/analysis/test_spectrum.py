@@ -84,7 +84,7 @@ def test_merge_counts_every_eigenvalue_once() -> None:
     np.testing.assert_allclose(both.zero, np.mean(np.isneginf(flat)), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["scalar_given", "complex_per_state"])
+@pytest.mark.parametrize("name", ["complex_per_state"])
 def test_many_eigenvalues_are_done_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     system = zoo.system(name, L)
     whole = spectrum(system)

@@ -10,6 +10,7 @@ import pytest
 from dsfjax import analysis
 from dsfjax.core import KernelSystem, System
 from tests import systems_zoo as zoo
+from tests.analysis.cases import slow_unless
 from tests.engine_runs import compiled
 
 L = 9
@@ -41,7 +42,7 @@ def everything(system: System | KernelSystem, u: jax.Array) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["diagonal_given", "kernel"])
+@pytest.mark.parametrize("name", slow_unless({"diagonal_given"}, ["diagonal_given", "kernel"]))
 def test_vmap_agrees_with_a_loop(name: str) -> None:
     def build(seed: int) -> System | KernelSystem:
         return zoo.kernel_system(L, seed) if name == "kernel" else zoo.system(name, L, seed)
@@ -58,7 +59,10 @@ def test_vmap_agrees_with_a_loop(name: str) -> None:
             np.testing.assert_allclose(values[i], one_value, rtol=1e-9, atol=1e-9, err_msg=where)
 
 
-@pytest.mark.parametrize("name", ["scalar_summed", "complex_per_state", "low_rank", "kernel"])
+@pytest.mark.parametrize(
+    "name",
+    slow_unless({"scalar_summed"}, ["scalar_summed", "complex_per_state", "low_rank", "kernel"]),
+)
 def test_float32_stays_float32(name: str) -> None:
     """Values as in float64 up to rounding, and nothing is promoted by accident."""
     system = zoo.kernel_system(L) if name == "kernel" else zoo.system(name, L)

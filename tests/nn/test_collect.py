@@ -19,8 +19,7 @@ def tokens() -> jax.Array:
     return jnp.stack([small.tokens(L, seed) for seed in range(BATCH)])
 
 
-@pytest.mark.parametrize("mixer", ["ssd", "softmax_attention"])
-@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize(("mixer", "batch_size"), [("ssd", 1), ("softmax_attention", 2)])
 def test_same_as_a_loop(mixer: str, batch_size: int) -> None:
     case = small.compiled(mixer)
     reset = jnp.zeros((BATCH, L), bool).at[1, 3].set(True)
