@@ -12,6 +12,7 @@ the other end; what it needs of the forward pass is computed again.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def associative(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     a = jnp.broadcast_to(a, (problem.length, *a.shape[1:])).astype(f.dtype)
     if problem.reset is not None:
         a = jnp.where(problem.reset[:, None, None, None], 0, a)
-    states = _states(dense, problem.precision, a, f, h0)
+    states: Any = _states(dense, problem.precision, a, f, h0)
     if problem.emit_states:
         return states, states[-1]
     return read_states(problem.c, states, problem.precision), states[-1]

@@ -57,7 +57,8 @@ def run(
     q, k, v = (jnp.where(jnp.isnan(x), 0, x) for x in (q, k, v))
     size = BLOCK if method == "chunked" else max(u.shape[0], k.shape[0])
     arguments = vary_alike((slot, start, q, k, v))
-    y = attend(size, h0 is None, *arguments)[0].transpose(1, 0, 2)
+    means: Any = attend(size, h0 is None, *arguments)
+    y = means[0].transpose(1, 0, 2)
     y = jnp.where(nan[:, None, None], jnp.nan, y)
     if cache.length is not None:
         # While tracing the length is unknown: an overflow shows as NaN instead of a wrong answer.
@@ -94,7 +95,8 @@ def log_normalizer(system: KernelSystem) -> Array:
     v = jnp.zeros((system.length, system.num_heads, 0), dtype)
     _, start = _visible_from(system.reset, system.length, zero, zero)
     slot = jnp.arange(system.length, dtype=jnp.int32)
-    return attend(BLOCK, True, slot, start, system.q.astype(dtype), k, v)[1].T
+    means: Any = attend(BLOCK, True, slot, start, system.q.astype(dtype), k, v)
+    return means[1].T
 
 
 def values(system: KernelSystem, u: Array) -> Array:

@@ -114,10 +114,7 @@ def _states_between(inputs: _Inputs, h0: Array, count: int, chunk: int) -> Array
     added = zeros_as(h0, (count, *h0.shape))
     added = jax.lax.fori_loop(0, chunk, lambda t, h: inputs.at(t).advance(h), added)
 
-    def cross(h: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-        return step[0] * h + step[1], h
-
-    return jax.lax.scan(cross, h0, (_total_decay(inputs, chunk, added), added))[1]
+    return _cross_chunks(inputs, chunk, h0, added, reverse=False)
 
 
 def _cotangents_between(inputs: _Inputs, d_out: Array, dh: Array, chunk: int) -> Array:
@@ -132,21 +129,26 @@ def _cotangents_between(inputs: _Inputs, d_out: Array, dh: Array, chunk: int) ->
     added = zeros_as(dh, (d_out.shape[0], *dh.shape))
     added = jax.lax.fori_loop(0, chunk, body, added)
 
-    def cross(G: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-        return step[0] * G + step[1], G
-
-    decay = _total_decay(inputs, chunk, added)
-    return jax.lax.scan(cross, dh, (decay, added), reverse=True)[1]
+    return _cross_chunks(inputs, chunk, dh, added, reverse=True)
 
 
-def _total_decay(inputs: _Inputs, chunk: int, like: Array) -> Array:
-    """Products of the decays of every chunk, (k, H, p, n)."""
+def _cross_chunks(
+    inputs: _Inputs, chunk: int, start: Array, added: Array, *, reverse: bool
+) -> Array:
+    """What enters every chunk, (k, H, p, n), from what enters the first and what each adds."""
     log_a = inputs.log_a
     total = log_a[:, 0] * chunk if log_a.shape[1] == 1 else log_a.sum(axis=1)
-    decay = jnp.exp(total if inputs.rate is None else total * inputs.rate).astype(like.dtype)
-    if inputs.reset is not None:
-        decay = jnp.where(_column(inputs.reset.any(axis=1)), 0, decay)
-    return jnp.broadcast_to(decay, like.shape)
+    decay = jnp.exp(total if inputs.rate is None else total * inputs.rate).astype(added.dtype)
+    decay = jnp.broadcast_to(decay, added.shape)
+    cut = None if inputs.reset is None else inputs.reset.any(axis=1)
+
+    def body(h: Array, step: tuple[Array, Array, Array | None]) -> tuple[Array, Array]:
+        decay, added, cut = step
+        # A selection and not a decay of 0: a NaN ends at a reset.
+        kept = decay * h if cut is None else jnp.where(cut, 0, decay * h)
+        return kept + added, h
+
+    return jax.lax.scan(body, start, (decay, added, cut), reverse=reverse)[1]
 
 
 def backward(
@@ -207,7 +209,7 @@ def _accumulate(total: _Inputs, now: _Inputs, inputs: _Inputs, t: Array | int) -
     def put(total: Array, value: Array, of: Array) -> Array:
         return total + value[:, None] if of.shape[1] == 1 else _put(total, value, t)
 
-    rate = None if now.rate is None else total.rate + now.rate
+    rate = None if now.rate is None or total.rate is None else total.rate + now.rate
     bare = [v._replace(rate=None, c=None, reset=None) for v in (total, now, inputs)]
     return jax.tree.map(put, *bare)._replace(rate=rate)
 

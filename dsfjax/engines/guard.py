@@ -11,6 +11,7 @@ identity `reverse_only` says what to do instead.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -23,6 +24,16 @@ from dsfjax.core.pytree import map_time, time_leaves
 from dsfjax.engines.recurrence import Recurrence
 
 T = TypeVar("T")
+
+
+def guarded(
+    run: Callable[[Recurrence, Array], tuple[Array, Array]], problem: Recurrence, h0: Array
+) -> tuple[Array, Array]:
+    """Run an engine that would spread NaN, and put them where they belong."""
+    problem, h0, nan = without_nan(problem, h0)
+    out, h_last = run(problem, h0)
+    out = jnp.where(nan.reshape(-1, *[1] * (out.ndim - 1)), jnp.nan, out)
+    return out, jnp.where(nan[-1], jnp.nan, h_last)
 
 
 def without_nan(problem: Recurrence, h0: Array) -> tuple[Recurrence, Array, Array]:
@@ -57,9 +68,12 @@ def without_nan(problem: Recurrence, h0: Array) -> tuple[Recurrence, Array, Arra
 
 def _has_nan(x: Array) -> Array:
     """Whether each entry of the first axis contains a NaN."""
-    # Counted by a product, which costs a third of a reduction on a CPU.
-    nan = jnp.isnan(x.reshape(x.shape[0], -1)).astype(jnp.float32)
-    return nan @ jnp.ones(nan.shape[1], jnp.float32) > 0
+    # The sum is NaN if a term is; as a product it costs a quarter of a reduction on a CPU. So it is
+    # for infinities of both signs, whose outputs would be NaN as soon as they meet.
+    x = jax.lax.stop_gradient(x.reshape(x.shape[0], -1))
+    parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+    totals = [part @ jnp.ones(part.shape[1], part.dtype) for part in parts]
+    return jnp.isnan(sum(totals[1:], totals[0]))
 
 
 def reverse_only(x: T, method: str) -> T:

@@ -33,6 +33,7 @@ class Plan(NamedTuple):
         forward: ``(problem, h0, chunk) -> (out, h_last, starts)`` for one segment; ``starts`` are
             the states before every chunk.
         backward: ``(problem, starts, d_out, d_h_last, chunk) -> (d_problem, d_h0)``.
+        mixes_steps: Whether steps meet in sums in which some have the weight 0.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Plan(NamedTuple):
     segment: int
     forward: Callable[[Recurrence, Array, int], tuple[Array, Array, Array]]
     backward: Callable[[Recurrence, Array, Array, Array, int], tuple[Recurrence, Array]]
+    mixes_steps: bool = False
 
 
 def plan(problem: Recurrence, state_shape: tuple[int, ...]) -> Plan:
@@ -61,7 +63,7 @@ def plan(problem: Recurrence, state_shape: tuple[int, ...]) -> Plan:
     else:
         chunk = 32
     chunks = 8 if jax.default_backend() == "cpu" else 64
-    return Plan("matrix products", chunk, chunks * chunk, affine.forward, affine.backward)
+    return Plan("matrix products", chunk, chunks * chunk, affine.forward, affine.backward, True)
 
 
 def by_matrix_products(A: Transition) -> bool:

@@ -95,16 +95,17 @@ def chunk_map(problem: Recurrence, heads: int) -> ChunkMap:
     writer = _by_head(chunk.b[:, :, 0], heads) * to_end
     decay = from_start[:, -1, :, None]
     added = jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision)
-    read_b, read_w, inverse, seen_b = _products(chunk, heads, precision)
+    read_b, reads = _products(chunk, heads, precision)
     out = matmul(read_b, chunk.x)
-    if chunk.w is not None and chunk.z is not None:
+    if reads is not None and chunk.w is not None and chunk.z is not None:
         before = jnp.exp(whole.before[:, 0])[:, :, None]
         z_start = (_by_head(chunk.z, heads) * before).reshape(heads, -1, n)
         w_end = (_by_head(chunk.w, heads) * to_end[:, :, None]).reshape(heads, -1, n)
         # What the steps read from the state before the chunk, and from one another.
-        reads = matmul(inverse, jnp.concatenate([z_start, matmul(seen_b, chunk.x)], axis=-1))
-        corrected = matmul(read_w, reads)
-        lost = jnp.einsum("hsn,hsm->hnm", w_end, reads, precision=precision)
+        seen = jnp.concatenate([z_start, matmul(reads.seen_b, chunk.x)], axis=-1)
+        seen = matmul(reads.inverse, seen)
+        corrected = matmul(reads.read_w, seen)
+        lost = jnp.einsum("hsn,hsm->hnm", w_end, seen, precision=precision)
         reader, out = reader - corrected[..., :n], out - corrected[..., n:]
         decay = decay * jnp.eye(n, dtype=decay.dtype)[None] - lost[..., :n]
         added = added - lost[..., n:]
@@ -114,20 +115,32 @@ def chunk_map(problem: Recurrence, heads: int) -> ChunkMap:
 def kernel(problem: Recurrence, heads: int) -> Array:
     """Φ_{t,s} = c_tᵀ A_t ⋯ A_{s+1} b_s of all steps as one chunk, (H, L, L)."""
     steps, precision = problem.length, problem.precision
-    read_b, read_w, inverse, seen_b = _products(_chunk(problem, heads), heads, precision)
-    if read_w is not None:
-        seen = jnp.matmul(inverse, seen_b, precision=precision)
-        read_b = read_b - jnp.matmul(read_w, seen, precision=precision)
+    read_b, reads = _products(_chunk(problem, heads), heads, precision)
+    if reads is not None:
+        seen = jnp.matmul(reads.inverse, reads.seen_b, precision=precision)
+        read_b = read_b - jnp.matmul(reads.read_w, seen, precision=precision)
     return read_b[:, :steps, :steps]
 
 
-def _products(
-    chunk: _Chunk, heads: int, precision: str
-) -> tuple[Array, Array | None, Array | None, Array | None]:
-    """Products of c with b and w; (I + z with w)⁻¹ and z with b, or None. Axes (H, c·k, c·j)."""
+class _Reads(NamedTuple):
+    """What the low-rank part of a chunk reads and is read by, products (H, steps·k, steps·j).
+
+    Attributes:
+        read_w: c with w.
+        inverse: (I + z with w)⁻¹, what the steps read from one another.
+        seen_b: z with b.
+    """
+
+    read_w: Array
+    inverse: Array
+    seen_b: Array
+
+
+def _products(chunk: _Chunk, heads: int, precision: str) -> tuple[Array, _Reads | None]:
+    """The products of c with b, (H, c, c); and those of the low-rank part, if there is one."""
     weights = partial(_weights, chunk.levels, heads=heads, precision=precision)
     if chunk.w is None or chunk.z is None:
-        return weights(chunk.c, chunk.b), None, None, None
+        return weights(chunk.c, chunk.b), None
     b, c = (to_heads(v.swapaxes(1, 2), heads).swapaxes(1, 2) for v in (chunk.b, chunk.c))
     writers = jnp.concatenate([b, chunk.w], axis=2)
     steps, kinds = writers.shape[0], writers.shape[2]
@@ -138,7 +151,7 @@ def _products(
 
     read_b, read_w = split(weights(c, writers))
     seen_b, seen_w = split(weights(chunk.z, writers, exclusive=True))
-    return read_b, read_w, unit_lower_inverse(seen_w, precision), seen_b
+    return read_b, _Reads(read_w, unit_lower_inverse(seen_w, precision), seen_b)
 
 
 def _chunk(problem: Recurrence, heads: int) -> _Chunk:

@@ -173,7 +173,7 @@ def read_out(system: System, u: Array, s: Array, *, from_states: bool) -> Array:
 
 @jax.custom_jvp
 def _quotient(s: Array, eta: Array) -> Array:
-    """s / η; its derivative (ds − y dη) / η needs no η², which would leave the range of floats."""
+    """The quotient s / η: its derivative (ds − y dη) / η needs no η², which may underflow."""
     return s / eta
 
 

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -18,9 +19,9 @@ from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Scalar
 from dsfjax.engines import attention
 from dsfjax.engines.associative import associative
 from dsfjax.engines.chunked import chunked
-from dsfjax.engines.guard import reverse_only, without_nan
+from dsfjax.engines.guard import guarded, reverse_only
 from dsfjax.engines.materialized import materialized
-from dsfjax.engines.plan import by_matrix_products
+from dsfjax.engines.plan import by_matrix_products, plan
 from dsfjax.engines.recurrence import (
     check_tokens,
     prepare,
@@ -146,10 +147,11 @@ def scan(
         out, h_last = sequential(problem, h0)
     else:
         problem, h0 = reverse_only((problem, h0), method_name)
-        problem, h0, nan = without_nan(problem, h0)
-        out, h_last = ENGINES[method_name](problem, h0)
-        out = jnp.where(nan.reshape(-1, *[1] * (out.ndim - 1)), jnp.nan, out)
-        h_last = jnp.where(nan[-1], jnp.nan, h_last)
+        run = ENGINES[method_name]
+        if method_name == "chunked" and not plan(problem, h0.shape).mixes_steps:
+            out, h_last = run(problem, h0)
+        else:
+            out, h_last = guarded(run, problem, h0)
     y = read_out(system, u, out, from_states=needs_states)
     return (y, h_last, out) if return_states else (y, h_last)
 
@@ -267,6 +269,8 @@ def choose(system: System | KernelSystem, length: int) -> tuple[str, str]:
         return "chunked", "a dense map reads every state: step by step, one kept per chunk"
     if isinstance(system.A, DiagonalPlusLowRank):
         return "chunked", "the WY form of a low-rank update turns chunks into matrix products"
+    if system.state_shape[1] == 1 and jax.default_backend() == "cpu":
+        return "sequential", "one state per channel: a step is little work, and a CPU has few cores"
     if system.state_shape[1] == 1:
         return "chunked", "one state per channel: step by step, chunks side by side"
     if not by_matrix_products(system.A):

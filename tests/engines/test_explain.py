@@ -46,7 +46,7 @@ def test_bytes_are_those_of_the_arrays():
         ("diagonal_per_state", "diagonal, per state", "chunked", 32, 24),
         ("diagonal_full", "diagonal, full", "chunked", 16, 24),
         ("diagonal_factored", "diagonal, full, factored as step × rate", "chunked", 16, 24),
-        ("diagonal_gated", "diagonal, per channel", "chunked", 16, 4),
+        ("diagonal_gated", "diagonal, per channel", "sequential", None, 4),
         ("complex_per_state", "complex diagonal, per state", "chunked", 32, 24),
         ("dense_maps", "diagonal, full", "chunked", 16, 24),
         ("low_rank", "diagonal plus rank 2", "chunked", 16, 24),
