@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -131,12 +132,25 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         temperature: float = 0.0,
     ) -> Array:
         _check_generate(config, prompt.shape[0], num_tokens, temperature, key)
+        key = jax.random.key(0) if key is None else key
+        return continue_text(params, prompt, key, temperature, num_tokens, temperature == 0)
+
+    # One function for the life of the model: its loop is compiled once for each pair of lengths.
+    @partial(jax.jit, static_argnums=(4, 5))
+    def continue_text(
+        params: Params,
+        prompt: Array,
+        key: Array,
+        temperature: Array | float,
+        num_tokens: int,
+        greedy: bool,
+    ) -> Array:
         state = init_state(params, prompt.shape[0] + num_tokens)
         logits, state = prefill(params, prompt, state)
-        keys = jax.random.split(jax.random.key(0) if key is None else key, num_tokens)
+        keys = jax.random.split(key, num_tokens)
 
         def sample(logits: Array, key: Array) -> Array:
-            if temperature == 0:
+            if greedy:
                 return jnp.argmax(logits, axis=-1).astype(prompt.dtype)
             return jax.random.categorical(key, logits / temperature).astype(prompt.dtype)
 

@@ -146,3 +146,26 @@ def test_batches_come_from_vmap() -> None:
     ids = jnp.stack([tokens(LENGTH, seed) for seed in range(3)])
     batch = jax.vmap(apply, (None, 0))(params, ids)
     assert error(batch, jnp.stack([apply(params, x) for x in ids])) < 1e-13
+
+
+def test_generate_is_compiled_once() -> None:
+    """Other parameters, prompts, keys and temperatures run the same program."""
+    model, params, *_ = compiled("ssd", **SMALL)
+    prompt, other_prompt = tokens(4), tokens(4) + 1
+    programs = []
+    model.generate(params, prompt, 3, key=jax.random.key(1), temperature=0.5)
+
+    def heard(event: str, duration: float, **_: object) -> None:
+        if "backend_compile" in event:
+            programs.append(event)
+
+    other = jax.tree.map(lambda x: x + 1, params)
+    key = jax.random.key(2)
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        model.generate(other, other_prompt, 3, key=key, temperature=0.7)
+        assert not programs
+        model.generate(params, prompt, 4, key=key, temperature=0.7)
+        assert programs  # another length is another program: the listener hears it
+    finally:
+        jax.monitoring.clear_event_listeners()
