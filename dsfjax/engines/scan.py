@@ -264,7 +264,7 @@ def choose(system: System | KernelSystem, length: int) -> tuple[str, str]:
             return "materialized", "the L × L scores of a short sequence are small"
         return "chunked", "blocks of keys keep memory linear in L"
     if isinstance(system.A, Dense):
-        return "sequential", "a dense transition has no cheaper form"
+        return "chunked", "a dense transition runs step by step, one state kept per chunk"
     if reads_states(system):
         return "chunked", "a dense map reads every state: step by step, one kept per chunk"
     if isinstance(system.A, DiagonalPlusLowRank):

@@ -50,7 +50,7 @@ def test_bytes_are_those_of_the_arrays():
         ("complex_per_state", "complex diagonal, per state", "chunked", 32, 24),
         ("dense_maps", "diagonal, full", "chunked", 16, 24),
         ("low_rank", "diagonal plus rank 2", "chunked", 16, 24),
-        ("dense", "dense", "sequential", None, 24),
+        ("dense", "dense", "chunked", 64, 24),
     ],
 )
 def test_structures(name, structure, method, chunk, states):
