@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import Array
 
 from dsfjax import (
@@ -339,6 +340,10 @@ VARIANTS: tuple[Builder, ...] = (
 BUILDERS = {build.__name__: build for build in STRUCTURES + VARIANTS}
 NAMES = tuple(BUILDERS)
 MAIN = tuple(build.__name__ for build in STRUCTURES)
+# All of them for a parametrisation; the variations beyond the structures run with the slow tests.
+EVERY = tuple(
+    name if name in MAIN else pytest.param(name, marks=pytest.mark.slow) for name in NAMES
+)
 
 
 def system(name: str, length: int, seed: int = 0) -> System:

@@ -83,9 +83,9 @@ def explain(
 
     Example:
         >>> import dsfjax
-        >>> A = dsfjax.Scalar(jnp.zeros((128, 1)))
-        >>> s = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 8))
-        >>> explain(s).method
+        >>> b, A = jnp.ones((128, 1, 4)), dsfjax.Scalar(jnp.zeros((128, 1)))
+        >>> B, C = dsfjax.OuterInput(b), dsfjax.InnerOutput(b)
+        >>> explain(dsfjax.System(A, B, C, state_shape=(1, 4, 8))).method
         'chunked'
     """
     steps = length or system.length

@@ -31,7 +31,7 @@ from dsfjax.core import (
 )
 from dsfjax.core.transitions import Transition
 
-LENGTH = 150  # no multiple of a chunk, and longer than one
+LENGTH = 300  # no multiple of a chunk, and on a CPU longer than a segment of most structures
 H, N, P, D_TOKEN = 2, 8, 4, 5
 
 

@@ -27,8 +27,7 @@ LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
 
 SLOW = pytest.mark.slow
 CASES = [
-    *(pytest.param(x, n, marks=() if n in (3, 65) else SLOW) for x in zoo.MAIN for n in LENGTHS),
-    *((x, 20) for x in zoo.NAMES if x not in zoo.MAIN),
+    *(pytest.param(x, n, marks=() if n == 65 else SLOW) for x in zoo.MAIN for n in LENGTHS),
     *(pytest.param(x, n, marks=SLOW) for x in zoo.NAMES if x not in zoo.MAIN for n in LENGTHS),
 ]
 
@@ -61,7 +60,7 @@ def test_in_reverse(name):
 
 
 @pytest.mark.parametrize(
-    "name", [x if x in zoo.MAIN else pytest.param(x, marks=pytest.mark.slow) for x in zoo.NAMES]
+    "name", [pytest.param(x, marks=() if x in ("scalar", "low_rank") else SLOW) for x in zoo.NAMES]
 )
 def test_differences(name):
     """Reverse mode through every method, forward mode through sequential."""

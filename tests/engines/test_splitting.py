@@ -28,7 +28,7 @@ def test_cut_anywhere(name, length):
         assert_cut_changes_nothing(name, length, cut)
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", zoo.EVERY)
 def test_cut_of_every_structure(name):
     assert_cut_changes_nothing(name, 6, 3)
 
@@ -46,7 +46,7 @@ def test_cut_in_reverse(cut):
     assert reference.error(h, expected.h_last) < 1e-12
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", zoo.EVERY)
 def test_step_by_step(name):
     """Decoding: the constant-memory step is `scan` cut after every token."""
     system, u, h = inputs(name, 4)

@@ -27,7 +27,7 @@ def test_every_method_gives_the_values_of_the_loop(name, length):
         assert reference.error(h_last, expected.h_last) < 1e-12, method
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", zoo.EVERY)
 def test_states_from_a_zero_state(name):
     system, u, h0 = inputs(name, 20)
     expected = reference.run(system, u)
