@@ -155,7 +155,7 @@ def test_generate_is_compiled_once() -> None:
     programs = []
     model.generate(params, prompt, 3, key=jax.random.key(1), temperature=0.5)
 
-    def heard(event: str, duration: float, **_: Any) -> None:
+    def heard(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if "backend_compile" in event:
             programs.append(event)
 
