@@ -3,7 +3,8 @@
     h_t = A_t h_{t-1} + B_t u_t,    y_t = C_t h_t + D_t u_t
 
 Build a `System` from structured parts (or take one from `dsfjax.systems`), run it with `scan`,
-decode with `step`, look inside with `materialize`, `to_dense` and `explain`.
+decode with `step`, cut the sequence over devices with `scan_shards`, look inside with
+`materialize`, `to_dense` and `explain`.
 """
 
 import importlib
@@ -36,10 +37,14 @@ from dsfjax.core import series as series
 from dsfjax.core import slice_time as slice_time
 from dsfjax.core import to_dense as to_dense
 from dsfjax.engines import Explanation as Explanation
+from dsfjax.engines import Summary as Summary
+from dsfjax.engines import combine as combine
 from dsfjax.engines import explain as explain
 from dsfjax.engines import materialize as materialize
 from dsfjax.engines import scan as scan
+from dsfjax.engines import scan_shards as scan_shards
 from dsfjax.engines import step as step
+from dsfjax.engines import summarize as summarize
 
 __version__ = "0.1.0"
 

@@ -1,8 +1,10 @@
-"""shard_map over a batch, on four virtual devices: a process of its own, as their number is fixed.
+"""shard_map over a batch and over time, on four virtual devices.
 
-Run as a program this file does the work, and prints one line per deviation.
+A process of its own, as the number of devices is fixed: run as a program this file does the work,
+and prints one line per deviation.
 """
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -22,8 +24,8 @@ DEVICES, BATCH = 4, 8
 
 
 @pytest.mark.slow
-def test_shard_map_over_the_batch():
-    """Values and gradients are those of one device, without communication in between."""
+def test_shard_map():
+    """Values and gradients are those of one device; over the batch without communication."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES} "
         "--xla_backend_optimization_level=0",
@@ -77,6 +79,48 @@ def main() -> None:
             compare(f"{name} {method}", run, *stacked)
         from_zero = jax.vmap(scan)
         compare(f"{name} from a zero state", from_zero, *stacked[:2])
+
+        compare_over_time(name)
+
+
+def compare_over_time(name: str) -> None:
+    """`scan_shards` of a sequence cut over the devices against `scan` of the whole."""
+    from dsfjax import scan, scan_shards
+    from tests import systems_zoo as zoo
+
+    length = 8 * DEVICES
+    mesh = jax.make_mesh((DEVICES,), ("time",))
+    cut, whole = PartitionSpec("time"), PartitionSpec()
+    complete = zoo.system(name, length)
+    for system in (complete, dataclasses.replace(complete, reset=None)):
+        inputs = system, zoo.tokens(system, length), zoo.state(system)
+        over = jax.tree.map(lambda x: cut if x.shape[0] == length else whole, inputs[:2])
+        specs = (*over, whole)
+        sharded = jax.shard_map(
+            partial(scan_shards, axis_name="time"),
+            mesh=mesh,
+            in_specs=specs,
+            out_specs=(cut, whole),
+        )
+        places = jax.tree.map(partial(NamedSharding, mesh), specs, is_leaf=_is_spec)
+        got = jax.jit(partial(_outputs_and_gradients, sharded))(*jax.device_put(inputs, places))
+        expected = jax.jit(partial(_outputs_and_gradients, scan))(*inputs)
+        for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            if not np.max(np.abs(x - y), initial=0) <= 1e-13 * np.max(np.abs(y), initial=1e-300):
+                print(name, "over time", x.shape, "differs")
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)
+
+
+def _outputs_and_gradients(of: Callable[..., Any], system: Any, u: Any, h0: Any) -> Any:
+    def loss(floats: Any) -> Any:
+        outs = of(dataclasses.replace(floats[0], reset=system.reset), *floats[1:])
+        weighted = (x * np.cos(np.arange(x.size)).reshape(x.shape) for x in outs)
+        return sum(jnp.sum(x).real for x in weighted), outs
+
+    return jax.grad(loss, has_aux=True)((dataclasses.replace(system, reset=None), u, h0))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""Summaries of stretches of steps against the scan of all of them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsfjax import combine, scan, slice_time, summarize
+from tests import systems_zoo as zoo
+from tests.systems_zoo import system as zoo_system
+
+NAMES = (
+    "scalar_summed",
+    "scalar_constant",
+    "diagonal_factored",
+    "diagonal_extremes",
+    "complex_per_state",
+    "low_rank",
+    "dense_shared",
+    "dense_maps",
+)
+CUTS = (0, 5, 6, 13)
+
+
+def close(x, y):
+    assert np.max(np.abs(x - y)) <= 1e-13 * np.max(np.abs(y))
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_summaries_are_the_scan(name, resets):
+    """Applied one after the other, or combined first in either order: the same last state."""
+    system = zoo_system(name, CUTS[-1])
+    if not resets:
+        system = dataclasses.replace(system, reset=None)
+    u, h0 = zoo.tokens(system, CUTS[-1]), zoo.state(system)
+    expected = scan(system, u, h0, method="sequential")[1]
+    parts = [
+        summarize(slice_time(system, i, j), u[i:j]) for i, j in zip(CUTS, CUTS[1:], strict=False)
+    ]
+    h = h0
+    for part in parts:
+        h = part.apply(h)
+    close(h, expected)
+    a, b, c = parts
+    close(combine(combine(a, b), c).apply(h0), expected)
+    close(combine(a, combine(b, c)).apply(h0), expected)
+
+
+def test_a_reset_ends_a_nan():
+    system = zoo_system("scalar_no_reset", 4)
+    system = dataclasses.replace(system, reset=jnp.array([False, False, True, False]))
+    u = zoo.tokens(system, 4)
+    after = summarize(system, u).apply(jnp.full(system.carried_shape, jnp.nan))
+    close(after, scan(system, u)[1])
+
+
+def test_associative_scan_over_chunks():
+    """The states at the boundaries are prefixes of summaries."""
+    system = dataclasses.replace(zoo_system("diagonal_per_state", 12), reset=None)
+    u = zoo.tokens(system, 12)
+    states = scan(system, u, return_states=True)[2]
+    parts = [summarize(slice_time(system, i, i + 3), u[i : i + 3]) for i in range(0, 12, 3)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
+    prefixes = jax.lax.associative_scan(jax.vmap(combine), stacked)
+    close(prefixes.Q, states[2::3])
