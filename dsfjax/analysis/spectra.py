@@ -85,7 +85,9 @@ def eigenvalues(
         [[0.5, 0.25], [0.5, 0.25]]
     """
     log_values, negative = _log_values("eigenvalues", system, length)
-    values = jnp.exp(log_values)
+    # exp of a NaN that is a constant of the program is any number where LLVM optimises.
+    nan = jnp.isnan(log_values)
+    values = jnp.where(nan, jnp.nan, jnp.exp(jnp.where(nan, 0, log_values)))
     return values if negative is None else jnp.where(negative, -values, values)
 
 
