@@ -81,8 +81,8 @@ def train_block(
                 weight_decay=member.weight_decay,
                 labels=program.model.labels,
             )
-            batch = _draw(program, state.key, now) if shared is None else shared
-            loss = functools.partial(query_loss, dropout=member.dropout)
+            batch, weights = _draw(program, state.key, now) if shared is None else shared
+            loss = functools.partial(query_loss, dropout=member.dropout, weights=weights)
             return train_step(state, batch, model=program.model, optimizer=adamw, loss=loss)
 
         return jax.vmap(one)(states, which)
@@ -105,9 +105,20 @@ def train_block(
     return _judge(program, carry, states, metrics, finite), metrics
 
 
-def _draw(program: Program, key: Array, step: Int[Array, ""]) -> PyTree:
-    keys = jax.random.split(stream(key, DATA, step), program.batch_size)
-    return jax.vmap(lambda key: program.sample(key, program.task))(keys)
+def _draw(
+    program: Program, key: Array, step: Int[Array, ""]
+) -> tuple[PyTree, Float[Array, " b"] | None]:
+    """The examples of a step, and their weights in its loss; None for the same for all.
+
+    A fixed data set needs no memory: what was drawn at a step is drawn again an epoch later.
+    """
+    size, weights = program.batch_size, None
+    if program.train_examples is not None:
+        step = step % -(-program.train_examples // size)
+        if program.train_examples % size:
+            weights = (step * size + jnp.arange(size) < program.train_examples).astype(float)
+    keys = jax.random.split(stream(key, DATA, step), size)
+    return jax.vmap(lambda key: program.sample(key, program.task))(keys), weights
 
 
 def _judge(

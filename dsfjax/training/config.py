@@ -41,6 +41,8 @@ class TrainConfig:
             point of all axes but the seeds) has all its seeds solved: then no other can do better.
         patience: Evaluations without a lower held-out loss after which a member stops, or None.
         shared_data: Whether all members see the same batches; by default each seed has its own.
+        train_examples: Size of a fixed data set, seen in the same order in every epoch, whose last
+            batch may be smaller; by default every step draws new examples.
         checkpoint_every: Evaluations between checkpoints; the last step always has one.
 
     Raises:
@@ -70,6 +72,7 @@ class TrainConfig:
     stop_when: str = "all_members"
     patience: int | None = None
     shared_data: bool = False
+    train_examples: int | None = field(default=None, metadata=serial.LATER)
     checkpoint_every: int = 5
 
     def __post_init__(self) -> None:
@@ -116,6 +119,8 @@ class TrainConfig:
             )
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"expected patience >= 1 or None, got {self.patience}")
+        if self.train_examples is not None and self.train_examples < 1:
+            raise ValueError(f"expected train_examples >= 1 or None, got {self.train_examples}")
         if self.stop_at is not None and not 0 < self.stop_at <= 1:
             raise ValueError(f"expected stop_at in (0, 1] or None, got {self.stop_at}")
         choose("stop_when", self.stop_when, STOP_WHEN)

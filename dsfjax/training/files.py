@@ -35,11 +35,21 @@ def write_text(path: Path, text: str) -> None:
         path: The file; its folder is created if need be.
         text: Its content.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, a loss of power included.
+
+    Args:
+        path: The file; its folder is created if need be.
+        data: Its content.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of this process: others may be writing the same file, and one of them wins.
     temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

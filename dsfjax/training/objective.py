@@ -24,6 +24,7 @@ def query_loss(
     key: PRNGKeyArray | None = None,
     *,
     dropout: Float[Array, ""] | None = None,
+    weights: Shaped[Array, " b"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     r"""Mean cross-entropy over the query positions of a batch.
 
@@ -36,6 +37,8 @@ def query_loss(
         batch: ``inputs`` (b, L), ``query_positions`` (b, q) and ``targets`` (b, q), integers.
         key: A PRNG key for dropout (training), or None (evaluation).
         dropout: A rate in place of the model's own that are not 0; it may be traced.
+        weights: Weights of the sequences in the means, such as 0 for those that only fill the batch
+            up; None for the same weight for all.
 
     Returns:
         The loss, and ``{"loss", "accuracy"}``: accuracy is the fraction of queries whose largest
@@ -59,7 +62,9 @@ def query_loss(
         return features[example.query_positions]
 
     features = _over_batch(features_at_queries, batch, len(batch.inputs), key)
-    return _cross_entropy(model.head(params, features), batch.targets, jnp.ones_like(batch.targets))
+    each = jnp.ones(len(batch.targets), int) if weights is None else weights
+    each = jnp.broadcast_to(each[:, None], batch.targets.shape)
+    return _cross_entropy(model.head(params, features), batch.targets, each)
 
 
 def full_loss(

@@ -37,6 +37,8 @@ class Program:
         stop_at: Held-out accuracy from which a member counts as solved, or None.
         patience: Evaluations without a lower held-out loss after which a member stops, or None.
         shared_data: Whether all members see the same batches; by default each seed has its own.
+        train_examples: Size of a fixed data set, seen in the same order in every epoch; None draws
+            new examples at every step.
     """
 
     model: Model
@@ -49,6 +51,7 @@ class Program:
     stop_at: float | None = None
     patience: int | None = None
     shared_data: bool = False
+    train_examples: int | None = None
 
 
 class Member(NamedTuple):

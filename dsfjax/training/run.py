@@ -312,4 +312,5 @@ def program_of(config: TrainConfig) -> program.Program:
         stop_at=config.stop_at,
         patience=config.patience,
         shared_data=config.shared_data,
+        train_examples=config.train_examples,
     )

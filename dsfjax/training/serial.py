@@ -10,6 +10,12 @@ from dsfjax.training.choice import choose
 
 T = TypeVar("T")
 
+LATER: Mapping[str, Any] = types.MappingProxyType({"later": True})
+"""Metadata of a field that a dataclass got later: it is not written where it has its default.
+
+So what is written of a config stays what it was, and with it the names made of that.
+"""
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON data; tuples become lists.
@@ -18,14 +24,14 @@ def to_dict(config: Any) -> dict[str, Any]:
         config: A dataclass instance, of dataclasses, tuples, numbers, strings and None.
 
     Returns:
-        Nested dicts and lists.
+        Nested dicts and lists, without the fields marked :data:`LATER` that have their defaults.
 
     Examples:
         >>> from dsfjax.tasks.mqar import MQARConfig
         >>> to_dict(MQARConfig())["num_kv_pairs"]
         4
     """
-    return _plain(dataclasses.asdict(config))
+    return _plain(config)
 
 
 def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
@@ -90,11 +96,18 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") ->
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        fields = [f for f in dataclasses.fields(value) if not _left_out(f, getattr(value, f.name))]
+        return {f.name: _plain(getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     return value
+
+
+def _left_out(field: dataclasses.Field[Any], value: Any) -> bool:
+    return bool(field.metadata.get("later")) and value == field.default
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

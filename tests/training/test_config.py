@@ -103,6 +103,7 @@ def test_missing_key() -> None:
         ({"seeds": (-1,)}, "seeds in"),
         ({"learning_rates": (0.1, -0.1)}, "positive learning_rates"),
         ({"learning_rates": (float("nan"),)}, "positive learning_rates"),
+        ({"train_examples": 0}, "train_examples >= 1 or None"),
         ({"stop_at": 1.5}, r"stop_at in \(0, 1\]"),
         ({"stop_when": "one_rat"}, "did you mean 'one_rate'"),
         ({"optimizer": OptimizerConfig(warmup_steps=20)}, "warmup_steps below steps = 20"),
@@ -111,6 +112,14 @@ def test_missing_key() -> None:
 def test_parts_that_do_not_fit(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **fields)
+
+
+def test_a_field_that_came_later_is_written_only_where_it_says_something() -> None:
+    assert "train_examples" not in data()
+    fixed = dataclasses.replace(CONFIG, train_examples=10)
+    assert json.loads(to_json(fixed)) == data() | {"train_examples": 10}
+    assert from_json(to_json(fixed)) == fixed
+    assert fixed.fingerprint != CONFIG.fingerprint
 
 
 def test_differences_name_the_path() -> None:

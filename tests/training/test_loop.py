@@ -69,6 +69,32 @@ def test_vmapped_members_are_looped_members(width: int) -> None:
     assert len(set(losses.tolist())) == 4
 
 
+def test_a_fixed_data_set_comes_again_in_every_epoch() -> None:
+    # Ten examples in batches of four: the third has two, and every third step sees the same.
+    rate = 1e-2
+    optimizer_config = OptimizerConfig(schedule="constant")
+    # Without dropout, whose random numbers are drawn for whole batches.
+    silent = TOY._replace(features=lambda params, tokens, **_: TOY.features(params, tokens))
+    program = dataclasses.replace(
+        PROGRAM, model=silent, train_examples=10, optimizer=optimizer_config, block_steps=1
+    )
+    blocks, params = final(program, members([rate], [3]), 7)
+    adamw = optimizer.build(optimizer_config, rate, weight_decay=0.1)
+    state = init_state(TOY, adamw, jax.random.key(3))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def take(state: TrainState, size: int, index: Any) -> tuple[TrainState, Any]:
+        keys = jax.random.split(stream(state.key, DATA, index), 4)[:size]
+        batch = jax.vmap(lambda key: echo(key, 6))(keys)
+        return train_step(state, batch, model=silent, optimizer=adamw)
+
+    for step, block in enumerate(blocks):
+        state, metrics = take(state, 2 if step % 3 == 2 else 4, step % 3)
+        np.testing.assert_allclose(block.metrics.train_loss[0], metrics["loss"], atol=1e-12)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(a[0], b, rtol=0, atol=1e-10)
+
+
 def test_every_axis_is_what_it_is_alone() -> None:
     points = [
         Member(1e-2, weight_decay=0.0, init_scale=1.0, dropout=0.4, seed=3),
