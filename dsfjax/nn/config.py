@@ -11,7 +11,7 @@ from dsfjax.engines.scan import METHODS
 
 BlockName = Literal["prenorm", "transformer", "mamba"]
 HeadName = Literal["tied", "untied", "classifier"]
-Surroundings = Literal["paper", "practice"]
+Surroundings = Literal["paper", "authors", "practice"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class ModelConfig:
         num_heads: H; None for the architecture's own default. Ignored by one without heads.
         options: Further keywords of the architecture, as pairs: (("normalizer", "softplus"),).
         surroundings: What stands around the recurrence (`dsfjax.nn.Surrounding`): "paper" as in the
-            paper's experiments (attention, S6 and SSD bare, gate and convolution for the RNNs), or
+            paper's experiments (attention, S6 and SSD bare, gate and convolution for the RNNs),
+            "authors" as in their code (attention's output map has a bias, the rest as "paper"), or
             "practice" as in the models in use (Mamba, Mamba-2, Griffin; convolved q, k, v).
         block: "prenorm" (mixer, then MLP), "mamba" (mixer only) or "transformer" (the authors'
             Transformer block without MLP; see `dsfjax.nn.Block`).

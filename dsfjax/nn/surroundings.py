@@ -15,6 +15,15 @@ PAPER = {
     "rg_lru": _GRIFFIN,  # arXiv:2402.19427
 }
 
+_BIASED = Surrounding(bias=True)
+
+AUTHORS = PAPER | {
+    # In their code the map out of attention has a bias.
+    "softmax_attention": _BIASED,
+    "linear_attention": _BIASED,
+    "normalized_attention": _BIASED,
+}
+
 PRACTICE = PAPER | {
     "softmax_attention": _CONVOLVED_ATTENTION,
     "linear_attention": _CONVOLVED_ATTENTION,
@@ -33,4 +42,4 @@ def surrounding(mixer: str, kind: str) -> Surrounding:
         >>> surrounding("s6", "practice").gate, surrounding("s6", "paper").gate
         ('silu', None)
     """
-    return (PRACTICE if kind == "practice" else PAPER).get(mixer, BARE)
+    return {"paper": PAPER, "authors": AUTHORS, "practice": PRACTICE}[kind].get(mixer, BARE)

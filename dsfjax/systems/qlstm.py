@@ -10,7 +10,7 @@ from jax import Array
 
 from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
 from dsfjax.systems.architecture import Architecture, Traits
-from dsfjax.systems.primitives import Init, affine, labels_without_decay, projection
+from dsfjax.systems.primitives import Init, affine, complement, labels_without_decay, projection
 
 
 class Params(NamedTuple):
@@ -35,18 +35,21 @@ class Signals(NamedTuple):
     v: Array
 
 
-def qlstm(*, d_model: int, value_map: bool = True, init: Init = "published") -> Architecture:
+def qlstm(
+    *, d_model: int, value_map: bool = True, coupled: bool = False, init: Init = "published"
+) -> Architecture:
     r"""The quasi LSTM: gates that read only the token, no state expansion (n = 1).
 
     .. math::
        h_t = σ(W_f u_t + b_f) ⊙ h_{t-1} + σ(W_i u_t + b_i) ⊙ W u_t, \qquad
        y_t = σ(W_o u_t + b_o) ⊙ h_t .
 
-    Λ_t and B_t share no parameters.
+    Λ_t and B_t share no parameters, unless they are coupled.
 
     Args:
         d_model: d, width of tokens, state and outputs.
         value_map: Whether W is learnt; otherwise W = I.
+        coupled: Whether the input is scaled by √(1 − λ_t²) as in `rg_lru`.
         init: "published": weights N(0, 1/d); "authors": N(0, 0.02²). Biases 0.
 
     Returns:
@@ -57,11 +60,11 @@ def qlstm(*, d_model: int, value_map: bool = True, init: Init = "published") -> 
         >>> arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 4))).A.log_a.shape
         (3, 1, 1, 4)
     """
-    return _qlstm(d_model, value_map, init, reversed_gate=False)
+    return _qlstm(d_model, value_map, coupled, init, reversed_gate=False)
 
 
 def qlstm_reversed(
-    *, d_model: int, value_map: bool = True, init: Init = "published"
+    *, d_model: int, value_map: bool = True, coupled: bool = False, init: Init = "published"
 ) -> Architecture:
     r"""The qLSTM with the state transition of an SSM: a reversed sigmoid to a learnt power.
 
@@ -73,6 +76,7 @@ def qlstm_reversed(
     Args:
         d_model: d, width of tokens, state and outputs.
         value_map: Whether W is learnt; otherwise W = I.
+        coupled: As `qlstm`.
         init: As `qlstm`; α = 1.
 
     Returns:
@@ -83,10 +87,12 @@ def qlstm_reversed(
         >>> float(arch.init(jax.random.key(0)).alpha)
         1.0
     """
-    return _qlstm(d_model, value_map, init, reversed_gate=True)
+    return _qlstm(d_model, value_map, coupled, init, reversed_gate=True)
 
 
-def _qlstm(d_model: int, value_map: bool, init: Init, *, reversed_gate: bool) -> Architecture:
+def _qlstm(
+    d_model: int, value_map: bool, coupled: bool, init: Init, *, reversed_gate: bool
+) -> Architecture:
     def init_params(key: Array) -> Params:
         W_f, W_i, W_o, W = (
             projection(k, (d_model, d_model), init) for k in jax.random.split(key, 4)
@@ -112,14 +118,16 @@ def _qlstm(d_model: int, value_map: bool, init: Init, *, reversed_gate: bool) ->
         reset: Array | None = None,
         token_is_value: bool = False,
     ) -> System:
+        i = complement(signals.log_f, reset) * signals.i if coupled else signals.i
         return System(
             Diagonal(signals.log_f[:, None, None, :]),
-            OuterInput(scale=signals.i[:, None, :], W=None if token_is_value else params.W),
+            OuterInput(scale=i[:, None, :], W=None if token_is_value else params.W),
             InnerOutput(gate=signals.o[:, None, :]),
             reset=reset,
             state_shape=(1, 1, signals.log_f.shape[-1]),
         )
 
     bounds = "(0, 1]" if reversed_gate else "(0, 1)"
-    traits = Traits("diagonal, per channel", "d", "no", bounds, "none")
+    shared = "yes: λ_t, as √(1 − λ_t²)" if coupled else "no"
+    traits = Traits("diagonal, per channel", "d", shared, bounds, "none")
     return Architecture(init_params, signals, assemble, labels_without_decay("alpha"), traits)

@@ -13,6 +13,7 @@ from dsfjax.core.dtypes import state_dtype
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
+    complement,
     divide,
     inverse_softplus,
     labels_without_decay,
@@ -20,7 +21,6 @@ from dsfjax.systems.primitives import (
 )
 
 DECAY_SCALE = 8.0
-MAX_SQRT_GRADIENT = 1000.0
 
 
 class Params(NamedTuple):
@@ -41,7 +41,9 @@ class Signals(NamedTuple):
     v: Array
 
 
-def rg_lru(*, d_model: int, num_heads: int = 1, init: Init = "published") -> Architecture:
+def rg_lru(
+    *, d_model: int, num_heads: int = 1, coupled: bool = True, init: Init = "published"
+) -> Architecture:
     r"""A diagonal recurrence whose input is scaled by what the transition forgets.
 
     .. math::
@@ -54,6 +56,7 @@ def rg_lru(*, d_model: int, num_heads: int = 1, init: Init = "published") -> Arc
     Args:
         d_model: d, width of tokens, state and outputs.
         num_heads: H, blocks of the gates, divides d_model.
+        coupled: Whether the input is scaled by √(1 − a_t²); without, Λ_t and B_t share nothing.
         init: "published": softplus(Λ) = −log r with r² uniform in [0.9², 0.999²], weights
             N(0, 1/p); "authors": weights N(0, 0.02²). Biases 0.
 
@@ -101,29 +104,15 @@ def rg_lru(*, d_model: int, num_heads: int = 1, init: Init = "published") -> Arc
         token_is_value: bool = False,
     ) -> System:
         del token_is_value  # the token is the value
-        kept = _bounded_sqrt(-jnp.expm1(2 * signals.log_a))
-        if reset is not None:
-            kept = jnp.where(reset[:, None, None], 1, kept)
+        scale = complement(signals.log_a, reset) * signals.i if coupled else signals.i
         return System(
             Diagonal(signals.log_a[:, :, None, :]),
-            OuterInput(scale=kept * signals.i),
+            OuterInput(scale=scale),
             InnerOutput(),
             reset=reset,
             state_shape=(params.a_param.shape[0], 1, params.a_param.shape[1]),
         )
 
-    traits = Traits("diagonal, per channel", "d", "yes: a_t, as √(1 − a_t²)", "(0, 1)", "none")
+    shared = "yes: a_t, as √(1 − a_t²)" if coupled else "no"
+    traits = Traits("diagonal, per channel", "d", shared, "(0, 1)", "none")
     return Architecture(init_params, signals, assemble, labels_without_decay("a_param"), traits)
-
-
-@jax.custom_jvp
-def _bounded_sqrt(x: Array) -> Array:
-    """√x with a derivative of at most `MAX_SQRT_GRADIENT`."""
-    return jnp.sqrt(x)
-
-
-@_bounded_sqrt.defjvp
-def _bounded_sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    floor = 1 / (4 * MAX_SQRT_GRADIENT**2)
-    return jnp.sqrt(x), dx * (0.5 / jnp.sqrt(jnp.maximum(x, floor)))

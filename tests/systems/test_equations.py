@@ -112,6 +112,23 @@ def test_s6() -> None:
     compare("s6", textbook)
 
 
+def test_s6_with_a_scalar() -> None:
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        h, y = np.zeros((3, D_MODEL)), np.zeros_like(u)
+        for t in range(len(u)):
+            delta = softplus(p.W_dt_down[0] @ u[t] + p.bias_dt)
+            h = np.exp(-delta * np.exp(p.A_log)) * h + np.outer(p.W_b @ u[t], delta * u[t])
+            y[t] = (p.W_c @ u[t]) @ h + p.D * u[t]
+        return y
+
+    compare("s6", textbook, scalar=True, dt_rank=1)
+
+
+def test_s6_with_a_scalar_has_one_input_dependent_step() -> None:
+    with pytest.raises(ValueError, match="dt_rank = 2; leave dt_rank away"):
+        build("s6", scalar=True)
+
+
 @pytest.mark.parametrize("own", [{}, {"num_heads": 4, "num_groups": 2, "d_inner": 12}])
 def test_ssd(own: dict[str, int]) -> None:
     def textbook(p: Any, u: np.ndarray) -> np.ndarray:
@@ -131,19 +148,20 @@ def test_ssd(own: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["qlstm", "qlstm_reversed"])
-@pytest.mark.parametrize("value_map", [True, False])
-def test_qlstm(name: str, value_map: bool) -> None:
+@pytest.mark.parametrize("value_map, coupled", [(True, False), (False, False), (True, True)])
+def test_qlstm(name: str, value_map: bool, coupled: bool) -> None:
     def textbook(p: Any, u: np.ndarray) -> np.ndarray:
         h, y = np.zeros(D_MODEL), np.zeros_like(u)
         for t in range(len(u)):
             z = p.W_f @ u[t] + p.bias_f
             decay = sigmoid(z) if name == "qlstm" else sigmoid(-z) ** max(p.alpha, 0)
             value = p.W @ u[t] if value_map else u[t]
-            h = decay * h + sigmoid(p.W_i @ u[t] + p.bias_i) * value
+            scale = np.sqrt(1 - decay**2) if coupled else 1
+            h = decay * h + scale * sigmoid(p.W_i @ u[t] + p.bias_i) * value
             y[t] = sigmoid(p.W_o @ u[t] + p.bias_o) * h
         return y
 
-    compare(name, textbook, value_map=value_map)
+    compare(name, textbook, value_map=value_map, coupled=coupled)
 
 
 def test_reversed_gate_of_negative_power_keeps_everything() -> None:
@@ -158,7 +176,8 @@ def test_reversed_gate_of_negative_power_keeps_everything() -> None:
     assert (np.asarray(slope) == 0).all()
 
 
-def test_rg_lru() -> None:
+@pytest.mark.parametrize("coupled", [True, False])
+def test_rg_lru(coupled: bool) -> None:
     def textbook(p: Any, u: np.ndarray) -> np.ndarray:
         heads, channels = p.a_param.shape
         h, y = np.zeros((heads, channels)), np.zeros((len(u), heads, channels))
@@ -168,19 +187,22 @@ def test_rg_lru() -> None:
                 r = sigmoid(p.W_r[i] @ x[i] + p.bias_r[i])
                 gate = sigmoid(p.W_i[i] @ x[i] + p.bias_i[i])
                 a = np.exp(-8 * softplus(p.a_param[i]) * r)
-                h[i] = a * h[i] + np.sqrt(1 - a**2) * gate * x[i]
+                h[i] = a * h[i] + (np.sqrt(1 - a**2) if coupled else 1) * gate * x[i]
             y[t] = h
         return y.reshape(len(u), -1)
 
-    compare("rg_lru", textbook)
+    compare("rg_lru", textbook, coupled=coupled)
 
 
-def test_rg_lru_does_not_scale_the_first_input_of_a_document() -> None:
-    arch = build("rg_lru")
+@pytest.mark.parametrize("name", ["rg_lru", "qlstm"])
+def test_what_is_coupled_does_not_scale_the_first_input_of_a_document(name: str) -> None:
+    arch: Any = build(name, coupled=True)
     params, u = perturbed(arch), tokens(2)
-    y, _ = jax.jit(lambda r: scan(arch.system(params, u, reset=r), u))(np.array([False, True]))
-    gate = np.asarray(arch.signals(params, u).i).reshape(2, -1)
-    assert error(y[1], gate[1] * np.asarray(u[1])) < 1e-15
+    reset = np.array([False, True])
+    scale = jax.jit(lambda r: arch.system(params, u, reset=r).B.scale)(reset)
+    gate = np.asarray(arch.signals(params, u).i)
+    assert error(scale[1].reshape(-1), gate[1].reshape(-1)) < 1e-15
+    assert (np.asarray(scale[0]).reshape(-1) < gate[0].reshape(-1)).all()
 
 
 def test_gradient_of_the_root_is_bounded() -> None:
