@@ -4,6 +4,7 @@
 #   make test-all   all tests, the slow ones included
 #   make lint       ruff and pyright
 #   make bench      time the engines beside plain JAX; writes bench/
+#   make experiments  the paper's figures at a scale for four cores: an hour or so
 #   make bench-all  the same, beside PyTorch packages, which it installs
 PYTHON ?= python3
 WORKERS ?= auto
@@ -17,10 +18,13 @@ BENCH := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 $(VENV)/bin/dsfja
 
 # Two stamps at once would mean two installs into one environment.
 .NOTPARALLEL:
-.PHONY: demo test test-all lint bench bench-all clean
+.PHONY: demo test test-all lint bench bench-all experiments clean
 
 demo: $(VENV)/.run-stamp
 	$(VENV)/bin/dsfjax compare mqar --preset demo --run-dir runs/demo --report report
+
+experiments: $(VENV)/.run-stamp
+	$(PY) -m experiments --scale small
 
 bench: $(VENV)/.run-stamp
 	$(BENCH)

@@ -1,0 +1,94 @@
+"""Claims of the paper as data, and what the numbers say of them.
+
+A claim names two sets of points, one of which should recall more. Points are compared in pairs that
+agree in all axes that the claim does not name. A pair speaks *for* the claim where the means differ
+by more than the pooled standard deviation √((s₁² + s₂²)/2) and by more than half a percentage point
+in its favour, *against* it where they do so the other way, else for neither.
+
+A claim is *confirmed* if at least half of the pairs speak for it and none against; otherwise it is
+*not confirmed*.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+AXES = ("series", "seq_len", "num_kv_pairs", "d_model", "d_state")
+TIE = 0.005
+
+
+class Claim(NamedTuple):
+    """What the paper says should be seen.
+
+    Attributes:
+        text: In a sentence.
+        better: Axis to value of the points that should recall more. The value may be "any", and of
+            an axis of numbers "largest" or "smallest", of those that its series has.
+        worse: The same of the points that should recall less.
+    """
+
+    text: str
+    better: Mapping[str, Any]
+    worse: Mapping[str, Any]
+
+
+class Verdict(NamedTuple):
+    """What the numbers say of a claim.
+
+    Attributes:
+        word: "confirmed", "not confirmed", or "not run" where there is no pair of points.
+        pro: Pairs that speak for it.
+        against: Pairs that speak against it.
+        pairs: All pairs.
+        gain: Mean difference of the accuracies over the pairs; 0 without any.
+    """
+
+    word: str
+    pro: int
+    against: int
+    pairs: int
+    gain: float
+
+
+def judge(claim: Claim, points: Sequence[Mapping[str, Any]]) -> Verdict:
+    """What the numbers say of a claim.
+
+    Args:
+        claim: The claim.
+        points: The points of its experiment.
+
+    Returns:
+        The verdict.
+
+    Examples:
+        >>> axes = {"seq_len": 64, "num_kv_pairs": 4, "d_model": 8, "d_state": 2, "std": 0.01}
+        >>> points = [axes | {"series": "a", "mean": 0.9}, axes | {"series": "b", "mean": 0.5}]
+        >>> judge(Claim("a recalls more than b", {"series": "a"}, {"series": "b"}), points).word
+        'confirmed'
+    """
+    named = claim.better.keys() | claim.worse.keys()
+    free = [axis for axis in AXES if axis not in named]
+    better, worse = (_select(points, wanted) for wanted in (claim.better, claim.worse))
+    pairs = [(a, b) for a in better for b in worse if all(a[axis] == b[axis] for axis in free)]
+    gains = [a["mean"] - b["mean"] for a, b in pairs]
+    margins = [max(TIE, math.hypot(a["std"], b["std"]) / math.sqrt(2)) for a, b in pairs]
+    pro = sum(gain > margin for gain, margin in zip(gains, margins, strict=True))
+    against = sum(gain < -margin for gain, margin in zip(gains, margins, strict=True))
+    if not pairs:
+        return Verdict("not run", 0, 0, 0, 0.0)
+    word = "confirmed" if 2 * pro >= len(pairs) and not against else "not confirmed"
+    return Verdict(word, pro, against, len(pairs), sum(gains) / len(gains))
+
+
+def _select(
+    points: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    words = ("any", "largest", "smallest")
+    exact = {axis: value for axis, value in wanted.items() if value not in words}
+    found = [point for point in points if all(point[axis] == exact[axis] for axis in exact)]
+    for axis in wanted.keys() - exact.keys():
+        if found and wanted[axis] != "any":
+            extreme = max if wanted[axis] == "largest" else min
+            value = extreme(point[axis] for point in found)
+            found = [point for point in found if point[axis] == value]
+    return found

@@ -1,0 +1,132 @@
+"""The results page: ``python -m experiments.page`` renews the tables of its README from the JSON.
+
+What stands between a pair of markers, ``<!-- claims -->`` and ``<!-- end -->``, is replaced; the
+rest of the page is written by hand.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from dsfjax.training import files
+from experiments import (
+    coupling,
+    fig1_state_expansion,
+    fig2_normalization,
+    fig3_qlstm,
+    heatmap_mqar,
+    kv_cache_state,
+    table_normalizers,
+)
+from experiments.claims import Verdict, judge
+from experiments.experiment import Experiment
+from experiments.settings import Scale
+
+HERE = Path(__file__).parent
+EXPERIMENTS: tuple[Experiment, ...] = (
+    fig1_state_expansion.EXPERIMENT,
+    fig2_normalization.EXPERIMENT,
+    fig3_qlstm.EXPERIMENT,
+    table_normalizers.EXPERIMENT,
+    coupling.EXPERIMENT,
+    kv_cache_state.EXPERIMENT,
+    heatmap_mqar.EXPERIMENT,
+)
+SCALES = [scale for scale in get_args(Scale) if scale != "demo"]
+
+
+def renew(page: Path = HERE / "README.md", results: Path = HERE / "results") -> None:
+    """Replace the tables of the page by those of the results.
+
+    Args:
+        page: The page.
+        results: Folder with a folder of results per scale.
+
+    Raises:
+        ValueError: If the page lacks a pair of markers.
+    """
+    text = page.read_text(encoding="utf-8")
+    for marker, lines in (("claims", claims(results)), ("points", points(results))):
+        pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", re.DOTALL)
+        table = "\n".join(lines)
+        text, found = pattern.subn(lambda m, t=table: f"{m[1]}\n{t}\n\n{m[2]}", text)
+        if found != 1:
+            raise ValueError(f"expected one pair <!-- {marker} --> … <!-- end --> in {page}")
+    files.write_text(page, text)
+
+
+def claims(results: Path) -> Iterator[str]:
+    """A row per claim: the verdict at every scale, and the command that gives it.
+
+    Args:
+        results: Folder with a folder of results per scale.
+
+    Yields:
+        Lines of Markdown.
+    """
+    yield f"| claim | {' | '.join(SCALES)} | command |"
+    yield f"|---|{'---|' * len(SCALES)}---|"
+    for experiment in EXPERIMENTS:
+        for claim in experiment.claims:
+            cells = [
+                _verdict(judge(claim, _read(results, scale, experiment.name).get("points", ())))
+                for scale in SCALES
+            ]
+            command = f"`python -m experiments.{experiment.name}`"
+            yield f"| {claim.text} | {' | '.join(cells)} | {command} |"
+
+
+def points(results: Path) -> Iterator[str]:
+    """A row per point of every experiment that was run.
+
+    Args:
+        results: Folder with a folder of results per scale.
+
+    Yields:
+        Lines of Markdown.
+    """
+    for scale in SCALES:
+        for experiment in EXPERIMENTS:
+            result = _read(results, scale, experiment.name)
+            if not result:
+                continue
+            picture = f"results/{scale}/{experiment.name}.png"
+            seeds = len({member["seed"] for member in result["points"][0]["members"]})
+            yield f"### {experiment.name}, scale {scale}, {seeds} seeds\n"
+            yield f"![{experiment.name}]({picture})\n"
+            yield "| point | accuracy | max | rate | steps to 90 % | state | diverged | tokens/s |"
+            yield "|---|---|---|---|---|---|---|---|"
+            yield from (_row(point) for point in result["points"])
+            yield ""
+
+
+def _row(point: Mapping[str, Any]) -> str:
+    steps = point["steps_to"]["90%"]
+    cells = (
+        point["name"],
+        f"{100 * point['mean']:.1f} ± {100 * point['std']:.1f} %",
+        f"{100 * point['max']:.1f} %",
+        f"{point['learning_rate']:.2g}",
+        "–" if steps is None else f"{steps:.0f}",
+        f"{point['state_size']:,}",
+        f"{point['diverged']} of {len(point['members'])}",
+        f"{point['tokens_per_second']:,.0f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _verdict(verdict: Verdict) -> str:
+    if verdict.word == "not run":
+        return "not run at this scale"
+    of = f"{verdict.pro} of {verdict.pairs} for, {verdict.against} against"
+    return f"**{verdict.word}** ({of}; {100 * verdict.gain:+.1f} points)"
+
+
+def _read(results: Path, scale: str, name: str) -> dict[str, Any]:
+    path = results / scale / f"{name}.json"
+    return files.read_json(path) if path.exists() else {}
+
+
+if __name__ == "__main__":
+    renew()

@@ -1,0 +1,191 @@
+"""The look of all figures, and accuracy as lines and as bars.
+
+A mean has a whisker of one standard deviation; the highest accuracy of any learning rate and seed
+is a thin marker of the same colour. Series differ in colour, marker and line, so that none is told
+by colour alone.
+"""
+
+import contextlib
+import io
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+from dsfjax.report.style import HATCHES, LINES, PALETTE, SETTINGS, colors
+
+Points = Sequence[Mapping[str, Any]]
+MARKERS = "osD^vPX*"
+TASK = ("seq_len", "num_kv_pairs")
+
+# The report leaves its ink to the page; a figure of its own has it on white paper.
+_ON_PAPER: dict[Any, Any] = SETTINGS | {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.facecolor": "white",
+    "text.color": "black",
+    "axes.labelcolor": "black",
+    "axes.titlecolor": "black",
+    "axes.edgecolor": "#555555",
+    "grid.color": "#dddddd",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "hatch.color": "white",
+    "pdf.fonttype": 42,
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Draw on white paper within."""
+    with matplotlib.rc_context(_ON_PAPER):
+        yield
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """A figure as the content of a file, the same for the same figure.
+
+    Args:
+        figure: The figure.
+        kind: "png" or "pdf".
+
+    Returns:
+        The content.
+    """
+    buffer = io.BytesIO()
+    metadata = {"CreationDate": None} if kind == "pdf" else {}
+    figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+def caption(figure: Figure, result: Mapping[str, Any]) -> None:
+    """Say under a figure how its numbers were made.
+
+    Args:
+        figure: The figure.
+        result: The JSON data that it shows.
+    """
+    text = (
+        f"Scale: {result['scale']}. {result['rule']} Whiskers: one standard deviation; hollow: max."
+    )
+    width = int(13 * figure.get_figwidth())
+    figure.supxlabel(textwrap.fill(text, width), fontsize=8, color="#555555", x=0.01, ha="left")
+
+
+def series_of(points: Points) -> list[str]:
+    """The names of the series, in the order of the points."""
+    return list(dict.fromkeys(point["series"] for point in points))
+
+
+def over(points: Points, axis: str, label: str) -> Figure:
+    """Accuracy over a size, a panel per task and a line per series.
+
+    Args:
+        points: The points.
+        axis: The size, such as "d_model"; drawn in octaves.
+        label: What to call it.
+
+    Returns:
+        The figure.
+    """
+
+    def draw(ax: Axes, own: Points) -> None:
+        sizes = sorted({point[axis] for point in own})
+        names = series_of(points)
+        for i, (name, hue) in enumerate(colors(names).items()):
+            mine = sorted((p for p in own if p["series"] == name), key=lambda p: p[axis])
+            if not mine:
+                continue
+            # Side by side, so that whiskers at the same size do not hide each other.
+            x = [p[axis] * 2 ** (0.06 * (i - (len(names) - 1) / 2)) for p in mine]
+            look: dict[str, Any] = {"color": hue, "marker": MARKERS[i % len(MARKERS)]}
+            ax.errorbar(
+                x,
+                [p["mean"] for p in mine],
+                [p["std"] for p in mine],
+                label=name,
+                linestyle=LINES[i % len(LINES)],
+                markersize=6,
+                capsize=3,
+                **look,
+            )
+            best = [p["max"] for p in mine]
+            ax.plot(x, best, linestyle="", markersize=6, fillstyle="none", mew=0.8, **look)
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_locator(FixedLocator(sizes))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticklabels([str(size) for size in sizes])
+        ax.set_xlabel(label)
+
+    return _panels(points, draw)
+
+
+def bars(points: Points) -> Figure:
+    """Accuracy of each series, a panel per task and width.
+
+    Args:
+        points: The points.
+
+    Returns:
+        The figure.
+    """
+
+    def draw(ax: Axes, own: Points) -> None:
+        names = series_of(points)
+        for i, (name, hue) in enumerate(colors(names).items()):
+            for point in (p for p in own if p["series"] == name):
+                hatch = HATCHES[i // len(PALETTE)]
+                ax.bar(i, point["mean"], 0.7, yerr=point["std"], color=hue, hatch=hatch, capsize=3)
+                marker = MARKERS[i % len(MARKERS)]
+                ax.plot(i, point["max"], marker, color="black", fillstyle="none", mew=0.8)
+        ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+
+    return _panels(points, draw, (*TASK, "d_model"))
+
+
+def _panels(
+    points: Points, draw: Callable[[Axes, Points], None], by: tuple[str, ...] = TASK
+) -> Figure:
+    tasks = tasks_of(points, by)
+    figure = Figure(figsize=(max(6.0, 2.9 * len(tasks) + 1.2), 4.6), layout="constrained")
+    axes = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
+    for ax, task in zip(axes, tasks, strict=True):
+        own = [point for point in points if task_of(point, by) == task]
+        draw(ax, own)
+        ax.set_title(title(task), fontsize=10)
+        ax.grid(axis="y")
+        ax.set_ylim(0, 1.05)
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes[0].set_ylabel("accuracy at queries")
+    legend(figure, axes[0])
+    return figure
+
+
+def legend(figure: Figure, ax: Axes) -> None:
+    """One legend above the panels, of what one of them shows."""
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        columns = min(len(labels), int(figure.get_figwidth() / 2))
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=9)
+
+
+def tasks_of(points: Points, by: tuple[str, ...]) -> list[tuple[int, ...]]:
+    """The different values of some axes, sorted."""
+    return sorted({task_of(point, by) for point in points})
+
+
+def task_of(point: Mapping[str, Any], by: tuple[str, ...]) -> tuple[int, ...]:
+    """The values of some axes of a point."""
+    return tuple(point[axis] for axis in by)
+
+
+def title(task: tuple[int, ...]) -> str:
+    """What to write over a panel of (length, pairs) or (length, pairs, width)."""
+    length, pairs, *width = task
+    return f"L = {length}, {pairs} pairs" + "".join(f", d = {d}" for d in width)

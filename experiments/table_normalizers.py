@@ -1,0 +1,63 @@
+"""Table of normalisers: which function of the token should divide normalized attention.
+
+Claim: of exp, softplus and sigmoid, exp recalls most. Exp of a ReLU, which cannot shrink below 1,
+is shown beside them. (The paper's other half of the table, images of the Long Range Arena, is no
+task of this package yet.)
+Varied: the normaliser, on the tasks of figure 2.
+
+    python -m experiments.table_normalizers --scale small
+"""
+
+from dsfjax.training import TrainConfig
+from experiments import plots
+from experiments.claims import Claim
+from experiments.experiment import Experiment, main
+from experiments.settings import Scale, Task, config
+
+NORMALIZERS = ("exp", "softplus", "sigmoid", "exp_relu")
+TASKS: dict[Scale, tuple[Task, ...]] = {
+    "demo": ((16, 2),),
+    "small": ((32, 4), (48, 6)),
+    "paper": ((512, 64),),
+}
+WIDTHS: dict[Scale, tuple[int, ...]] = {
+    "demo": (8,),
+    "small": (32, 64),
+    "paper": (64, 128, 256, 512),
+}
+STATE: dict[Scale, int] = {"demo": 4, "small": 16, "paper": 128}
+
+
+def configs(scale: Scale, faithful: bool) -> dict[str, TrainConfig]:
+    """The points of the table; faithful ones have the authors' MLP."""
+    found = {}
+    for task in TASKS[scale]:
+        for normalizer in NORMALIZERS:
+            # Exp is the default: left out, this is the very run of figure 2.
+            own = {} if normalizer == "exp" else {"normalizer": normalizer}
+            for d_model in WIDTHS[scale]:
+                n = STATE[scale]
+                name = f"{normalizer}, L={task[0]}, {task[1]} pairs, d={d_model}, n={n}"
+                found[name] = config(
+                    scale, "normalized_attention", task, d_model, n, faithful=faithful, **own
+                )
+    return found
+
+
+EXPERIMENT = Experiment(
+    "table_normalizers",
+    __doc__,
+    configs,
+    plots.bars,
+    tuple(
+        Claim(
+            f"Exp normalises better than {other}.",
+            better={"series": "exp"},
+            worse={"series": other},
+        )
+        for other in ("softplus", "sigmoid")
+    ),
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

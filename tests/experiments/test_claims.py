@@ -1,0 +1,59 @@
+"""What the numbers say of a claim."""
+
+import math
+from typing import Any
+
+import pytest
+
+from experiments.claims import Claim, judge
+
+AXES = {"num_kv_pairs": 4, "d_state": 8}
+A_OVER_B = Claim("a recalls more than b", better={"series": "a"}, worse={"series": "b"})
+
+
+def point(series: str, mean: float, std: float = 0.0, **axes: Any) -> dict[str, Any]:
+    return {"series": series, "mean": mean, "std": std, "seq_len": 64, "d_model": 8} | AXES | axes
+
+
+@pytest.mark.parametrize(
+    "a, b, word",
+    [
+        ((0.9, 0.1), (0.5, 0.2), "confirmed"),
+        ((0.9, 0.4), (0.5, 0.45), "not confirmed"),  # pooled: √((0.16 + 0.2025) / 2) = 0.426
+        ((0.9, 0.4), (0.5, 0.39), "confirmed"),  # pooled: 0.395
+        ((0.504, 0.0), (0.5, 0.0), "not confirmed"),  # within half a point
+        ((0.5, 0.1), (0.9, 0.1), "not confirmed"),
+    ],
+)
+def test_a_difference_counts_above_the_pooled_deviation(
+    a: tuple[float, float], b: tuple[float, float], word: str
+) -> None:
+    verdict = judge(A_OVER_B, [point("a", *a), point("b", *b)])
+    assert verdict.word == word
+    assert math.isclose(verdict.gain, a[0] - b[0])
+
+
+def test_half_of_the_pairs_are_enough_and_one_against_is_too_many() -> None:
+    def at(width: int, a: float, b: float) -> list[dict[str, Any]]:
+        return [point("a", a, d_model=width), point("b", b, d_model=width)]
+
+    confirmed = judge(A_OVER_B, at(8, 0.9, 0.5) + at(16, 1.0, 1.0))
+    assert confirmed[:4] == ("confirmed", 1, 0, 2)
+    assert judge(A_OVER_B, at(8, 0.9, 0.5) + at(16, 1.0, 1.0) + at(32, 1, 1)).word != "confirmed"
+    against = judge(A_OVER_B, at(8, 0.9, 0.5) + at(16, 0.9, 0.5) + at(32, 0.5, 0.9))
+    assert against[:4] == ("not confirmed", 2, 1, 3)
+
+
+def test_points_are_compared_where_all_other_axes_agree() -> None:
+    points = [point("a", 0.9, d_model=8), point("b", 0.1, d_model=16)]
+    assert judge(A_OVER_B, points).word == "not run"
+    anyway = Claim("", {"series": "a", "d_model": "any"}, {"series": "b", "d_model": "any"})
+    assert judge(anyway, points).word == "confirmed"
+
+
+def test_the_ends_of_an_axis() -> None:
+    grows = Claim("", {"series": "a", "d_state": "largest"}, {"series": "a", "d_state": "smallest"})
+    points = [point("a", accuracy, d_state=n) for n, accuracy in ((2, 0.1), (4, 0.0), (8, 0.7))]
+    verdict = judge(grows, [*points, point("b", 1.0, d_state=16)])
+    assert (verdict.word, verdict.pairs) == ("confirmed", 1)
+    assert math.isclose(verdict.gain, 0.6)

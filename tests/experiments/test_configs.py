@@ -1,0 +1,108 @@
+"""What the experiments train: distinct points at every scale, and the authors' configuration."""
+
+import dataclasses
+import math
+
+import pytest
+
+from dsfjax import nn
+from dsfjax.training.run import program_of
+from experiments import fig2_normalization, fig3_qlstm
+from experiments.__main__ import ORDER
+from experiments.experiment import run_name
+from experiments.settings import Scale, config
+
+SCALES: tuple[Scale, ...] = ("demo", "small", "paper")
+EXPERIMENTS = [module.EXPERIMENT for module in ORDER]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.name)
+def test_points_are_distinct_and_named_by_their_series(experiment, scale: Scale) -> None:
+    for faithful in (False, True):
+        found = experiment.configs(scale, faithful)
+        assert len({run_name(each) for each in found.values()}) == len(found)
+        assert all("," in name for name in found)
+        named = {claimed["series"] for c in experiment.claims for claimed in (c.better, c.worse)}
+        assert named <= {name.split(",")[0] for name in found}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.name)
+def test_every_small_model_can_be_built(experiment) -> None:
+    for each in experiment.configs("small", True).values():
+        program_of(each)
+    assert len(each.seeds) >= 3
+    assert len(each.learning_rates) >= 3
+
+
+def test_experiments_share_runs() -> None:
+    runs = {
+        e.name: {run_name(each) for each in e.configs("small", False).values()} for e in EXPERIMENTS
+    }
+    assert runs["convergence"] == runs["fig2_normalization"]
+    assert runs["heatmap_mqar"] == runs["fig2_normalization"] | runs["fig1_state_expansion"]
+    assert len(runs["table_normalizers"] & runs["fig2_normalization"]) == 4
+    assert len(runs["coupling"] & runs["fig3_qlstm"]) == 4
+
+
+# Numbers of parameters of the authors' language model with d = 32, n = 16, 64 tokens and 32
+# positions, counted from the shapes of its weights; without those that it never reads.
+D, N, V, L = 32, 16, 64, 32
+EMBEDDING, NORM = V * D, 2 * D
+ATTENTION = 2 * N * (D + 1) + 2 * D * (D + 1) + 2 * NORM
+MLP = 4 * D * (D + 1) + D * (4 * D + 1)
+QLSTM = 4 * D * D + 5 * 2 * D + 6 * D * (2 * D + 1) + 2 * D * D + 2 * NORM
+S6 = D * N + D + D * (2 + 2 * N) + 2 * D + D + D * D + NORM
+SSD = 1 + D + D * (1 + 2 * N) + D + D * D + NORM
+
+
+@pytest.mark.parametrize(
+    "mixer, block, positions",
+    [
+        ("softmax_attention", ATTENTION, L),
+        ("linear_attention", ATTENTION, L),
+        ("normalized_attention", ATTENTION + D + 1 + MLP, L),
+        ("qlstm", QLSTM, L),
+        ("qlstm_reversed", QLSTM + 1, L),
+        ("s6", S6, 0),
+        ("ssd", SSD, 0),
+    ],
+)
+def test_faithful_models_have_the_parameters_of_the_authors(
+    mixer: str, block: int, positions: int
+) -> None:
+    model = config("paper", mixer, (64, 4), D, N, faithful=True).model
+    model = dataclasses.replace(model, vocab_size=V, max_length=positions)
+    assert nn.num_params(model) == EMBEDDING + positions * D + 2 * block + NORM
+
+
+def test_the_default_models_have_no_mlp_and_the_ssd_of_mamba_2() -> None:
+    normalized = config("paper", "normalized_attention", (512, 64), 64, 128)
+    linear = config("paper", "linear_attention", (512, 64), 64, 128)
+    assert nn.num_params(normalized.model) == nn.num_params(linear.model) + 2 * (64 + 1)
+    assert config("paper", "ssd", (512, 64), 64, 128).model.mixer == "ssd"
+    assert config("paper", "ssd", (512, 64), 64, 128, faithful=True).model.mixer == "s6"
+
+
+@pytest.mark.parametrize("length, batch", [(64, 512), (128, 256), (256, 128), (512, 64)])
+def test_paper_scale_is_the_configuration_of_the_authors(length: int, batch: int) -> None:
+    found = config("paper", "softmax_attention", (length, 4), 64, 32)
+    assert found.batch_size == batch
+    assert found.task.vocab_size == 8192
+    epoch = math.ceil(100_000 / batch)
+    assert (found.train_examples, found.eval_examples, found.eval_every) == (100_000, 3000, epoch)
+    assert found.steps == 64 * epoch
+    assert found.optimizer.steps_per_epoch == epoch
+    assert found.optimizer.decay_all and found.optimizer.weight_decay == 0.1
+    assert [round(math.log10(rate), 3) for rate in found.learning_rates] == [-4, -3.333, -2.667, -2]
+    assert len(found.seeds) == 10
+    if length < 512:
+        assert config("paper", "qlstm", (length, 4), 64).batch_size == batch // 2
+
+
+def test_faithful_adds_two_series_to_figure_2() -> None:
+    plain, faithful = (fig2_normalization.configs("paper", flag) for flag in (False, True))
+    assert plain.items() <= faithful.items()
+    series = {name.split(",")[0] for name in faithful.keys() - plain.keys()}
+    assert series == {"normalized_attention with MLP", "ssd as scalar S6"}
+    assert fig3_qlstm.configs("paper", True) == fig3_qlstm.configs("paper", False)
