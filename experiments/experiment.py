@@ -43,6 +43,7 @@ class Experiment(NamedTuple):
             that of its series and a comma.
         figure: From the points, as :func:`summarize` makes them, to a figure.
         claims: What the paper says should be seen.
+        note: What stands under the figure.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Experiment(NamedTuple):
     configs: Callable[[Scale, bool], dict[str, TrainConfig]]
     figure: Callable[[Sequence[Mapping[str, Any]]], Figure]
     claims: tuple[Claim, ...] = ()
+    note: str = RULE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +223,7 @@ def write(experiment: Experiment, result: Mapping[str, Any], folder: Path) -> No
     """
     with plots.style():
         figure = experiment.figure(result["points"])
-        plots.caption(figure, result)
+        plots.caption(figure, f"Scale: {result['scale']}. {experiment.note}")
         for kind in ("png", "pdf"):
             files.write_bytes(folder / f"{experiment.name}.{kind}", plots.rendered(figure, kind))
     files.write_json(folder / f"{experiment.name}.json", result)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter
 
 from dsfjax.report.style import LINES, SEQUENTIAL, colors
 from experiments.plots import MARKERS, TASK, Points, legend, series_of, task_of, tasks_of, title
@@ -78,7 +78,7 @@ def steps(points: Points) -> Figure:
             for i, (level, hue) in enumerate(colors(levels).items()):
                 look = {"color": hue, "marker": MARKERS[i], "markersize": 5}
                 _steps(ax, members, level, look | {"linestyle": LINES[i]})
-            ax.set_xscale("log")
+            _rates(ax, sorted({member["learning_rate"] for member in members}))
             ax.grid(axis="y")
     axes[0][0].set_ylim(bottom=0)
     for ax, column in zip(axes[0], columns, strict=True):
@@ -87,6 +87,12 @@ def steps(points: Points) -> Figure:
         ax.set_xlabel("learning rate", fontsize=9)
     legend(figure, axes[0][0])
     return figure
+
+
+def _rates(ax: Axes, rates: Sequence[float]) -> None:
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(rates, [f"{rate:.2g}" for rate in rates])
 
 
 def _steps(

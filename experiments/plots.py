@@ -64,16 +64,13 @@ def rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def caption(figure: Figure, result: Mapping[str, Any]) -> None:
+def caption(figure: Figure, text: str) -> None:
     """Say under a figure how its numbers were made.
 
     Args:
         figure: The figure.
-        result: The JSON data that it shows.
+        text: What to say.
     """
-    text = (
-        f"Scale: {result['scale']}. {result['rule']} Whiskers: one standard deviation; hollow: max."
-    )
     width = int(13 * figure.get_figwidth())
     figure.supxlabel(textwrap.fill(text, width), fontsize=8, color="#555555", x=0.01, ha="left")
 
@@ -162,7 +159,7 @@ def _panels(
         ax.grid(axis="y")
         ax.set_ylim(0, 1.05)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes[0].set_ylabel("accuracy at queries")
+    axes[0].set_ylabel("accuracy at queries\n(± std over seeds; hollow: max)")
     legend(figure, axes[0])
     return figure
 
