@@ -74,3 +74,4 @@ from dsfjax.analysis.spectrum import spectrum as spectrum
 from dsfjax.analysis.stability import Stability as Stability
 from dsfjax.analysis.stability import stability as stability
 from dsfjax.analysis.stability import warnings_of as warnings_of
+from dsfjax.analysis.use import state_use as state_use

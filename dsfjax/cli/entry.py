@@ -59,10 +59,10 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import explain
 
             return explain.main(command)
-        case options.Report():
-            from dsfjax.cli import report
+        case options.Analyze():
+            from dsfjax.cli import analyze
 
-            return report.main(command)
+            return analyze.main(command)
         case options.Bench():
             from dsfjax.cli import bench
 

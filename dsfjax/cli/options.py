@@ -27,8 +27,10 @@ Floats = Annotated[tuple[float, ...], _from_preset("FLOAT ...")]
 Ints = Annotated[tuple[int, ...], _from_preset("INT ...")]
 SharedData = Annotated[bool | None, _from_preset("{True,False}")]
 ReportDir = Annotated[
-    Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")
+    Path | None,
+    tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: report/ in the run directory)"),
 ]
+NoReport = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 RunDir = Annotated[
     Path | None,
     tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: under runs/, named by the config)"),
@@ -138,7 +140,9 @@ class Compare(Sizes, Training):
     seeds: Ints = ()
     """Seeds, trained together."""
     report: ReportDir = None
-    """Also write a report with figures into this folder."""
+    """Folder of the report: which architecture, and what is inside the trained models."""
+    no_report: NoReport = False
+    """Write no report; "dsfjax analyze" makes it later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +184,9 @@ class Sweep(Training):
     ] = None
     """With hosts: address of the first process, how many there are, and which this one is."""
     report: ReportDir = None
-    """Also write a report with figures into this folder, for each task of its own."""
+    """Folder of the report, for each task of its own."""
+    no_report: NoReport = False
+    """Write no report; "dsfjax analyze" makes it later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,12 +232,12 @@ class Explain:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """Write the report of a finished run or comparison."""
+class Analyze:
+    """Look inside the trained models of a run, comparison or sweep, and write the report."""
 
     run_dir: tyro.conf.Positional[Path]
-    """Folder of the run or comparison."""
-    out: Path = Path("report")
+    """Folder of the run, comparison or sweep."""
+    report: ReportDir = None
     """Folder of the report."""
 
 
@@ -274,7 +280,7 @@ Command = (
     | Annotated[Results, tyro.conf.subcommand("results")]
     | Annotated[Systems, tyro.conf.subcommand("systems")]
     | Annotated[Explain, tyro.conf.subcommand("explain")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Analyze, tyro.conf.subcommand("analyze")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Selfcheck, tyro.conf.subcommand("selfcheck")]
 )

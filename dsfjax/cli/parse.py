@@ -20,7 +20,7 @@ COMMANDS = {
     "results": options.Results,
     "systems": options.Systems,
     "explain": options.Explain,
-    "report": options.Report,
+    "analyze": options.Analyze,
     "bench": options.Bench,
     "selfcheck": options.Selfcheck,
 }
@@ -29,7 +29,7 @@ POSITIONAL = {
     "compare": "task",
     "sweep": "task",
     "results": "run_dir",
-    "report": "run_dir",
+    "analyze": "run_dir",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from dsfjax.cli import options
+from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.cli.training import (
@@ -45,7 +45,7 @@ MEMBERS = {
 
 
 def main(command: options.Sweep) -> int:
-    """Run the sweep, print the table, and write the report if one is wanted.
+    """Run the sweep, print the table, and write the report.
 
     Args:
         command: The options.
@@ -78,7 +78,9 @@ def main(command: options.Sweep) -> int:
         progress(console()) as listener,
     ):
         rows = run(listener=listener)
-    finish(rows, folder, command.report)
+    finish(rows, folder)
+    if not command.no_report:
+        analyze.report(folder, command.report)
     return 0
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsfjax import report, systems
-from dsfjax.cli import options
+from dsfjax import systems
+from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.cli.usage import usage_errors
@@ -31,7 +31,7 @@ TASKS = ("mqar",)
 
 
 def main(command: options.Train | options.Compare) -> int:
-    """Train, print the table, and write the report if one is wanted.
+    """Train, print the table, and write the report of a comparison.
 
     Args:
         command: The options.
@@ -54,7 +54,9 @@ def main(command: options.Train | options.Compare) -> int:
             rows = [row(name, result)]
         else:
             rows = sweep(configs, folder, listener=listener, resources=resources)
-    finish(rows, folder, command.report if isinstance(command, options.Compare) else None)
+    finish(rows, folder)
+    if isinstance(command, options.Compare) and not command.no_report:
+        analyze.report(folder, command.report)
     return 0
 
 
@@ -168,20 +170,16 @@ def check(configs: Mapping[str, TrainConfig], resources: Resources) -> None:
         run.program_of(config)
 
 
-def finish(rows: Sequence[Mapping[str, Any]], folder: Path, report_dir: Path | None) -> None:
-    """Print the table, and write the report if one is wanted.
+def finish(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Print the table.
 
     Args:
         rows: The rows of ``compare.json``.
         folder: The run directory.
-        report_dir: Folder of the report, or None.
     """
     out = console()
     out.print(render(rows))
     out.print(f"run directory: {folder}", soft_wrap=True)
-    if report_dir is not None:
-        for page in report.write_all(folder, report_dir):
-            out.print(f"report: {page}", soft_wrap=True)
 
 
 def folder_of(command: options.Training, configs: Mapping[str, TrainConfig]) -> Path:

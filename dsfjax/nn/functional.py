@@ -26,9 +26,11 @@ class Model(NamedTuple):
 
     Attributes:
         init: ``init(key) -> params``, a nested dict of arrays.
-        features: ``features(params, tokens (L,), *, reset=None, key=None, dropout=None)``, (L, d).
-            A key means training: dropout is on, where the config has a rate above 0, at that rate
-            or at ``dropout``, which may be traced.
+        features: ``features(params, tokens (L,), *, reset=None, key=None, dropout=None,
+            added=None)``, (L, d). A key means training: dropout is on, where the config has a rate
+            above 0, at that rate or at ``dropout``, which may be traced. ``added`` has an array
+            (L, d_out) per layer to be added to the outputs of its system: the gradient to it is
+            that to these outputs.
         head: ``head(params, features (…, d)) -> logits (…, vocab)``; for a classifier
             (num_classes,) from (L, d).
         apply: ``apply(params, tokens, *, reset=None, key=None, dropout=None) -> logits``.
@@ -90,8 +92,10 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         reset: Array | None = None,
         key: Array | None = None,
         dropout: Array | float | None = None,
+        added: tuple[Array, ...] | None = None,
     ) -> Array:
-        return module(params).features(tokens, reset=reset, key=key, dropout=dropout)
+        own = module(params)
+        return own.features(tokens, reset=reset, key=key, dropout=dropout, added=added)
 
     def head(params: Params, x: Array) -> Array:
         return module(params).head(x)

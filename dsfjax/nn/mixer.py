@@ -110,6 +110,7 @@ class Mixer(nnx.Module):
         reset: Bool[Array, " L"] | None = None,
         rate: float | Array | None = None,
         key: Array | None = None,
+        added: Float[Array, "L e"] | None = None,
     ) -> tuple[Float[Array, "L d"], MixerState]:
         """Mix one sequence.
 
@@ -119,6 +120,7 @@ class Mixer(nnx.Module):
             reset: Boolean (L,), true where a document starts.
             rate: Of that dropout, in place of an ``attention_dropout`` that is not 0.
             key: For dropout on the attention matrix, in training; None in evaluation.
+            added: Added to the outputs of the system, before gate and norm; None for nothing.
 
         Returns:
             Output (L, d_model) and the state after the sequence.
@@ -130,6 +132,7 @@ class Mixer(nnx.Module):
         else:
             h0 = None if state is None else state.h
             y, h = scan(system, tokens, h0, method=self.method)  # type: ignore[arg-type]
+        y = y if added is None else y + added
         return self._output(x, y), MixerState(tail, h)  # type: ignore[arg-type]
 
     def step(

@@ -69,14 +69,17 @@ class Block(nnx.Module):
         reset: Array | None = None,
         rates: tuple[float | Array, float | Array, float | Array | None] = (0.0, 0.0, None),
         key: Array | None = None,
+        added: Array | None = None,
     ) -> tuple[Array, Array, MixerState]:
         """Run a sequence: h, r (L, d) and the state in, the same out.
 
-        ``rates`` are those of dropout on h before and after the mixer, and within it.
+        ``rates`` are those of dropout on h before and after the mixer, and within it; ``added`` is
+        added to the outputs of its system.
         """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         r = r + dropout(h, rates[0], keys[0])
-        h, state = self.mixer(self.norm1(r), state, reset=reset, rate=rates[2], key=keys[1])
+        x = self.norm1(r)
+        h, state = self.mixer(x, state, reset=reset, rate=rates[2], key=keys[1], added=added)
         return *self._channels(h, r, rates[1], keys[2]), state
 
     def step(self, h: Array, r: Array, state: MixerState) -> tuple[Array, Array, MixerState]:
@@ -128,6 +131,7 @@ class SequenceModel(nnx.Module):
         reset: Bool[Array, " L"] | None = None,
         key: Array | None = None,
         dropout: Float[Array, ""] | float | None = None,
+        added: tuple[Float[Array, "L _"], ...] | None = None,
     ) -> Float[Array, "L d"]:
         """Features (L, d) of tokens (L,).
 
@@ -136,8 +140,9 @@ class SequenceModel(nnx.Module):
             reset: True where a document starts.
             key: Turns dropout on.
             dropout: A rate in place of those of the config that are not 0; it may be traced.
+            added: Of every layer what is added to the outputs of its system; None for nothing.
         """
-        return self._run(tokens, None, reset, key, dropout)[0]
+        return self._run(tokens, None, reset, key, dropout, added)[0]
 
     def head(self, features: Float[Array, "... d"]) -> Float[Array, "... k"]:
         """Logits (…, vocab) of features (…, d); for a classifier (num_classes,) of (L, d)."""
@@ -194,6 +199,7 @@ class SequenceModel(nnx.Module):
         reset: Array | None,
         key: Array | None,
         rate: float | Array | None,
+        added: tuple[Array, ...] | None = None,
     ) -> tuple[Array, DecodeState]:
         start = jnp.zeros((), jnp.int32) if state is None else state.position
         h = self._embed(tokens, start, reset)
@@ -204,7 +210,8 @@ class SequenceModel(nnx.Module):
             rates = (embed if i == 0 else residual, residual, rate)
             layer_key = None if key is None else jax.random.fold_in(key, i)
             layer = None if state is None else state.layers[i]
-            h, r, layer = block(h, r, layer, reset=reset, rates=rates, key=layer_key)
+            extra = None if added is None else added[i]
+            h, r, layer = block(h, r, layer, reset=reset, rates=rates, key=layer_key, added=extra)
             layers.append(layer)
         final_key = None if key is None else jax.random.fold_in(key, len(layers))
         features = self.norm_f(r + dropout(h, residual, final_key))

@@ -1,5 +1,7 @@
 """Floor 6: what a comparison found, as a page, as data files and as a terminal table."""
 
 from dsfjax.report.table import render as render
+from dsfjax.report.verdict import Verdict as Verdict
+from dsfjax.report.writer import Report as Report
 from dsfjax.report.writer import write as write
 from dsfjax.report.writer import write_all as write_all

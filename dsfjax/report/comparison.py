@@ -1,9 +1,12 @@
-"""What a comparison of mixers is, once it has been read: plain data, no files and no JAX."""
+"""What a comparison of mixers is, once it has been read: plain data and no files."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from dsfjax.analysis import Cost
+from dsfjax.report.findings import Findings
 
 
 @dataclass(frozen=True)
@@ -15,30 +18,30 @@ class Curve:
         steps: Training steps after which the accuracy was measured, increasing.
         accuracy: Accuracy on the held-out examples at these steps, in [0, 1]; 0 where the member
             had diverged.
+        status: How the member ended, as :mod:`dsfjax.training.run` names it.
     """
 
     seed: int
     steps: Int[np.ndarray, " points"]
     accuracy: Float[np.ndarray, " points"]
+    status: str = "finished"
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What the trained model of one mixer shows on one example or a few.
+class Outcome:
+    """How one member ended, whatever its point of the grid.
 
     Attributes:
-        moduli: |λ| of the normalised transition, over examples, layers, tokens, heads and states.
-        kernel: Φ of head 0 of the last layer on one example; where the decay differs between
-            value channels, the root mean square over the channels.
-        num_channels: Number of channels behind ``kernel``: 1 where they share one Φ.
-        pairs: ``(query, value)`` positions of the example: at ``query`` the model must name the
-            token that stands at ``value``.
+        learning_rate: Its learning rate.
+        seed: Its seed.
+        status: As :mod:`dsfjax.training.run` names it.
+        accuracy: Final accuracy; 0 for a member that diverged.
     """
 
-    moduli: Float[np.ndarray, " values"]
-    kernel: Float[np.ndarray, "L L"]
-    num_channels: int
-    pairs: tuple[tuple[int, int], ...]
+    learning_rate: float
+    seed: int
+    status: str
+    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,14 @@ class Entry:
         accuracy_std: Standard deviation over seeds.
         steps_to_90: Steps until 90 % accuracy, mean over seeds; None unless all got there.
         state_size: Numbers of state in all layers after the last token of a sequence.
+        grows: Whether the state grows with the length of the sequence.
         num_params: Number of trained parameters.
         tokens_per_second: Training tokens of all members of the program per second.
         bounds: What is known about |λ| by construction, in words.
-        num_members: How many members (learning rates × seeds) were trained.
-        num_diverged: How many of them ended non-finite.
-        curves: One per seed. The last point is the final accuracy.
-        probe: What a trained member shows; None where all seeds diverged.
+        outcomes: How every member ended: learning rates × seeds and what else varied.
+        curves: One per seed at the best learning rate. The last point is the final accuracy.
+        cost: Operations and bytes per token, one sequence at a time.
+        findings: What the analysis of the best seed found; None where all seeds diverged.
     """
 
     mixer: str
@@ -67,18 +71,30 @@ class Entry:
     accuracy_std: float
     steps_to_90: float | None
     state_size: int
+    grows: bool
     num_params: int
     tokens_per_second: float
     bounds: str
-    num_members: int
-    num_diverged: int
+    outcomes: tuple[Outcome, ...]
     curves: tuple[Curve, ...]
-    probe: Probe | None = None
+    cost: Cost
+    findings: Findings | None = None
 
     @property
     def accuracies(self) -> tuple[float, ...]:
         """Final accuracy of every seed."""
         return tuple(float(curve.accuracy[-1]) for curve in self.curves)
+
+    @property
+    def flops(self) -> float:
+        """Operations of one decoded token."""
+        assert self.cost.decode is not None
+        return self.cost.decode.flops
+
+    @property
+    def num_diverged(self) -> int:
+        """How many members, of all learning rates, ended non-finite."""
+        return sum(outcome.status == "diverged" for outcome in self.outcomes)
 
 
 @dataclass(frozen=True)

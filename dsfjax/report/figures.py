@@ -1,40 +1,30 @@
-"""The figures of the report: pure functions from data to a matplotlib figure."""
+"""Figures with all mixers in one: pure functions from data to a matplotlib figure."""
 
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dsfjax.report.comparison import Entry, band
 from dsfjax.report.style import (
     DASHED,
-    DIVERGING,
     DOTTED,
     HATCHES,
     INK,
     LINES,
-    MARK,
     MUTED,
     PAPER,
-    SEQUENTIAL,
     SETTINGS,
     colors,
     turn,
 )
 
-# The |λ| axis: everything above MODULUS_TOP is counted in the last bin, marked as such.
-MODULUS_TOP = 1.5
-MODULUS_BINS = np.linspace(0.0, MODULUS_TOP, 31)
-# Entries of Φ below this fraction of the largest are drawn like it.
-KERNEL_FLOOR = 1e-3
 
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of a size in inches, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -53,7 +43,7 @@ def learning_curves(entries: Sequence[Entry], chance: float, unbound: float) -> 
     mixers = [entry.mixer for entry in entries]
     color = colors(mixers)
     with matplotlib.rc_context(SETTINGS):
-        figure, ax = _axes(5.1, 4.2)
+        figure, ax = axes(5.1, 4.2)
         for entry in entries:
             steps, mean, low, high = band(entry.curves)
             hue = color[entry.mixer]
@@ -62,6 +52,9 @@ def learning_curves(entries: Sequence[Entry], chance: float, unbound: float) -> 
             ax.plot(steps, mean, color=hue, linestyle=line, label=entry.mixer)
             # Where a line ends: programs whose members have all solved the task stop early.
             ax.plot(steps[-1:], mean[-1:], "o", color=hue, markersize=4.5, clip_on=False)
+            for curve in entry.curves:
+                if curve.status == "diverged":
+                    ax.plot(curve.steps[-1:], [0.0], "X", color=hue, markersize=7, clip_on=False)
         ax.axhline(chance, color=MUTED, linewidth=1, linestyle=DASHED)
         ax.axhline(unbound, color=MUTED, linewidth=1, linestyle=DOTTED)
         ax.grid(axis="y")
@@ -89,7 +82,7 @@ def accuracy_bars(entries: Sequence[Entry], chance: float, unbound: float) -> Fi
     mixers = [entry.mixer for entry in entries]
     color = colors(mixers)
     with matplotlib.rc_context(SETTINGS):
-        figure, ax = _axes(5.1, 0.9 + 0.425 * len(entries))
+        figure, ax = axes(5.1, 0.9 + 0.425 * len(entries))
         for row, entry in enumerate(entries):
             ax.barh(
                 row,
@@ -100,16 +93,17 @@ def accuracy_bars(entries: Sequence[Entry], chance: float, unbound: float) -> Fi
                 xerr=entry.accuracy_std,
                 error_kw={"ecolor": INK, "elinewidth": 1.2, "capsize": 3},
             )
-            ax.plot(
-                entry.accuracies,
-                [row] * len(entry.accuracies),
-                "o",
-                color=PAPER,
-                markeredgecolor=INK,
-                markeredgewidth=0.9,
-                markersize=4,
-                clip_on=False,
-            )
+            for curve in entry.curves:
+                ax.plot(
+                    curve.accuracy[-1:],
+                    [row],
+                    "X" if curve.status == "diverged" else "o",
+                    color=PAPER,
+                    markeredgecolor=INK,
+                    markeredgewidth=0.9,
+                    markersize=7 if curve.status == "diverged" else 4,
+                    clip_on=False,
+                )
             ax.text(1.04, row, f"{100 * entry.accuracy_mean:.1f}", va="center", clip_on=False)
         ax.axvline(chance, color=INK, linewidth=1, linestyle=DASHED)
         ax.axvline(unbound, color=INK, linewidth=1, linestyle=DOTTED)
@@ -124,112 +118,86 @@ def accuracy_bars(entries: Sequence[Entry], chance: float, unbound: float) -> Fi
     return figure
 
 
-def modulus_fractions(moduli: Float[np.ndarray, " values"]) -> Float[np.ndarray, " bins"]:
-    """Fraction of eigenvalue moduli in each bin; the last one also takes what lies above it.
+def rates(entries: Sequence[Entry]) -> Figure:
+    """Final accuracy against the learning rate: a mark per member, a line through the means.
 
     Args:
-        moduli: Finite values of |λ|, at least one.
+        entries: The mixers, in the order of the legend.
 
     Returns:
-        One fraction per bin of ``MODULUS_BINS``; they sum to 1.
+        The figure; a member that diverged is a cross at 0.
     """
-    clipped = np.minimum(moduli, MODULUS_TOP)
-    return np.histogram(clipped, MODULUS_BINS)[0] / moduli.size
-
-
-def modulus_histogram(mixer: str, moduli: Float[np.ndarray, " values"], color: str) -> Figure:
-    """Histogram of |λ| with a line at 1: left of it the state fades, right of it it grows.
-
-    Args:
-        mixer: Title of the panel.
-        moduli: Finite values of |λ|, at least one.
-        color: Colour of the bars.
-
-    Returns:
-        The figure, one bar per bin of ``MODULUS_BINS``.
-    """
+    mixers = [entry.mixer for entry in entries]
+    color = colors(mixers)
+    tried = sorted({outcome.learning_rate for entry in entries for outcome in entry.outcomes})
     with matplotlib.rc_context(SETTINGS):
-        figure, ax = _axes(3.3, 2.3)
-        fractions = modulus_fractions(moduli)
-        ax.bar(
-            MODULUS_BINS[:-1],
-            fractions,
-            width=np.diff(MODULUS_BINS),
-            align="edge",
-            color=color,
-            edgecolor=PAPER,
-            linewidth=0.4,
-        )
-        ax.axvline(1.0, color=INK, linewidth=1, linestyle=DASHED)
-        ax.set_title(mixer)
-        ax.set_xlim(0, MODULUS_TOP)
-        ax.set_ylim(0, 1.08 * fractions.max())
-        ax.set_xticks([0, 0.5, 1, MODULUS_TOP], ["0", "0.5", "1", f"≥{MODULUS_TOP:g}"])
-        ax.yaxis.set_major_locator(MaxNLocator(3))
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        figure, ax = axes(5.1, 4.2)
+        for entry in entries:
+            hue = color[entry.mixer]
+            own = {
+                x: [o.accuracy for o in entry.outcomes if o.learning_rate == rate]
+                for x, rate in enumerate(tried)
+            }
+            means = {x: float(np.mean(values)) for x, values in own.items() if values}
+            line = LINES[turn(mixers, entry.mixer)]
+            ax.plot(*zip(*means.items(), strict=True), color=hue, linestyle=line, label=entry.mixer)
+            for outcome in entry.outcomes:
+                diverged = outcome.status == "diverged"
+                ax.plot(
+                    [tried.index(outcome.learning_rate)],
+                    [outcome.accuracy],
+                    "X" if diverged else "o",
+                    color=hue,
+                    markersize=7 if diverged else 4,
+                    clip_on=False,
+                )
         ax.grid(axis="y")
-        ax.set_xlabel("|λ|")
+        ax.set_ylim(0, 1.02)
+        # Side by side rather than to scale, as no scale fits every grid.
+        shown = range(0, len(tried), -(-len(tried) // 6))
+        ax.set_xticks(shown, [f"{tried[x]:.2g}" for x in shown])
+        ax.set_xlim(-0.4, len(tried) - 0.6)
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.set_xlabel("learning rate")
+        ax.set_ylabel("final accuracy at queries")
+        figure.legend(loc="outside lower center", ncols=2 if len(entries) > 3 else 1)
     return figure
 
 
-def kernel_map(
-    mixer: str,
-    kernel: Float[np.ndarray, "L L"],
-    pairs: Sequence[tuple[int, int]],
-) -> Figure:
-    """Heat map of Φ, relative to its largest entry: row = where y is read, column = which token.
-
-    A Φ without negative entries gets a logarithmic scale over three decades; one with both signs a
-    diverging scale, logarithmic on both sides of a linear core. Tokens of the future are blank.
+def trade_off(entries: Sequence[Entry]) -> Figure:
+    """Final accuracy against the size of the state, a mark per mixer with its name.
 
     Args:
-        mixer: Title of the panel.
-        kernel: Lower triangular, finite, not all zero.
-        pairs: ``(row, column)`` to be ringed: query position and position of the value asked for.
+        entries: The mixers.
 
     Returns:
-        The figure, with one image, one ring per pair and a colour bar.
+        The figure, with whiskers of one standard deviation.
     """
-    size = kernel.shape[0]
-    relative = kernel / max(float(np.abs(kernel).max()), np.finfo(float).tiny)
-    future = np.triu(np.ones_like(kernel, dtype=bool), k=1)
-    signed = bool((relative < -1e-9).any())
-    norm: Normalize
-    if signed:
-        norm, cmap = SymLogNorm(1e-2, vmin=-1, vmax=1), DIVERGING
-        shown = relative
-        ticks, labels = [-1, 0, 1], ["−1", "0", "1"]
-    else:
-        norm, cmap = LogNorm(KERNEL_FLOOR, 1), SEQUENTIAL
-        shown = np.maximum(relative, KERNEL_FLOOR)
-        ticks, labels = [1e-3, 1e-1, 1], ["≤0.001", "0.1", "1"]
+    mixers = [entry.mixer for entry in entries]
+    color = colors(mixers)
     with matplotlib.rc_context(SETTINGS):
-        figure, ax = _axes(3.3, 3.35)
-        image = ax.imshow(
-            np.ma.masked_where(future, shown), cmap=cmap, norm=norm, interpolation="none"
-        )
-        rows = [query for query, _ in pairs]
-        columns = [value for _, value in pairs]
-        ax.plot(columns, rows, "o", color="none", markeredgecolor=MARK, markersize=7)
-        # Queries on the left edge, the values they ask for on the lower edge.
-        edge = 0.035 * size
-        ax.plot([-0.5 - edge] * len(rows), rows, ">", color=MARK, markersize=4, clip_on=False)
-        bottom = [size - 0.5 + edge] * len(columns)
-        ax.plot(columns, bottom, "^", color=MARK, markersize=4, clip_on=False)
-        ax.set_title(mixer)
-        ax.set_xlabel("token s")
-        ax.set_ylabel("output t")
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(MaxNLocator(4, integer=True))
-        ax.tick_params(length=0, pad=11)
-        ax.set_xlim(-0.5, size - 0.5)
-        ax.set_ylim(size - 0.5, -0.5)
-        # The blank triangle of the future has room for the scale.
-        bar = figure.colorbar(
-            image, cax=ax.inset_axes((0.5, 0.93, 0.46, 0.045)), orientation="horizontal"
-        )
-        bar.ax.set_xticks(ticks, labels, fontsize=8.5)
-        bar.ax.minorticks_off()
-        bar.ax.tick_params(length=2, pad=2)
-        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        figure, ax = axes(5.1, 4.2)
+        for i, entry in enumerate(entries):
+            ax.errorbar(
+                [entry.state_size],
+                [entry.accuracy_mean],
+                yerr=[entry.accuracy_std],
+                fmt="s" if entry.grows else "o",
+                color=color[entry.mixer],
+                markersize=max(5, 13 - 2 * i),  # so that those behind can be seen
+                elinewidth=1.2,
+                capsize=3,
+                label=entry.mixer,
+                clip_on=False,
+            )
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace(",", "\u202f"))
+        ax.minorticks_off()
+        ax.grid(axis="y")
+        ax.set_ylim(0, 1.02)
+        ax.margins(x=0.12)
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.set_xlabel("state size N")
+        ax.set_ylabel("final accuracy at queries")
+        figure.legend(loc="outside lower center", ncols=2 if len(entries) > 3 else 1)
     return figure

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import jax
 import numpy as np
 
 from dsfjax import nn
-from dsfjax.report.comparison import Comparison, Curve, Entry
-from dsfjax.report.probe import probe
+from dsfjax.analysis import cost, state_size
+from dsfjax.report.comparison import Comparison, Curve, Entry, Outcome
+from dsfjax.report.examine import examine
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import Loaded, TrainConfig, from_json, load
 from dsfjax.training.comparison import row
+from dsfjax.training.run import program_of
 
 
 def read(run_dir: Path, names: Collection[str] | None = None) -> Comparison:
@@ -25,7 +29,7 @@ def read(run_dir: Path, names: Collection[str] | None = None) -> Comparison:
         names: The rows to read; all by default.
 
     Returns:
-        The comparison, with a probe of each mixer's best seed.
+        The comparison, with an analysis of each mixer's best seed.
 
     Raises:
         ValueError: If there is no finished run, or the runs are not of one task.
@@ -45,10 +49,10 @@ def read(run_dir: Path, names: Collection[str] | None = None) -> Comparison:
     tasks = {loaded.config.task for _, loaded in runs}
     if len(tasks) != 1:
         raise ValueError(f"report: expected runs of one task in {run_dir}, got {len(tasks)} tasks.")
-    entries = sorted(
-        (_entry(row, loaded) for row, loaded in runs),
-        key=lambda entry: (-entry.accuracy_mean, entry.steps_to_90 or math.inf),
-    )
+    # Compilation is most of the work, and leaves Python to the other threads.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        entries = list(pool.map(lambda run: _entry(*run), runs))
+    entries.sort(key=lambda entry: (-entry.accuracy_mean, entry.steps_to_90 or math.inf))
     (task,) = tasks
     return Comparison(
         facts=_facts([loaded for _, loaded in runs]),
@@ -79,23 +83,31 @@ def _entry(row: Mapping[str, Any], loaded: Loaded) -> Entry:
     config, members = loaded.config, loaded.result["members"]
     best = [m for m in members if all(m[axis] == value for axis, value in row["best"].items())]
     whole = [m for m in best if m["status"] != "diverged"]
-    shown = None
+    model, found = program_of(config).model, None
     if whole:
         index = max(whole, key=lambda member: member["eval_accuracy"])["member"]
         params = jax.tree.map(lambda leaf: leaf[index], loaded.params)
-        shown = probe(nn.build(config.model), params, config.task)
+        found = examine(model, params, config.task)
+    length = config.task.seq_len
     copied = (
         "mixer accuracy_mean accuracy_std steps_to_90 state_size num_params tokens_per_second"
     ).split()
     return Entry(
         **{name: row[name] for name in copied},
         learning_rate=row["best_learning_rate"],
+        grows=state_size(model, 2 * length) > state_size(model, length),
         bounds=_bounds(config),
-        num_members=len(members),
-        num_diverged=sum(member["status"] == "diverged" for member in members),
+        outcomes=tuple(map(_outcome, members)),
         curves=tuple(_curve(member, loaded.metrics) for member in best),
-        probe=shown,
+        cost=cost(model, length),
+        findings=found,
     )
+
+
+def _outcome(member: Mapping[str, Any]) -> Outcome:
+    diverged = member["status"] == "diverged"
+    accuracy = 0.0 if diverged else member["eval_accuracy"]
+    return Outcome(member["learning_rate"], member["seed"], member["status"], accuracy)
 
 
 def _curve(member: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Curve:
@@ -103,7 +115,8 @@ def _curve(member: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> C
     accuracy = np.array([line["eval_accuracy"] or 0.0 for line in own])
     if member["status"] == "diverged":
         accuracy[-1] = 0.0  # as the comparison counts it
-    return Curve(member["seed"], np.array([line["step"] for line in own]), accuracy)
+    steps = np.array([line["step"] for line in own])
+    return Curve(member["seed"], steps, accuracy, member["status"])
 
 
 def _bounds(config: TrainConfig) -> str:

@@ -33,6 +33,8 @@ MARK = "#e6007e"
 # The ninth mixer takes the first hue again, with another line and hatch.
 LINES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)))
 HATCHES = ("", "////", "....")
+# Lines of the layers of one mixer.
+LAYERS = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 
 SEQUENTIAL: Colormap = LinearSegmentedColormap.from_list(
     "dsfjax-sequential", ["#11183a", "#1f4e79", "#2a8a8f", "#7cc47a", "#f9f2a0"]

@@ -1,9 +1,6 @@
-"""Numbers and results in words, computed from the data, for the page and the terminal."""
+"""Numbers in words, for the page and the terminal."""
 
-from dsfjax.report.comparison import Comparison, Entry
-
-# Means closer than this are called equal even if the seeds scatter less.
-TIE = 0.005
+import math
 
 
 def percent(value: float) -> str:
@@ -56,61 +53,36 @@ def listing(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def leaders(entries: tuple[Entry, ...]) -> list[Entry]:
-    """The best mixer and those that seeds do not tell apart from it.
+def steps(value: float) -> str:
+    """A number of steps to three digits.
 
-    A mixer counts as equal to the best one when their means differ by no more than the larger of
-    their two standard deviations, or by no more than half a percentage point.
-
-    Args:
-        entries: Ordered by mean accuracy, best first; at least one.
-
-    Returns:
-        At least one entry, in the same order.
+    Example:
+        >>> steps(12.3456), steps(float("inf")), steps(1.0)
+        ('12.3 steps', 'no number of steps', '1 step')
     """
-    best = entries[0]
-    return [
-        entry
-        for entry in entries
-        if best.accuracy_mean - entry.accuracy_mean
-        <= max(best.accuracy_std, entry.accuracy_std, TIE)
-    ]
+    if math.isinf(value):
+        return "no number of steps"
+    return f"{value:.3g} step{'' if value == 1 else 's'}"
 
 
-def verdict(comparison: Comparison) -> str:
-    """Who won, by how much, and what that is worth: two or three sentences made from the numbers.
+def factor(value: float | None) -> str:
+    """A factor to two digits; a dash where there is none.
 
-    Args:
-        comparison: At least one entry, ordered by mean accuracy.
-
-    Returns:
-        Plain text.
+    Example:
+        >>> factor(0.2345), factor(18.2), factor(None), factor(1e-7)
+        ('0.23×', '18×', '–', '1e-07×')
     """
-    entries = comparison.entries
-    top = leaders(entries)
-    best, rest = top[0], [entry for entry in entries if entry not in top]
-    seeds = f"{len(best.curves)} seed{'s' if len(best.curves) != 1 else ''}"
-    if len(entries) == 1:
-        text = f"{best.mixer} answers {percent(best.accuracy_mean)} of the queries"
-        text += f" (mean over {seeds} at its best learning rate)"
-    elif len(top) == 1:
-        text = f"{best.mixer} recalls best: it answers {percent(best.accuracy_mean)} of the queries"
-        text += f" (mean over {seeds} at its best learning rate)"
-    else:
-        low, high = percent(min(e.accuracy_mean for e in top)), percent(best.accuracy_mean)
-        share = high if low == high else f"{low} to {high}"
-        text = f"{listing([entry.mixer for entry in top])} recall best, and {seeds} cannot tell "
-        text += f"them apart: they answer {share} of the queries, each at its best learning rate"
-    if rest:
-        text += f"; next comes {rest[0].mixer} with {percent(rest[0].accuracy_mean)}"
-    if len(rest) > 1:
-        text += f", last {rest[-1].mixer} with {percent(rest[-1].accuracy_mean)}"
-    text += f". Guessing would answer {percent(comparison.chance)}, naming any value of the "
-    text += f"sequence {percent(comparison.unbound)}."
-    timed = [entry for entry in entries if entry.steps_to_90 is not None]
-    if len(timed) > 1:
-        steps = min(entry.steps_to_90 for entry in timed if entry.steps_to_90 is not None)
-        first = [entry.mixer for entry in timed if entry.steps_to_90 == steps]
-        verb = "was" if len(first) == 1 else "were"
-        text += f" {listing(first)} {verb} the first to reach 90 %, after {count(steps)} steps."
-    return text
+    return "–" if value is None or math.isnan(value) else f"{value:.2g}×"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number to some digits; a dash where there is none, ∞ as such.
+
+    Example:
+        >>> number(12.3456), number(float("inf")), number(float("nan")), number(-0.5)
+        ('12.3', '∞', '–', '−0.5')
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    text = "∞" if math.isinf(value) else f"{abs(value):.{digits}g}"
+    return f"−{text}" if value < 0 else text

@@ -2,13 +2,28 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from dsfjax.report.export import write_data
 from dsfjax.report.page import render
 from dsfjax.report.read import names_by_task, read
+from dsfjax.report.verdict import Verdict, decide
+from dsfjax.training.files import write_text
 
 
-def write_all(run_dir: Path | str, out_dir: Path | str) -> list[Path]:
+class Report(NamedTuple):
+    """A report that has been written.
+
+    Attributes:
+        page: Path of the page. It needs no network and no other file.
+        verdict: What it answers.
+    """
+
+    page: Path
+    verdict: Verdict
+
+
+def write_all(run_dir: Path | str, out_dir: Path | str) -> list[Report]:
     """Write a report for every task of a sweep: into the folder itself if there is one task only.
 
     Args:
@@ -16,7 +31,7 @@ def write_all(run_dir: Path | str, out_dir: Path | str) -> list[Path]:
         out_dir: Where to write; several tasks get a folder each in it, named by their sizes.
 
     Returns:
-        Paths of the pages.
+        The reports, one per task.
 
     Raises:
         ValueError: If ``run_dir`` has no finished run.
@@ -32,8 +47,8 @@ def write_all(run_dir: Path | str, out_dir: Path | str) -> list[Path]:
     ]
 
 
-def write(run_dir: Path | str, out_dir: Path | str, names: Collection[str] | None = None) -> Path:
-    """Write the report of a comparison: ``index.html`` and, beside it, ``data/*.csv``.
+def write(run_dir: Path | str, out_dir: Path | str, names: Collection[str] | None = None) -> Report:
+    """Analyse a comparison and write its report: ``index.html``, and ``data/*.csv`` beside it.
 
     Args:
         run_dir: Folder of a comparison (``dsfjax compare``) or of one run (``dsfjax train``).
@@ -41,7 +56,7 @@ def write(run_dir: Path | str, out_dir: Path | str, names: Collection[str] | Non
         names: The runs of a comparison that it is about; all by default.
 
     Returns:
-        Path of the page. It needs no network and no other file.
+        The report.
 
     Raises:
         ValueError: If ``run_dir`` has no finished run, or its runs are not of one task.
@@ -51,5 +66,6 @@ def write(run_dir: Path | str, out_dir: Path | str, names: Collection[str] | Non
     files = write_data(comparison, out / "data")
     page = out / "index.html"
     title = "Multi-query associative recall"
-    page.write_text(render(comparison, title, files), encoding="utf-8")
-    return page
+    verdict = decide(comparison)
+    write_text(page, render(comparison, verdict, title, files))
+    return Report(page, verdict)

@@ -32,10 +32,11 @@ def fails(capsys: pytest.CaptureFixture, *words: object) -> str:
 
 def test_compare_trains_reports_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["compare", "mqar", *SMOKE, "--run-dir", tmp_path / "run"]
-    first = run(capsys, *words, "--mixers", "linear_attention")
+    first = run(capsys, *words, "--mixers", "linear_attention", "--no-report")
     assert "linear_attention: step 4/24, loss " in first
     assert "linear_attention: 4 finished after 24 steps" in first
-    out = run(capsys, *words, "--report", tmp_path / "report")
+    assert "report:" not in first and not (tmp_path / "run" / "report").exists()
+    out = run(capsys, *words)
     assert "linear_attention: step" not in out
     assert "ssd: compiling 4 members as one program" in out
     assert "ssd: step 24/24, loss " in out
@@ -45,9 +46,10 @@ def test_compare_trains_reports_and_resumes(tmp_path: Path, capsys: pytest.Captu
         line = next(x for x in out.splitlines() if x.startswith(row["mixer"] + " "))
         assert f"{100 * row['accuracy_mean']:.1f} ±" in line
     assert "\x1b" not in out
-    page = (tmp_path / "report" / "index.html").read_text()
-    assert "linear_attention" in page
-    assert "ssd" in page
+    page = tmp_path / "run" / "report" / "index.html"
+    assert out.endswith(f"report: {page}\n")
+    assert "linear_attention" in page.read_text()
+    assert "ssd" in page.read_text()
 
 
 def test_train_puts_every_option_where_it_belongs(
@@ -66,12 +68,6 @@ def test_train_puts_every_option_where_it_belongs(
     assert (config.model.d_model, config.model.vocab_size) == (8, 40)
     assert config.optimizer.weight_decay == 0.0
     assert config.task.seq_len == presets.get("smoke").base.task.seq_len
-
-
-def test_report_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run(capsys, "train", "mqar", *SMOKE, "--mixer", "ssd", "--run-dir", tmp_path / "run")
-    run(capsys, "report", tmp_path / "run", "--out", tmp_path / "page")
-    assert "ssd" in (tmp_path / "page" / "index.html").read_text()
 
 
 def test_default_folder_depends_on_the_config() -> None:
@@ -101,7 +97,7 @@ def test_default_folder_depends_on_the_config() -> None:
         ("compare mqar --schedule cosin", "did you mean 'cosine'?"),
         ("explain --mixer sssd", "unknown mixer 'sssd'; did you mean 'ssd'?"),
         ("explain --mixer ssd --length 0", "--length"),
-        ("report nowhere", "found neither compare.json nor result.json"),
+        ("analyze nowhere", "found neither compare.json nor result.json"),
     ],
 )
 def test_refused_before_anything_is_written(

@@ -45,7 +45,7 @@ def test_train_is_typed() -> None:
         ),
         ("compare mqar --seeds one", "--seeds: Could not find valid parse for arguments: ['one']"),
         ("train --mixer ssd", "TASK"),
-        ("report", "PATH"),
+        ("analyze", "PATH"),
         ("systems more", "more"),
     ],
 )
@@ -61,7 +61,7 @@ def test_one_line_says_what_is_wrong(
     assert not set("│╭╰─") & set(err)
 
 
-@pytest.mark.parametrize("words", ["--help", "train --help", "compare mqar --help", "report -h"])
+@pytest.mark.parametrize("words", ["--help", "train --help", "compare mqar --help", "analyze -h"])
 def test_help(words: str, capsys: pytest.CaptureFixture) -> None:
     assert main(words.split()) == 0
     assert "usage: dsfjax" in capsys.readouterr().out

@@ -117,7 +117,7 @@ def test_finished_points_are_skipped_and_the_rest_goes_on(
     (other / "results.sqlite").unlink()
     (other / second / "result.json").write_text("{")
     words = [*SWEEP, "--lrs", "1e-3", "1e300", "--weight-decay", "0", "--steps", "8"]
-    out = run(capsys, *words, "--run-dir", other)
+    out = run(capsys, *words, "--no-report", "--run-dir", other)
     assert f"{first}: step" not in out
     assert f"{second}: step" not in out  # from its last checkpoint, which is the end
     assert (other / second / "broken_result.json").read_text() == "{"
@@ -134,7 +134,7 @@ def test_members_that_do_not_fit_take_turns_or_are_refused(
         for count in (1, 6)
     )
     words = [*SWEEP[:4], *size.split(), "--devices", 1, "--run-dir", tmp_path]
-    out = run(capsys, *words, "--memory", (one + six) / 2 / 2**30)
+    out = run(capsys, *words, "--no-report", "--memory", (one + six) / 2 / 2**30)
     assert re.search(r"6 members do not fit at once: \d slices of \d take turns", out)
     assert main([*map(str, words), "--seeds", "7", "--memory", "1e-6"]) == 2
     assert "expected one member per device to fit into 0 MiB" in capsys.readouterr().err
@@ -146,7 +146,8 @@ def test_two_sweeps_share_a_folder(
     other = tmp_path / "run"
     shutil.copytree(folder, other)
     before = objects(capsys, other)
-    run(capsys, *SWEEP[:6], "--d-model", 8, "--steps", 4, "--seeds", 0, "--run-dir", other)
+    words = [*SWEEP[:6], "--d-model", 8, "--steps", 4, "--seeds", 0, "--no-report"]
+    run(capsys, *words, "--run-dir", other)
     after = objects(capsys, other)
     assert [x for x in after if x in before] == before
     assert len(after) == len(before) + 2

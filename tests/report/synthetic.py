@@ -1,10 +1,14 @@
 """A made-up comparison: numbers of plausible size, drawn from fixed seeds, no model behind them."""
 
+import dataclasses
+
 import numpy as np
 
-from dsfjax.report.comparison import Comparison, Curve, Entry, Probe
+from dsfjax.analysis import Cost, Phase
+from dsfjax.report.comparison import Comparison, Curve, Entry, Outcome
+from dsfjax.report.findings import MODULUS_BINS, Findings, Layer, Trace
 
-LENGTH = 32
+LENGTH, STATES = 32, 48
 PAIRS = ((9, 1), (14, 5), (21, 3), (30, 7))
 MIXERS = {
     "softmax_attention": (0.998, "unbounded (η_{t−1}/η_t)"),
@@ -18,18 +22,42 @@ MIXERS = {
 }
 
 
-def probe(mixer: str, rng: np.random.Generator) -> Probe:
-    if "attention" in mixer:
-        moduli = np.exp(0.2 * rng.standard_normal(2000))
-    else:
-        moduli = 1 / (1 + np.exp(-2 - 1.5 * rng.standard_normal(2000)))
-    lag = np.subtract.outer(np.arange(LENGTH), np.arange(LENGTH))
+def layer(finite: bool, signed: bool, rng: np.random.Generator) -> Layer:
+    age = np.arange(LENGTH)
+    moduli = rng.random(len(MODULUS_BINS) - 1)
+    phases = np.zeros(36)
+    phases[18] = 1.0
+    predicted = np.exp(-0.1 * age)
+    measured = 0.8 * predicted * np.exp(0.1 * rng.standard_normal(LENGTH))
+    lag = np.subtract.outer(age, age)
     kernel = np.where(lag >= 0, np.exp(-0.3 * np.maximum(lag, 0)) * rng.random(lag.shape), 0.0)
-    if mixer in ("normalized_attention", "ssd"):
+    if signed:
         kernel = kernel - 0.1 * np.where(lag >= 0, rng.random(lag.shape), 0.0)
     for query, value in PAIRS:
         kernel[query, value] += 1.0
-    return Probe(moduli, kernel, 16 if mixer in ("s6", "rg_lru") else 1, PAIRS)
+    return Layer(
+        moduli=moduli / moduli.sum(),
+        phases=phases,
+        quantiles=np.sort(rng.random(5)),
+        growing=0.0 if finite else 0.25,
+        survival=np.exp(-0.05 * age),
+        half_life=7.0,
+        mean_age=age / 2.0,
+        trace=Trace(measured if finite else None, measured / 2, predicted, 0.9, 0.8, 0.3),
+        use=np.exp(-0.2 * np.arange(STATES)) if finite else None,
+        dimension=12.0 if finite else None,
+        participation=6.0 if finite else None,
+        exponents=np.linspace(-0.3, -0.05, 6),
+        gradient=np.exp(0.1 * age) if finite else None,
+        warnings=() if finite else ("head 0: the normaliser grows.",),
+        kernel=kernel,
+        num_channels=16 if finite else 1,
+    )
+
+
+def findings(mixer: str, rng: np.random.Generator) -> Findings:
+    finite, signed = mixer != "softmax_attention", mixer in ("normalized_attention", "ssd")
+    return Findings((layer(finite, signed, rng), layer(finite, signed, rng)), PAIRS)
 
 
 def curve(seed: int, final: float, rng: np.random.Generator) -> Curve:
@@ -38,23 +66,50 @@ def curve(seed: int, final: float, rng: np.random.Generator) -> Curve:
     return Curve(seed, steps, np.clip(accuracy + 0.01 * rng.standard_normal(20), 0, 1))
 
 
+def cost(flops: float, states: int) -> Cost:
+    phase = Phase(flops, 10.0, 4 * flops, ())
+    return Cost(LENGTH, 1, 50_000, 200_000, states, 12.5, phase, phase, phase)
+
+
 def entry(mixer: str, final: float, bounds: str, rng: np.random.Generator) -> Entry:
     curves = tuple(curve(seed, final, rng) for seed in (0, 1, 2))
     accuracy = tuple(float(c.accuracy[-1]) for c in curves)
+    rates = (1e-3, 3e-3, 1e-2)
+    states = 4096 if final > 0.6 else 64
     return Entry(
         mixer=mixer,
-        learning_rate=float(rng.choice([1e-3, 3.1622e-3])),
+        learning_rate=3e-3,
         accuracy_mean=float(np.mean(accuracy)),
         accuracy_std=float(np.std(accuracy)),
         steps_to_90=400.0 if final > 0.9 else None,
-        state_size=4096 if final > 0.6 else 64,
+        state_size=states,
+        grows=mixer == "softmax_attention",
         num_params=int(rng.integers(40_000, 60_000)),
         tokens_per_second=float(rng.integers(100_000, 300_000)),
         bounds=bounds,
-        num_diverged=0,
-        num_members=6,
+        outcomes=tuple(
+            Outcome(rate, c.seed, "finished", value if rate == 3e-3 else value / 2)
+            for rate in rates
+            for c, value in zip(curves, accuracy, strict=True)
+        ),
         curves=curves,
-        probe=probe(mixer, rng),
+        cost=cost(float(rng.integers(10_000, 20_000)), states),
+        findings=findings(mixer, rng),
+    )
+
+
+def diverged(whole: Entry) -> Entry:
+    """The same mixer, had all its members diverged after 100 steps."""
+    curves = [Curve(c.seed, c.steps[:2], np.zeros(2), "diverged") for c in whole.curves]
+    outcomes = [dataclasses.replace(o, status="diverged", accuracy=0.0) for o in whole.outcomes]
+    return dataclasses.replace(
+        whole,
+        accuracy_mean=0.0,
+        accuracy_std=0.0,
+        steps_to_90=None,
+        curves=tuple(curves),
+        outcomes=tuple(outcomes),
+        findings=None,
     )
 
 

@@ -1,13 +1,15 @@
 """The CSV files hold the inputs, digit for digit."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dsfjax.report.export import write_data
-from tests.report.synthetic import LENGTH, MIXERS, PAIRS, comparison
+from dsfjax.report.findings import MODULUS_BINS, Layer
+from tests.report.synthetic import LENGTH, MIXERS, PAIRS, STATES, comparison, diverged
 
 WHOLE = comparison()
 
@@ -25,6 +27,17 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def layers(mixer: str) -> tuple[Layer, ...]:
+    found = next(e.findings for e in WHOLE.entries if e.mixer == mixer)
+    assert found is not None
+    return found.layers
+
+
+def column(path: Path, mixer: str, layer: int, name: str) -> list[str]:
+    own = [r for r in rows(path) if (r["mixer"], r["layer"]) == (mixer, str(layer))]
+    return [row[name] for row in own]
+
+
 def test_summary(folder: Path) -> None:
     found = rows(folder / "summary.csv")
     assert [row["mixer"] for row in found] == list(MIXERS)
@@ -33,10 +46,14 @@ def test_summary(folder: Path) -> None:
         assert float(row["accuracy_std"]) == entry.accuracy_std
         assert float(row["learning_rate"]) == entry.learning_rate
         assert row["steps_to_90"] == ("" if entry.steps_to_90 is None else str(entry.steps_to_90))
-        assert int(row["num_params"]) == entry.num_params
+        assert (int(row["num_params"]), row["grows"]) == (entry.num_params, str(entry.grows))
+        assert entry.findings is not None
+        assert float(row["half_life"]) == entry.findings.half_life
+        share = entry.findings.share_used
+        assert row["share_used"] == ("" if share is None else str(share))
 
 
-def test_curves_and_final_accuracy(folder: Path) -> None:
+def test_curves_and_members(folder: Path) -> None:
     found = {
         (row["mixer"], int(row["seed"]), int(row["step"])): float(row["accuracy"])
         for row in rows(folder / "curves.csv")
@@ -48,31 +65,91 @@ def test_curves_and_final_accuracy(folder: Path) -> None:
         for step, value in zip(curve.steps, curve.accuracy, strict=True)
     }
     assert found == expected
+    members = rows(folder / "members.csv")
+    assert len(members) == 9 * len(MIXERS)
     final = {
-        (r["mixer"], int(r["seed"])): float(r["accuracy"]) for r in rows(folder / "accuracy.csv")
+        (r["mixer"], int(r["seed"])): float(r["accuracy"])
+        for r in members
+        if float(r["learning_rate"]) == 3e-3
     }
     assert final == {(m, s): value for (m, s, step), value in expected.items() if step == 1000}
 
 
-def test_moduli(folder: Path) -> None:
-    found = [row for row in rows(folder / "moduli.csv") if row["mixer"] == "s6"]
-    moduli = next(e.probe.moduli for e in WHOLE.entries if e.mixer == "s6" and e.probe)
-    total = 0.0
-    for row in found[:-1]:
-        low, high = float(row["low"]), float(row["high"])
-        assert float(row["fraction"]) == np.mean((moduli >= low) & (moduli < high))
-        total += float(row["fraction"])
-    assert float(found[-1]["fraction"]) == pytest.approx(1 - total)
+def test_histograms(folder: Path) -> None:
+    for i, layer in enumerate(layers("s6")):
+        shares = column(folder / "moduli.csv", "s6", i + 1, "share")
+        assert list(map(float, shares)) == layer.moduli.tolist()
+        lows = column(folder / "moduli.csv", "s6", i + 1, "low")
+        assert list(map(float, lows)) == MODULUS_BINS[:-1].tolist()
+        shares = column(folder / "phases.csv", "s6", i + 1, "share")
+        assert list(map(float, shares)) == layer.phases.tolist()
+
+
+def test_memory_state_and_gradients(folder: Path) -> None:
+    first = layers("ssd")[0]
+    memory = folder / "memory.csv"
+    expected = {
+        "survival": first.survival,
+        "state": first.trace.state,
+        "output": first.trace.output,
+        "predicted": first.trace.predicted,
+        "mean_age": first.mean_age,
+    }
+    for name, values in expected.items():
+        assert values is not None
+        assert list(map(float, column(memory, "ssd", 1, name))) == values.tolist()
+    use = column(folder / "state_use.csv", "ssd", 1, "hankel_singular_value")
+    assert first.use is not None and first.gradient is not None
+    assert list(map(float, use)) == first.use.tolist()
+    gradient = column(folder / "gradients.csv", "ssd", 1, "gradient_norm")
+    assert list(map(float, gradient)) == first.gradient.tolist()
+
+
+def test_without_a_finite_state_its_columns_are_empty(folder: Path) -> None:
+    assert column(folder / "memory.csv", "softmax_attention", 1, "state") == [""] * LENGTH
+    assert column(folder / "state_use.csv", "softmax_attention", 1, "index") == []
+    assert len(column(folder / "state_use.csv", "qlstm", 2, "index")) == STATES
+    (row,) = [
+        r
+        for r in rows(folder / "layers.csv")
+        if (r["mixer"], r["layer"]) == ("softmax_attention", "2")
+    ]
+    assert (row["dimension"], row["correlation"]) == ("", "0.9")
 
 
 def test_kernel(folder: Path) -> None:
-    kernel = next(e.probe.kernel for e in WHOLE.entries if e.mixer == "ssd" and e.probe)
-    found = np.zeros((LENGTH, LENGTH))
+    found = np.zeros((2, LENGTH, LENGTH))
     marked = set()
     for row in rows(folder / "phi_ssd.csv"):
-        t, s = int(row["t"]), int(row["s"])
-        found[t, s] = float(row["phi"])
+        layer, t, s = int(row["layer"]) - 1, int(row["t"]), int(row["s"])
+        found[layer, t, s] = float(row["phi"])
         if row["query_meets_value"] == "1":
             marked.add((t, s))
-    np.testing.assert_array_equal(found, kernel)
+    np.testing.assert_array_equal(found, [layer.kernel for layer in layers("ssd")])
     assert marked == set(PAIRS)
+
+
+def test_cost(folder: Path) -> None:
+    found = [r for r in rows(folder / "cost.csv") if r["mixer"] == "s6"]
+    assert [r["phase"] for r in found] == ["training", "prefill", "decode"]
+    entry = next(e for e in WHOLE.entries if e.mixer == "s6")
+    assert entry.cost.decode is not None
+    assert float(found[2]["flops"]) == entry.cost.decode.flops
+
+
+def test_a_mixer_without_findings_keeps_its_rows(tmp_path: Path) -> None:
+    bad = dataclasses.replace(WHOLE, entries=(WHOLE.entries[0], diverged(WHOLE.entries[2])))
+    names = write_data(bad, tmp_path)
+    assert "phi_ssd.csv" not in names and "phi_softmax_attention.csv" in names
+    summary = rows(tmp_path / "summary.csv")[1]
+    assert (summary["mixer"], summary["num_diverged"], summary["half_life"]) == ("ssd", "9", "")
+    assert {r["status"] for r in rows(tmp_path / "members.csv") if r["mixer"] == "ssd"} == {
+        "diverged"
+    }
+    alone = dataclasses.replace(WHOLE, entries=(diverged(WHOLE.entries[2]),))
+    assert write_data(alone, tmp_path / "alone") == [
+        "summary.csv",
+        "members.csv",
+        "curves.csv",
+        "cost.csv",
+    ]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import LogNorm, SymLogNorm, to_hex
 
-from dsfjax.report import figures
+from dsfjax.report import figures, panels
 from dsfjax.report.comparison import Curve, band
 from dsfjax.report.style import PALETTE, colors, turn
-from tests.report.synthetic import LENGTH, PAIRS, comparison
+from tests.report.synthetic import LENGTH, PAIRS, comparison, diverged
 
 ENTRIES = comparison().entries
 
@@ -49,17 +49,81 @@ def test_accuracy_bars() -> None:
     whiskers = np.array([np.ptp(c.get_segments()[i][:, 0]) for c in ax.collections for i in (0,)])  # pyright: ignore
     np.testing.assert_allclose(whiskers, [2 * entry.accuracy_std for entry in ENTRIES])
     dots = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
-    np.testing.assert_array_equal(dots, [entry.accuracies for entry in ENTRIES])
+    expected = [x for entry in ENTRIES for x in entry.accuracies]
+    np.testing.assert_array_equal(np.concatenate([np.asarray(x) for x in dots]), expected)
     assert [text.get_text() for text in ax.texts][2] == f"{100 * ENTRIES[2].accuracy_mean:.1f}"
 
 
-def test_modulus_histogram_counts_everything() -> None:
-    moduli = np.array([0.0, 0.01, 0.975, 0.98, 0.99, 1.0, 1.01, 7.0, np.inf, 1.5])
-    (ax,) = figures.modulus_histogram("ssd", moduli, "#0072b2").axes
-    heights = [bar.get_height() for bar in ax.patches]  # pyright: ignore[reportAttributeAccessIssue]
-    expected = np.zeros(30)
-    expected[[0, 19, 20, 29]] = 0.2, 0.3, 0.2, 0.3
-    np.testing.assert_allclose(heights, expected)
+def test_diverged_members_are_crosses_at_zero() -> None:
+    entries = (ENTRIES[0], diverged(ENTRIES[2]))
+    for figure, count in (
+        (figures.learning_curves(entries, 0.03, 0.25), 3),
+        (figures.accuracy_bars(entries, 0.03, 0.25), 3),
+        (figures.rates(entries), 9),
+    ):
+        crosses = [line for line in figure.axes[0].lines if line.get_marker() == "X"]
+        assert len(crosses) == count
+        for line in crosses:
+            assert 0 in np.asarray(line.get_xydata())
+
+
+def test_rates_show_every_member() -> None:
+    (ax,) = figures.rates(ENTRIES[:2]).axes
+    dots = sorted(tuple(line.get_xydata()[0]) for line in ax.lines if line.get_marker() == "o")  # pyright: ignore
+    place = {1e-3: 0, 3e-3: 1, 1e-2: 2}
+    expected = [(place[o.learning_rate], o.accuracy) for e in ENTRIES[:2] for o in e.outcomes]
+    assert dots == sorted(expected)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0.001", "0.003", "0.01"]
+    means = np.asarray(ax.lines[0].get_ydata())
+    own = [o.accuracy for o in ENTRIES[0].outcomes]
+    np.testing.assert_allclose(means, np.reshape(own, (3, 3)).mean(axis=1))
+
+
+def test_trade_off_is_accuracy_by_state() -> None:
+    (ax,) = figures.trade_off(ENTRIES).axes
+    marks = [c.lines[0].get_xydata()[0] for c in ax.containers]  # pyright: ignore
+    expected = [(e.state_size, e.accuracy_mean) for e in ENTRIES]
+    np.testing.assert_array_equal(marks, expected)
+
+
+def test_panels_draw_a_line_per_layer() -> None:
+    findings = ENTRIES[2].findings
+    assert findings is not None
+    layers = findings.layers
+    for draw, read in (
+        (panels.survival, lambda layer: layer.survival),
+        (panels.retention, lambda layer: layer.trace.state),
+        (panels.gradients, lambda layer: layer.gradient),
+    ):
+        (ax,) = draw("ssd", layers, "#0072b2").axes
+        named = [x for x in ax.lines if str(x.get_label()).startswith("layer")]
+        assert [x.get_label() for x in named] == ["layer 1", "layer 2"]
+        for line, layer in zip(named, layers, strict=True):
+            np.testing.assert_array_equal(np.asarray(line.get_ydata()), read(layer))
+    dots = [
+        x for x in panels.retention("ssd", layers, "#0072b2").axes[0].lines if x.get_marker() == "."
+    ]
+    np.testing.assert_array_equal(np.asarray(dots[1].get_ydata()), layers[1].trace.predicted)
+
+
+def test_outlines_are_the_shares() -> None:
+    findings = ENTRIES[0].findings
+    assert findings is not None
+    for draw, name in ((panels.moduli, "moduli"), (panels.phases, "phases")):
+        (ax,) = draw("x", findings.layers, "#0072b2").axes
+        drawn = [patch.get_data().values for patch in ax.patches if patch.get_label()]  # pyright: ignore
+        for layer in findings.layers:
+            assert any(np.array_equal(values, getattr(layer, name)) for values in drawn)
+
+
+def test_use_is_relative_to_the_largest_and_to_n() -> None:
+    findings = ENTRIES[2].findings
+    assert findings is not None
+    line = panels.use("ssd", findings.layers, "#0072b2").axes[0].lines[0]
+    values = np.asarray(findings.layers[0].use)
+    x, y = np.asarray(line.get_xydata()).T
+    np.testing.assert_allclose(x, np.arange(1, values.size + 1) / values.size)
+    np.testing.assert_allclose(y, np.maximum(values / values[0], panels.USE_FLOOR))
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -67,7 +131,7 @@ def test_kernel_map(signed: bool) -> None:
     kernel = np.tril(np.random.default_rng(0).uniform(0.1, 3.0, (LENGTH, LENGTH)))
     if signed:
         kernel[5, 2] = -6.0
-    ax = figures.kernel_map("ssd", kernel, PAIRS).axes[0]
+    ax = panels.kernel_map("ssd", kernel, PAIRS).axes[0]
     (image,) = ax.images
     shown = image.get_array()
     assert isinstance(shown, np.ma.MaskedArray)
@@ -80,9 +144,17 @@ def test_kernel_map(signed: bool) -> None:
 
 
 def test_kernel_of_zeros_is_drawn() -> None:
-    shown = figures.kernel_map("none", np.zeros((4, 4)), ()).axes[0].images[0].get_array()
+    shown = panels.kernel_map("none", np.zeros((4, 4)), ()).axes[0].images[0].get_array()
     assert shown is not None
-    np.testing.assert_array_equal(np.ma.compressed(shown), [figures.KERNEL_FLOOR] * 10)
+    np.testing.assert_array_equal(np.ma.compressed(shown), [panels.KERNEL_FLOOR] * 10)
+
+
+def test_what_is_not_finite_in_a_kernel_stays_blank() -> None:
+    kernel = np.tril(np.ones((4, 4)))
+    kernel[2, 1] = np.nan
+    shown = panels.kernel_map("none", kernel, ()).axes[0].images[0].get_array()
+    assert isinstance(shown, np.ma.MaskedArray)
+    assert np.asarray(shown.mask)[2, 1] and np.ma.compressed(shown).tolist() == [1.0] * 9
 
 
 def test_hues_repeat_with_another_line() -> None:

@@ -6,9 +6,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from dsfjax.report import page as pages
 from dsfjax.report.comparison import Comparison
-from dsfjax.report.page import render
-from tests.report.synthetic import MIXERS, comparison
+from dsfjax.report.findings import Findings
+from dsfjax.report.verdict import decide
+from tests.report.synthetic import MIXERS, comparison, diverged
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -22,8 +24,9 @@ class Reader(HTMLParser):
         self.ids: list[str] = []
         self.references: list[str] = []
         self.tags: list[str] = []
-        self.rows: list[list[str]] = []
-        self.keys: list[list[str | None]] = []
+        self.tables: list[list[list[str]]] = []
+        self.keys: list[list[list[str | None]]] = []
+        self.captions: list[str] = []
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -38,12 +41,17 @@ class Reader(HTMLParser):
         for name in ("href", "xlink:href"):
             if (values.get(name) or "").startswith("#"):
                 self.references.append(str(values[name])[1:])
-        if tag == "tr":
-            self.rows.append([])
+        if tag == "figcaption":
+            self.captions.append("")
+        if tag == "table":
+            self.tables.append([])
             self.keys.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+            self.keys[-1].append([])
         if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.keys[-1].append(values.get("data-value"))
+            self.tables[-1][-1].append("")
+            self.keys[-1][-1].append(values.get("data-value"))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -57,7 +65,9 @@ class Reader(HTMLParser):
         if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
         if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += data
+            self.tables[-1][-1][-1] += data
+        if "figcaption" in self.open:
+            self.captions[-1] += data
 
 
 def read(page: str) -> Reader:
@@ -68,30 +78,64 @@ def read(page: str) -> Reader:
     return reader
 
 
+def render(whole: Comparison, title: str, files: list[str]) -> str:
+    return pages.render(whole, decide(whole), title, files)
+
+
 @pytest.fixture(scope="module")
 def page() -> str:
     return render(comparison(), "Recall & more", ["summary.csv"])
 
 
-def test_every_mixer_has_a_row_a_histogram_and_a_heat_map(page: str) -> None:
+def test_every_mixer_has_rows_and_panels(page: str) -> None:
     reader = read(page)
-    assert [row[0] for row in reader.rows[1:]] == list(MIXERS)
-    assert reader.tags.count("svg") == 2 + 2 * len(MIXERS)
+    assert len(reader.tables) == 3
+    for table in reader.tables:
+        assert [row[0] for row in table[1:]] == list(MIXERS)
+    # Four of all mixers; |λ|, horizon and trace of each; two kernels; use and gradients where there
+    # is a finite state.
+    count = len(MIXERS)
+    assert reader.tags.count("svg") == 4 + 3 * count + 2 * count + 2 * (count - 1)
     assert "Recall & more" in reader.text
 
 
-def test_row_shows_the_numbers_and_sorts_by_them(page: str) -> None:
+def test_every_figure_says_how_to_read_it_and_where_its_numbers_are(page: str) -> None:
+    reader = read(page)
+    assert len(reader.captions) == reader.tags.count("svg")
+    assert all(len(caption) > 20 and caption.endswith(" data") for caption in reader.captions)
+    sections = page.split("<section>")[1:]
+    drawn = [part for part in sections if '<div class="panels">' in part]
+    assert len(drawn) == 5
+    assert all("How to read" in part for part in drawn)
+
+
+def test_rows_show_the_numbers_and_sort_by_them(page: str) -> None:
     reader = read(page)
     entry = comparison().entries[2]
-    shown, keys = reader.rows[3], reader.keys[3]
+    shown, keys = reader.tables[0][3], reader.keys[0][3]
     mean, std = 100 * entry.accuracy_mean, 100 * entry.accuracy_std
     assert shown[:3] == ["ssd", f"{mean:.1f}\xa0% ± {std:.1f}", f"{entry.learning_rate:.3g}"]
-    assert shown[3:5] == ["400", "4\u202f096"]
+    assert shown[3:6] == ["400", "0 of 9", "4\u202f096"]
     assert keys[1] == str(entry.accuracy_mean)
-    assert reader.rows[1][7] == "unbounded (ηt−1/ηt)"
-    assert keys[5:7] == [str(entry.num_params), str(entry.tokens_per_second)]
+    assert reader.tables[0][1][8] == "unbounded (ηt−1/ηt)"
+    assert keys[6:8] == [str(entry.num_params), str(entry.tokens_per_second)]
     # A mixer that never got to 90 % has no number there to sort by.
-    assert (reader.rows[8][3], reader.keys[8][3]) == ("–", "")
+    assert (reader.tables[0][8][3], reader.keys[0][8][3]) == ("–", "")
+    assert reader.tables[0][1][5] == "4\u202f096 grows"
+
+
+def test_row_of_the_analysis(page: str) -> None:
+    reader = read(page)
+    found = comparison().entries[2].findings
+    assert found is not None and found.share_used is not None
+    shown, keys = reader.tables[1][3], reader.keys[1][3]
+    assert shown[2:6] == ["14", "7", "0.3×", "11.8"]
+    assert found.horizon == 14 and found.mean_age == 11.75
+    assert shown[6:9] == ["0.9", "24", f"{100 * 24 / 96:.1f}\xa0%"]
+    assert keys[8] == str(found.share_used)
+    # Softmax has no finite state.
+    assert (reader.tables[1][1][7], reader.keys[1][1][7]) == ("–", "")
+    assert reader.tables[2][3][-1] == reader.tables[2][3][-2]
 
 
 def test_needs_nothing_from_elsewhere(page: str) -> None:
@@ -99,8 +143,9 @@ def test_needs_nothing_from_elsewhere(page: str) -> None:
     assert not re.search(r"https?://|//[a-z]+\.|@import", without_namespaces)
     assert not {"link", "img", "iframe", "object"} & set(read(page).tags)
     assert not re.search(r"\bsrc\s*=", without_namespaces)
-    sources = re.findall(r'href="([^"#]{1,40})', without_namespaces)
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    sources = set(re.findall(r'href="([^"#]{1,40})', without_namespaces))
+    images = {source for source in sources if source.startswith("data:image/png;base64,")}
+    assert all(re.fullmatch(r"data/[\w.]+\.csv", source) for source in sources - images)
 
 
 def test_identifiers_are_unique_and_references_resolve(page: str) -> None:
@@ -122,22 +167,34 @@ def test_placeholder_colours_are_all_replaced(page: str) -> None:
 
 def test_names_are_escaped() -> None:
     entry = dataclasses.replace(
-        comparison().entries[0], mixer='<b>&"', bounds="|λ| < 1", probe=None
+        comparison().entries[0], mixer='<b>&"', bounds="|λ| < 1", findings=None
     )
-    reader = read(render(Comparison({"Task": "a < b"}, 0.1, 0.2, (entry,)), "<i>", ["<x>.csv"]))
-    assert reader.rows[1][0] == '<b>&"'
+    whole = Comparison({"Task": "a < b"}, 0.1, 0.2, (entry,))
+    reader = read(render(whole, "<i>", ["<x>.csv"]))
+    assert reader.tables[0][1][0] == '<b>&"'
     assert not {"b", "i", "x"} & set(reader.tags)
 
 
-def test_without_probes_the_page_has_only_accuracy() -> None:
+def test_a_mixer_that_diverged_is_shown_and_said() -> None:
     whole = comparison()
-    entries = tuple(dataclasses.replace(entry, probe=None) for entry in whole.entries)
+    entries = (whole.entries[0], diverged(whole.entries[1]))
     reader = read(render(dataclasses.replace(whole, entries=entries), "t", []))
-    assert reader.tags.count("svg") == 2
+    assert reader.tags.count("svg") == 4 + 3 + 2
+    assert reader.tables[0][2][:2] == ["normalized_attention", "0.0\xa0% ± 0.0"]
+    assert reader.tables[0][2][4] == "9 of 9"
+    assert reader.tables[1][2][2:] == ["–"] * 10
+    assert "normalized_attention: every member at its best learning rate diverged" in reader.text
+    assert "Members diverged in normalized_attention (9 of 9)." in reader.text
 
 
-def test_diverged_members_are_counted() -> None:
+def test_eigenvalues_that_turn_get_a_histogram_of_angles() -> None:
     whole = comparison()
-    bad = dataclasses.replace(whole.entries[0], num_diverged=2)
-    reader = read(render(dataclasses.replace(whole, entries=(bad,)), "t", []))
-    assert "2 of 6 members" in reader.text
+    found = whole.entries[2].findings
+    assert found is not None
+    turned = [dataclasses.replace(x, phases=x.phases[::-1].copy()) for x in found.layers]
+    entry = dataclasses.replace(whole.entries[2], findings=Findings(tuple(turned), found.pairs))
+    one = dataclasses.replace(whole, entries=(entry,))
+    straight = dataclasses.replace(whole, entries=(whole.entries[2],))
+    count = read(render(one, "t", [])).tags.count("svg")
+    assert count == read(render(straight, "t", [])).tags.count("svg") + 1
+    assert "All are real and positive." not in render(one, "t", [])

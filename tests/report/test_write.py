@@ -6,21 +6,15 @@ import shutil
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dsfjax import nn
-from dsfjax.analysis import eigenvalues
-from dsfjax.core import Dense, DenseInput, DenseOutput, System
-from dsfjax.engines import materialize
 from dsfjax.report import read, write, write_all
 from dsfjax.report.comparison import Comparison
-from dsfjax.report.probe import NUM_EXAMPLES, first_kernel
-from dsfjax.tasks import mqar
+from dsfjax.report.examine import examine
 from dsfjax.training import Loaded, from_json, load, presets, sweep
 from dsfjax.training.comparison import row
-from dsfjax.training.step import HELD_OUT, stream
 
 MIXERS = ("softmax_attention", "s6")
 
@@ -38,10 +32,12 @@ def whole(run_dir: Path) -> Comparison:
 
 
 def test_page_and_data(run_dir: Path, tmp_path: Path) -> None:
-    page = write(run_dir, tmp_path / "report")
+    page, verdict = write(run_dir, tmp_path / "report")
     assert page == tmp_path / "report" / "index.html"
     text = page.read_text(encoding="utf-8")
     assert all(mixer in text for mixer in MIXERS)
+    assert verdict.doubts[0].startswith("2 seeds per learning rate")
+    assert verdict.doubts[0] in text
     with (tmp_path / "report" / "data" / "summary.csv").open(newline="", encoding="utf-8") as file:
         summary = {row["mixer"]: row for row in csv.DictReader(file)}
     rows = json.loads((run_dir / "compare.json").read_text(encoding="utf-8"))
@@ -73,10 +69,9 @@ def test_facts_and_chance(whole: Comparison) -> None:
     assert jax.devices()[0].device_kind in whole.facts["Device"]
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
-def test_probe_shows_the_best_member(run_dir: Path, whole: Comparison, mixer: str) -> None:
-    loaded = load(run_dir / mixer)
-    (entry,) = (entry for entry in whole.entries if entry.mixer == mixer)
+def test_the_best_member_is_the_one_that_is_analysed(run_dir: Path, whole: Comparison) -> None:
+    loaded = load(run_dir / "s6")
+    (entry,) = (entry for entry in whole.entries if entry.mixer == "s6")
     at_rate = [
         member
         for member in loaded.result["members"]
@@ -84,32 +79,27 @@ def test_probe_shows_the_best_member(run_dir: Path, whole: Comparison, mixer: st
     ]
     index = max(at_rate, key=lambda member: member["eval_accuracy"])["member"]
     params = jax.tree.map(lambda leaf: leaf[index], loaded.params)
-    model = nn.build(loaded.config.model)
-    moduli, first = [], None
-    for i in range(NUM_EXAMPLES):
-        example = mqar.sample(stream(jax.random.key(0), HELD_OUT, i), loaded.config.task)
-        layers = model.systems(params, example.inputs)
-        first = first or (example, layers[-1][0])
-        for system, _ in layers:
-            values = np.abs(np.asarray(eigenvalues(system)))
-            moduli.append(values[~np.isnan(values)])
-    assert first is not None and entry.probe is not None
-    np.testing.assert_allclose(
-        np.sort(entry.probe.moduli), np.sort(np.concatenate(moduli)), rtol=1e-5
-    )
-    phi = np.asarray(materialize(first[1]))[0]
-    if phi.ndim == 3:
-        assert entry.probe.num_channels == len(phi)
-        phi = np.sqrt((phi**2).mean(axis=0))
-    np.testing.assert_allclose(entry.probe.kernel, phi, rtol=1e-4, atol=1e-6)
-    for query, value in entry.probe.pairs:
-        position = first[0].query_positions.tolist().index(query)
-        assert first[0].inputs[value] == first[0].targets[position]
+    found = examine(nn.build(loaded.config.model), params, loaded.config.task)
+    assert entry.findings is not None
+    np.testing.assert_array_equal(entry.findings.layers[0].kernel, found.layers[0].kernel)
+    np.testing.assert_array_equal(entry.findings.layers[0].moduli, found.layers[0].moduli)
+
+
+def test_state_and_cost_are_those_of_the_model(whole: Comparison) -> None:
+    found = {entry.mixer: entry for entry in whole.entries}
+    assert [found[mixer].grows for mixer in MIXERS] == [True, False]
+    for entry in whole.entries:
+        assert (entry.cost.state_size, entry.cost.parameters) == (
+            entry.state_size,
+            entry.num_params,
+        )
+        assert entry.cost.decode is not None and entry.cost.decode.flops > 2 * entry.num_params
+        assert len(entry.outcomes) == 4
 
 
 def test_single_run_is_a_comparison_of_one(run_dir: Path, tmp_path: Path) -> None:
-    text = write(run_dir / "s6", tmp_path).read_text(encoding="utf-8")
-    assert "s6 answers" in text
+    text = write(run_dir / "s6", tmp_path).page.read_text(encoding="utf-8")
+    assert "s6" in text
     assert "softmax_attention" not in text
 
 
@@ -126,11 +116,12 @@ def test_diverged_mixer_is_shown_with_zero(run_dir: Path, tmp_path: Path) -> Non
     (runs / "compare.json").write_text(json.dumps(rows), encoding="utf-8")
     bad = read.read(runs).entries[-1]
     members = len(result["members"])
-    assert (bad.mixer, bad.accuracy_mean, bad.num_diverged, bad.probe) == ("s6", 0, members, None)
+    assert (bad.mixer, bad.accuracy_mean, bad.num_diverged) == ("s6", 0, members)
+    assert bad.findings is None
     assert all(curve.accuracy[-1] == 0.0 for curve in bad.curves)
-    text = write(runs, tmp_path / "report").read_text(encoding="utf-8")
-    assert f"{members} of {2 * members} members" in text
-    assert text.count("<svg") == 4
+    text = write(runs, tmp_path / "report").page.read_text(encoding="utf-8")
+    assert f"Members diverged in s6 ({members} of {members})." in text
+    assert "s6: every member at its best learning rate diverged" in text
 
 
 def test_folder_without_runs_is_refused(tmp_path: Path) -> None:
@@ -156,20 +147,8 @@ def test_two_tasks_are_two_reports(
     monkeypatch.setattr(read, "load", altered)
     with pytest.raises(ValueError, match="one task"):
         write(runs, tmp_path / "out")
-    pages = write_all(runs, tmp_path / "out")
+    pages = [page for page, _ in write_all(runs, tmp_path / "out")]
     assert [page.parent.name for page in pages] == ["L16-n2-v32", "L16-n1-v32"]
     texts = [page.read_text(encoding="utf-8") for page in pages]
     assert ["1 key–value pairs" in text for text in texts] == [False, True]
     assert ["softmax_attention" in text for text in texts] == [True, False]
-
-
-def test_dense_maps_have_a_kernel_on_tokens() -> None:
-    rng = np.random.default_rng(0)
-    system = System(
-        Dense(jnp.asarray(rng.standard_normal((1, 3, 3)))),
-        DenseInput(jnp.asarray(rng.standard_normal((5, 3, 2)))),
-        DenseOutput(jnp.asarray(rng.standard_normal((5, 4, 3)))),
-        state_shape=(1, 3, 1),
-    )
-    full = np.asarray(materialize(system, full=True))
-    np.testing.assert_array_equal(first_kernel(system)[3, 1], full[:, 3, :, 1])

@@ -13,7 +13,7 @@ import pytest
 
 from tests.training.processes import python, start
 
-SWEEP = ("sweep", "mqar", "--preset", "smoke", "--steps", "80", "--run-dir")
+SWEEP = ("sweep", "mqar", "--preset", "smoke", "--steps", "80", "--no-report", "--run-dir")
 RANDOM = random.Random(0)
 
 

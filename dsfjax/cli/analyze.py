@@ -1,0 +1,46 @@
+"""``dsfjax analyze``."""
+
+from pathlib import Path
+
+from dsfjax.cli import options
+from dsfjax.cli.output import console
+from dsfjax.cli.usage import UsageError, usage_errors
+from dsfjax.report import write_all
+from dsfjax.training import RunError
+
+
+def main(command: options.Analyze) -> int:
+    """Look inside the trained models of a finished run, comparison or sweep.
+
+    Args:
+        command: The options.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: If the folder holds no finished run, or one that is damaged.
+    """
+    folder = command.run_dir
+    if not any((folder / name).exists() for name in ("compare.json", "result.json")):
+        raise UsageError(
+            f"expected a finished run, comparison or sweep in {folder}, found neither "
+            f"compare.json nor result.json; make one with: dsfjax compare mqar --run-dir {folder}"
+        )
+    with usage_errors(RunError):
+        report(folder, command.report)
+    return 0
+
+
+def report(folder: Path, out: Path | None) -> None:
+    """Write the report of a folder, and print its answer and its place.
+
+    Args:
+        folder: The folder of a run, comparison or sweep.
+        out: Folder of the report; None for ``report`` in the other one.
+    """
+    for page, verdict in write_all(folder, out or folder / "report"):
+        console().print(verdict.answer, soft_wrap=True, highlight=False)
+        for doubt in verdict.doubts:
+            console().print(f"- {doubt}", soft_wrap=True, highlight=False)
+        console().print(f"report: {page}", soft_wrap=True)

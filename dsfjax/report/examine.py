@@ -1,0 +1,275 @@
+"""A trained model looked into: the tools of `dsfjax.analysis` on a few held-out sequences."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from dsfjax import analysis
+from dsfjax.analysis.rows import kernel_rows, map_rows, token_rows
+from dsfjax.analysis.spectrum import LOG_MODULUS_EDGES
+from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System
+from dsfjax.nn import Layers, Model
+from dsfjax.report.findings import FADED, MODULUS_BINS, QUANTILES, Findings, Layer
+from dsfjax.report.trace import trace
+from dsfjax.tasks import mqar
+from dsfjax.training.gradients import output_gradients
+from dsfjax.training.step import HELD_OUT, stream
+
+# Held-out sequences that are looked at, and tokens in each that are followed.
+NUM_EXAMPLES, NUM_MARKS = 8, 8
+# Rows of a shown Φ at most; those of longer sequences are averaged.
+KERNEL_ROWS = 256
+# The bins that are shown, and finer ones where quantiles lie.
+EDGES = tuple(sorted({*np.log(MODULUS_BINS[1:]).tolist(), *LOG_MODULUS_EDGES}))
+
+
+class Measured(NamedTuple):
+    """One layer on one sequence; what needs a finite state is None without one."""
+
+    spectrum: analysis.Spectrum
+    horizons: analysis.HorizonCounts
+    half_life: Float[Array, " H"]
+    mean_age: Float[Array, " L"]
+    retention: analysis.Retention
+    stability: analysis.Stability
+    exponents: Float[Array, "H k"]
+    use: Float[Array, " N"] | None
+    dimension: analysis.EffectiveDimension | None
+    gradient: Float[Array, " L"] | None
+
+
+class Summary(NamedTuple):
+    """What is made of `Measured` over sequences and heads, a layer per row."""
+
+    spectrum: analysis.Spectrum
+    quantiles: Float[Array, "layers q"]
+    survival: Float[Array, "layers L"]
+    agreement: analysis.Agreement
+    kernels: Float[Array, "layers L L"]
+
+
+def examine(
+    model: Model, params: PyTree, task: mqar.MQARConfig, *, count: int = NUM_EXAMPLES
+) -> Findings:
+    """Run a model on held-out sequences and read its systems.
+
+    Args:
+        model: The model.
+        params: Parameters of one member.
+        task: The task it was trained on.
+        count: Number of sequences, the first that training is evaluated on.
+
+    Returns:
+        What was found; Φ is that of the first sequence.
+
+    Numerics:
+        Sequences and layers go by one after the other, in one program that is compiled once for a
+        model and length.
+    """
+    batch = held_out(task, count)
+    asked, steps = np.asarray(batch.query_positions), batch.inputs.shape[1]
+    chosen = np.unique(np.linspace(0, asked.shape[1] - 1, NUM_MARKS).astype(int))
+    marks = 2 * chosen + 1
+    cell = -(-steps // KERNEL_ROWS)
+    run = _reader(model, tuple(marks.tolist()))
+    found, summary = jax.tree.map(np.asarray, run(params, batch))
+    shapes = jax.eval_shape(model.systems, params, batch.inputs[0])
+    layers = [
+        _layer(
+            jax.tree.map(lambda leaf, i=i: leaf[:, i], found),
+            jax.tree.map(lambda leaf, i=i: leaf[i], summary),
+            marks,
+            asked[:, chosen],
+            cell,
+            num_channels(system, steps),
+        )
+        for i, (system, _) in enumerate(shapes)
+    ]
+    pairs = tuple((int(t), 2 * j + 1) for j, t in enumerate(asked[0]))
+    return Findings(tuple(layers), pairs, cell)
+
+
+@functools.lru_cache(maxsize=32)
+def _reader(
+    model: Model, marks: tuple[int, ...]
+) -> Callable[[PyTree, mqar.Batch], tuple[Measured, Summary]]:
+    def one(params: PyTree, example: mqar.Batch) -> Measured:
+        system, u = _stack(model.systems(params, example.inputs))
+        dy = jnp.stack(output_gradients(model, params, example))
+        read = functools.partial(measure, marks=jnp.asarray(marks))
+        return jax.lax.map(lambda layer: read(*layer), (system, u, dy))
+
+    @jax.jit
+    def run(params: PyTree, batch: mqar.Batch) -> tuple[Measured, Summary]:
+        found = jax.lax.map(functools.partial(one, params), batch)
+        system, _ = _stack(model.systems(params, batch.inputs[0]))
+        steps = batch.inputs.shape[1]
+        kernels = jax.lax.map(lambda s: first_kernel(s, steps), system)
+        return found, summarise(found, kernels)
+
+    return run
+
+
+def held_out(task: mqar.MQARConfig, count: int) -> mqar.Batch:
+    """The first sequences that training is evaluated on.
+
+    Args:
+        task: The task.
+        count: How many.
+
+    Returns:
+        A batch of them.
+    """
+    keys = [stream(jax.random.key(0), HELD_OUT, index) for index in range(count)]
+    return jax.tree.map(lambda *x: jnp.stack(x), *[mqar.sample(key, task) for key in keys])
+
+
+def measure(
+    system: System | KernelSystem,
+    u: Float[Array, "L d"],
+    dy: Float[Array, "L d_out"],
+    marks: Int[Array, " M"],
+) -> Measured:
+    """Everything about the system of one layer on one sequence.
+
+    Args:
+        system: The system.
+        u: Its tokens.
+        dy: Gradient of the loss to its outputs.
+        marks: Steps of the tokens to follow.
+
+    Returns:
+        What the functions of `dsfjax.analysis` give.
+    """
+    steps = u.shape[0]
+    use = dimension = gradient = None
+    if isinstance(system, System):
+        use = analysis.state_use(system, length=steps)
+        dimension = analysis.effective_dimension(use**2)
+        gradient = jnp.linalg.norm(analysis.gradient_norms(system, dy), axis=1)
+    return Measured(
+        analysis.spectrum(system, length=steps, edges=EDGES),
+        analysis.count_horizons(analysis.horizons(system, FADED, length=steps)),
+        jnp.median(analysis.half_life(system, length=steps), axis=1),
+        jnp.nanmean(analysis.mean_age(system, length=steps), axis=(1, 2)),
+        analysis.retention(system, u, marks),
+        analysis.stability(system, u),
+        analysis.lyapunov_exponents(system, length=steps),
+        use,
+        dimension,
+        gradient,
+    )
+
+
+def summarise(found: Measured, kernels: Float[Array, "layers L L"]) -> Summary:
+    """Distributions over sequences and heads.
+
+    Args:
+        found: With sequences and layers as leading axes.
+        kernels: Of each layer.
+
+    Returns:
+        The summary.
+    """
+    spectrum = analysis.merge(analysis.merge(found.spectrum, 0), 1)
+    quantiles = [analysis.quantile(spectrum, q, edges=EDGES) for q in QUANTILES]
+    counts = analysis.HorizonCounts(*(x.mean(axis=(0, 2)) for x in found.horizons))
+    state, output, predicted = found.retention
+    measured = output if state is None else state
+    agree = jax.vmap(analysis.agreement, in_axes=1)
+    return Summary(
+        spectrum,
+        jnp.exp(jnp.stack(quantiles, axis=1)),
+        analysis.survival(counts),
+        agree(measured, jnp.broadcast_to(predicted, measured.shape)),
+        kernels,
+    )
+
+
+def first_kernel(system: System | KernelSystem, steps: int) -> Float[Array, "L L"]:
+    """Φ of head 0 on its values; the root mean square over channels where it differs between them.
+
+    Args:
+        system: The system of one layer.
+        steps: L.
+
+    Returns:
+        (L, L). Where B or C is dense, over all pairs of output and token channels.
+
+    Numerics:
+        Row after row: no more than L × L numbers at once.
+    """
+    row = _channels(system, steps)
+
+    def entries(t: Array) -> Array:
+        found = row(t)
+        return found[0] if found.shape[0] == 1 else jnp.sqrt(jnp.mean(found**2, axis=0))
+
+    return map_rows(entries, steps, 1)
+
+
+def num_channels(system: System | KernelSystem, steps: int) -> int:
+    """How many Φ `first_kernel` takes the mean over; of shapes alone."""
+    return jax.eval_shape(lambda s: _channels(s, steps)(jnp.zeros((), int)), system).shape[0]
+
+
+def _channels(system: System | KernelSystem, steps: int) -> Any:
+    """The function t ↦ Φ_{t,·}, (channels, L)."""
+    structured = isinstance(system, KernelSystem) or (
+        isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
+    )
+    if structured:
+        row = kernel_rows("report", system, steps)
+        return lambda t: row(t)[:, 0].T
+    full = token_rows(system, steps)
+    return lambda t: jnp.moveaxis(full(t), 1, 2).reshape(-1, steps)
+
+
+def _stack(layers: Layers) -> Any:
+    """The layers of a model as one, with the layer as a leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+
+
+def _layer(
+    found: Measured, summary: Summary, marks: Any, asked: Any, cell: int, channels: int
+) -> Layer:
+    """One layer from arrays with the sequences in front, and its summary."""
+    spectrum = summary.spectrum
+    below = np.searchsorted(np.exp(EDGES), MODULUS_BINS[1:-1] * (1 - 1e-9)) + 1
+    exponents = np.asarray(found.exponents).ravel()
+
+    def mean_square(x: Any) -> Any:
+        return None if x is None else np.sqrt(np.mean(np.square(x, dtype=float), axis=0))
+
+    dimension = found.dimension
+    return Layer(
+        moduli=np.add.reduceat(spectrum.modulus, [0, *below]).astype(float),
+        phases=np.asarray(spectrum.phase, float),
+        quantiles=np.asarray(summary.quantiles, float),
+        growing=float(spectrum.growing),
+        survival=np.asarray(summary.survival, float),
+        half_life=float(np.median(found.half_life)),
+        mean_age=np.asarray(found.mean_age, float).mean(axis=0),
+        trace=trace(found.retention, summary.agreement, marks, asked),
+        use=mean_square(found.use),
+        dimension=None if dimension is None else float(np.mean(dimension.rank)),
+        participation=None if dimension is None else float(np.mean(dimension.participation)),
+        exponents=np.quantile(exponents, [*QUANTILES, 1.0], method="nearest").astype(float),
+        gradient=mean_square(found.gradient),
+        warnings=tuple(analysis.warnings_of(found.stability)),
+        kernel=_coarse(np.asarray(summary.kernels, float), cell),
+        num_channels=channels,
+    )
+
+
+def _coarse(kernel: Any, cell: int) -> Any:
+    """Means over cells of ``cell`` × ``cell`` entries; the last cells may be smaller."""
+    starts = range(0, len(kernel), cell)
+    sums = np.add.reduceat(np.add.reduceat(kernel, starts, axis=0), starts, axis=1)
+    sizes = np.diff([*starts, len(kernel)])
+    return sums / np.outer(sizes, sizes)

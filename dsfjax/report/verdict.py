@@ -1,0 +1,350 @@
+"""Which architecture for this task, and why: sentences that follow from the numbers of the runs.
+
+The rule: among the mixers that seeds do not tell apart from the most accurate one, take the one
+with the smallest state; of equal ones one whose state does not grow with the sequence, then the one
+with the fewest operations per decoded token. No mixer is named where none learnt the task, and what
+makes the evidence thin is said beside the answer.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsfjax.analysis.stability import EXPONENT
+from dsfjax.report.comparison import Comparison, Entry
+from dsfjax.report.words import count, factor, listing, percent, steps
+
+# Means closer than this are called equal even if the seeds scatter less.
+TIE = 0.005
+# Fewer seeds than this give no standard deviation to speak of.
+ENOUGH_SEEDS = 3
+# Models that differ by more than this factor in parameters are not of one size.
+SIZES = 2.0
+# Fewer models than this have no rank correlation to speak of, and one below it says nothing.
+ENOUGH_MODELS, CLEAR = 5, 0.6
+# Gradients that shrink below this from the end of a sequence to its start have vanished.
+VANISHED = 1e-3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An answer and what it stands on, in words.
+
+    Attributes:
+        choice: Name of the mixer to take; None where the runs name none.
+        answer: The answer in a sentence or two.
+        reasons: Aspect to what the runs say about it.
+        doubts: Why the evidence is thin; empty if nothing speaks against it.
+    """
+
+    choice: str | None
+    answer: str
+    reasons: dict[str, str]
+    doubts: tuple[str, ...]
+
+
+def decide(comparison: Comparison) -> Verdict:
+    """Choose a mixer from the numbers of the runs.
+
+    Args:
+        comparison: At least one entry, ordered by mean accuracy.
+
+    Returns:
+        The verdict.
+    """
+    choice, answer = _choice(comparison)
+    entries = comparison.entries
+    reasons = {"Accuracy": _accuracy(comparison)}
+    for aspect, say in (("Memory", _memory), ("State", _state), ("Stability", _stability)):
+        if text := say(entries):
+            reasons[aspect] = text
+    reasons["Cost"] = _cost(entries)
+    if text := _company(entries):
+        reasons["What goes with accuracy"] = text
+    return Verdict(choice, answer, reasons, tuple(_doubts(comparison)))
+
+
+def leaders(entries: Sequence[Entry]) -> list[Entry]:
+    """The best mixer and those that seeds do not tell apart from it.
+
+    A mixer counts as equal to the best one when their means differ by no more than the larger of
+    their two standard deviations, or by no more than half a percentage point.
+
+    Args:
+        entries: Ordered by mean accuracy, best first; at least one.
+
+    Returns:
+        At least one entry, in the same order.
+    """
+    best = entries[0]
+    return [
+        entry
+        for entry in entries
+        if best.accuracy_mean - entry.accuracy_mean
+        <= max(best.accuracy_std, entry.accuracy_std, TIE)
+    ]
+
+
+def _choice(comparison: Comparison) -> tuple[str | None, str]:
+    entries, top = comparison.entries, leaders(comparison.entries)
+    best = entries[0]
+    if best.accuracy_mean <= comparison.unbound + TIE:
+        return None, (
+            f"None can be recommended: the best, {best.mixer}, answers "
+            f"{percent(best.accuracy_mean)} of the queries, no more than naming any value of the "
+            f"sequence ({percent(comparison.unbound)})."
+        )
+    if len(entries) == 1:
+        return None, (
+            f"{best.mixer} answers {percent(best.accuracy_mean)} of the queries; with one mixer "
+            "there is nothing to choose between."
+        )
+    if len(top) == 1:
+        gap = 100 * (best.accuracy_mean - entries[1].accuracy_mean)
+        return best.mixer, (
+            f"For this task, {best.mixer}: alone at the top with {percent(best.accuracy_mean)}, "
+            f"{gap:.1f} points before {entries[1].mixer}, which is more than their seeds scatter."
+        )
+    ranked = sorted(top, key=lambda e: (e.state_size, e.grows, e.flops))
+    take, others = ranked[0], ranked[1:]
+    smallest = [e for e in top if e.state_size == take.state_size]
+    if len(smallest) == 1:
+        why = f"the smallest state, {count(take.state_size)} numbers"
+    elif any(e.grows for e in smallest) and not take.grows:
+        why = (
+            f"as small a state as any at this length, {count(take.state_size)} numbers, and one "
+            "that does not grow with the sequence"
+        )
+    else:
+        why = (
+            f"as small a state as any, {count(take.state_size)} numbers, and the fewest operations "
+            "per decoded token"
+        )
+    return take.mixer, (
+        f"For this task, {take.mixer}: {listing([e.mixer for e in top])} answer "
+        f"{_range([e.accuracy_mean for e in top])} of the queries, which seeds do not tell apart, "
+        f"and of these {take.mixer} has {why} ({listing([_sized(e) for e in others])})."
+    )
+
+
+def _sized(entry: Entry) -> str:
+    grows = ", growing" if entry.grows else ""
+    return f"{entry.mixer}: {count(entry.state_size)}{grows}"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = percent(min(values)), percent(max(values))
+    return high if low == high else f"{low} to {high}"
+
+
+def _accuracy(comparison: Comparison) -> str:
+    entries = comparison.entries
+    top = leaders(entries)
+    best, rest = top[0], [entry for entry in entries if entry not in top]
+    seeds = f"{len(best.curves)} seed{'s' if len(best.curves) != 1 else ''}"
+    each = f"mean over {seeds} at the best learning rate"
+    text = f"{listing([e.mixer for e in top])}: {_range([e.accuracy_mean for e in top])} ({each})"
+    if rest:
+        text += f"; next comes {rest[0].mixer} with {percent(rest[0].accuracy_mean)}"
+    if len(rest) > 1:
+        text += f", last {rest[-1].mixer} with {percent(rest[-1].accuracy_mean)}"
+    text += f". Guessing would answer {percent(comparison.chance)}, naming any value of the "
+    text += f"sequence {percent(comparison.unbound)}."
+    timed = {e.mixer: e.steps_to_90 for e in entries if e.steps_to_90 is not None}
+    if timed and len(entries) > 1:
+        first = [name for name, at in timed.items() if at == min(timed.values())]
+        verb = "was" if len(first) == 1 else "were"
+        text += f" {listing(first)} {verb} first to reach 90 %, after "
+        text += f"{count(min(timed.values()))} steps."
+    return text
+
+
+def _memory(entries: Sequence[Entry]) -> str:
+    found = [(e.mixer, e.findings) for e in entries if e.findings is not None]
+    if not found:
+        return ""
+    ranked = sorted(found, key=lambda pair: (pair[1].half_life, pair[1].horizon))
+    (first, shortest), (last, longest) = ranked[0], ranked[-1]
+    text = f"the median eigenvalue of {last} {_halves(longest.half_life)}"
+    if len(ranked) > 1:
+        text = f"{last} keeps longest: its median eigenvalue {_halves(longest.half_life)}; {first} "
+        text += f"shortest: it {_halves(shortest.half_life)}"
+    text = f"{text[:1].upper() if len(ranked) == 1 else text[:1]}{text[1:]}. "
+    left = [(name, f.until_asked) for name, f in found if math.isfinite(f.until_asked)]
+    if left:
+        most, least = max(left, key=lambda x: x[1]), min(left, key=lambda x: x[1])
+        text += f"When a value is asked for, {most[0]} has {factor(most[1])} of its trace left"
+        text += "." if most is least else f", {least[0]} {factor(least[1])}."
+    return text.strip()
+
+
+def _halves(half_life: float) -> str:
+    if math.isinf(half_life):
+        return "does not fade"
+    return f"halves what is kept in {steps(half_life)}"
+
+
+def _state(entries: Sequence[Entry]) -> str:
+    found = [
+        (e.mixer, e.findings.dimension, e.findings.share_used)
+        for e in entries
+        if e.findings is not None and e.findings.share_used is not None
+    ]
+    without = [e.mixer for e in entries if e.findings is not None and e.findings.dimension is None]
+    text = ""
+    if found:
+        most, least = max(found, key=lambda x: x[2] or 0), min(found, key=lambda x: x[2] or 0)
+        text = f"99 % of what passes through the state uses {count(most[1])} directions in "
+        text += f"{most[0]}, {percent(most[2] or 0)} of its N"
+        if most is not least:
+            text += f", and {count(least[1])} in {least[0]}, {percent(least[2] or 0)}"
+        text += ". "
+    if without:
+        text += f"{listing(without)} {'keeps' if len(without) == 1 else 'keep'} the past itself: "
+        text += "there is no finite state to measure."
+    return text.strip()
+
+
+def _stability(entries: Sequence[Entry]) -> str:
+    found = [(e.mixer, e.findings) for e in entries if e.findings is not None]
+    said = []
+    if found:
+        grow = [f"{n} ({percent(f.growing)})" for n, f in found if f.growing > TIE]
+        explode = [n for n, f in found if f.exponent > EXPONENT]
+        said.append(
+            f"At some tokens |λ| exceeds 1 in {listing(grow)}" if grow else "No |λ| exceeds 1"
+        )
+        said[0] += (
+            f"; over a whole sequence the state grows in {listing(explode)}." if explode else "."
+        )
+    ratios = {n: f.gradient_ratio for n, f in found if f.gradient_ratio is not None}
+    if ratios:
+        vanish = [f"{n} ({factor(r)})" for n, r in ratios.items() if r < VANISHED]
+        said.append(
+            f"Gradients vanish towards the first tokens in {listing(vanish)}."
+            if vanish
+            else "Gradients reach the first tokens."
+        )
+    bad = [f"{e.mixer} ({e.num_diverged} of {len(e.outcomes)})" for e in entries if e.num_diverged]
+    said.append(f"Members diverged in {listing(bad)}." if bad else "No member diverged.")
+    return " ".join(said)
+
+
+def _cost(entries: Sequence[Entry]) -> str:
+    small, large = (f(entries, key=lambda e: e.state_size) for f in (min, max))
+    cheap, dear = (f(entries, key=lambda e: e.flops) for f in (min, max))
+    if len(entries) == 1:
+        return (
+            f"State {count(small.state_size)} numbers, {count(small.num_params)} parameters, "
+            f"{count(small.flops)} operations per decoded token."
+        )
+    return (
+        f"{small.mixer} has the smallest state, {count(small.state_size)} numbers, {large.mixer} "
+        f"the largest, {count(large.state_size)}. A decoded token costs {cheap.mixer} "
+        f"{count(cheap.flops)} operations, {dear.mixer} "
+        f"{count(dear.flops)}."
+    )
+
+
+_COMPANY: dict[str, Callable[[Entry], float | None]] = {
+    "the size of the state": lambda e: e.state_size,
+    "the directions in use": lambda e: e.findings.dimension if e.findings else None,
+    "the half-life": lambda e: e.findings.half_life if e.findings else None,
+    "what is left of a value when it is asked for": (
+        lambda e: e.findings.until_asked if e.findings else None
+    ),
+    "the age of what is read": lambda e: e.findings.mean_age if e.findings else None,
+    "the number of parameters": lambda e: e.num_params,
+}
+
+
+def _company(entries: Sequence[Entry]) -> str:
+    """Which measured numbers rank the mixers as accuracy does."""
+    clear = []
+    for name, read in _COMPANY.items():
+        pairs = [(e.accuracy_mean, read(e)) for e in entries]
+        known = [(a, float(b)) for a, b in pairs if b is not None and not math.isnan(b)]
+        if len(known) >= ENOUGH_MODELS:
+            correlation = rank_correlation(*zip(*known, strict=True))
+            if abs(correlation) >= CLEAR:
+                sign = "+" if correlation > 0 else "−"
+                clear.append((abs(correlation), f"{name} ({sign}{abs(correlation):.2f})"))
+    if not clear:
+        return ""
+    ordered = [text for _, text in sorted(clear, reverse=True)]
+    return (
+        f"Over the {len(entries)} mixers, accuracy ranks with {listing(ordered)} (Spearman's rank "
+        "correlation; it says what goes together, not what causes what)."
+    )
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's rank correlation, equal values sharing their mean rank; 0 if one does not vary.
+
+    Example:
+        >>> rank_correlation([1.0, 2.0, 3.0, 3.0], [10.0, 40.0, 90.0, 90.0])
+        1.0
+    """
+
+    def ranks(values: Sequence[float]) -> np.ndarray:
+        v = np.asarray(values, float)
+        return np.array([np.mean(np.flatnonzero(np.sort(v) == one)) for one in v])
+
+    a, b = ranks(x), ranks(y)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return round(float(np.corrcoef(a, b)[0, 1]), 12)
+
+
+def _doubts(comparison: Comparison) -> list[str]:
+    entries = comparison.entries
+    top, doubts = leaders(entries), []
+    seeds = min(len(entry.curves) for entry in entries)
+    if seeds < ENOUGH_SEEDS:
+        doubts.append(
+            f"{seeds} seed{'s' if seeds > 1 else ''} per learning rate: "
+            + ("no scatter is known" if seeds == 1 else "the scatter is a guess")
+            + f"; {ENOUGH_SEEDS} or more would tell mixers apart better."
+        )
+    edge = [e.mixer for e in entries if _at_edge(e)]
+    if edge:
+        whose = "every mixer" if len(edge) == len(entries) > 1 else listing(edge)
+        doubts.append(
+            f"The best learning rate of {whose} is the smallest or largest that was tried: "
+            "a better one may lie beyond."
+        )
+    rising = [e.mixer for e in entries if e.mixer not in {t.mixer for t in top} and _rising(e)]
+    if rising:
+        doubts.append(
+            f"{listing(rising)} {'was' if len(rising) == 1 else 'were'} still improving when "
+            "training ended: more steps may change the order."
+        )
+    sizes = [entry.num_params for entry in entries]
+    if max(sizes) > SIZES * min(sizes):
+        doubts.append(
+            f"The models have {count(min(sizes))} to {count(max(sizes))} parameters: they are not "
+            "of one size."
+        )
+    bad = [e.mixer for e in entries if any(c.status == "diverged" for c in e.curves)]
+    if bad:
+        doubts.append(
+            f"At their best learning rate seeds of {listing(bad)} diverged; they count as 0 %."
+        )
+    return doubts
+
+
+def _at_edge(entry: Entry) -> bool:
+    tried = sorted({outcome.learning_rate for outcome in entry.outcomes})
+    return len(tried) > 1 and entry.learning_rate in (tried[0], tried[-1])
+
+
+def _rising(entry: Entry) -> bool:
+    """Whether some seed was neither solved nor stopped, and gained over its last evaluation."""
+    return any(
+        curve.status == "finished"
+        and len(curve.accuracy) > 1
+        and curve.accuracy[-1] - curve.accuracy[-2] > TIE
+        for curve in entry.curves
+    )

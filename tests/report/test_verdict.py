@@ -1,0 +1,183 @@
+"""The answer and its reasons follow from the numbers."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dsfjax.report.comparison import Comparison, Curve, Entry, Outcome
+from dsfjax.report.verdict import Verdict, decide, leaders, rank_correlation
+from tests.report.synthetic import comparison, cost, diverged
+
+BASE = comparison().entries[2]
+
+
+def entry(mixer: str, mean: float, std: float = 0.0, **changes: Any) -> Entry:
+    curves = tuple(
+        Curve(seed, np.array([100, 200]), np.array([mean, mean]), "finished") for seed in (0, 1, 2)
+    )
+    sizes = {"num_params": 1000, "state_size": 64, "steps_to_90": None, "grows": False}
+    return dataclasses.replace(
+        BASE, mixer=mixer, accuracy_mean=mean, accuracy_std=std, curves=curves, **(sizes | changes)
+    )
+
+
+def verdict(*entries: Entry) -> Verdict:
+    return decide(Comparison({}, 1 / 32, 1 / 4, entries))
+
+
+def plain(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_clear_winner() -> None:
+    found = verdict(
+        entry("a", 0.98, 0.01, steps_to_90=300.0),
+        entry("b", 0.93, 0.01, steps_to_90=200.0),
+        entry("c", 0.2),
+    )
+    assert found.choice == "a"
+    assert plain(found.answer) == (
+        "For this task, a: alone at the top with 98.0 %, 5.0 points before b, which is more than "
+        "their seeds scatter."
+    )
+    assert plain(found.reasons["Accuracy"]) == (
+        "a: 98.0 % (mean over 3 seeds at the best learning rate); next comes b with 93.0 %, last c "
+        "with 20.0 %. Guessing would answer 3.1 %, naming any value of the sequence 25.0 %. b was "
+        "first to reach 90 %, after 200 steps."
+    )
+    assert found.doubts == ()
+
+
+def test_among_equals_the_smallest_state() -> None:
+    found = verdict(
+        entry("a", 0.98, state_size=512), entry("b", 0.978, state_size=64), entry("c", 0.5)
+    )
+    assert found.choice == "b"
+    assert plain(found.answer) == (
+        "For this task, b: a and b answer 97.8 % to 98.0 % of the queries, which seeds do not tell "
+        "apart, and of these b has the smallest state, 64 numbers (a: 512)."
+    )
+
+
+def test_of_equal_states_one_that_does_not_grow() -> None:
+    found = verdict(entry("a", 0.98, grows=True, cost=cost(1.0, 64)), entry("b", 0.98))
+    assert found.choice == "b"
+    assert "does not grow with the sequence (a: 64, growing)" in found.answer
+
+
+def test_of_equal_states_the_fewest_operations() -> None:
+    found = verdict(entry("a", 0.98, cost=cost(9.0, 64)), entry("b", 0.98, cost=cost(8.0, 64)))
+    assert found.choice == "b"
+    assert "the fewest operations per decoded token" in found.answer
+
+
+def test_nobody_is_named_who_did_not_learn_the_task() -> None:
+    found = verdict(entry("a", 0.251), entry("b", 0.2))
+    assert found.choice is None
+    assert plain(found.answer).startswith("None can be recommended: the best, a, answers 25.1 %")
+
+
+def test_single_mixer_has_not_won() -> None:
+    found = verdict(entry("a", 0.5))
+    assert found.choice is None
+    assert plain(found.answer).startswith("a answers 50.0 % of the queries; with one mixer")
+
+
+@pytest.mark.parametrize(
+    ("means", "stds", "expected"),
+    [
+        ((0.9, 0.896), (0.0, 0.0), 2),  # within half a point
+        ((0.9, 0.89), (0.0, 0.0), 1),
+        ((0.9, 0.85), (0.0, 0.06), 2),  # within the second one's scatter
+        ((0.9, 0.85), (0.06, 0.0), 2),
+        ((0.9, 0.85), (0.04, 0.04), 1),
+    ],
+)
+def test_leaders(means: tuple[float, ...], stds: tuple[float, ...], expected: int) -> None:
+    entries = tuple(entry(str(i), m, s) for i, (m, s) in enumerate(zip(means, stds, strict=True)))
+    assert len(leaders(entries)) == expected
+
+
+def test_thin_evidence_is_called_thin() -> None:
+    first = Curve(0, np.array([100, 200]), np.array([0.5, 0.6]), "finished")
+    rising = dataclasses.replace(entry("b", 0.6), curves=(first, first))
+    edge = entry("c", 0.5, learning_rate=1e-2, num_params=5000)
+    bad = dataclasses.replace(diverged(BASE), mixer="d", num_params=1000)
+    doubts = verdict(entry("a", 0.9), rising, edge, bad).doubts
+    assert doubts[0].startswith("2 seeds per learning rate: the scatter is a guess")
+    assert doubts[1].startswith("The best learning rate of c is the smallest or largest")
+    assert doubts[2].startswith("b was still improving")
+    assert "1\u202f000 to 5\u202f000 parameters" in doubts[3]
+    assert doubts[4].startswith("At their best learning rate seeds of d diverged")
+    assert len(doubts) == 5
+    one = dataclasses.replace(entry("a", 0.9), curves=(first,))
+    assert verdict(one).doubts[0].startswith("1 seed per learning rate: no scatter is known")
+
+
+def test_solved_members_are_not_still_improving() -> None:
+    jump = Curve(0, np.array([100, 200]), np.array([0.5, 1.0]), "solved")
+    solved = dataclasses.replace(entry("b", 0.6), curves=(jump,) * 3)
+    assert verdict(entry("a", 0.9), solved).doubts == ()
+
+
+def test_aspects_name_the_extremes() -> None:
+    found = BASE.findings
+    assert found is not None
+    short = dataclasses.replace(
+        found,
+        layers=tuple(
+            dataclasses.replace(
+                x,
+                half_life=1.0,
+                dimension=3.0,
+                growing=0.5,
+                exponents=x.exponents + 1,
+                gradient=np.geomspace(1e-9, 1.0, 32),
+                trace=dataclasses.replace(x.trace, until_asked=0.01),
+            )
+            for x in found.layers
+        ),
+    )
+    gone = Outcome(1e-3, 0, "diverged", 0.0)
+    reasons = verdict(
+        entry("a", 0.9),
+        entry("b", 0.5, findings=short, state_size=32, outcomes=(gone,), cost=cost(5.0, 32)),
+        entry("c", 0.4, findings=None),
+    ).reasons
+    assert reasons["Memory"] == (
+        "a keeps longest: its median eigenvalue halves what is kept in 7 steps; b shortest: it "
+        "halves what is kept in 1 step. When a value is asked for, a has 0.3× of its trace left, "
+        "b 0.01×."
+    )
+    assert plain(reasons["State"]) == (
+        "99 % of what passes through the state uses 24 directions in a, 25.0 % of its N, and 6 in "
+        "b, 6.2 %."
+    )
+    assert plain(reasons["Stability"]).startswith(
+        "At some tokens |λ| exceeds 1 in b (50.0 %); over a whole sequence the state grows in b. "
+        "Gradients vanish towards the first tokens in b ("
+    )
+    assert reasons["Stability"].endswith("Members diverged in b (1 of 1).")
+    assert reasons["Cost"].startswith("b has the smallest state, 32 numbers")
+
+
+def test_what_ranks_with_accuracy_is_said_with_its_sign() -> None:
+    entries = [
+        entry(str(i), 0.9 - 0.1 * i, state_size=2**i, num_params=1000 - i, findings=None)
+        for i in range(5)
+    ]
+    text = verdict(*entries).reasons["What goes with accuracy"]
+    assert "the size of the state (−1.00)" in text
+    assert "the number of parameters (+1.00)" in text
+    assert "What goes with accuracy" not in verdict(*entries[:4]).reasons
+
+
+def test_rank_correlation_is_spearmans() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, 12).astype(float), rng.standard_normal(12)
+    expected = stats.spearmanr(x, y).statistic  # pyright: ignore[reportAttributeAccessIssue]
+    assert rank_correlation(x.tolist(), y.tolist()) == pytest.approx(expected, abs=1e-9)
+    assert rank_correlation([1.0, 1.0], [1.0, 2.0]) == 0.0
