@@ -28,14 +28,17 @@ from dsfjax.core import System as System
 from dsfjax.core import TokenSkip as TokenSkip
 from dsfjax.core import ValueSkip as ValueSkip
 from dsfjax.core import concat_time as concat_time
+from dsfjax.core import feature_system as feature_system
 from dsfjax.core import pad_state as pad_state
 from dsfjax.core import parallel as parallel
 from dsfjax.core import rescale as rescale
 from dsfjax.core import reset_from_lengths as reset_from_lengths
 from dsfjax.core import reset_from_segment_ids as reset_from_segment_ids
+from dsfjax.core import separable_system as separable_system
 from dsfjax.core import series as series
 from dsfjax.core import slice_time as slice_time
 from dsfjax.core import to_dense as to_dense
+from dsfjax.core import truncate_kernel as truncate_kernel
 from dsfjax.engines import Explanation as Explanation
 from dsfjax.engines import Summary as Summary
 from dsfjax.engines import combine as combine
