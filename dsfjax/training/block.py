@@ -5,6 +5,8 @@ inside the scan, so a block moves nothing between device and host but its few me
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +40,7 @@ def start(program: Program, which: Members) -> Carry:
     not_yet = jnp.full(len(which.seed), NOT_YET, jnp.int32)
     never = jnp.full(len(which.seed), jnp.inf, float)
     zero = jnp.zeros((), jnp.int32)
-    return Carry(jax.vmap(one)(which), zero, never, not_yet, not_yet, not_yet, not_yet)
+    return Carry(_each(one, which), zero, never, not_yet, not_yet, not_yet, not_yet)
 
 
 def _scale(program: Program, params: PyTree, factor: Float[Array, ""]) -> PyTree:
@@ -68,8 +70,7 @@ def train_block(
     active = jnp.asarray(carry.active)
 
     def step(states: TrainState, index: Array) -> tuple[TrainState, dict[str, Array]]:
-        # All members that train are at the program's step: outside `vmap`, shared batches are
-        # drawn once for all of them.
+        # All members that train are at the program's step: shared batches are drawn once for all.
         now = carry.step + index
         shared = _draw(program, jax.random.key(0), now) if program.shared_data else None
 
@@ -85,7 +86,7 @@ def train_block(
             loss = functools.partial(query_loss, dropout=member.dropout, weights=weights)
             return train_step(state, batch, model=program.model, optimizer=adamw, loss=loss)
 
-        return jax.vmap(one)(states, which)
+        return _each(one, states, which)
 
     def keep_frozen(new: Array, old: Array) -> Array:
         return jnp.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -93,7 +94,7 @@ def train_block(
     steps = jnp.arange(program.block_steps, dtype=jnp.int32)
     trained, train_metrics = jax.lax.scan(step, carry.states, steps)
     states = jax.tree.map(keep_frozen, trained, carry.states)
-    held_out = jax.vmap(functools.partial(evaluate, program))(states.params)
+    held_out = _each(functools.partial(evaluate, program), states.params)
     metrics = BlockMetrics(
         train_metrics["loss"].mean(axis=0),
         train_metrics["accuracy"].mean(axis=0),
@@ -103,6 +104,14 @@ def train_block(
     )
     finite = jnp.isfinite(train_metrics["loss"]).all(axis=0) & jnp.isfinite(held_out["loss"])
     return _judge(program, carry, states, metrics, finite), metrics
+
+
+def _each(function: Callable[..., Any], *trees: PyTree) -> Any:
+    """`jax.vmap`; but a single member needs no batch, whose matrix products are slower on CPUs."""
+    if len(jax.tree.leaves(trees)[0]) > 1:
+        return jax.vmap(function)(*trees)
+    out = function(*jax.tree.map(lambda leaf: leaf[0], trees))
+    return jax.tree.map(lambda leaf: leaf[None], out)
 
 
 def _draw(
