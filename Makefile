@@ -6,6 +6,7 @@
 #   make bench      time the engines beside plain JAX; writes bench/
 #   make experiments  the paper's figures at a scale for four cores: an hour or so
 #   make bench-all  the same, beside PyTorch packages, which it installs
+#   make notebooks  run the notebooks and write what they show beside the scripts
 PYTHON ?= python3
 WORKERS ?= auto
 VENV := .venv
@@ -18,7 +19,7 @@ BENCH := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 $(VENV)/bin/dsfja
 
 # Two stamps at once would mean two installs into one environment.
 .NOTPARALLEL:
-.PHONY: demo test test-all lint bench bench-all experiments clean
+.PHONY: demo test test-all lint bench bench-all experiments notebooks clean
 
 demo: $(VENV)/.run-stamp
 	$(VENV)/bin/dsfjax compare mqar --preset demo --run-dir runs/demo --report report
@@ -31,6 +32,9 @@ bench: $(VENV)/.run-stamp
 
 bench-all: $(VENV)/.bench-stamp
 	$(BENCH)
+
+notebooks: $(VENV)/.notebooks-stamp
+	$(PY) notebooks
 
 test: $(VENV)/.test-stamp
 	$(PYTEST) -m "not slow"
