@@ -77,6 +77,10 @@ class Training:
     """Evaluations without a lower held-out loss after which a member stops."""
     checkpoint_every: Int = None
     """Evaluations between checkpoints."""
+    probe_every: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: no probes)")
+    ] = None
+    """Steps between looks inside the models while they train, a multiple of eval-every."""
     shared_data: SharedData = None
     """Whether all members see the same batches, or each seed its own."""
     schedule: Schedule = None
@@ -86,7 +90,7 @@ class Training:
     devices: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all)")
     ] = None
-    """Devices to cut the members over. On a CPU, into how many to divide it (default: 1)."""
+    """Devices to cut the members over, or their batches. A CPU counts as one per core."""
     memory: Annotated[
         float | None, tyro.conf.arg(metavar="GIB", help_behavior_hint="(default: 80 %)")
     ] = None

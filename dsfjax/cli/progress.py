@@ -106,7 +106,8 @@ def slices(where: Layout) -> str:
             f"{where.num_members} members do not fit at once: {where.num_slices} slices of "
             f"{where.slice_size} take turns{on}"
         )
-    return f"{where.num_members} members{on}" if on else ""
+    members = "1 member" if where.num_members == 1 else f"{where.num_members} members"
+    return f"{members}{on}" if on else ""
 
 
 class PlainLines(Listener):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsfjax import systems
+from dsfjax.bench.machine import usable_cores
 from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
@@ -149,7 +150,7 @@ def resources_of(command: options.Training) -> Resources:
     Raises:
         ValueError: If there are fewer devices than asked for.
     """
-    reserve(command.devices)
+    reserve(usable_cores() if command.devices is None else command.devices)
     memory = None if command.memory is None else int(command.memory * 2**30)
     return Resources(command.devices, memory)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from dsfjax.training import optimizer
+from dsfjax.training import division, optimizer
 from dsfjax.training.objective import query_loss
 from dsfjax.training.program import NOT_YET, BlockMetrics, Carry, Members, Program
 from dsfjax.training.step import DATA, HELD_OUT, TrainState, init_state, stream, train_step
@@ -51,7 +51,12 @@ def _scale(program: Program, params: PyTree, factor: Float[Array, ""]) -> PyTree
 
 
 def train_block(
-    program: Program, carry: Carry, which: Members, total_steps: Int[Array, ""]
+    program: Program,
+    carry: Carry,
+    which: Members,
+    total_steps: Int[Array, ""],
+    *,
+    axis_name: str | None = None,
 ) -> tuple[Carry, BlockMetrics]:
     """Train every member for a block of steps, then evaluate it.
 
@@ -63,6 +68,7 @@ def train_block(
         carry: The state before.
         which: The members.
         total_steps: Length of the schedule.
+        axis_name: Axis of the devices that a batch is divided over, if it is.
 
     Returns:
         The state after, and the metrics.
@@ -72,7 +78,8 @@ def train_block(
     def step(states: TrainState, index: Array) -> tuple[TrainState, dict[str, Array]]:
         # All members that train are at the program's step: shared batches are drawn once for all.
         now = carry.step + index
-        shared = _draw(program, jax.random.key(0), now) if program.shared_data else None
+        draw = functools.partial(_draw, program, axis_name=axis_name)
+        shared = draw(jax.random.key(0), now) if program.shared_data else None
 
         def one(state: TrainState, member: Members) -> tuple[TrainState, dict[str, Array]]:
             adamw = optimizer.build(
@@ -82,9 +89,17 @@ def train_block(
                 weight_decay=member.weight_decay,
                 labels=program.model.labels,
             )
-            batch, weights = _draw(program, state.key, now) if shared is None else shared
-            loss = functools.partial(query_loss, dropout=member.dropout, weights=weights)
-            return train_step(state, batch, model=program.model, optimizer=adamw, loss=loss)
+            batch, weights = draw(state.key, now) if shared is None else shared
+            return train_step(
+                state,
+                batch,
+                model=program.model,
+                optimizer=adamw,
+                loss=functools.partial(
+                    query_loss, dropout=member.dropout, weights=weights, axis_name=axis_name
+                ),
+                axis_name=axis_name,
+            )
 
         return _each(one, states, which)
 
@@ -94,7 +109,7 @@ def train_block(
     steps = jnp.arange(program.block_steps, dtype=jnp.int32)
     trained, train_metrics = jax.lax.scan(step, carry.states, steps)
     states = jax.tree.map(keep_frozen, trained, carry.states)
-    held_out = _each(functools.partial(evaluate, program), states.params)
+    held_out = _each(functools.partial(evaluate, program, axis_name=axis_name), states.params)
     metrics = BlockMetrics(
         train_metrics["loss"].mean(axis=0),
         train_metrics["accuracy"].mean(axis=0),
@@ -115,7 +130,7 @@ def _each(function: Callable[..., Any], *trees: PyTree) -> Any:
 
 
 def _draw(
-    program: Program, key: Array, step: Int[Array, ""]
+    program: Program, key: Array, step: Int[Array, ""], *, axis_name: str | None = None
 ) -> tuple[PyTree, Float[Array, " b"] | None]:
     """The examples of a step, and their weights in its loss; None for the same for all.
 
@@ -126,7 +141,8 @@ def _draw(
         step = step % -(-program.train_examples // size)
         if program.train_examples % size:
             weights = (step * size + jnp.arange(size) < program.train_examples).astype(float)
-    keys = jax.random.split(stream(key, DATA, step), size)
+            weights = division.own(weights, axis_name)
+    keys = division.own(jax.random.split(stream(key, DATA, step), size), axis_name)
     return jax.vmap(lambda key: program.sample(key, program.task))(keys), weights
 
 
@@ -156,12 +172,13 @@ def _judge(
     )
 
 
-def evaluate(program: Program, params: PyTree) -> dict[str, Array]:
+def evaluate(program: Program, params: PyTree, *, axis_name: str | None = None) -> dict[str, Array]:
     """Loss and accuracy on the held-out examples, which are the same for every member and time.
 
     Args:
         program: The program.
         params: Parameters of one member.
+        axis_name: Axis of the devices that the examples are divided over, if they are.
 
     Returns:
         ``{"loss", "accuracy"}``, scalars.
@@ -172,5 +189,10 @@ def evaluate(program: Program, params: PyTree) -> dict[str, Array]:
         batch = jax.tree.map(lambda leaf: leaf[None], example)
         return query_loss(program.model, params, batch)[1]
 
-    metrics = jax.lax.map(one, jnp.arange(program.eval_examples), batch_size=program.batch_size)
-    return jax.tree.map(jnp.mean, metrics)
+    size, devices = program.eval_examples, 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    filled = -(-size // devices) * devices
+    indices = division.own(jnp.arange(filled), axis_name)
+    metrics = jax.lax.map(one, indices, batch_size=program.batch_size // devices)
+    counts = indices < size  # not what only fills up the last device
+    sums = jax.tree.map(lambda each: jnp.where(counts, each, 0).sum(), metrics)
+    return jax.tree.map(lambda part: part / size, division.total(sums, axis_name))

@@ -55,7 +55,9 @@ def compile_program(program: Program, where: Layout, *, dropout: bool = False) -
     def block(carry: Carry, which: Members, total_steps: Array) -> tuple[Carry, BlockMetrics]:
         def together(part: tuple[Carry, Members]) -> tuple[Carry, BlockMetrics]:
             own = _typed(part[0]._replace(step=carry.step))
-            after, metrics = train_block(program, own, part[1], total_steps)
+            after, metrics = train_block(
+                program, own, part[1], total_steps, axis_name=where.examples
+            )
             return _raw(after), metrics
 
         parts = carry._replace(step=None), which  # type: ignore[arg-type]

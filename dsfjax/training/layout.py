@@ -4,6 +4,7 @@ The members are an axis that is cut over the devices (``jax.shard_map``), each o
 part: as one ``jax.vmap`` on an accelerator, which a single member cannot fill; one member after
 another on a CPU, which has a device per core if asked to, and whose products of matrices take up to
 twice as long in batches. So on a CPU a training step takes the memory of one member.
+Where there are several devices for every member, they divide the examples of its batches.
 
 Members that do not fit into memory at once are computed in *slices* of one size, so of one
 compilation; a slice that is not full repeats the last member. How members are laid out changes
@@ -22,7 +23,7 @@ from jaxtyping import PyTree
 Device = Any
 """A ``jax.Device``, which is no name that a type checker takes."""
 
-AXIS = "members"
+AXIS, EXAMPLES = "members", "examples"
 SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
 
 
@@ -31,15 +32,27 @@ class Layout(NamedTuple):
 
     Attributes:
         num_members: Members of the program.
-        slice_size: Members computed at once, a multiple of the number of devices.
-        devices: The devices, each with an equal part of a slice.
+        slice_size: Members computed at once, a multiple of the number of groups.
+        devices: The devices, each group of ``share`` with an equal part of a slice.
         width: Members of a device that are one ``jax.vmap``; the next follow when these are done.
+        share: Devices that have the same members and divide the examples of a batch.
     """
 
     num_members: int
     slice_size: int
     devices: tuple[Device, ...]
     width: int
+    share: int = 1
+
+    @property
+    def num_groups(self) -> int:
+        """How many groups of devices have members of their own."""
+        return len(self.devices) // self.share
+
+    @property
+    def examples(self) -> str | None:
+        """Axis of the mesh that divides a batch, or None if it is not divided."""
+        return EXAMPLES if self.share > 1 else None
 
     @property
     def num_slices(self) -> int:
@@ -99,7 +112,7 @@ class Layout(NamedTuple):
         return jax.tree.map(one, tree)
 
     def _mesh(self) -> Mesh:
-        return Mesh(np.array(self.devices), (AXIS,))
+        return Mesh(np.array(self.devices).reshape(-1, self.share), (AXIS, EXAMPLES))
 
 
 def layout(
@@ -108,16 +121,19 @@ def layout(
     *,
     at_most: int | None = None,
     width: int | None = None,
+    batch_size: int = 1,
 ) -> Layout:
     """The layout with the fewest slices, and those as small as can be.
 
     Args:
         num_members: Members of the program.
-        devices: The devices. Of those of a single process no more are used than there are members;
-            of several processes all are, as each must take part.
-        at_most: How many members may be computed at once, but always one per device; None for all.
+        devices: The devices. Of those of a single process no more are used than there are members
+            and parts of a batch for; of several processes all are, as each must take part.
+        at_most: How many members may be computed at once, but always one per group of devices; None
+            for all.
         width: Members of a device that are one ``jax.vmap``, a divisor of its part of a slice; None
             for one on a CPU, all on accelerators.
+        batch_size: Examples of a batch, which devices that would have no member divide evenly.
 
     Returns:
         The layout.
@@ -130,21 +146,25 @@ def layout(
         4
         >>> layout(8, jax.devices()[:1], at_most=7).slice_size
         4
+        >>> layout(1, jax.devices()[:1] * 4, batch_size=6).share
+        3
     """
     if at_most is not None and at_most < 1:
         raise ValueError(f"expected at least one member at once, got {at_most}")
-    used = tuple(devices)
+    used, groups, share = tuple(devices), len(devices), 1
     if len({device.process_index for device in used}) == 1:
-        used = used[:num_members]
-    per_device = -(-num_members // len(used))
+        groups = min(len(used), num_members)
+        share = next(s for s in range(len(used) // groups, 0, -1) if batch_size % s == 0)
+        used = used[: groups * share]
+    per_device = -(-num_members // groups)
     if at_most is not None:
-        num_slices = -(-per_device // max(1, at_most // len(used)))
+        num_slices = -(-per_device // max(1, at_most // groups))
         per_device = -(-per_device // num_slices)
     if width is None:
         width = 1 if used[0].platform == "cpu" else per_device
     if width < 1 or per_device % width:
         raise ValueError(f"expected a width that divides {per_device} members, got {width}")
-    return Layout(num_members, per_device * len(used), used, width)
+    return Layout(num_members, per_device * groups, used, width, share)
 
 
 def reserve(num_devices: int | None) -> None:

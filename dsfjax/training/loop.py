@@ -81,7 +81,7 @@ def run(
             f"expected steps to be a positive multiple of the {program.block_steps} steps of a "
             f"block, got {steps}; nearest: {nearest}"
         )
-    where = where or layout(len(which.seed), jax.devices())
+    where = where or layout(len(which.seed), jax.devices(), batch_size=program.batch_size)
     compiled = compile_program(program, where, dropout=which.dropout is not None)
     rows = where.indices()
     inputs = [where.put(_take(which, index), SPLIT) for index in rows]

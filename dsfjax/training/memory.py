@@ -43,13 +43,13 @@ def fit(
     Raises:
         MemoryShortage: If not even one member per device fits.
     """
-    where = layout(num_members, devices, at_most=at_most)
+    where = layout(num_members, devices, at_most=at_most, batch_size=program.batch_size)
     while True:
         needed = compile_program(program, where, dropout=dropout).bytes
         needed += _parked(program, where, dropout)
         if needed <= memory:
             return where
-        per_device = where.slice_size // len(where.devices)
+        per_device = where.slice_size // where.num_groups
         if per_device == 1:
             raise MemoryShortage(
                 f"expected one member per device to fit into {memory / 2**20:.0f} MiB, but it "
@@ -57,7 +57,12 @@ def fit(
                 "model smaller"
             )
         fewer = min(per_device - 1, max(1, int(per_device * memory / needed)))
-        where = layout(num_members, devices, at_most=fewer * len(where.devices))
+        where = layout(
+            num_members,
+            devices,
+            at_most=fewer * where.num_groups,
+            batch_size=program.batch_size,
+        )
 
 
 def budget(devices: Sequence[Device]) -> int:

@@ -6,12 +6,15 @@ sequence, the dense loss costs :math:`L V d` operations for the logits, of which
 them; value and gradient are those of :func:`full_loss`.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from dsfjax.nn import Model
 from dsfjax.tasks.mqar import Batch
+from dsfjax.training import division
 
 IGNORED = -100
 """Label of a position without an answer."""
@@ -25,6 +28,7 @@ def query_loss(
     *,
     dropout: Float[Array, ""] | None = None,
     weights: Shaped[Array, " b"] | None = None,
+    axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     r"""Mean cross-entropy over the query positions of a batch.
 
@@ -39,10 +43,13 @@ def query_loss(
         dropout: A rate in place of the model's own that are not 0; it may be traced.
         weights: Weights of the sequences in the means, such as 0 for those that only fill the batch
             up; None for the same weight for all.
+        axis_name: Axis of the devices that the batch is divided over (`dsfjax.training.division`):
+            ``batch`` and ``weights`` are this device's, ``key`` is that of all.
 
     Returns:
-        The loss, and ``{"loss", "accuracy"}``: accuracy is the fraction of queries whose largest
-        logit is the target. Scalars, in the dtype of the logits but at least float32.
+        The loss (this device's term of it, if the batch is divided), and ``{"loss", "accuracy"}``:
+        accuracy is the fraction of queries whose largest logit is the target. Scalars, in the dtype
+        of the logits but at least float32.
 
     Examples:
         >>> import jax
@@ -61,10 +68,14 @@ def query_loss(
         features = model.features(params, example.inputs, key=key, dropout=dropout)
         return features[example.query_positions]
 
-    features = _over_batch(features_at_queries, batch, len(batch.inputs), key)
+    keys = None
+    if key is not None:
+        devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+        keys = division.own(jax.random.split(key, devices * len(batch.inputs)), axis_name)
+    features = _over_batch(features_at_queries, batch, keys)
     each = jnp.ones(len(batch.targets), int) if weights is None else weights
     each = jnp.broadcast_to(each[:, None], batch.targets.shape)
-    return _cross_entropy(model.head(params, features), batch.targets, each)
+    return _cross_entropy(model.head(params, features), batch.targets, each, axis_name)
 
 
 def full_loss(
@@ -103,24 +114,28 @@ def full_loss(
     def logits_of(tokens: Array, key: PRNGKeyArray | None) -> Array:
         return model.apply(params, tokens, key=key)
 
-    logits = _over_batch(logits_of, inputs, len(inputs), key)
+    keys = None if key is None else jax.random.split(key, len(inputs))
+    logits = _over_batch(logits_of, inputs, keys)
     labelled = labels != IGNORED
     # An ignored label is no index; any valid one does, as its term is weighted by zero.
     return _cross_entropy(logits, jnp.where(labelled, labels, 0), labelled)
 
 
-def _over_batch(function, batch, size: int, key: Array | None) -> Array:  # noqa: ANN001
-    if key is None:
+def _over_batch(function: Callable[..., Array], batch: PyTree, keys: Array | None) -> Array:
+    if keys is None:
         return jax.vmap(lambda example: function(example, None))(batch)
-    return jax.vmap(function)(batch, jax.random.split(key, size))
+    return jax.vmap(function)(batch, keys)
 
 
 def _cross_entropy(
-    logits: Float[Array, "b t v"], targets: Int[Array, "b t"], weights: Shaped[Array, "b t"]
+    logits: Float[Array, "b t v"],
+    targets: Int[Array, "b t"],
+    weights: Shaped[Array, "b t"],
+    axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     weights = weights.astype(logits.dtype)
-    weights = weights / weights.sum()
+    weights = weights / division.total(weights.sum(), axis_name)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     loss = (weights * (jax.nn.logsumexp(logits, axis=-1) - chosen)).sum()
     accuracy = (weights * (logits.argmax(axis=-1) == targets)).sum()

@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dsfjax.nn import Model
+from dsfjax.training import division
 from dsfjax.training.objective import query_loss
 
 PARAMS, DATA, DROPOUT, HELD_OUT = range(4)
@@ -92,6 +93,7 @@ def train_step(
     model: Model,
     optimizer: optax.GradientTransformation,
     loss: Loss = query_loss,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One gradient step on one batch.
 
@@ -101,6 +103,8 @@ def train_step(
         model: The model.
         optimizer: The optimiser that ``state.opt_state`` belongs to.
         loss: ``loss(model, params, batch, key) -> (loss, metrics)``.
+        axis_name: Axis of the devices that the batch is divided over; ``loss`` is then this
+            device's term of the whole batch's loss. The state is the same on all of them.
 
     Returns:
         The state after, and the metrics of the batch before the step.
@@ -125,6 +129,7 @@ def train_step(
         return loss(model, params, batch, stream(state.key, DROPOUT, state.step))
 
     (_, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    metrics, gradient = division.total((metrics, gradient), axis_name)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, opt_state, state.step + 1, state.key), metrics

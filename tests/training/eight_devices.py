@@ -15,13 +15,10 @@ import numpy as np
 from absl.testing import parameterized
 
 from dsfjax import scan, systems
-from dsfjax.nn import ModelConfig
-from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import (
     Listener,
     OptimizerConfig,
     Resources,
-    TrainConfig,
     init_state,
     load,
     optimizer,
@@ -32,6 +29,8 @@ from dsfjax.training.block import start, train_block
 from dsfjax.training.layout import Layout, layout
 from dsfjax.training.loop import Block, run
 from dsfjax.training.program import Program, grid, members
+from dsfjax.training.run import program_of
+from tests.training.small_config import CONFIG
 from tests.training.toy import TOY, echo, echo_batch
 
 PROGRAM = Program(TOY, echo, 6, OptimizerConfig(), batch_size=4, block_steps=1, eval_examples=8)
@@ -73,6 +72,17 @@ class Sharded(unittest.TestCase):
             for found, own in zip(block.metrics, alone.metrics, strict=True):
                 np.testing.assert_allclose(found, own, rtol=1e-5, atol=1e-6)
 
+    def test_devices_of_a_member_divide_its_batches(self) -> None:
+        config = dataclasses.replace(CONFIG, batch_size=8, seeds=(0,), learning_rates=(1e-2,))
+        program, which = program_of(config), members(config.members)
+        found = []
+        for devices in (1, 8):
+            where = layout(1, jax.devices()[:devices], batch_size=8)
+            self.assertEqual(where.share, devices)
+            *_, last = run(program, which, 2 * config.eval_every, where=where)
+            found.append((last.carry().states.params, last.metrics.eval_loss))
+        self.assertLess(distance(*found), 1e-4)
+
     def test_repeats_bit_for_bit(self) -> None:
         program = dataclasses.replace(PROGRAM, block_steps=5)
         first, again = (final(layout(24, jax.devices(), at_most=8), 10, program) for _ in range(2))
@@ -92,17 +102,7 @@ class Sharded(unittest.TestCase):
         self.assertLess(distance(flat, expected.states.params), 1e-5)
 
     def test_killed_run_resumes_bit_for_bit(self) -> None:
-        config = TrainConfig(
-            MQARConfig(vocab_size=32, seq_len=16, num_kv_pairs=2),
-            ModelConfig("linear_attention", vocab_size=32, d_model=8, num_layers=1, block="mamba"),
-            batch_size=4,
-            steps=8,
-            eval_every=2,
-            eval_examples=8,
-            seeds=(0, 1, 2),
-            learning_rates=(1e-3, 1e-2),
-            stop_at=None,
-        )
+        config = dataclasses.replace(CONFIG, steps=8, checkpoint_every=5)
 
         class Kill(Listener):
             def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from dsfjax.training import load, read_results, train
 from dsfjax.training.hosts import agree, is_primary, share
 from tests.training.processes import start
-from tests.training.two_hosts_config import CONFIG
+from tests.training.small_config import CONFIG
 
 
 def test_alone_it_is_a_plain_call() -> None:

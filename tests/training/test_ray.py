@@ -11,7 +11,7 @@ import pytest
 from dsfjax.training import Listener, load, sweep, train
 from dsfjax.training.launch import on_ray
 from tests.training.processes import environment
-from tests.training.two_hosts_config import CONFIG
+from tests.training.small_config import CONFIG
 
 LONG = dataclasses.replace(CONFIG, steps=2000, eval_every=10, checkpoint_every=2)
 

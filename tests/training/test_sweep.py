@@ -9,7 +9,7 @@ import pytest
 
 from dsfjax.training import Listener, files, read_results, sweep, to_json
 from tests.training.processes import start
-from tests.training.two_hosts_config import CONFIG
+from tests.training.small_config import CONFIG
 
 
 class Order(Listener):

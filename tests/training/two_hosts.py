@@ -10,7 +10,7 @@ import jax
 def main(index: int, port: str, folder: str) -> None:
     jax.distributed.initialize(f"localhost:{port}", 2, index)
     from dsfjax.training import Resources, RunError, hosts, sweep, train
-    from tests.training.two_hosts_config import CONFIG
+    from tests.training.small_config import CONFIG
 
     assert (jax.process_count(), jax.device_count()) == (2, 4)
     assert hosts.agree(lambda: {"a": [1, None]}) == {"a": [1, None]}

@@ -1,4 +1,4 @@
-"""What two processes train together in ``two_hosts.py``: six members, in two slices of four."""
+"""A config for tests on several devices: six members of a small model."""
 
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig

@@ -1,0 +1,112 @@
+"""Time of one training step of the paper's recall model, beside the authors' PyTorch code.
+
+The model of the smallest task: 64 tokens, 4 pairs, vocabulary 8192, d = n = 64, two layers. A step
+of ours draws its batch; theirs is given one. They take turns in one process on all cores.
+
+    python -m experiments.step_time --authors PATH_OF_A_CLONE_OF_DSF_MQAR
+
+``--authors`` needs PyTorch, einops and pydantic; without it only our times are shown.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from rich.table import Table
+
+from dsfjax.bench.machine import usable_cores
+from dsfjax.bench.timing import take_turns
+from dsfjax.cli.output import console
+from dsfjax.tasks import mqar
+from dsfjax.training import TrainConfig, environment, files
+from dsfjax.training.compilation import compile_program
+from dsfjax.training.layout import SPLIT, WHOLE, layout, reserve
+from dsfjax.training.program import members
+from dsfjax.training.run import program_of
+from experiments import authors
+from experiments.settings import config
+
+BLOCK = 10
+WANTED = {name: 40 if name in ("s6", "ssd") else 10 for name in authors.MIXERS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to time.
+
+    Attributes:
+        mixers: Names of mixers.
+        authors: A clone of IntelligentControlSystems/dsf-mqar.
+        batch_size: Examples per step.
+        repeats: Rounds, of which the median is taken.
+        out: A JSON file for the times.
+    """
+
+    mixers: tuple[str, ...] = tuple(authors.MIXERS)
+    authors: Path | None = None
+    batch_size: int = 64
+    repeats: int = 7
+    out: Path | None = None
+
+
+def main(options: Options) -> None:
+    """Time all mixers and print the table.
+
+    Args:
+        options: The options.
+    """
+    reserve(usable_cores())
+    rows = []
+    for mixer in options.mixers:
+        made = config("paper", mixer, (64, 4), 64, 64, faithful=True)
+        made = dataclasses.replace(
+            made, batch_size=options.batch_size, eval_every=BLOCK, steps=10_000 * BLOCK,
+            eval_examples=1, seeds=(0,), learning_rates=(1e-3,), stop_at=None,
+        )  # fmt: skip
+        runs = {"ours": our_block(made)}
+        if options.authors is not None:
+            draw = jax.vmap(lambda key, task=made.task: mqar.sample(key, task))
+            example = draw(jax.random.split(jax.random.key(0), made.batch_size))
+            tokens, answers = np.asarray(example.inputs), np.asarray(mqar.labels(example))
+            theirs = authors.training_step(
+                options.authors, mixer, made, tokens.astype(np.int64), answers.astype(np.int64)
+            )
+            runs["theirs"] = theirs
+        for run in runs.values():
+            run()
+        times = take_turns(runs, repeats=options.repeats, budget_s=20)
+        times["ours"] /= BLOCK
+        rows.append({"mixer": mixer, **times, "ratio": times.get("theirs", np.nan) / times["ours"]})
+    table = Table("mixer", "ours, ms", "theirs, ms", "ratio", "wanted")
+    for row in rows:
+        theirs = f"{row['theirs']:.0f}" if "theirs" in row else "-"
+        found = (f"{row['ours']:.1f}", theirs, f"{row['ratio']:.1f}", f"{WANTED[row['mixer']]}")
+        table.add_row(row["mixer"], *found)
+    console().print(table)
+    if options.out is not None:
+        what = {"batch_size": options.batch_size, "cores": os.cpu_count(), "rows": rows}
+        files.write_json(options.out, what | {"environment": environment.describe()})
+
+
+def our_block(made: TrainConfig) -> Callable[[], None]:
+    """A function that takes ``BLOCK`` training steps (and evaluates on one example)."""
+    where = layout(1, jax.devices(), batch_size=made.batch_size)
+    compiled = compile_program(program_of(made), where)
+    which = members(made.members)
+    which, total = where.put(which, SPLIT), where.put(np.int32(made.steps), WHOLE)
+    carry = compiled.start(which)
+
+    def run() -> None:
+        nonlocal carry
+        carry, metrics, _ = compiled.block(carry, which, total)
+        jax.block_until_ready(metrics)
+
+    return run
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, prog="python -m experiments.step_time", description=__doc__))
