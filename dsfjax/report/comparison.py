@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dsfjax.analysis import Cost
+from dsfjax.report.dynamics import Dynamics
 from dsfjax.report.findings import Findings
 
 
@@ -63,6 +64,7 @@ class Entry:
         curves: One per seed at the best learning rate. The last point is the final accuracy.
         cost: Operations and bytes per token, one sequence at a time.
         findings: What the analysis of the best seed found; None where all seeds diverged.
+        dynamics: What probes saw while a seed trained at the best learning rate; None without any.
     """
 
     mixer: str
@@ -79,6 +81,7 @@ class Entry:
     curves: tuple[Curve, ...]
     cost: Cost
     findings: Findings | None = None
+    dynamics: Dynamics | None = None
 
     @property
     def accuracies(self) -> tuple[float, ...]:

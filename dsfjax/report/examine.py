@@ -13,12 +13,12 @@ from dsfjax import analysis
 from dsfjax.analysis.rows import kernel_rows, map_rows, token_rows
 from dsfjax.analysis.spectrum import LOG_MODULUS_EDGES
 from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System
-from dsfjax.nn import Layers, Model
-from dsfjax.report.findings import FADED, MODULUS_BINS, QUANTILES, Findings, Layer
+from dsfjax.nn import Model, stack_layers
+from dsfjax.report.findings import FADED, MODULUS_BINS, Findings, Layer
 from dsfjax.report.trace import trace
 from dsfjax.tasks import mqar
 from dsfjax.training.gradients import output_gradients
-from dsfjax.training.step import HELD_OUT, stream
+from dsfjax.training.probes import QUANTILES, held_out
 
 # Held-out sequences that are looked at, and tokens in each that are followed.
 NUM_EXAMPLES, NUM_MARKS = 8, 8
@@ -98,35 +98,22 @@ def examine(
 def _reader(
     model: Model, marks: tuple[int, ...]
 ) -> Callable[[PyTree, mqar.Batch], tuple[Measured, Summary]]:
-    def one(params: PyTree, example: mqar.Batch) -> Measured:
-        system, u = _stack(model.systems(params, example.inputs))
-        dy = jnp.stack(output_gradients(model, params, example))
-        read = functools.partial(measure, marks=jnp.asarray(marks))
-        return jax.lax.map(lambda layer: read(*layer), (system, u, dy))
-
     @jax.jit
     def run(params: PyTree, batch: mqar.Batch) -> tuple[Measured, Summary]:
-        found = jax.lax.map(functools.partial(one, params), batch)
-        system, _ = _stack(model.systems(params, batch.inputs[0]))
-        steps = batch.inputs.shape[1]
-        kernels = jax.lax.map(lambda s: first_kernel(s, steps), system)
-        return found, summarise(found, kernels)
+        # Systems are small next to what is made of them, so those of all sequences are kept.
+        def read(example: mqar.Batch) -> tuple[System | KernelSystem, Array, Array]:
+            layers = stack_layers(model.systems(params, example.inputs))
+            return *layers, jnp.stack(output_gradients(model, params, example))
+
+        def look(layer: tuple[System | KernelSystem, Array, Array]) -> Measured:
+            return measure(*layer, jnp.asarray(marks))
+
+        systems, u, dy = jax.lax.map(read, batch)
+        found = jax.lax.map(lambda layers: jax.lax.map(look, layers), (systems, u, dy))
+        first, steps = jax.tree.map(lambda leaf: leaf[0], systems), batch.inputs.shape[1]
+        return found, summarise(found, jax.lax.map(lambda s: first_kernel(s, steps), first))
 
     return run
-
-
-def held_out(task: mqar.MQARConfig, count: int) -> mqar.Batch:
-    """The first sequences that training is evaluated on.
-
-    Args:
-        task: The task.
-        count: How many.
-
-    Returns:
-        A batch of them.
-    """
-    keys = [stream(jax.random.key(0), HELD_OUT, index) for index in range(count)]
-    return jax.tree.map(lambda *x: jnp.stack(x), *[mqar.sample(key, task) for key in keys])
 
 
 def measure(
@@ -228,11 +215,6 @@ def _channels(system: System | KernelSystem, steps: int) -> Any:
         return lambda t: row(t)[:, 0].T
     full = token_rows(system, steps)
     return lambda t: jnp.moveaxis(full(t), 1, 2).reshape(-1, steps)
-
-
-def _stack(layers: Layers) -> Any:
-    """The layers of a model as one, with the layer as a leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
 
 def _layer(

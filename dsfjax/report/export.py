@@ -10,7 +10,8 @@ import numpy as np
 
 from dsfjax.analysis.cost import PHASES
 from dsfjax.report.comparison import Comparison, Entry
-from dsfjax.report.findings import MODULUS_BINS, QUANTILES, Findings, Layer
+from dsfjax.report.findings import MODULUS_BINS, Findings, Layer
+from dsfjax.training.probes import QUANTILES
 
 _SUMMARY = (
     "mixer learning_rate accuracy_mean accuracy_std steps_to_90 state_size grows num_params "
@@ -37,6 +38,7 @@ def write_data(comparison: Comparison, folder: Path) -> list[str]:
       the mean age of what is read at that step.
     * ``state_use.csv``: one row per mixer, layer and Hankel singular value.
     * ``gradients.csv``: one row per mixer, layer and step.
+    * ``dynamics.csv``: one row per mixer, probe and layer, if there are probes.
     * ``phi_<mixer>.csv``: one row per layer and entry t ≥ s of the shown Φ, as it is (not
       rescaled).
 
@@ -63,6 +65,8 @@ def write_data(comparison: Comparison, folder: Path) -> list[str]:
         }
         for name, rows in each.items():
             names.append(_write(folder / name, _by_layer(found, rows)))
+    if any(entry.dynamics is not None for entry in comparison.entries):
+        names.append(_write(folder / "dynamics.csv", _dynamics(comparison.entries)))
     for entry, findings in found:
         names.append(_write(folder / f"phi_{entry.mixer}.csv", _kernels(findings)))
     return names
@@ -180,6 +184,27 @@ def _state_use(layer: Layer) -> Rows:
 def _gradients(layer: Layer) -> Rows:
     for i, value in enumerate([] if layer.gradient is None else layer.gradient.tolist()):
         yield {"step": i, "gradient_norm": value}
+
+
+def _dynamics(entries: Sequence[Entry]) -> Rows:
+    for entry in entries:
+        if (found := entry.dynamics) is None:
+            continue
+        for t, step in enumerate(found.steps.tolist()):
+            for i in range(found.dimension.shape[1]):
+                modulus = zip(QUANTILES, found.modulus[t, i].tolist(), strict=True)
+                yield {
+                    "mixer": entry.mixer,
+                    "seed": found.seed,
+                    "step": step,
+                    "layer": i + 1,
+                    "loss": float(found.loss[t]),
+                    "accuracy": float(found.accuracy[t]),
+                    "sharpness": float(found.sharpness[t]),
+                    **{f"modulus_{q:g}": x for q, x in modulus},
+                    **{f"gradient_{k + 1}": float(found.gradient[t, i, k]) for k in range(4)},
+                    "dimension": float(found.dimension[t, i]),
+                }
 
 
 def _kernels(findings: Findings) -> Rows:

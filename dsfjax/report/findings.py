@@ -11,7 +11,6 @@ MODULUS_TOP = 1.5
 MODULUS_BINS = np.linspace(0.0, MODULUS_TOP, 31)
 # A product of eigenvalues below this counts as forgotten.
 FADED = 0.1
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Layer:
     Attributes:
         moduli: Share of |λ| per bin of ``MODULUS_BINS``; the last one takes what lies above, too.
         phases: Share of arg λ per bin of equal width over [−π, π).
-        quantiles: |λ| at ``QUANTILES``.
+        quantiles: |λ| at the quantiles of :mod:`dsfjax.training.probes`.
         growing: Share of |λ| > 1.
         survival: Share of products of |λ| that are at least ``FADED`` after τ = 0, 1, … steps.
         half_life: Steps in which the median eigenvalue halves what it keeps.
@@ -59,7 +58,7 @@ class Layer:
             sequences; None where there is no finite state.
         dimension: Directions of the state that carry 99 % of their energy; None as above.
         participation: (Σ σ²)² / Σ σ⁴, another count that needs no threshold; None as above.
-        exponents: Lyapunov exponents at ``QUANTILES`` and the largest.
+        exponents: Lyapunov exponents at the same quantiles, and the largest.
         gradient: Norm of ∂L/∂h_t at every step, root mean square over sequences; None as above.
         warnings: What looks wrong, in words.
         kernel: Φ of head 0 on one sequence; where it differs between channels, the root mean

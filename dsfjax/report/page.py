@@ -17,6 +17,7 @@ _SECTIONS = (
     sections.state,
     sections.kernels,
     sections.stability,
+    sections.training,
     sections.costs,
 )
 

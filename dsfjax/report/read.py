@@ -14,6 +14,7 @@ import numpy as np
 from dsfjax import nn
 from dsfjax.analysis import cost, state_size
 from dsfjax.report.comparison import Comparison, Curve, Entry, Outcome
+from dsfjax.report.dynamics import read_dynamics
 from dsfjax.report.examine import examine
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import Loaded, TrainConfig, from_json, load
@@ -89,6 +90,7 @@ def _entry(row: Mapping[str, Any], loaded: Loaded) -> Entry:
         params = jax.tree.map(lambda leaf: leaf[index], loaded.params)
         found = examine(model, params, config.task)
     length = config.task.seq_len
+    seen = [read_dynamics(loaded.metrics, member["member"]) for member in best]
     copied = (
         "mixer accuracy_mean accuracy_std steps_to_90 state_size num_params tokens_per_second"
     ).split()
@@ -101,6 +103,7 @@ def _entry(row: Mapping[str, Any], loaded: Loaded) -> Entry:
         curves=tuple(_curve(member, loaded.metrics) for member in best),
         cost=cost(model, length),
         findings=found,
+        dynamics=next((dynamics for dynamics in seen if dynamics is not None), None),
     )
 
 

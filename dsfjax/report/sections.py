@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.figure import Figure
 
 from dsfjax.analysis.cost import PHASES
-from dsfjax.report import figures, panels
+from dsfjax.report import dynamics, figures, panels
 from dsfjax.report.comparison import Comparison, Entry
 from dsfjax.report.findings import FADED, Findings, Layer
 from dsfjax.report.html import Cell, Column, bullets, figure, grid, lead, note, section, table
@@ -328,6 +328,33 @@ def stability(comparison: Comparison) -> str:
     ]
     said = bullets("warnings", lost + warned) or note("Nothing looks wrong in any model.")
     return section("Stability", how, grid("panels", drawn), said)
+
+
+def training(comparison: Comparison) -> str:
+    """Loss and what probes saw, over training."""
+    color = colors([entry.mixer for entry in comparison.entries])
+    drawn = [
+        figure(
+            dynamics.draw(entry.mixer, entry.dynamics, color[entry.mixer]),
+            f"dynamics-{i}",
+            f"training dynamics of {entry.mixer}",
+            f"Seed {entry.dynamics.seed} at learning rate {rate(entry.learning_rate)}, at which "
+            f"plain gradient descent is stable up to a sharpness of "
+            f"{number(2 / entry.learning_rate)}.",
+            "dynamics.csv",
+        )
+        for i, entry in enumerate(comparison.entries)
+        if entry.dynamics is not None
+    ]
+    how = (
+        "How to read: training is one dynamical system, in its steps, that shapes another, in the "
+        "tokens. From above: loss on held-out examples; sharpness, the largest eigenvalue of the "
+        "Hessian of the loss; |λ|, median and range from 5 to 95 %, a line per layer; the gradient "
+        "to the state in the first quarter of the sequence over that in the last (far below 1 it "
+        "vanishes); and how many directions of the state are in use. Lines that move together with "
+        "the loss show what was learnt when."
+    )
+    return section("Training as two dynamical systems", how, grid("panels", drawn)) if drawn else ""
 
 
 def costs(comparison: Comparison) -> str:

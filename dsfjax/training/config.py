@@ -44,6 +44,8 @@ class TrainConfig:
         train_examples: Size of a fixed data set, seen in the same order in every epoch, whose last
             batch may be smaller; by default every step draws new examples.
         checkpoint_every: Evaluations between checkpoints; the last step always has one.
+        probe_every: Steps between looks inside the models (:mod:`dsfjax.training.probes`), a
+            multiple of ``eval_every``; None for none.
 
     Raises:
         ValueError: If the parts do not fit each other.
@@ -74,6 +76,7 @@ class TrainConfig:
     shared_data: bool = False
     train_examples: int | None = field(default=None, metadata=serial.LATER)
     checkpoint_every: int = 5
+    probe_every: int | None = field(default=None, metadata=serial.LATER)
 
     def __post_init__(self) -> None:
         if self.model.vocab_size != self.task.vocab_size:
@@ -121,6 +124,13 @@ class TrainConfig:
             raise ValueError(f"expected patience >= 1 or None, got {self.patience}")
         if self.train_examples is not None and self.train_examples < 1:
             raise ValueError(f"expected train_examples >= 1 or None, got {self.train_examples}")
+        if self.probe_every is not None and (
+            self.probe_every < 1 or self.probe_every % self.eval_every
+        ):
+            raise ValueError(
+                f"expected probe_every to be a positive multiple of eval_every = "
+                f"{self.eval_every} or None, got {self.probe_every}"
+            )
         if self.stop_at is not None and not 0 < self.stop_at <= 1:
             raise ValueError(f"expected stop_at in (0, 1] or None, got {self.stop_at}")
         choose("stop_when", self.stop_when, STOP_WHEN)

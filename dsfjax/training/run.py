@@ -15,8 +15,9 @@ damaged or another run's is set aside (:mod:`dsfjax.training.files`).
 A line of ``metrics.jsonl`` is an object with ``step``, ``member`` (index), ``learning_rate``,
 ``seed``, ``train_loss`` and ``train_accuracy`` (means over the steps since the line before),
 ``eval_loss``, ``eval_accuracy``, ``seconds`` (wall time of these steps and the evaluation, all
-members together, compilation not included) and ``tokens_per_second`` (training tokens of all
-members over it). A member that has stopped writes no further lines.
+members together, compilation and probes not included) and ``tokens_per_second`` (training tokens
+of all members over it). With ``probe_every`` some have ``probe`` (:mod:`dsfjax.training.probes`). A
+member that has stopped writes no further lines.
 
 ``result.json`` has ``format``, ``members``, ``steps`` (taken by the program), ``num_params``,
 ``state_size`` (numbers that all layers carry at the end of a sequence), ``tokens_per_second``
@@ -45,7 +46,7 @@ from jaxtyping import PyTree
 
 from dsfjax import nn
 from dsfjax.tasks import mqar
-from dsfjax.training import checkpoint, environment, files, hosts, loop, program, record
+from dsfjax.training import checkpoint, environment, files, hosts, loop, probes, program, record
 from dsfjax.training import folder as run_folder
 from dsfjax.training.compilation import compile_program, template
 from dsfjax.training.config import TrainConfig, from_json
@@ -219,6 +220,8 @@ def _run(
         block = next(blocks)
         progress = block.progress
         new = record.lines(config, block)
+        if config.probe_every and block.step % config.probe_every == 0:
+            _probe(config, block, new)
         lines += new
         # Metrics first: on resuming, lines later than the checkpoint are dropped and made again.
         if hosts.is_primary():
@@ -237,6 +240,15 @@ def _run(
     if hosts.is_primary():
         files.write_json(folder / "result.json", result)
     return result
+
+
+def _probe(config: TrainConfig, block: loop.Block, lines: list[dict[str, Any]]) -> None:
+    """Put what a look inside the models finds into the lines of the probed members."""
+    params = block.carry().states.params
+    for line in lines if hosts.is_primary() else ():
+        if line["member"] in probes.probed(config):
+            own = jax.tree.map(lambda leaf, i=line["member"]: leaf[i], params)
+            line["probe"] = probes.probe(config, own)
 
 
 def _resume(folder: Path, config: TrainConfig, template: program.Carry) -> run_folder.Progress:

@@ -1,4 +1,4 @@
-"""Probes: the numbers that they are named after, recorded beside the metrics and resumed with them."""
+"""Probes: the numbers that they are named after, beside the metrics and resumed with them."""
 
 import dataclasses
 import json
