@@ -62,7 +62,7 @@ def spectrum(
 
     Args:
         system: A system of one sequence. For a batch and the layers of a model, apply this to one
-            sequence after the other (`dsfjax.nn.map_systems`) and `merge` the results.
+            sequence after the other (`dsfjax.nn.collect_systems`) and `merge` the results.
         length: L, needed only if nothing in the system varies in time (one step otherwise).
         edges: Increasing bin edges of log |λ|.
 

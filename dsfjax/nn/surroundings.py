@@ -34,6 +34,8 @@ PRACTICE = PAPER | {
     ),
 }
 
+_KINDS = {"paper": PAPER, "authors": AUTHORS, "practice": PRACTICE}
+
 
 def surrounding(mixer: str, kind: str) -> Surrounding:
     """The surroundings of an architecture; bare for one that is not listed.
@@ -42,4 +44,30 @@ def surrounding(mixer: str, kind: str) -> Surrounding:
         >>> surrounding("s6", "practice").gate, surrounding("s6", "paper").gate
         ('silu', None)
     """
-    return {"paper": PAPER, "authors": AUTHORS, "practice": PRACTICE}[kind].get(mixer, BARE)
+    return _KINDS[kind].get(mixer, BARE)
+
+
+def surround(mixer: str, around: Surrounding, kind: str = "practice") -> None:
+    """Say what stands around an architecture of one's own, wherever models are built from configs.
+
+    Args:
+        mixer: Its name (`dsfjax.systems.register`).
+        around: The surroundings.
+        kind: The value of ``ModelConfig.surroundings`` that asks for them.
+
+    Raises:
+        ValueError: For an unknown kind, or an architecture that has surroundings of this kind: what
+            a config says must not change.
+
+    Example:
+        >>> surround("s6", Surrounding())
+        Traceback (most recent call last):
+            ...
+        ValueError: 's6' has surroundings of the kind 'practice'; register it under another name
+    """
+    if kind not in _KINDS:
+        raise ValueError(f"unknown kind of surroundings {kind!r}; expected one of {list(_KINDS)}")
+    if _KINDS[kind].setdefault(mixer, around) != around:
+        raise ValueError(
+            f"{mixer!r} has surroundings of the kind {kind!r}; register it under another name"
+        )

@@ -10,7 +10,7 @@ from flax import nnx
 
 from dsfjax import nn, scan, systems
 from dsfjax.core import KVCache
-from dsfjax.nn.surroundings import surrounding
+from dsfjax.nn.surroundings import PRACTICE, surround, surrounding
 from tests.nn.small import config
 from tests.reference_loop import error
 
@@ -183,3 +183,18 @@ def test_attention_dropout_needs_an_empty_state() -> None:
     mixer = build("linear_attention", attention_dropout=0.1)
     with pytest.raises(ValueError, match="starts from an empty state"):
         mixer(tokens(), mixer.init_state(9), key=jax.random.key(0))
+
+
+def test_an_architecture_of_ones_own_is_surrounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In what is built from a config, of the kind that was said and of no other."""
+    monkeypatch.setitem(PRACTICE, "delta", nn.Surrounding())
+    monkeypatch.delitem(PRACTICE, "delta")
+    around = nn.Surrounding(conv_width=4, gate="silu")
+    surround("delta", around)
+    assert surrounding("delta", "practice") == around
+    assert surrounding("delta", "paper") == nn.Surrounding()
+    surround("delta", around)  # a cell of a notebook may run twice
+    with pytest.raises(ValueError, match="'delta' has surroundings of the kind 'practice'"):
+        surround("delta", nn.Surrounding())
+    with pytest.raises(ValueError, match="unknown kind of surroundings 'practise'"):
+        surround("delta", around, "practise")
