@@ -12,7 +12,8 @@ Varied: the architecture and the task, at one width d.
 
 from dataclasses import replace
 
-from dsfjax.nn import state_size
+from dsfjax.analysis import state_size
+from dsfjax.nn import build
 from dsfjax.training import TrainConfig
 from experiments import plots
 from experiments.claims import Claim
@@ -36,7 +37,7 @@ def configs(scale: Scale, faithful: bool) -> dict[str, TrainConfig]:
         where = f"L={task[0]}, {task[1]} pairs, d={d_model}"
         softmax = config(scale, SOFTMAX, task, d_model, d_model)
         found[f"{SOFTMAX}, {where}"] = softmax
-        target = state_size(softmax.model, task[0])
+        target = state_size(build(softmax.model), task[0])
         for mixer in RECURRENT:
             base = config(scale, mixer, task, d_model, 1, faithful=faithful)
             n = _matched(base, target)
@@ -46,7 +47,7 @@ def configs(scale: Scale, faithful: bool) -> dict[str, TrainConfig]:
 
 def _matched(base: TrainConfig, target: int) -> int:
     """The state expansion with the state nearest to ``target`` numbers: states grow as n does."""
-    return max(1, round(target / state_size(base.model, base.task.seq_len)))
+    return max(1, round(target / state_size(build(base.model), base.task.seq_len)))
 
 
 EXPERIMENT = Experiment(

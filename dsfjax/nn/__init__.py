@@ -7,8 +7,6 @@ from dsfjax.nn.collect import stack_layers as stack_layers
 from dsfjax.nn.config import ModelConfig as ModelConfig
 from dsfjax.nn.functional import Model as Model
 from dsfjax.nn.functional import build as build
-from dsfjax.nn.functional import num_params as num_params
-from dsfjax.nn.functional import state_size as state_size
 from dsfjax.nn.mixer import Mixer as Mixer
 from dsfjax.nn.mixer import MixerState as MixerState
 from dsfjax.nn.mixer import Surrounding as Surrounding
@@ -19,3 +17,4 @@ from dsfjax.nn.model import architecture as architecture
 from dsfjax.nn.pieces import GLU as GLU
 from dsfjax.nn.pieces import MLP as MLP
 from dsfjax.nn.pieces import CausalConv as CausalConv
+from dsfjax.nn.surroundings import surround as surround

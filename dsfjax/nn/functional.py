@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -169,37 +168,6 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
 
     _check_attention_dropout(config, init, module)
     return Model(init, features, head, apply, labels, systems, init_state, prefill, step, generate)
-
-
-def num_params(config: ModelConfig) -> int:
-    """Number of parameters, without allocating them.
-
-    Example:
-        >>> config = ModelConfig("linear_attention", vocab_size=16, d_model=8, d_state=4)
-        >>> num_params(config)
-        1696
-    """
-    params = jax.eval_shape(build(config).init, jax.random.key(0))
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-
-
-def state_size(config: ModelConfig, length: int) -> int:
-    """Numbers that the recurrences of all layers carry after ``length`` tokens.
-
-    For a finite system this is N per layer and does not depend on the length; for softmax
-    attention it is the key–value cache. Convolution tails are not counted.
-
-    Example:
-        >>> state_size(ModelConfig("linear_attention", vocab_size=16, d_model=8, d_state=4), 32)
-        64
-    """
-    model = build(config)
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    tokens = jax.ShapeDtypeStruct((1,), jnp.int32)
-    layers = jax.eval_shape(model.systems, params, tokens)
-    return sum(
-        length * s.slot_size if isinstance(s, KernelSystem) else s.num_states for s, _ in layers
-    )
 
 
 def _labels(module: SequenceModel, params: Params) -> Params:

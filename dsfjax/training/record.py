@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dsfjax import nn
+from dsfjax.analysis import num_parameters, state_size
 from dsfjax.training.config import TrainConfig
 from dsfjax.training.layout import Layout
 from dsfjax.training.loop import Block
@@ -77,6 +78,7 @@ def result(
     Returns:
         JSON data.
     """
+    model = nn.build(config.model)
     seconds = list({line["step"]: line["seconds"] for line in lines}.values())
     steps = int(progress.step)
     members = []
@@ -97,8 +99,8 @@ def result(
         "format": FORMAT,
         "config": config.fingerprint,
         "steps": steps,
-        "num_params": nn.num_params(config.model),
-        "state_size": nn.state_size(config.model, config.task.seq_len),
+        "num_params": num_parameters(model),
+        "state_size": state_size(model, config.task.seq_len),
         # The median: a pause of the machine is no property of the mixer.
         "tokens_per_second": _tokens(config) / statistics.median(seconds),
         "train_seconds": sum(seconds),

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax import nn, systems
+from dsfjax import systems
+from dsfjax.analysis import state_size
 from dsfjax.core import KVCache
-from tests.nn.small import VOCAB, compiled, config, tokens
+from tests.nn.small import VOCAB, compiled, tokens
 from tests.reference_loop import error
 from tests.unchecked import unchecked
 
@@ -60,7 +61,7 @@ def test_state_of_decoding_does_not_grow(name: str, own: dict[str, Any]) -> None
     )
     # A summed normaliser is carried too, but it is not a state of the system.
     extra = len(carried) * 2 * 3 if name == "linear_attention" else 0
-    assert numbers == nn.state_size(config(name, **own), 50) + extra
+    assert numbers == state_size(model, 50) + extra
 
 
 @pytest.mark.parametrize("name", ["softmax_attention", "ssd", "rg_lru"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dsfjax import nn, scan, systems
+from dsfjax.analysis import num_parameters, state_size
 from tests.nn.small import VOCAB, compiled, config, perturbed, tokens
 from tests.reference_loop import error
 
@@ -93,7 +94,7 @@ def test_parameters_are_counted_and_labelled(name: str, surroundings: str) -> No
     model = nn.build(c)
     params = jax.eval_shape(model.init, jax.random.key(0))
     sizes = [math.prod(x.shape) for x in jax.tree.leaves(params)]
-    assert nn.num_params(c) == sum(sizes)
+    assert num_parameters(model) == sum(sizes)
     labels = model.labels(params)
     assert jax.tree.structure(labels) == jax.tree.structure(params)
     for path, label in jax.tree.leaves_with_path(labels):
@@ -106,7 +107,7 @@ def test_parameters_are_counted_and_labelled(name: str, surroundings: str) -> No
 def test_counts_of_a_model_by_hand() -> None:
     c = config("linear_attention", max_length=5)
     block = 2 * (3 + 3 + 4) * 8 + 8 * 8 + 2 * 2 * 8 + (8 * 32 + 32) + (32 * 8 + 8)
-    assert nn.num_params(c) == VOCAB * 8 + 5 * 8 + 2 * block + 2 * 8
+    assert num_parameters(nn.build(c)) == VOCAB * 8 + 5 * 8 + 2 * block + 2 * 8
 
 
 @pytest.mark.parametrize(
@@ -122,8 +123,9 @@ def test_counts_of_a_model_by_hand() -> None:
     ],
 )
 def test_state_size_is_that_of_all_layers(name: str, at_1: int, at_10: int) -> None:
-    assert nn.state_size(config(name), 1) == at_1
-    assert nn.state_size(config(name), 10) == at_10
+    model = nn.build(config(name))
+    assert state_size(model, 1) == at_1
+    assert state_size(model, 10) == at_10
 
 
 def test_authors_initialisation() -> None:
