@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dsfjax.bench.division import Division, divide
 from dsfjax.bench.peers.importing import load
 from dsfjax.bench.signals import Signals
 
@@ -44,7 +44,8 @@ class Prepared(NamedTuple):
         gradient: Runs forward and backward, to every signal, and waits.
         outcome: Runs it and gives outputs and gradients as arrays of NumPy.
         compile_s: Seconds of compilation.
-        temporary_bytes: Temporaries of `gradient`, as XLA reports them; None for PyTorch.
+        temporary_bytes: Temporaries of `gradient` on all devices, as XLA reports them; None for
+            PyTorch.
         total_bytes: The same with inputs and outputs.
     """
 
@@ -77,7 +78,12 @@ def batched(
 
 
 def prepare(
-    contestant: Contestant, signals: Signals, cotangent: np.ndarray, *, with_forward: bool
+    contestant: Contestant,
+    signals: Signals,
+    cotangent: np.ndarray,
+    *,
+    shared: tuple[str, ...],
+    with_forward: bool,
 ) -> Prepared:
     """Compile a contestant for these signals.
 
@@ -85,6 +91,7 @@ def prepare(
         contestant: One that is not missing.
         signals: float32.
         cotangent: Of the outputs, (B, L, d_out).
+        shared: Names of signals without a batch axis.
         with_forward: Whether to compile the forward pass on its own as well; of JAX only.
 
     Returns:
@@ -92,7 +99,8 @@ def prepare(
     """
     if contestant.framework == "torch":
         return _prepare_torch(contestant.load(), signals, cotangent)
-    return _prepare_jax(contestant.load(), signals, cotangent, with_forward=with_forward)
+    division = divide(len(cotangent), shared)
+    return _prepare_jax(contestant.load(), signals, cotangent, division, with_forward=with_forward)
 
 
 def pull_back(function: Function) -> Callable[[Mapping[str, Array], Array], tuple[Array, Any]]:
@@ -106,18 +114,27 @@ def pull_back(function: Function) -> Callable[[Mapping[str, Array], Array], tupl
 
 
 def _prepare_jax(
-    function: Function, signals: Signals, cotangent: np.ndarray, *, with_forward: bool
+    function: Function,
+    signals: Signals,
+    cotangent: np.ndarray,
+    division: Division,
+    *,
+    with_forward: bool,
 ) -> Prepared:
-    arrays, dy = jax.tree.map(jnp.asarray, (dict(signals), cotangent))
+    arrays, dy = division.signals(signals), division.place(cotangent, cut=True)
     began = time.perf_counter()
-    gradient = jax.jit(pull_back(function)).lower(arrays, dy).compile()
-    forward = jax.jit(function).lower(arrays).compile() if with_forward else None
+    both = division.gradient(pull_back(function), signals)
+    gradient = jax.jit(both).lower(arrays, dy).compile()
+    forward = None
+    if with_forward:
+        forward = jax.jit(division.forward(function, signals)).lower(arrays).compile()
     compile_s = time.perf_counter() - began
     memory: Any = gradient.memory_analysis()
     temporary = total = None
-    if memory is not None:
-        temporary = memory.temp_size_in_bytes
-        total = temporary + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    if memory is not None:  # of one device
+        temporary = memory.temp_size_in_bytes * len(division.devices)
+        total = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        total = temporary + total * len(division.devices)
 
     def outcome() -> Outcome:
         return jax.tree.map(np.asarray, gradient(arrays, dy))

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsfjax.bench.case import Case
-from dsfjax.bench.contest import contest
+from dsfjax.bench.contest import Contest, contest
 from dsfjax.bench.contestant import Contestant, prepare
 from dsfjax.bench.machine import usable_cores
 from dsfjax.bench.measure import cotangent_of
-from dsfjax.bench.signals import FAMILIES, Signals, Sizes
+from dsfjax.bench.signals import FAMILIES, Sizes
 from dsfjax.bench.timing import take_turns
 from dsfjax.core import KernelSystem, KVCache, System, slice_time
 from dsfjax.engines import scan, step
@@ -137,14 +137,16 @@ def growth(
         found = contest(Case(family, family, family, sizes(family, length)), baselines=False)
         cotangent = cotangent_of(found)
         programs += [
-            (contestant, length, found.signals, cotangent)
+            (contestant, length, found, cotangent)
             for contestant in found.contestants
             if contestant.name in LINEAR
         ]
 
-    def compile_one(program: tuple[Contestant, int, Signals, np.ndarray]) -> Callable[[], Any]:
-        contestant, _, signals, cotangent = program
-        return prepare(contestant, signals, cotangent, with_forward=False).gradient
+    def compile_one(program: tuple[Contestant, int, Contest, np.ndarray]) -> Callable[[], Any]:
+        contestant, _, found, cotangent = program
+        return prepare(
+            contestant, found.signals, cotangent, shared=found.shared, with_forward=False
+        ).gradient
 
     said("compiling")
     with ThreadPoolExecutor(min(4, usable_cores())) as pool:
@@ -209,7 +211,9 @@ def memory(*, length: int = MILLION) -> LongMemory:
     case = Case("ssd", "ssd", "ssd", Sizes(1, length, 1, 16, 64))
     found = contest(case, baselines=False)
     ours = next(c for c in found.contestants if c.name == found.chosen)
-    planned = prepare(ours, found.signals, cotangent_of(found), with_forward=False).total_bytes
+    planned = prepare(
+        ours, found.signals, cotangent_of(found), shared=found.shared, with_forward=False
+    ).total_bytes
     reached = None if planned is None else planned <= MOST_BYTES
     return LongMemory("ssd", ours.name, length, planned, reached)
 

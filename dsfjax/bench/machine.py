@@ -31,18 +31,20 @@ def describe() -> dict[str, Any]:
     """The environment of this process, as JSON data.
 
     Returns:
-        ``device``, ``backend``, ``processor``, ``cores`` (of the machine), ``usable_cores`` (of
-        this process), ``python``, ``platform``, ``versions`` (null where not installed), and
-        ``allocator`` and ``threads``: environment variables that are set, of those that matter.
+        ``device``, ``devices`` (how many), ``backend``, ``processor``, ``cores`` (of the machine),
+        ``usable_cores`` (of this process), ``python``, ``platform``, ``versions`` (null where not
+        installed), and ``allocator`` and ``threads``: environment variables that are set, of those
+        that matter.
 
     Example:
         >>> sorted(describe())
-        ['allocator', 'backend', 'cores', 'device', 'platform', 'processor', 'python', 'threads',
-        'usable_cores', 'versions']
+        ['allocator', 'backend', 'cores', 'device', 'devices', 'platform', 'processor', 'python',
+        'threads', 'usable_cores', 'versions']
     """
     device = jax.devices()[0]
     return {
         "device": device.device_kind,
+        "devices": jax.local_device_count(),
         "backend": device.platform,
         "processor": _processor(),
         "cores": os.cpu_count(),

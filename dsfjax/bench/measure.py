@@ -30,7 +30,7 @@ class Measurement(NamedTuple):
         forward_ms: Median of the forward pass.
         gradient_ms: Median of forward and backward together, to every input.
         compile_s: Compilation of both.
-        temporary_bytes: Temporary memory of forward and backward, as XLA reports it.
+        temporary_bytes: Temporary memory of forward and backward on all devices, by XLA's account.
         total_bytes: The same with inputs, outputs and gradients.
         share: Of the roofline, of forward and backward: see `roofline_share`.
         value_error: Normwise error of the outputs against float64.
@@ -83,7 +83,11 @@ def measure(
             continue
         said(f"compiling {contestant.name}")
         ready = prepare(
-            contestant, contest.signals, cotangent, with_forward=contestant.side == "ours"
+            contestant,
+            contest.signals,
+            cotangent,
+            shared=contest.shared,
+            with_forward=contestant.side == "ours",
         )
         reason = too_large(ready.total_bytes or 0)
         if reason:

@@ -84,7 +84,8 @@ def environment(results: Results) -> str:
     torch = f", PyTorch {found['torch_threads']} threads" if "torch_threads" in found else ""
     return "\n".join(
         (
-            f"device     {found['device']} ({found['backend']}), {found['processor']}",
+            f"device     {found['devices']} x {found['device']} ({found['backend']}), "
+            f"{found['processor']}; in JAX batches are cut over them",
             f"cores      {found['usable_cores']} of {found['cores']} usable{torch}",
             f"rates      {rates.bytes_per_s / 1e9:.1f} GB/s copied, "
             f"{rates.flops_per_s / 1e9:,.0f} Gflop/s float32 products",

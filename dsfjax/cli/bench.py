@@ -10,11 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dsfjax import bench
+from dsfjax.bench.machine import usable_cores
 from dsfjax.bench.tables import Table as TextTable
 from dsfjax.bench.write import environment
 from dsfjax.cli import options
 from dsfjax.cli.usage import UsageError, usage_errors
 from dsfjax.training.choice import choose
+from dsfjax.training.layout import reserve
 
 LENGTHS = "lengths"
 Listener = Callable[[str], Any]
@@ -33,6 +35,7 @@ def main(command: options.Bench) -> int:
         UsageError: If there is no such case, or nothing to repeat.
     """
     plan = plan_of(command)
+    reserve(usable_cores() if command.devices is None else command.devices)
     terminal = Console()
     # A pipe is as wide as the widest table: lines that wrap cannot be read by a program.
     console = terminal if terminal.is_terminal else Console(width=250)

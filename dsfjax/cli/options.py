@@ -255,6 +255,10 @@ class Bench:
     """Cases of the grid; "lengths" is the table of growth with the length."""
     repeats: int = 5
     """Rounds in which the contestants of a case take turns; the tables show medians."""
+    devices: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all)")
+    ] = None
+    """Devices to cut the batch over, for every contestant in JAX. A CPU counts as one per core."""
     out: Annotated[
         Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")
     ] = None

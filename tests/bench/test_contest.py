@@ -33,7 +33,7 @@ def errors(found: Contest, name: str) -> tuple[float, float]:
     """Errors of a contestant, which has to be there once."""
     (contestant,) = (c for c in found.contestants if c.name == name)
     cotangent = cotangent_of(found)
-    ready = prepare(contestant, found.signals, cotangent, with_forward=False)
+    ready = prepare(contestant, found.signals, cotangent, shared=found.shared, with_forward=False)
     return compare(ready.outcome(), reference_outcome(found, cotangent))
 
 

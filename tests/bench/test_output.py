@@ -28,7 +28,7 @@ ROWS = [
 
 def results(*, quick: bool = False) -> bench.Results:
     machine = {
-        "device": "cpu", "backend": "cpu", "processor": "a processor", "cores": 4,
+        "device": "cpu", "devices": 4, "backend": "cpu", "processor": "a processor", "cores": 4,
         "usable_cores": 2, "python": "3.11", "versions": {"jax": "0.10.2", "torch": None},
         "allocator": {"MALLOC_MMAP_MAX_": "0"}, "threads": {},
     }  # fmt: skip
