@@ -50,7 +50,7 @@ class Entry:
     """One mixer of the comparison, at its best learning rate.
 
     Attributes:
-        mixer: Name of the run, usually that of the architecture.
+        mixer: What the run is called here: the architecture, and in what the runs differ.
         learning_rate: The best learning rate: the highest mean accuracy over seeds.
         accuracy_mean: Mean over seeds of the final accuracy, in [0, 1].
         accuracy_std: Standard deviation over seeds.
@@ -65,6 +65,7 @@ class Entry:
         cost: Operations and bytes per token, one sequence at a time.
         findings: What the analysis of the best seed found; None where all seeds diverged.
         dynamics: What probes saw while a seed trained at the best learning rate; None without any.
+        run: Folder of the run in that of the comparison.
     """
 
     mixer: str
@@ -82,6 +83,7 @@ class Entry:
     cost: Cost
     findings: Findings | None = None
     dynamics: Dynamics | None = None
+    run: str = ""
 
     @property
     def accuracies(self) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from dsfjax.report.findings import MODULUS_BINS, Findings, Layer
 from dsfjax.training.probes import QUANTILES
 
 _SUMMARY = (
-    "mixer learning_rate accuracy_mean accuracy_std steps_to_90 state_size grows num_params "
+    "mixer run learning_rate accuracy_mean accuracy_std steps_to_90 state_size grows num_params "
     "tokens_per_second bounds num_diverged"
 ).split()
 _FINDINGS = (

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,7 +53,9 @@ def read(run_dir: Path, names: Collection[str] | None = None) -> Comparison:
         raise ValueError(f"report: expected runs of one task in {run_dir}, got {len(tasks)} tasks.")
     # Compilation is most of the work, and leaves Python to the other threads.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        entries = list(pool.map(lambda run: _entry(*run), runs))
+        entries = list(
+            pool.map(_entry, labels([row["mixer"] for row, _ in runs]), *zip(*runs, strict=True))
+        )
     entries.sort(key=lambda entry: (-entry.accuracy_mean, entry.steps_to_90 or math.inf))
     (task,) = tasks
     return Comparison(
@@ -80,7 +83,28 @@ def names_by_task(run_dir: Path) -> dict[MQARConfig, list[str]]:
     return tasks
 
 
-def _entry(row: Mapping[str, Any], loaded: Loaded) -> Entry:
+def labels(names: Sequence[str]) -> list[str]:
+    """Names of runs without what they all share, and without fingerprints.
+
+    Args:
+        names: Words joined by hyphens, the first one the architecture; distinct.
+
+    Returns:
+        Shorter names; the given ones where they would not be distinct.
+
+    Example:
+        >>> labels(["ssd-L32-d16-0123abcd", "ssd-L32-d64-4567abcd", "s6-L32-d64-89ababcd"])
+        ['ssd-d16', 'ssd-d64', 's6-d64']
+        >>> labels(["ssd-0123abcd", "ssd-4567abcd"])
+        ['ssd-0123abcd', 'ssd-4567abcd']
+    """
+    words = [re.sub(r"-[0-9a-f]{8}$", "", name).split("-") for name in names]
+    shared = set.intersection(*(set(own[1:]) for own in words)) if len(names) > 1 else set()
+    short = ["-".join([own[0], *(w for w in own[1:] if w not in shared)]) for own in words]
+    return short if len(set(short)) == len(short) else list(names)
+
+
+def _entry(label: str, row: Mapping[str, Any], loaded: Loaded) -> Entry:
     config, members = loaded.config, loaded.result["members"]
     best = [m for m in members if all(m[axis] == value for axis, value in row["best"].items())]
     whole = [m for m in best if m["status"] != "diverged"]
@@ -92,9 +116,11 @@ def _entry(row: Mapping[str, Any], loaded: Loaded) -> Entry:
     length = config.task.seq_len
     seen = [read_dynamics(loaded.metrics, member["member"]) for member in best]
     copied = (
-        "mixer accuracy_mean accuracy_std steps_to_90 state_size num_params tokens_per_second"
+        "accuracy_mean accuracy_std steps_to_90 state_size num_params tokens_per_second"
     ).split()
     return Entry(
+        mixer=label,
+        run=row["mixer"],
         **{name: row[name] for name in copied},
         learning_rate=row["best_learning_rate"],
         grows=state_size(model, 2 * length) > state_size(model, length),

@@ -14,12 +14,16 @@ import numpy as np
 
 from dsfjax.analysis.stability import EXPONENT
 from dsfjax.report.comparison import Comparison, Entry
-from dsfjax.report.words import count, factor, listing, percent, steps
+from dsfjax.report.words import accuracy, count, factor, listing, percent, steps
 
 # Means closer than this are called equal even if the seeds scatter less.
 TIE = 0.005
+# A mixer's own scatter excuses no more than this, and from UNSURE on it is worth a word.
+RELIABLE, UNSURE = 0.02, 0.1
 # Fewer seeds than this give no standard deviation to speak of.
 ENOUGH_SEEDS = 3
+# More names than this are counted instead of listed.
+FEW = 4
 # Models that differ by more than this factor in parameters are not of one size.
 SIZES = 2.0
 # Fewer models than this have no rank correlation to speak of, and one below it says nothing.
@@ -69,8 +73,9 @@ def decide(comparison: Comparison) -> Verdict:
 def leaders(entries: Sequence[Entry]) -> list[Entry]:
     """The best mixer and those that seeds do not tell apart from it.
 
-    A mixer counts as equal to the best one when their means differ by no more than the larger of
-    their two standard deviations, or by no more than half a percentage point.
+    A mixer counts as equal to the best one when their means differ by no more than half a
+    percentage point, or than the best one's standard deviation, or than its own up to two points: a
+    mixer whose seeds scatter further is not as good as the best, it is unreliable.
 
     Args:
         entries: Ordered by mean accuracy, best first; at least one.
@@ -83,7 +88,7 @@ def leaders(entries: Sequence[Entry]) -> list[Entry]:
         entry
         for entry in entries
         if best.accuracy_mean - entry.accuracy_mean
-        <= max(best.accuracy_std, entry.accuracy_std, TIE)
+        <= max(best.accuracy_std, min(entry.accuracy_std, RELIABLE), TIE)
     ]
 
 
@@ -102,10 +107,12 @@ def _choice(comparison: Comparison) -> tuple[str | None, str]:
             "there is nothing to choose between."
         )
     if len(top) == 1:
-        gap = 100 * (best.accuracy_mean - entries[1].accuracy_mean)
+        second = entries[1]
+        gap = 100 * (best.accuracy_mean - second.accuracy_mean)
         return best.mixer, (
-            f"For this task, {best.mixer}: alone at the top with {percent(best.accuracy_mean)}, "
-            f"{gap:.1f} points before {entries[1].mixer}, which is more than their seeds scatter."
+            f"For this task, {best.mixer}: alone at the top with "
+            f"{accuracy(best.accuracy_mean, best.accuracy_std)}, {gap:.1f} points before "
+            f"{second.mixer} ({accuracy(second.accuracy_mean, second.accuracy_std)})."
         )
     ranked = sorted(top, key=lambda e: (e.state_size, e.grows, e.flops))
     take, others = ranked[0], ranked[1:]
@@ -152,6 +159,9 @@ def _accuracy(comparison: Comparison) -> str:
         text += f", last {rest[-1].mixer} with {percent(rest[-1].accuracy_mean)}"
     text += f". Guessing would answer {percent(comparison.chance)}, naming any value of the "
     text += f"sequence {percent(comparison.unbound)}."
+    unsure = [f"{e.mixer} ({_range(e.accuracies)})" for e in entries if e.accuracy_std > UNSURE]
+    if unsure:
+        text += f" Whether it learns the task depends on the seed for {listing(unsure)}."
     timed = {e.mixer: e.steps_to_90 for e in entries if e.steps_to_90 is not None}
     if timed and len(entries) > 1:
         first = [name for name, at in timed.items() if at == min(timed.values())]
@@ -310,7 +320,7 @@ def _doubts(comparison: Comparison) -> list[str]:
         )
     edge = [e.mixer for e in entries if _at_edge(e)]
     if edge:
-        whose = "every mixer" if len(edge) == len(entries) > 1 else listing(edge)
+        whose = listing(edge) if len(edge) <= FEW else f"{len(edge)} of {len(entries)} mixers"
         doubts.append(
             f"The best learning rate of {whose} is the smallest or largest that was tried: "
             "a better one may lie beyond."

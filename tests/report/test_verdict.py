@@ -40,8 +40,7 @@ def test_clear_winner() -> None:
     )
     assert found.choice == "a"
     assert plain(found.answer) == (
-        "For this task, a: alone at the top with 98.0 %, 5.0 points before b, which is more than "
-        "their seeds scatter."
+        "For this task, a: alone at the top with 98.0 ± 1.0 %, 5.0 points before b (93.0 ± 1.0 %)."
     )
     assert plain(found.reasons["Accuracy"]) == (
         "a: 98.0 % (mean over 3 seeds at the best learning rate); next comes b with 93.0 %, last c "
@@ -91,7 +90,8 @@ def test_single_mixer_has_not_won() -> None:
     [
         ((0.9, 0.896), (0.0, 0.0), 2),  # within half a point
         ((0.9, 0.89), (0.0, 0.0), 1),
-        ((0.9, 0.85), (0.0, 0.06), 2),  # within the second one's scatter
+        ((0.9, 0.885), (0.0, 0.06), 2),  # within the second one's scatter
+        ((0.9, 0.85), (0.0, 0.06), 1),  # which does not excuse that much
         ((0.9, 0.85), (0.06, 0.0), 2),
         ((0.9, 0.85), (0.04, 0.04), 1),
     ],
@@ -99,6 +99,15 @@ def test_single_mixer_has_not_won() -> None:
 def test_leaders(means: tuple[float, ...], stds: tuple[float, ...], expected: int) -> None:
     entries = tuple(entry(str(i), m, s) for i, (m, s) in enumerate(zip(means, stds, strict=True)))
     assert len(leaders(entries)) == expected
+
+
+def test_an_unreliable_mixer_is_not_chosen_for_its_scatter() -> None:
+    seeds = tuple(Curve(i, np.array([100]), np.array([x])) for i, x in enumerate((1.0, 0.2, 0.9)))
+    lucky = dataclasses.replace(entry("b", 0.7, 0.44, state_size=8), curves=seeds)
+    found = verdict(entry("a", 0.99), lucky)
+    assert found.choice == "a"
+    text = plain(found.reasons["Accuracy"])
+    assert "depends on the seed for b (20.0 % to 100.0 %)." in text
 
 
 def test_thin_evidence_is_called_thin() -> None:

@@ -62,6 +62,11 @@ def test_curves_are_those_of_the_best_rate(run_dir: Path, whole: Comparison) -> 
             assert list(zip(curve.steps.tolist(), curve.accuracy.tolist(), strict=True)) == expected
 
 
+def test_entries_know_their_runs(whole: Comparison) -> None:
+    assert sorted((e.mixer, e.run) for e in whole.entries) == sorted((m, m) for m in MIXERS)
+    assert read.labels(["ssd-a-0123abcd"]) == ["ssd-a"]
+
+
 def test_facts_and_chance(whole: Comparison) -> None:
     assert (whole.chance, whole.unbound) == (1 / 16, 1 / 2)
     assert "L = 16, 2 key–value pairs, vocabulary 32" in whole.facts["Task"]
