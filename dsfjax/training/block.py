@@ -60,8 +60,8 @@ def train_block(
 ) -> tuple[Carry, BlockMetrics]:
     """Train every member for a block of steps, then evaluate it.
 
-    A member that has stopped is computed like the others and put back to what it was: a program
-    has one shape.
+    Where none of the members trains any more, nothing is computed. A member that has stopped beside
+    others is computed like them and put back to what it was: a program has one shape.
 
     Args:
         program: The program.
@@ -71,7 +71,7 @@ def train_block(
         axis_name: Axis of the devices that a batch is divided over, if it is.
 
     Returns:
-        The state after, and the metrics.
+        The state after, and the metrics; NaN where nothing was computed.
     """
     active = jnp.asarray(carry.active)
 
@@ -106,18 +106,28 @@ def train_block(
     def keep_frozen(new: Array, old: Array) -> Array:
         return jnp.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    steps = jnp.arange(program.block_steps, dtype=jnp.int32)
-    trained, train_metrics = jax.lax.scan(step, carry.states, steps)
-    states = jax.tree.map(keep_frozen, trained, carry.states)
-    held_out = _each(functools.partial(evaluate, program, axis_name=axis_name), states.params)
+    def train(states: TrainState) -> tuple[TrainState, dict[str, Array], dict[str, Array]]:
+        steps = jnp.arange(program.block_steps, dtype=jnp.int32)
+        trained, of_training = jax.lax.scan(step, states, steps)
+        states = jax.tree.map(keep_frozen, trained, states)
+        held_out = _each(functools.partial(evaluate, program, axis_name=axis_name), states.params)
+        # The mean of finite losses may overflow; a mean of any other is not finite.
+        return states, jax.tree.map(lambda each: each.mean(axis=0), of_training), held_out
+
+    def rest(states: TrainState) -> tuple[TrainState, dict[str, Array], dict[str, Array]]:
+        _, *shapes = jax.eval_shape(train, states)
+        nothing = jax.tree.map(lambda each: jnp.full(each.shape, jnp.nan, each.dtype), shapes)
+        return states, *nothing
+
+    states, of_training, held_out = jax.lax.cond(active.any(), train, rest, carry.states)
     metrics = BlockMetrics(
-        train_metrics["loss"].mean(axis=0),
-        train_metrics["accuracy"].mean(axis=0),
+        of_training["loss"],
+        of_training["accuracy"],
         held_out["loss"],
         held_out["accuracy"],
         active,
     )
-    finite = jnp.isfinite(train_metrics["loss"]).all(axis=0) & jnp.isfinite(held_out["loss"])
+    finite = jnp.isfinite(metrics.train_loss) & jnp.isfinite(metrics.eval_loss)
     return _judge(program, carry, states, metrics, finite), metrics
 
 

@@ -133,7 +133,8 @@ def test_plateau_stops_a_member_and_is_recorded() -> None:
     # The first never moves: its best evaluation is the first, and three more are no better.
     assert blocks[-1].progress.plateau_at.tolist() == [20 + 3 * 20, -1]
     assert [bool(block.metrics.active[0]) for block in blocks] == [True] * 4 + [False] * 6
-    assert (losses[:, 0] == losses[0, 0]).all()
+    assert (losses[:4, 0] == losses[0, 0]).all()
+    assert np.isnan(losses[4:, 0]).all()  # it is alone on its device, and nothing is computed
     assert blocks[-1].progress.best_loss[1] == losses[:, 1].min()
     assert blocks[-1].progress.best_at[1] == 20 * (losses[:, 1].argmin() + 1)
 
