@@ -52,7 +52,7 @@ def plan(problem: Recurrence, state_shape: tuple[int, ...]) -> Plan:
     if isinstance(A, Dense) or (isinstance(A, DiagonalPlusLowRank) and states):
         return Plan("step by step", 64, 64, stepwise.forward, stepwise.backward)
     if isinstance(A, Scalar | Diagonal) and (states or n == 1 or not by_matrix_products(A)):
-        side_by_side = max(1, min(32, 2**13 // (heads * n * p)))
+        side_by_side = max(1, min(32, 2**11 // (heads * n * p)))
         chunk = 16 if side_by_side > 1 else 32
         segment = chunk * side_by_side
         return Plan("elementwise", chunk, segment, elementwise.forward, elementwise.backward)
