@@ -1,7 +1,9 @@
 """float64, run-time type checks, and strict promotion where the mathematics lives."""
 
+import ctypes
 import itertools
 import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +27,8 @@ jax.config.update("jax_enable_x64", True)
 hypothesis.settings.register_profile("dsfjax", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("dsfjax")
 
-_TESTS, _MAPS = itertools.count(1), Path("/proc/self/maps")
+_TESTS, _PROCESS = itertools.count(1), Path("/proc/self")
+_MOST_PAGES = 1_500_000_000 // resource.getpagesize()
 STRICT = frozenset({"core", "engines", "systems", "analysis"})
 
 
@@ -42,15 +45,19 @@ def _strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _release_programs() -> Iterator[None]:
-    """Forget compiled programs before Linux runs out of memory maps for them.
+    """Forget compiled programs before they fill the memory, or Linux runs out of maps for them.
 
-    A process may hold 65,530, a program takes a hundred, and XLA aborts where there are none left.
+    Four workers share a machine's memory. A process may hold 65,530 maps, a program takes a
+    hundred, and XLA aborts where there are none left.
     """
     yield
-    if next(_TESTS) % 16 == 0 and _MAPS.exists():
-        with _MAPS.open() as maps:
-            if sum(1 for _ in maps) > 30_000:
+    if next(_TESTS) % 16 == 0 and _PROCESS.exists():
+        pages = int((_PROCESS / "statm").read_text().split()[1])
+        with (_PROCESS / "maps").open() as maps:
+            if pages > _MOST_PAGES or sum(1 for _ in maps) > 30_000:
                 jax.clear_caches()
+                if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+                    trim(0)  # glibc keeps what was freed in small pieces until it is asked for it
 
 
 @pytest.fixture
