@@ -181,7 +181,11 @@ def trade_off(entries: Sequence[Entry]) -> Figure:
             ax.errorbar(
                 [entry.state_size],
                 [entry.accuracy_mean],
-                yerr=[entry.accuracy_std],
+                # No accuracy lies outside of 0 to 100 %.
+                yerr=[
+                    [min(entry.accuracy_std, entry.accuracy_mean)],
+                    [min(entry.accuracy_std, 1 - entry.accuracy_mean)],
+                ],
                 fmt="s" if entry.grows else "o",
                 color=color[entry.mixer],
                 markersize=max(5, 13 - 2 * i),  # so that those behind can be seen
