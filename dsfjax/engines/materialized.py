@@ -3,6 +3,7 @@ r"""The kernel Φ_{t,s} = c_tᵀ A_t ⋯ A_{s+1} b_s written out: attention as a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -65,17 +66,24 @@ def materialize(
         >>> dsfjax.materialize(ema, length=3)[0].tolist()
         [[1.0, 0.0, 0.0], [0.5, 1.0, 0.0], [0.25, 0.5, 1.0]]
     """
-    steps = length or system.length
-    if isinstance(system, KernelSystem):
-        phi = attention.attention_map(system)
-        return _with_value_map(phi, system.W, system.token_width) if full else phi
-    dense = not isinstance(system.B, OuterInput) or isinstance(system.C, DenseOutput)
-    if dense and not full:
+    if isinstance(system, System) and _is_dense(system) and not full:
         raise ValueError(
             "materialize: with a dense B or C the kernel has no values to act on; use "
             "materialize(system, full=True) for the map from tokens, (L, d_out, L, d)."
         )
-    if dense:
+    return _phi(system, full, length or system.length)
+
+
+def _is_dense(system: System) -> bool:
+    return not isinstance(system.B, OuterInput) or isinstance(system.C, DenseOutput)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _phi(system: System | KernelSystem, full: bool, steps: int) -> Array:
+    if isinstance(system, KernelSystem):
+        phi = attention.attention_map(system)
+        return _with_value_map(phi, system.W, system.token_width) if full else phi
+    if _is_dense(system):
         return _full_from_matrices(system, steps)
     phi = _kernel_on_values(system, steps)
     if not full:

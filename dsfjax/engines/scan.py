@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -136,24 +137,41 @@ def scan(
             raise ValueError(
                 "scan: a KernelSystem has no finite states to return; its state is the KVCache."
             )
-        if method_name != "sequential":
-            system, u, h0 = reverse_only((system, u, h0), method_name)
-        return attention.run(system, u, _cache("scan", system, h0), method=method_name)
+        return _run_kernel(system, u, _cache("scan", system, h0), method_name)
     h0 = initial_state("scan", system, u, h0)
+    y, h_last, states = _run(system, u, h0, method_name, return_states)
+    return (y, h_last, states) if return_states else (y, h_last)
+
+
+# Compiled as a whole also where the caller compiles nothing: op by op, a first call takes ten times
+# as long, and later ones a hundred times.
+@partial(jax.jit, static_argnums=3)
+def _run_kernel(
+    system: KernelSystem, u: Array, cache: KVCache | None, method: str
+) -> tuple[Array, KVCache]:
+    if method != "sequential":
+        system, u, cache = reverse_only((system, u, cache), method)
+    return attention.run(system, u, cache, method=method)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _run(
+    system: System, u: Array, h0: Array, method: str, return_states: bool
+) -> tuple[Array, Array, Array | None]:
     needs_states = return_states or reads_states(system)
     problem = prepare(system, u, emit_states=needs_states)
     problem, h0 = vary_alike((problem, h0))
-    if method_name == "sequential":
+    if method == "sequential":
         out, h_last = sequential(problem, h0)
     else:
-        problem, h0 = reverse_only((problem, h0), method_name)
-        run = ENGINES[method_name]
-        if method_name == "chunked" and not plan(problem, h0.shape).mixes_steps:
+        problem, h0 = reverse_only((problem, h0), method)
+        run = ENGINES[method]
+        if method == "chunked" and not plan(problem, h0.shape).mixes_steps:
             out, h_last = run(problem, h0)
         else:
             out, h_last = guarded(run, problem, h0)
     y = read_out(system, u, out, from_states=needs_states)
-    return (y, h_last, out) if return_states else (y, h_last)
+    return y, h_last, out if return_states else None
 
 
 def step(
@@ -198,9 +216,18 @@ def step(
     u = u_t[None]
     check_tokens("step", system_t, u)
     if isinstance(system_t, KernelSystem):
-        y, cache = attention.run(system_t, u, _cache("step", system_t, h), method="materialized")
-        return y[0], cache
-    h = initial_state("step", system_t, u, h)
+        return _step_kernel(system_t, u, _cache("step", system_t, h))
+    return _step(system_t, u, initial_state("step", system_t, u, h))
+
+
+@jax.jit
+def _step_kernel(system_t: KernelSystem, u: Array, cache: KVCache | None) -> tuple[Array, KVCache]:
+    y, cache = attention.run(system_t, u, cache, method="materialized")
+    return y[0], cache
+
+
+@jax.jit
+def _step(system_t: System, u: Array, h: Array) -> tuple[Array, Array]:
     problem = prepare(system_t, u, emit_states=reads_states(system_t))
     xs, rebuild = split_time(problem, 1)
     h, out = advance(rebuild([x[0] for x in xs], lambda x: x), h)
