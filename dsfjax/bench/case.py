@@ -92,6 +92,12 @@ def _quick(case: Case | Layer) -> Case | Layer:
 # structures.
 _FLA = Sizes(8, 1024, 1, 64, 128)
 _FAST = ("sequential", "chunked")
+
+
+def _beside_fla(name: str, title: str, family: str, peer: str) -> Case:
+    return Case(name, title, family, _FLA, peers=(peer,), engines=_FAST)
+
+
 _CASES: tuple[Case | Layer, ...] = (
     Case("ssd-256", "scalar (SSD)", "ssd", Sizes(4, 256, 1, 64, 128), (QUADRATIC,)),
     Case(
@@ -132,54 +138,22 @@ _CASES: tuple[Case | Layer, ...] = (
     ),
     Case("dense", "dense", "dense", Sizes(2, 512, 1, 16, 64)),
     Case("softmax", "kernel (softmax attention)", "softmax", Sizes(4, 1024, 4, 64, 64), (SOFTMAX,)),
-    Case(
+    _beside_fla(
         "linear_attention",
         "scalar, a = 1 (linear attention)",
         "linear_attention",
-        _FLA,
-        peers=("fla-linear_attn",),
-        engines=_FAST,
+        "fla-linear_attn",
     ),
-    Case(
-        "simple_gla",
-        "scalar (simple GLA)",
-        "ssd",
-        _FLA,
-        peers=("fla-simple_gla",),
-        engines=_FAST,
-    ),
-    Case(
-        "gla-fla",
-        "diagonal per state (GLA)",
-        "gla",
-        _FLA,
-        peers=("fla-gla",),
-        engines=_FAST,
-    ),
-    Case(
-        "delta_rule",
-        "diagonal + rank 1 (delta rule)",
-        "delta_rule",
-        _FLA,
-        peers=("fla-delta_rule",),
-        engines=_FAST,
-    ),
-    Case(
+    _beside_fla("simple_gla", "scalar (simple GLA)", "ssd", "fla-simple_gla"),
+    _beside_fla("gla-fla", "diagonal per state (GLA)", "gla", "fla-gla"),
+    _beside_fla("delta_rule", "diagonal + rank 1 (delta rule)", "delta_rule", "fla-delta_rule"),
+    _beside_fla(
         "gated_delta_rule",
         "diagonal + rank 1 (gated delta rule)",
         "gated_delta_rule",
-        _FLA,
-        peers=("fla-gated_delta_rule",),
-        engines=_FAST,
+        "fla-gated_delta_rule",
     ),
-    Case(
-        "kda",
-        "diagonal + rank 1, per state (KDA)",
-        "kda",
-        _FLA,
-        peers=("fla-kda",),
-        engines=_FAST,
-    ),
+    _beside_fla("kda", "diagonal + rank 1, per state (KDA)", "kda", "fla-kda"),
     Layer(
         "mamba",
         "Mamba layer (S6)",

@@ -81,37 +81,6 @@ def test_default_folder_depends_on_the_config() -> None:
     assert len({folder(), folder(seed=1), folder(steps=4)}) == 3
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("train mqra --mixer ssd", "unknown task 'mqra'; did you mean 'mqar'?"),
-        ("train mqar --mixer sssd", "unknown mixer 'sssd'; did you mean 'ssd'?"),
-        ("train mqar", "expected --mixer, one of"),
-        ("compare mqar --mixers ssd soft_attention", "did you mean 'softmax_attention'?"),
-        ("compare mqar --mixers ssd ssd", "expected distinct mixers"),
-        ("compare mqar --preset dmeo", "unknown preset 'dmeo'; did you mean 'demo'?"),
-        ("compare mqar --num-kv-pairs 9", "seq_len / 4 = 8, got 9"),
-        ("compare mqar --mixers softmax_attention --num-heads 5", "5"),
-        ("compare mqar --steps 150 --eval-every 100", "nearest:"),
-        ("compare mqar --lrs -1.0", "positive learning_rates"),
-        ("compare mqar --schedule cosin", "did you mean 'cosine'?"),
-        ("explain --mixer sssd", "unknown mixer 'sssd'; did you mean 'ssd'?"),
-        ("explain --mixer ssd --length 0", "--length"),
-        ("analyze nowhere", "found neither compare.json nor result.json"),
-    ],
-)
-def test_refused_before_anything_is_written(
-    words: str,
-    message: str,
-    capsys: pytest.CaptureFixture,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert message in fails(capsys, *words.split())
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_folder_of_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["train", "mqar", *SMOKE, "--mixer", "ssd", "--run-dir", tmp_path]
     run(capsys, *words)

@@ -151,36 +151,3 @@ def test_two_sweeps_share_a_folder(
     after = objects(capsys, other)
     assert [x for x in after if x in before] == before
     assert len(after) == len(before) + 2
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (
-            "sweep mqar --preset smoke --d-model 16 17 --mixers softmax_attention --num-heads 2",
-            "17",
-        ),
-        ("sweep mqar --preset smoke --num-kv-pairs 2 9", "seq_len / 4 = 4, got 9"),
-        ("sweep mqar --preset smoke --dropout 0.1", "expected a model with dropout"),
-        ("sweep mqar --preset smoke --seeds 1 1", "expected distinct seeds"),
-        ("sweep mqar --preset smoke --launcher rai", "unknown launcher 'rai'; did you mean 'ray'?"),
-        ("sweep mqar --preset smoke --process a 2 0", "--process with --launcher hosts only"),
-        ("sweep mqar --preset smoke --devices 64", "devices, got 64"),
-        ("sweep mqar --d-modle 8", "did you mean '--d-model'?"),
-        ("results nowhere", "found no results.sqlite in nowhere"),
-    ],
-)
-def test_refused_before_anything_is_written(
-    words: str,
-    message: str,
-    capsys: pytest.CaptureFixture,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    jax.devices()  # once JAX has been used, a CPU cannot be divided any more
-    assert main(words.split()) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert message in err
-    assert list(tmp_path.iterdir()) == []
