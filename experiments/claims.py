@@ -6,12 +6,13 @@ by more than the pooled standard deviation √((s₁² + s₂²)/2) and by more 
 in its favour, *against* it where they do so the other way, else for neither.
 
 A claim is *confirmed* if at least half of the pairs speak for it and none against; otherwise it is
-*not confirmed*.
+*not confirmed*. The same can be asked of the maxima over all learning rates and seeds, which the
+paper plots: they say what a model can learn, the means how reliably it does.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 AXES = ("series", "seq_len", "num_kv_pairs", "d_model", "d_state")
 TIE = 0.005
@@ -50,12 +51,15 @@ class Verdict(NamedTuple):
     gain: float
 
 
-def judge(claim: Claim, points: Sequence[Mapping[str, Any]]) -> Verdict:
+def judge(
+    claim: Claim, points: Sequence[Mapping[str, Any]], *, by: Literal["mean", "max"] = "mean"
+) -> Verdict:
     """What the numbers say of a claim.
 
     Args:
         claim: The claim.
         points: The points of its experiment.
+        by: Compare means, which have a standard deviation, or maxima, which have none.
 
     Returns:
         The verdict.
@@ -70,8 +74,9 @@ def judge(claim: Claim, points: Sequence[Mapping[str, Any]]) -> Verdict:
     free = [axis for axis in AXES if axis not in named]
     better, worse = (_select(points, wanted) for wanted in (claim.better, claim.worse))
     pairs = [(a, b) for a in better for b in worse if all(a[axis] == b[axis] for axis in free)]
-    gains = [a["mean"] - b["mean"] for a, b in pairs]
-    margins = [max(TIE, math.hypot(a["std"], b["std"]) / math.sqrt(2)) for a, b in pairs]
+    gains = [a[by] - b[by] for a, b in pairs]
+    pooled = [math.hypot(a["std"], b["std"]) / math.sqrt(2) for a, b in pairs]
+    margins = [TIE if by == "max" else max(TIE, std) for std in pooled]
     pro = sum(gain > margin for gain, margin in zip(gains, margins, strict=True))
     against = sum(gain < -margin for gain, margin in zip(gains, margins, strict=True))
     if not pairs:

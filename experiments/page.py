@@ -69,10 +69,13 @@ def claims(results: Path) -> Iterator[str]:
     yield f"|---|{'---|' * len(SCALES)}---|"
     for experiment in EXPERIMENTS:
         for claim in experiment.claims:
-            cells = [
-                _verdict(judge(claim, _read(results, scale, experiment.name).get("points", ())))
-                for scale in SCALES
-            ]
+            cells = []
+            for scale in SCALES:
+                points = _read(results, scale, experiment.name).get("points", ())
+                means, maxima = judge(claim, points), judge(claim, points, by="max")
+                cells.append(f"{_verdict(means)}; by the maxima {_verdict(maxima)}")
+                if means.word == "not run":
+                    cells[-1] = "not run at this scale"
             command = f"`python -m experiments.{experiment.name}`"
             yield f"| {claim.text} | {' | '.join(cells)} | {command} |"
 
@@ -117,8 +120,6 @@ def _row(point: Mapping[str, Any]) -> str:
 
 
 def _verdict(verdict: Verdict) -> str:
-    if verdict.word == "not run":
-        return "not run at this scale"
     of = f"{verdict.pro} of {verdict.pairs} for, {verdict.against} against"
     return f"**{verdict.word}** ({of}; {100 * verdict.gain:+.1f} points)"
 

@@ -57,3 +57,12 @@ def test_the_ends_of_an_axis() -> None:
     verdict = judge(grows, [*points, point("b", 1.0, d_state=16)])
     assert (verdict.word, verdict.pairs) == ("confirmed", 1)
     assert math.isclose(verdict.gain, 0.6)
+
+
+def test_maxima_have_no_deviation() -> None:
+    """Two models that reach the same at best, one of them seldom."""
+    points = [point("a", 0.9, 0.1, max=0.99), point("b", 0.5, 0.1, max=0.988)]
+    assert judge(A_OVER_B, points).word == "confirmed"
+    assert judge(A_OVER_B, points, by="max").word == "not confirmed"
+    points[1]["max"] = 0.9
+    assert judge(A_OVER_B, points, by="max")[:4] == ("confirmed", 1, 0, 1)
