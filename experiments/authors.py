@@ -12,6 +12,7 @@ from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
+from dsfjax.bench.peers.importing import load
 from dsfjax.training import TrainConfig
 
 MIXERS: dict[str, dict[str, Any]] = {
@@ -41,8 +42,7 @@ def training_step(
     Returns:
         A function that takes a training step on these examples and returns the loss.
     """
-    import torch
-
+    torch = load("torch")
     _replace_cuda(repository)
     from zoology.config import ModelConfig  # type: ignore[import-not-found]
     from zoology.model import LanguageModel  # type: ignore[import-not-found]
@@ -80,8 +80,7 @@ def training_step(
 
 def _replace_cuda(repository: Path) -> None:
     """Put functions in plain PyTorch where their modules look for CUDA."""
-    import torch
-    from torch.nn import functional
+    torch, functional = load("torch"), load("torch.nn.functional")
 
     def norm(x: Any, weight: Any, bias: Any, *, residual: Any, eps: float, **_: Any) -> Any:
         residual = x if residual is None else x + residual

@@ -12,6 +12,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -67,7 +68,7 @@ def main(options: Options) -> None:
             made, batch_size=options.batch_size, eval_every=BLOCK, steps=10_000 * BLOCK,
             eval_examples=1, seeds=(0,), learning_rates=(1e-3,), stop_at=None,
         )  # fmt: skip
-        runs = {"ours": our_block(made)}
+        runs: dict[str, Callable[[], Any]] = {"ours": our_block(made)}
         if options.authors is not None:
             draw = jax.vmap(lambda key, task=made.task: mqar.sample(key, task))
             example = draw(jax.random.split(jax.random.key(0), made.batch_size))
