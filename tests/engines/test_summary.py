@@ -11,16 +11,9 @@ from dsfjax import combine, scan, slice_time, summarize
 from tests import systems_zoo as zoo
 from tests.systems_zoo import system as zoo_system
 
-NAMES = (
-    "scalar_summed",
-    "scalar_constant",
-    "diagonal_factored",
-    "diagonal_extremes",
-    "complex_per_state",
-    "low_rank",
-    "dense_shared",
-    "dense_maps",
-)
+FAST = ("scalar_summed", "diagonal_factored", "low_rank")
+SLOW = ("scalar_constant", "diagonal_extremes", "complex_per_state", "dense_shared", "dense_maps")
+NAMES = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 CUTS = (0, 5, 6, 13)
 
 
