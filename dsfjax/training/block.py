@@ -111,7 +111,6 @@ def train_block(
         trained, of_training = jax.lax.scan(step, states, steps)
         states = jax.tree.map(keep_frozen, trained, states)
         held_out = _each(functools.partial(evaluate, program, axis_name=axis_name), states.params)
-        # The mean of finite losses may overflow; a mean of any other is not finite.
         return states, jax.tree.map(lambda each: each.mean(axis=0), of_training), held_out
 
     def rest(states: TrainState) -> tuple[TrainState, dict[str, Array], dict[str, Array]]:

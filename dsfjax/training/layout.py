@@ -2,9 +2,9 @@
 
 The members are an axis that is cut over the devices (``jax.shard_map``), each of which computes its
 part: as one ``jax.vmap`` on an accelerator, which a single member cannot fill; one member after
-another on a CPU, which has a device per core if asked to, and whose products of matrices take up to
-twice as long in batches. So on a CPU a training step takes the memory of one member.
-Where there are several devices for every member, they divide the examples of its batches.
+another on a CPU, which counts as a device per core, and whose products of matrices take up to twice
+as long in batches. So on a CPU a training step takes the memory of one member. Where there are
+several devices for every member, they divide the examples of its batches.
 
 Members that do not fit into memory at once are computed in *slices* of one size, so of one
 compilation; a slice that is not full repeats the last member. How members are laid out changes
