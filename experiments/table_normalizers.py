@@ -12,20 +12,10 @@ from dsfjax.training import TrainConfig
 from experiments import plots
 from experiments.claims import Claim
 from experiments.experiment import Experiment, main
-from experiments.settings import Scale, Task, config
+from experiments.fig2_normalization import STATE, TASKS, WIDTHS
+from experiments.settings import Scale, config
 
 NORMALIZERS = ("exp", "softplus", "sigmoid", "exp_relu")
-TASKS: dict[Scale, tuple[Task, ...]] = {
-    "demo": ((16, 2),),
-    "small": ((32, 4), (48, 6)),
-    "paper": ((512, 64),),
-}
-WIDTHS: dict[Scale, tuple[int, ...]] = {
-    "demo": (8,),
-    "small": (32, 64),
-    "paper": (64, 128, 256, 512),
-}
-STATE: dict[Scale, int] = {"demo": 4, "small": 16, "paper": 128}
 
 
 def configs(scale: Scale, faithful: bool) -> dict[str, TrainConfig]:
