@@ -43,7 +43,6 @@ def run(
         method: "materialized", "chunked" (blocks of queries and keys, O(L) memory) or "sequential"
             (a step at a time through the cache).
     """
-    _check_capacity(u.shape[0], h0)
     if method == "sequential":
         return _sequential(system, u, h0)
     dtype = state_dtype(system.q.dtype, u.dtype)
@@ -66,7 +65,7 @@ def run(
     return y.reshape(u.shape[0], -1).astype(u.dtype), cache
 
 
-def _check_capacity(steps: int, cache: KVCache | None) -> None:
+def check_capacity(steps: int, cache: KVCache | None) -> None:
     """Raise if an allocated cache has too few spare slots, where their number is known."""
     if cache is None or cache.length is None or isinstance(cache.length, Tracer):
         return

@@ -137,7 +137,7 @@ def scan(
             raise ValueError(
                 "scan: a KernelSystem has no finite states to return; its state is the KVCache."
             )
-        return _run_kernel(system, u, _cache("scan", system, h0), method_name)
+        return _run_kernel(system, u, _cache("scan", system, u, h0), method_name)
     h0 = initial_state("scan", system, u, h0)
     y, h_last, states = _run(system, u, h0, method_name, return_states)
     return (y, h_last, states) if return_states else (y, h_last)
@@ -216,7 +216,7 @@ def step(
     u = u_t[None]
     check_tokens("step", system_t, u)
     if isinstance(system_t, KernelSystem):
-        return _step_kernel(system_t, u, _cache("step", system_t, h))
+        return _step_kernel(system_t, u, _cache("step", system_t, u, h))
     return _step(system_t, u, initial_state("step", system_t, u, h))
 
 
@@ -247,8 +247,10 @@ def initial_state(owner: str, system: System, u: Array, h0: Array | KVCache | No
     return jnp.asarray(h0).astype(dtype)
 
 
-def _cache(owner: str, system: KernelSystem, h0: Array | KVCache | None) -> KVCache | None:
-    """``h0`` checked as the past of a kernel system."""
+def _cache(
+    owner: str, system: KernelSystem, u: Array, h0: Array | KVCache | None
+) -> KVCache | None:
+    """``h0`` checked as the past of a kernel system, with room for the steps of ``u``."""
     if h0 is None:
         return None
     if not isinstance(h0, KVCache):
@@ -261,6 +263,7 @@ def _cache(owner: str, system: KernelSystem, h0: Array | KVCache | None) -> KVCa
             f"{owner}: expected a KVCache with keys and values of shapes (S, G, m), (S, H, p) with "
             f"(G, m), (H, p) = {expected}, got {got}."
         )
+    attention.check_capacity(u.shape[0], h0)
     return h0
 
 
