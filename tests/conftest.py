@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores, so XLA's pool in each is narrow. Not one thread: a host callback that
@@ -58,6 +59,20 @@ def _release_programs() -> Iterator[None]:
                 jax.clear_caches()
                 if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
                     trim(0)  # glibc keeps what was freed in small pieces until it is asked for it
+
+
+@pytest.fixture
+def replace_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Any], None]]:
+    """``replace_engine(name, function)``, also where programs have been compiled with another."""
+    from dsfjax.engines.scan import ENGINES
+
+    def replace(name: str, engine: Any) -> None:
+        monkeypatch.setitem(ENGINES, name, engine)
+        jax.clear_caches()
+
+    yield replace
+    monkeypatch.undo()
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """`dsfjax bench` and `dsfjax selfcheck` from the words to what they leave."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +42,10 @@ def test_refused(words: str, message: str, capsys: pytest.CaptureFixture) -> Non
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_selfcheck_exit_code(
-    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    as_json: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    replace_engine: Callable[[str, Any], None],
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setattr(checks, "STRUCTURES", {"dense": STRUCTURES["dense"]})
     words = ["selfcheck", "--dtype", "float64", *(["--json"] if as_json else [])]
@@ -52,7 +57,7 @@ def test_selfcheck_exit_code(
         out, h = engine(problem, h0)
         return out * 1.01, h
 
-    monkeypatch.setitem(ENGINES, "associative", off)
+    replace_engine("associative", off)
     assert main(words) == 1
     bad = capsys.readouterr().out
     if as_json:

@@ -1,6 +1,7 @@
 """The self check passes as things are, and sees an engine that is off."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -66,9 +67,11 @@ def test_all_engines_pass(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["value", "state", "gradient", "nan", "raises"])
-def test_an_engine_that_is_off_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_off_is_seen(
+    fault: str, monkeypatch: pytest.MonkeyPatch, replace_engine: Callable[[str, Any], None]
+) -> None:
     monkeypatch.setattr(checks, "METHODS", {Diagonal: ("sequential", "chunked")})
-    monkeypatch.setitem(ENGINES, "chunked", broken(ENGINES["chunked"], fault))
+    replace_engine("chunked", broken(ENGINES["chunked"], fault))
     found = {c.method: c for c in selfcheck(structures=[ONE])}
     assert [m for m, c in found.items() if not c.ok] == ["chunked"]
     check = found["chunked"]
