@@ -10,8 +10,6 @@ Varied: the coupling and the network.
     python -m experiments.coupling --scale small
 """
 
-import dataclasses
-
 from dsfjax.training import TrainConfig
 from experiments import plots
 from experiments.claims import Claim
@@ -40,9 +38,6 @@ def configs(scale: Scale, faithful: bool) -> dict[str, TrainConfig]:
                     where = f"L={task[0]}, {task[1]} pairs, d={d_model}"
                     name = f"{mixer} {WORDS[coupled]}, {where}"
                     found[name] = config(scale, mixer, task, d_model, **own)
-    if scale == "small":
-        own = {"steps": 1500, "learning_rates": (2e-3, 5e-3, 1e-2)}
-        found = {name: dataclasses.replace(each, **own) for name, each in found.items()}
     return found
 
 

@@ -21,6 +21,7 @@ from dsfjax.bench.machine import usable_cores
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.training import Resources, TrainConfig, environment, files, read_results, sweep
+from dsfjax.training.folder import finished
 from dsfjax.training.layout import reserve
 from experiments import plots
 from experiments.claims import Claim
@@ -60,10 +61,12 @@ class Options:
 
     Attributes:
         scale: "demo" takes a minute, "small" minutes on four cores, "paper" needs accelerators.
-        faithful: Also train the models in which the authors' code differs from the paper.
+        faithful: Normalized attention and SSD as in the authors' code, where it differs from the
+            paper; the results have a folder of their own. Figure 2 shows both ways without it.
         devices: Devices to cut the members over; by default all, on a CPU one per core.
         seeds: Only the first of the scale's seeds.
-        only: Only the points whose name has this text.
+        only: Train only points whose name has this text; the result also has those that are
+            finished.
         run_dir: Where the runs are; those that are finished are not run again.
         out: Where results are written.
         data_dir: Folder of data sets. No experiment reads any yet: recall is drawn on the device.
@@ -90,10 +93,11 @@ def main(experiment: Experiment, words: Sequence[str] | None = None) -> dict[str
         What it wrote as JSON.
     """
     prog = f"python -m experiments.{experiment.name}"
+    words = sys.argv[1:] if words is None else words
     options = tyro.cli(Options, prog=prog, description=experiment.about, args=words)
     # Members run one after another on a device of a CPU, so it has one for every core.
     reserve(usable_cores() if options.devices is None else options.devices)
-    return run(experiment, options, shlex.join([prog, *(sys.argv[1:] if words is None else words)]))
+    return run(experiment, options, f"{prog} {shlex.join(words)}".rstrip())
 
 
 def run(experiment: Experiment, options: Options, command: str = "") -> dict[str, Any]:
@@ -111,8 +115,7 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
         ValueError: If ``only`` leaves no point.
     """
     configs = experiment.configs(options.scale, options.faithful)
-    configs = {name: each for name, each in configs.items() if options.only in name}
-    if not configs:
+    if not any(options.only in name for name in configs):
         raise ValueError(f"expected --only to be part of a name of a point, got {options.only!r}")
     if options.seeds is not None:
         configs = {
@@ -120,6 +123,12 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
             for name, each in configs.items()
         }
     folder = options.run_dir or Path("runs") / f"experiments-{options.scale}"
+    # Points of earlier calls stay in the result, or a later one with --only would lose them.
+    configs = {
+        name: each
+        for name, each in configs.items()
+        if options.only in name or finished(folder / run_name(each), each)
+    }
     with progress(console()) as listener:
         rows = sweep(
             {run_name(each): each for each in configs.values()},
@@ -143,7 +152,8 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
             for name, each in configs.items()
         ],
     }
-    write(experiment, result, options.out or Path("experiments") / "results" / options.scale)
+    kind = f"{options.scale}-faithful" if options.faithful else options.scale
+    write(experiment, result, options.out or Path("experiments") / "results" / kind)
     return result
 
 

@@ -18,7 +18,7 @@ from experiments.settings import Scale, Task, config
 MIXERS = ("softmax_attention", "linear_attention")
 TASKS: dict[Scale, tuple[Task, ...]] = {
     "demo": ((16, 2),),
-    "small": ((32, 4), (48, 6)),
+    "small": ((32, 4), (64, 8)),
     "paper": ((256, 16), (512, 64)),
 }
 WIDTH: dict[Scale, int] = {"demo": 16, "small": 64, "paper": 512}

@@ -22,7 +22,9 @@ STATES = (32, 64, 128, 256)
 def configs(scale: Scale, faithful: bool) -> dict[str, TrainConfig]:
     """The cells of the maps."""
     if scale != "paper":
-        return fig2_normalization.configs(scale, False) | fig1_state_expansion.configs(scale, False)
+        sources = (fig2_normalization, fig1_state_expansion)
+        found = [pair for source in sources for pair in source.configs(scale, False).items()]
+        return {name: each for name, each in found if name.split(",")[0] in MIXERS}
     return {
         f"{mixer}, L={task[0]}, {task[1]} pairs, d={d_model}, n={n}": config(
             scale, mixer, task, d_model, n, faithful=faithful

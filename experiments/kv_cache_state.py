@@ -24,7 +24,7 @@ SOFTMAX = "softmax_attention"
 RECURRENT = ("linear_attention", "normalized_attention", "ssd")
 TASKS: dict[Scale, tuple[Task, ...]] = {
     "demo": ((16, 2),),
-    "small": ((32, 4), (48, 6)),
+    "small": ((32, 4), (64, 8)),
     "paper": ((64, 4), (128, 8), (256, 16)),
 }
 WIDTH: dict[Scale, int] = {"demo": 8, "small": 32, "paper": 64}

@@ -33,6 +33,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     kv_cache_state.EXPERIMENT,
     heatmap_mqar.EXPERIMENT,
 )
+HEADER = ("point", "accuracy", "max", "rate", "steps to 90 %", "state", "diverged", "tokens/s")
 SCALES = [scale for scale in get_args(Scale) if scale != "demo"]
 
 
@@ -76,12 +77,12 @@ def claims(results: Path) -> Iterator[str]:
                 cells.append(f"{_verdict(means)}; by the maxima {_verdict(maxima)}")
                 if means.word == "not run":
                     cells[-1] = "not run at this scale"
-            command = f"`python -m experiments.{experiment.name}`"
+            command = f"`python -m experiments.{experiment.name} --scale SCALE`"
             yield f"| {claim.text} | {' | '.join(cells)} | {command} |"
 
 
 def points(results: Path) -> Iterator[str]:
-    """A row per point of every experiment that was run.
+    """A row per point of every experiment that was run, in the first that has it.
 
     Args:
         results: Folder with a folder of results per scale.
@@ -90,18 +91,24 @@ def points(results: Path) -> Iterator[str]:
         Lines of Markdown.
     """
     for scale in SCALES:
+        shown: set[str] = set()
         for experiment in EXPERIMENTS:
             result = _read(results, scale, experiment.name)
             if not result:
                 continue
+            new = [point for point in result["points"] if point["name"] not in shown]
+            shown.update(point["name"] for point in new)
             picture = f"results/{scale}/{experiment.name}.png"
             seeds = len({member["seed"] for member in result["points"][0]["members"]})
             yield f"### {experiment.name}, scale {scale}, {seeds} seeds\n"
             yield f"![{experiment.name}]({picture})\n"
-            yield "| point | accuracy | max | rate | steps to 90 % | state | diverged | tokens/s |"
-            yield "|---|---|---|---|---|---|---|---|"
-            yield from (_row(point) for point in result["points"])
-            yield ""
+            if len(new) < len(result["points"]):
+                yield f"{len(result['points']) - len(new)} of its points are in the tables above.\n"
+            if new:
+                yield f"| {' | '.join(HEADER)} |"
+                yield f"|{'---|' * len(HEADER)}"
+                yield from (_row(point) for point in new)
+                yield ""
 
 
 def _row(point: Mapping[str, Any]) -> str:

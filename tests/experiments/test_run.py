@@ -63,11 +63,14 @@ def test_the_files_are_whole(done: tuple[Path, dict[str, Any]]) -> None:
     assert matplotlib.image.imread(out / "table_normalizers.png").std() > 0.01
 
 
-def test_what_is_finished_is_not_trained_again(done: tuple[Path, dict[str, Any]]) -> None:
+def test_what_is_finished_stays_and_is_not_trained_again(
+    done: tuple[Path, dict[str, Any]],
+) -> None:
     folder, result = done
-    options = Options(devices=1, only="exp, ", run_dir=folder / "runs", out=folder / "again")
-    again = run(table_normalizers.EXPERIMENT, options, "the command")
-    assert json.loads(json.dumps(again["points"])) == result["points"]
+    options = Options(devices=1, only="sigmoid, ", run_dir=folder / "runs", out=folder / "again")
+    again = json.loads(json.dumps(run(table_normalizers.EXPERIMENT, options)["points"]))
+    assert [point["series"] for point in again] == ["exp", "sigmoid"]
+    assert again[0] == result["points"][0]
 
 
 def test_a_text_that_no_point_has_is_refused(tmp_path: Path) -> None:
@@ -140,7 +143,7 @@ def test_the_page_is_renewed_from_the_json(tmp_path: Path) -> None:
     assert (
         "| Exp normalises better than softplus. | **not confirmed** (0 of 4 for, 4 against; "
         "-28.6 points); by the maxima **not confirmed** (0 of 4 for, 4 against; -28.6 points) | "
-        "not run at this scale | `python -m experiments.table_normalizers` |"
+        "not run at this scale | `python -m experiments.table_normalizers --scale SCALE` |"
     ) in once
     assert "| sigmoid, L=32, 4 pairs, d=32, n=16 | 57.1 ± 5.0 % | 67.1 % |" in once
     page.renew(readme, tmp_path / "results")
