@@ -40,7 +40,7 @@ def test_refused(words: str, message: str, capsys: pytest.CaptureFixture) -> Non
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("as_json", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_selfcheck_exit_code(
     as_json: bool,
     monkeypatch: pytest.MonkeyPatch,

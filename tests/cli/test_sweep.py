@@ -124,6 +124,7 @@ def test_finished_points_are_skipped_and_the_rest_goes_on(
     assert run(capsys, "results", other, "--json", "--no-timing") == expected
 
 
+@pytest.mark.slow
 def test_members_that_do_not_fit_take_turns_or_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

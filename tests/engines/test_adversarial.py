@@ -22,14 +22,10 @@ from dsfjax import (
 from tests.engine_checks import cast, chunk_of, cotangents, cut_length, report, wrong
 from tests.engine_runs import inputs
 
-FAST = (
-    "scalar",
-    "diagonal_per_state",
+FAST = ("scalar", "diagonal_per_state", "low_rank")
+SLOW = (
     "diagonal_factored",
     "complex_per_state",
-    "low_rank",
-)
-SLOW = (
     "scalar_summed_decay",
     "scalar_complex",
     "diagonal_full",
@@ -191,7 +187,7 @@ def test_huge_and_tiny_summed_normalisers(name, scale, dtype):
 
 
 BFLOAT16 = [
-    pytest.param(name, marks=() if name == "low_rank" else pytest.mark.slow)
+    pytest.param(name, marks=() if name == "scalar" else pytest.mark.slow)
     for name in (*FAST, *SLOW)
     if "complex" not in name
 ]

@@ -15,8 +15,10 @@ from tests import reference_loop as reference
 from tests.engine_checks import chunk_of, compiled_pull_back, cotangents, cut_length, report
 from tests.engine_runs import inputs, methods, names_of_leaves
 
-FAST = ("scalar", "diagonal_per_state", "diagonal_factored", "low_rank")
+FAST = ("scalar", "low_rank")
 SLOW = (
+    "diagonal_per_state",
+    "diagonal_factored",
     "scalar_groups",
     "scalar_given",
     "diagonal_gated",

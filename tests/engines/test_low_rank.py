@@ -135,7 +135,7 @@ def test_delta_rules():
     check(rank_one(length), length)
 
 
-@pytest.mark.parametrize("r", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("r", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_higher_ranks(r):
     length = cut_length("low_rank")
     check(rank(r, length), length)

@@ -14,8 +14,9 @@ from tests import reference_loop as reference
 from tests.engine_checks import cut_length, report
 from tests.engine_runs import COMPILE_FAST, differentiable, inputs, methods, names_of_leaves
 
-FAST = ("scalar", "low_rank")
+FAST = ("scalar",)
 SLOW = (
+    "low_rank",
     "diagonal_per_state",
     "diagonal_factored",
     "scalar_summed",

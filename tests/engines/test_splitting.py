@@ -21,7 +21,9 @@ def assert_cut_changes_nothing(name: str, length: int, cut: int) -> None:
         assert reference.error(h, expected.h_last) < 1e-12, method
 
 
-@pytest.mark.parametrize("length", [8, 65, pytest.param(257, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "length", [65, *(pytest.param(x, marks=pytest.mark.slow) for x in (8, 257))]
+)
 @pytest.mark.parametrize("name", ["scalar_summed", "diagonal_per_state", "dense"])
 def test_cut_anywhere(name, length):
     for cut in CUTS[length]:

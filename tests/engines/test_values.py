@@ -10,8 +10,11 @@ from tests import systems_zoo as zoo
 from tests.engine_runs import inputs, run_all
 
 LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
+QUICK = (1, 7, 65)
 CASES = [
-    pytest.param(name, length, marks=() if name in zoo.MAIN or length == 65 else pytest.mark.slow)
+    pytest.param(
+        name, length, marks=() if name in zoo.MAIN and length in QUICK else pytest.mark.slow
+    )
     for name in zoo.NAMES
     for length in LENGTHS
 ]
@@ -36,7 +39,9 @@ def test_states_from_a_zero_state(name):
             assert reference.error(x, y) < 1e-12, method
 
 
-@pytest.mark.parametrize("length", [2, 20, pytest.param(70, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "length", [20, *(pytest.param(x, marks=pytest.mark.slow) for x in (2, 70))]
+)
 @pytest.mark.parametrize("name", zoo.MAIN)
 def test_reverse_keeps_documents_apart(name, length):
     system, u, h0 = inputs(name, length)

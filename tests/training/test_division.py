@@ -28,7 +28,7 @@ CONFIG = TrainConfig(
 )
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_block_is_that_of_one_device(devices: int) -> None:
     """States and metrics after two steps with dropout and after the evaluation."""
     program, which = program_of(CONFIG), members(CONFIG.members)
