@@ -4,7 +4,7 @@
 #   make test-all   all tests, the slow ones included
 #   make lint       ruff and pyright
 #   make bench      time the engines beside plain JAX; writes bench/
-#   make experiments  the paper's figures at a scale for four cores: an hour or so
+#   make experiments  the paper's figures at a scale for four cores: 1½ hours
 #   make bench-all  the same, beside PyTorch packages, which it installs
 #   make notebooks  run the notebooks and write what they show beside the scripts
 PYTHON ?= python3

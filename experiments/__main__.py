@@ -6,31 +6,10 @@ trained once, and the same command goes on where it was ended. At the end the pa
 
 import sys
 
-from experiments import (
-    convergence,
-    coupling,
-    fig1_state_expansion,
-    fig2_normalization,
-    fig3_qlstm,
-    heatmap_mqar,
-    kv_cache_state,
-    page,
-    table_normalizers,
-)
+from experiments import page
 from experiments.experiment import main
 
-ORDER = (
-    fig2_normalization,
-    fig3_qlstm,
-    fig1_state_expansion,
-    table_normalizers,
-    coupling,
-    kv_cache_state,
-    convergence,
-    heatmap_mqar,
-)
-
 if __name__ == "__main__":
-    for module in ORDER:
-        main(module.EXPERIMENT, sys.argv[1:])
+    for experiment in page.EXPERIMENTS:
+        main(experiment, sys.argv[1:])
     page.renew()

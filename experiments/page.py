@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from dsfjax.training import files
 from experiments import (
+    convergence,
     coupling,
     fig1_state_expansion,
     fig2_normalization,
@@ -31,8 +32,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     table_normalizers.EXPERIMENT,
     coupling.EXPERIMENT,
     kv_cache_state.EXPERIMENT,
+    convergence.EXPERIMENT,
     heatmap_mqar.EXPERIMENT,
 )
+"""All experiments, in the order in which they are run and shown."""
 HEADER = ("point", "accuracy", "max", "rate", "steps to 90 %", "state", "diverged", "tokens/s")
 SCALES = [scale for scale in get_args(Scale) if scale != "demo"]
 

@@ -9,12 +9,11 @@ from dsfjax import nn
 from dsfjax.analysis import num_parameters
 from dsfjax.training.run import program_of
 from experiments import fig2_normalization, fig3_qlstm
-from experiments.__main__ import ORDER
 from experiments.experiment import run_name
+from experiments.page import EXPERIMENTS
 from experiments.settings import Scale, config
 
 SCALES: tuple[Scale, ...] = ("demo", "small", "paper")
-EXPERIMENTS = [module.EXPERIMENT for module in ORDER]
 
 
 @pytest.mark.parametrize("scale", SCALES)

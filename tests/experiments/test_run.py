@@ -11,7 +11,6 @@ from matplotlib.text import Text
 
 from dsfjax.training import read_results
 from experiments import convergence, page, plots, table_normalizers
-from experiments.__main__ import ORDER
 from experiments.experiment import RULE, Options, run, write
 
 
@@ -118,7 +117,7 @@ def canned(experiment: Any) -> dict[str, Any]:
     return {"scale": "small", "rule": RULE, "points": points}
 
 
-@pytest.mark.parametrize("experiment", [m.EXPERIMENT for m in ORDER], ids=lambda e: e.name)
+@pytest.mark.parametrize("experiment", page.EXPERIMENTS, ids=lambda e: e.name)
 def test_a_figure_is_drawn_of_every_result(experiment: Any, tmp_path: Path) -> None:
     result = canned(experiment)
     write(experiment, result, tmp_path)
