@@ -10,10 +10,11 @@ Varied: the architecture and the task, at one width d.
     python -m experiments.kv_cache_state --scale small
 """
 
+import functools
 from dataclasses import replace
 
 from dsfjax.analysis import state_size
-from dsfjax.nn import build
+from dsfjax.nn import ModelConfig, build
 from dsfjax.training import TrainConfig
 from experiments import plots
 from experiments.claims import Claim
@@ -37,7 +38,7 @@ def configs(scale: Scale, faithful: bool) -> dict[str, TrainConfig]:
         where = f"L={task[0]}, {task[1]} pairs, d={d_model}"
         softmax = config(scale, SOFTMAX, task, d_model, d_model)
         found[f"{SOFTMAX}, {where}"] = softmax
-        target = state_size(build(softmax.model), task[0])
+        target = _size(softmax.model, task[0])
         for mixer in RECURRENT:
             base = config(scale, mixer, task, d_model, 1, faithful=faithful)
             n = _matched(base, target)
@@ -47,7 +48,12 @@ def configs(scale: Scale, faithful: bool) -> dict[str, TrainConfig]:
 
 def _matched(base: TrainConfig, target: int) -> int:
     """The state expansion with the state nearest to ``target`` numbers: states grow as n does."""
-    return max(1, round(target / state_size(build(base.model), base.task.seq_len)))
+    return max(1, round(target / _size(base.model, base.task.seq_len)))
+
+
+@functools.cache
+def _size(model: ModelConfig, length: int) -> int:
+    return state_size(build(model), length)
 
 
 EXPERIMENT = Experiment(

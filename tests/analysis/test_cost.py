@@ -52,6 +52,10 @@ def real(name: str) -> bool:
 
 # XLA counts a complex operation as one.
 REAL = [name for name in systems.names() if real(name)]
+QUICK_AND_SLOW = [
+    pytest.param(name, marks=() if name in ("ssd", "s6", "softmax_attention") else pytest.mark.slow)
+    for name in REAL
+]
 
 
 def functions(name: str, phase: str) -> tuple[Any, tuple[Any, ...]]:
@@ -70,7 +74,7 @@ def functions(name: str, phase: str) -> tuple[Any, tuple[Any, ...]]:
     "phase",
     ["training", *(pytest.param(phase, marks=pytest.mark.slow) for phase in ("prefill", "decode"))],
 )
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", QUICK_AND_SLOW)
 def test_count_is_that_of_xla(name: str, phase: str) -> None:
     """XLA counts loop bodies once, so here both do.
 

@@ -26,8 +26,16 @@ LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
 
 
 SLOW = pytest.mark.slow
+
+
+def quick(name: str) -> int:
+    """The length that the quick tests take: over a chunk's end for one case of every engine."""
+    over = ("scalar", "scalar_summed", "diagonal_per_state", "complex_per_state", "low_rank")
+    return 65 if name in over else 7
+
+
 CASES = [
-    *(pytest.param(x, n, marks=() if n == 65 else SLOW) for x in zoo.MAIN for n in LENGTHS),
+    *(pytest.param(x, n, marks=() if n == quick(x) else SLOW) for x in zoo.MAIN for n in LENGTHS),
     *(pytest.param(x, n, marks=SLOW) for x in zoo.NAMES if x not in zoo.MAIN for n in LENGTHS),
 ]
 

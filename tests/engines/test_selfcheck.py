@@ -41,7 +41,10 @@ def test_reference_is_the_loop_over_the_parts(name: str) -> None:
     np.testing.assert_allclose(h, expected.h_last, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["float32", *(pytest.param(x, marks=pytest.mark.slow) for x in ("float64", "bfloat16"))],
+)
 def test_engines_pass(dtype: str) -> None:
     found = list(selfcheck(dtype, structures=FEW))
     assert [c.method for c in found] == [m for n in FEW for m in methods(n)]

@@ -13,7 +13,9 @@ from tests.engine_runs import COMPILE_FAST, differentiable, inputs, methods, run
 SOME = ["scalar_summed", "diagonal_factored", "complex_per_state", "low_rank", "dense"]
 
 
-@pytest.mark.parametrize("name", zoo.MAIN)
+@pytest.mark.parametrize(
+    "name", [x if x in SOME else pytest.param(x, marks=pytest.mark.slow) for x in zoo.MAIN]
+)
 def test_vmap_is_a_loop(name):
     """Over systems, tokens and states at once."""
     systems = [zoo.system(name, 9, seed) for seed in range(3)]
@@ -58,7 +60,9 @@ def test_other_values_are_no_second_trace(name):
     assert traces == 1
 
 
-@pytest.mark.parametrize("name", ["scalar_summed", "diagonal_factored"])
+@pytest.mark.parametrize(
+    "name", ["diagonal_factored", pytest.param("scalar_summed", marks=pytest.mark.slow)]
+)
 def test_without_jit(name):
     """The functions also run operation by operation."""
     system, u, h0 = inputs(name, 3)

@@ -10,7 +10,7 @@ from tests import systems_zoo as zoo
 from tests.engine_runs import inputs, run_all
 
 LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
-QUICK = (1, 7, 65)
+QUICK = (1, 65)
 CASES = [
     pytest.param(
         name, length, marks=() if name in zoo.MAIN and length in QUICK else pytest.mark.slow

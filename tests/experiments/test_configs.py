@@ -27,12 +27,12 @@ def test_points_are_distinct_and_named_by_their_series(experiment, scale: Scale)
         assert named <= {name.split(",")[0] for name in found}
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.name)
-def test_every_small_model_can_be_built(experiment) -> None:
-    for each in experiment.configs("small", True).values():
+def test_every_small_model_can_be_built() -> None:
+    found = {run_name(c): c for e in EXPERIMENTS for c in e.configs("small", True).values()}
+    for each in found.values():
         program_of(each)
-    assert len(each.seeds) >= 3
-    assert len(each.learning_rates) >= 3
+        assert len(each.seeds) >= 3
+        assert len(each.learning_rates) >= 3
 
 
 def test_experiments_share_runs() -> None:

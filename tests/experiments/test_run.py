@@ -117,7 +117,17 @@ def canned(experiment: Any) -> dict[str, Any]:
     return {"scale": "small", "rule": RULE, "points": points}
 
 
-@pytest.mark.parametrize("experiment", page.EXPERIMENTS, ids=lambda e: e.name)
+# A figure of every kind; the others are drawn like one of them.
+QUICK = ("fig2_normalization", "table_normalizers", "convergence", "heatmap_mqar")
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        pytest.param(e, id=e.name, marks=() if e.name in QUICK else pytest.mark.slow)
+        for e in page.EXPERIMENTS
+    ],
+)
 def test_a_figure_is_drawn_of_every_result(experiment: Any, tmp_path: Path) -> None:
     result = canned(experiment)
     write(experiment, result, tmp_path)

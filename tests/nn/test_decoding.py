@@ -21,12 +21,19 @@ MODELS = [(name, SMALL) for name in systems.names()] + [
     ("ssd", {"surroundings": "practice", "head": "untied"}),
     ("linear_attention", {"surroundings": "practice", "block": "transformer"}),
 ]
-every = pytest.mark.parametrize(
-    ("name", "own"), MODELS, ids=[f"{n}-{o.get('surroundings', 'paper')}" for n, o in MODELS]
+IDS = [f"{name}-{own.get('surroundings', 'paper')}" for name, own in MODELS]
+every = pytest.mark.parametrize(("name", "own"), MODELS, ids=IDS)
+# Those of whom another of the same kind is among the quick ones.
+SIMILAR = ("s6-paper", "ssd-paper", "linear_attention-paper", "qlstm_reversed-paper")
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        pytest.param(*pair, id=name, marks=pytest.mark.slow if name in SIMILAR else ())
+        for name, pair in zip(IDS, MODELS, strict=True)
+    ],
 )
-
-
-@every
 def test_prefill_and_steps_are_the_full_pass(name: str, own: dict[str, Any]) -> None:
     model, params, apply, _, _ = compiled(name, **own)
     ids = tokens(LENGTH)

@@ -54,7 +54,7 @@ def test_members_are_every_rate_with_every_seed() -> None:
     assert which.seed.tolist() == [5, 6, 7, 5, 6, 7]
 
 
-@pytest.mark.parametrize("width", [4, 2])
+@pytest.mark.parametrize("width", [pytest.param(4, marks=pytest.mark.slow), 2])
 def test_vmapped_members_are_looped_members(width: int) -> None:
     where = layout(4, jax.devices()[:1], width=width)
     together, params = final(PROGRAM, members([1e-3, 1e-2], [0, 1]), 10, where)

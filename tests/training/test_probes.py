@@ -64,9 +64,8 @@ def test_sharpness_where_the_loss_is_not_finite() -> None:
     assert np.isnan(sharpness(lambda x: jnp.log(x).sum(), jnp.zeros(3), KEY))
 
 
-@pytest.mark.parametrize(
-    "mixer", ["linear_attention", pytest.param("softmax_attention", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mixer", ["linear_attention", "softmax_attention"])
 def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(mixer: str) -> None:
     config = dataclasses.replace(MODEL, mixer=mixer, num_layers=1)
     model = nn.build(dataclasses.replace(config, method="sequential"))
