@@ -1,5 +1,6 @@
 """From words to a command, and from its outcome to an exit code."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,8 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``dsfjax``; by default those of this process.
 
     Returns:
-        The exit code: 0; 1 if `selfcheck` found an engine off; or 2 after one line on stderr that
-        says what to change.
+        The exit code: 0; 1 if `selfcheck` found an engine off; 2 after one line on stderr that
+        says what to change; 130 if interrupted; or 141 if the reader of the output went away.
 
     Examples:
         >>> main(["compere", "mqar"])  # and "did you mean 'compare'?" on stderr
@@ -24,16 +25,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = list(sys.argv[1:] if argv is None else argv)
         if words == ["--version"]:
-            print(f"dsfjax {parse.version()}")
+            print(f"dsfjax {parse.version()}", flush=True)
             return 0
         command = parse.parse(words)
-        return 0 if command is None else _run(command)
+        code = 0 if command is None else _run(command)
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         print(f"dsfjax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dsfjax: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever reads, such as `head`, has seen enough. Python writes what is left at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _run(command: options.Command) -> int:

@@ -1,5 +1,6 @@
 """Words to commands; every misspelling is answered in one line by the nearest choice."""
 
+import os
 import subprocess
 import sys
 import time
@@ -94,3 +95,14 @@ def test_help_loads_no_training_library() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert time.perf_counter() - began < 20  # a hang, not a benchmark: the machine may be busy
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "import sys; from dsfjax.cli import main; sys.exit(main(['--version']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
