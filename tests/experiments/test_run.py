@@ -10,7 +10,14 @@ import pytest
 from matplotlib.text import Text
 
 from dsfjax.training import read_results
-from experiments import convergence, page, plots, table_normalizers
+from experiments import (
+    convergence,
+    fig2_normalization,
+    heatmap_mqar,
+    page,
+    plots,
+    table_normalizers,
+)
 from experiments.experiment import RULE, Options, run, write
 
 
@@ -157,6 +164,15 @@ def test_the_page_is_renewed_from_the_json(tmp_path: Path) -> None:
     assert "| sigmoid, L=32, 4 pairs, d=32, n=16 | 57.1 ± 5.0 % | 67.1 % |" in once
     page.renew(readme, tmp_path / "results")
     assert readme.read_text(encoding="utf-8") == once
+
+
+def test_a_point_of_two_experiments_is_tabled_once(tmp_path: Path) -> None:
+    for module in (fig2_normalization, heatmap_mqar):
+        write(module.EXPERIMENT, canned(module.EXPERIMENT), tmp_path / "small")
+    lines = list(page.points(tmp_path))
+    assert sum(line.startswith("| s6, L=32, 4 pairs, d=32, n=16 |") for line in lines) == 1
+    shared = len(fig2_normalization.MIXERS) * 4  # two tasks, two widths
+    assert f"{shared} of its points are in the tables above.\n" in lines
 
 
 def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
