@@ -22,13 +22,13 @@ BENCH := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 $(VENV)/bin/dsfja
 .NOTPARALLEL:
 .PHONY: demo test test-all lint bench bench-all experiments notebooks clean
 
-demo: $(VENV)/.run-stamp
+demo: $(VENV)/.cli-stamp
 	$(VENV)/bin/dsfjax compare mqar --preset demo --run-dir runs/demo --report report
 
-experiments: $(VENV)/.run-stamp
+experiments: $(VENV)/.cli-stamp
 	$(PY) -m experiments --scale small
 
-bench: $(VENV)/.run-stamp
+bench: $(VENV)/.cli-stamp
 	$(BENCH)
 
 bench-all: $(VENV)/.bench-stamp
@@ -53,10 +53,6 @@ clean:
 # A stamp is older than pyproject.toml exactly when its requirements may have changed.
 $(PY):
 	$(PYTHON) -m venv $(VENV)
-
-$(VENV)/.run-stamp: pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --editable .
-	@touch $@
 
 $(VENV)/.%-stamp: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --editable ".[$*]"
