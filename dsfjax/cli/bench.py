@@ -10,12 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dsfjax import bench
+from dsfjax._util.names import choose
 from dsfjax.bench.machine import usable_cores
 from dsfjax.bench.tables import Table as TextTable
 from dsfjax.bench.write import environment
 from dsfjax.cli import options
 from dsfjax.cli.usage import UsageError, usage_errors
-from dsfjax.training.choice import choose
 from dsfjax.training.layout import reserve
 
 LENGTHS = "lengths"

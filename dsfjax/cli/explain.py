@@ -1,12 +1,12 @@
 """``dsfjax explain``."""
 
 from dsfjax import systems
+from dsfjax._util.names import choose
 from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.systems import abstract_system, sizes
 from dsfjax.cli.usage import usage_errors
 from dsfjax.engines import explain
-from dsfjax.training.choice import choose
 
 
 def main(command: options.Explain) -> int:

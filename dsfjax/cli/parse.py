@@ -2,14 +2,14 @@
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.metadata
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import tyro
 
+from dsfjax._util.names import unknown
 from dsfjax.cli import options
 from dsfjax.cli.usage import UsageError
 
@@ -51,7 +51,7 @@ def parse(words: Sequence[str]) -> options.Command | None:
         >>> parse(["systems", "--d-modle", "32"])
         Traceback (most recent call last):
             ...
-        dsfjax.cli.usage.UsageError: unknown option '--d-modle' of dsfjax systems; did you mean
+        dsfjax.cli.usage.UsageError: dsfjax systems has no option '--d-modle'; did you mean
         '--d-model'? Known: --d-model, --d-state, --help, --num-heads.
     """
     _check_spelling(words)
@@ -82,25 +82,21 @@ def _check_spelling(words: Sequence[str]) -> None:
     if not words:
         raise UsageError(f"expected a command: {', '.join(COMMANDS)}; see dsfjax --help")
     if words[0].startswith("-"):
-        _known("option", words[0], ["--help", "-h", "--version"], "")
+        _check("dsfjax has no option", words[0], ("--help", "-h", "--version"))
         return
-    _known("command", words[0], COMMANDS, "")
+    _check("unknown command", words[0], COMMANDS)
     names = {field.name for field in dataclasses.fields(COMMANDS[words[0]])}
     names -= {POSITIONAL.get(words[0], "")}
     flags = sorted({"--help", *("--" + name.replace("_", "-") for name in names)})
     for word in words[1:]:
         if word.startswith("--"):
             name = word.split("=")[0].replace("_", "-")
-            _known("option", name, flags, f" of dsfjax {words[0]}")
+            _check(f"dsfjax {words[0]} has no option", name, flags)
 
 
-def _known(kind: str, given: str, known: Iterable[str], where: str) -> None:
-    names = list(known)
-    if given not in names:
-        bare = {name.lstrip("-"): name for name in names}
-        close = difflib.get_close_matches(given.lstrip("-"), bare, n=1, cutoff=0.4)
-        hint = f"; did you mean {bare[close[0]]!r}?" if close else "."
-        raise UsageError(f"unknown {kind} {given!r}{where}{hint} Known: {', '.join(names)}.")
+def _check(what: str, given: str, known: Collection[str]) -> None:
+    if given not in known:
+        raise UsageError(unknown(what, given, known))
 
 
 def _sentence(box: str) -> str:

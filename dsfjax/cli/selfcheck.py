@@ -8,11 +8,11 @@ import jax
 from rich import box
 from rich.table import Table
 
+from dsfjax._util.names import choose
 from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import usage_errors
 from dsfjax.engines.selfcheck import BOUNDS, Check, selfcheck
-from dsfjax.training.choice import choose
 
 
 def main(command: options.Selfcheck) -> int:

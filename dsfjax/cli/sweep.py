@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from dsfjax._util.names import choose
 from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
@@ -21,7 +22,6 @@ from dsfjax.cli.training import (
 )
 from dsfjax.cli.usage import usage_errors
 from dsfjax.training import Listener, MemoryShortage, RunError, TrainConfig, hosts, presets, sweep
-from dsfjax.training.choice import choose
 from dsfjax.training.launch import LAUNCHERS
 
 SHAPES = (

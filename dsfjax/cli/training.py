@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsfjax import systems
+from dsfjax._util.names import choose
 from dsfjax.bench.machine import usable_cores
 from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
@@ -24,7 +25,6 @@ from dsfjax.training import (
     to_json,
     train,
 )
-from dsfjax.training.choice import choose
 from dsfjax.training.comparison import row
 from dsfjax.training.layout import reserve
 

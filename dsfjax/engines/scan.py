@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from dsfjax._util import names
 from dsfjax.core.composition import flip_time
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem, KVCache
@@ -272,12 +272,7 @@ def resolve_method(system: System | KernelSystem, length: int, method: str) -> s
     structure = KernelSystem if isinstance(system, KernelSystem) else type(system.A)
     if method == "auto":
         return choose(system, length)[0]
-    if method not in ENGINES:
-        nearest = difflib.get_close_matches(method, ["auto", *ENGINES], n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(
-            f"scan: unknown method {method!r}; expected one of {['auto', *ENGINES]}.{hint}"
-        )
+    names.choose("method of scan", method, ("auto", *ENGINES))
     if method not in METHODS[structure]:
         reason = _REASONS_AGAINST[structure, method]
         raise ValueError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jax import Array
 
 from dsfjax import nn, systems
+from dsfjax._util.names import choose, unknown
 from dsfjax.interop.weights import Shapes, Weights
 from dsfjax.systems import Architecture
 
@@ -114,7 +114,7 @@ def construct(module: str, source: Source, kwargs: Mapping[str, Any]) -> Any:
     known = [*parameters, *source.inert]
     for name in kwargs:
         if name not in known:
-            raise TypeError(f"{module} has no keyword {name!r};{_nearest(name, known)}")
+            raise TypeError(unknown(f"{module} has no keyword", name, known))
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in kwargs:
             raise TypeError(f"{module}: missing keyword {name!r}.")
@@ -123,9 +123,7 @@ def construct(module: str, source: Source, kwargs: Mapping[str, Any]) -> Any:
 
 def find(module: str, sources: Mapping[str, Source]) -> Source:
     """The source of that name, or a ValueError that names the nearest."""
-    if module not in sources:
-        raise ValueError(f"unknown module {module!r};{_nearest(module, sources)}")
-    return sources[module]
+    return sources[choose("module", module, sources)]
 
 
 def only(module: str, keyword: str, value: Any, *supported: Any) -> None:
@@ -133,10 +131,3 @@ def only(module: str, keyword: str, value: Any, *supported: Any) -> None:
     if value not in supported:
         choices = " or ".join(repr(v) for v in supported)
         raise ValueError(f"{module}: {keyword} = {value!r} is not supported; expected {choices}.")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    nearest = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" did you mean {nearest[0]!r}?" if nearest else ""
-    return f"{hint} Known: {', '.join(known)}."

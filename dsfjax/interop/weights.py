@@ -6,12 +6,13 @@ they are ``kernel (in, out)`` and ``kernel (W, d)``. Every function of weights i
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
+
+from dsfjax._util.names import hint
 
 Weights = Mapping[str, Array]
 Shapes = dict[str, tuple[int, ...]]
@@ -46,13 +47,10 @@ def check(owner: str, weights: Mapping[str, Any], shapes: Shapes) -> dict[str, A
     expected = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     for name, value in weights.items():
         if name not in shapes:
-            nearest = difflib.get_close_matches(
-                str(name), [k for k in shapes if k not in weights], 1
-            )
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else "; leave it out."
-            shape = tuple(jnp.shape(value))
+            shape, free = tuple(jnp.shape(value)), [k for k in shapes if k not in weights]
             raise ValueError(
-                f"{owner}: unexpected weight {name!r} of shape {shape}{hint} Expected {expected}."
+                f"{owner}: unexpected weight {name!r} of shape {shape}{hint(name, free)} "
+                f"Expected {expected}."
             )
     for name, shape in shapes.items():
         if name not in weights:

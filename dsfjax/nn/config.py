@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from dsfjax import systems
+from dsfjax._util.names import choose
 from dsfjax.engines.scan import METHODS
 
 BlockName = Literal["prenorm", "transformer", "mamba"]
@@ -52,7 +52,7 @@ class ModelConfig:
         >>> ModelConfig("sdd", vocab_size=64)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        ValueError: unknown mixer 'sdd'; did you mean 'ssd'? Expected one of softmax_attention, ...
+        ValueError: unknown mixer 'sdd'; did you mean 'ssd'? Known: softmax_attention, ...
     """
 
     mixer: str
@@ -77,14 +77,14 @@ class ModelConfig:
     method: Literal["auto", "sequential", "associative", "chunked", "materialized"] = "auto"
 
     def __post_init__(self) -> None:
-        _choose("mixer", self.mixer, systems.names())
-        _choose("surroundings", self.surroundings, get_args(Surroundings))
-        _choose("block", self.block, get_args(BlockName))
-        _choose("norm", self.norm, ("layer", "rms"))
-        _choose("head", self.head, get_args(HeadName))
-        _choose("pooling", self.pooling, ("mean", "last"))
-        _choose("init", self.init, ("published", "authors"))
-        _choose(
+        choose("mixer", self.mixer, systems.names())
+        choose("surroundings", self.surroundings, get_args(Surroundings))
+        choose("block", self.block, get_args(BlockName))
+        choose("norm", self.norm, ("layer", "rms"))
+        choose("head", self.head, get_args(HeadName))
+        choose("pooling", self.pooling, ("mean", "last"))
+        choose("init", self.init, ("published", "authors"))
+        choose(
             "method", self.method, ("auto", *sorted({m for row in METHODS.values() for m in row}))
         )
         for name in ("vocab_size", "d_model", "num_layers", "mlp_ratio", "d_state", "num_heads"):
@@ -107,10 +107,3 @@ class ModelConfig:
                 f"attention_dropout needs the attention matrix, which method = {self.method!r} "
                 "never forms; use method = 'materialized' or 'auto', or attention_dropout = 0"
             )
-
-
-def _choose(what: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        nearest = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"unknown {what} {value!r};{hint} Expected one of {', '.join(choices)}")

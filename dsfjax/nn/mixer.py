@@ -10,11 +10,11 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float
 
+from dsfjax._util.names import choose
 from dsfjax.core import KernelSystem, KVCache, System
 from dsfjax.engines import materialize, scan, step
 from dsfjax.nn.pieces import ACTIVATIONS, CausalConv, dropout, linear, norm, param_dtype
 from dsfjax.systems import Architecture
-from dsfjax.systems.primitives import check_choice
 
 
 class Surrounding(NamedTuple):
@@ -225,11 +225,11 @@ def _attend_with_dropout(
 
 def _check(around: Surrounding, signals: tuple[str, ...]) -> None:
     activations = tuple(ACTIVATIONS)
-    check_choice("Surrounding.conv_activation", around.conv_activation, activations)
+    choose("Surrounding.conv_activation", around.conv_activation, activations)
     if around.gate is not None:
-        check_choice("Surrounding.gate", around.gate, activations)
+        choose("Surrounding.gate", around.gate, activations)
     for name in around.conv_on:
-        check_choice("Surrounding.conv_on", name, signals)
+        choose("Surrounding.conv_on", name, signals)
 
 
 def _cumulative(sizes: Any) -> Any:

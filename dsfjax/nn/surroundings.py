@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dsfjax._util.names import choose
 from dsfjax.nn.mixer import BARE, Surrounding
 
 _GRIFFIN = Surrounding(project_in=True, conv_width=4, conv_activation="identity", gate="gelu_tanh")
@@ -65,8 +66,7 @@ def surround(mixer: str, around: Surrounding, kind: str = "practice") -> None:
             ...
         ValueError: 's6' has surroundings of the kind 'practice'; register it under another name
     """
-    if kind not in _KINDS:
-        raise ValueError(f"unknown kind of surroundings {kind!r}; expected one of {list(_KINDS)}")
+    choose("kind of surroundings", kind, _KINDS)
     if _KINDS[kind].setdefault(mixer, around) != around:
         raise ValueError(
             f"{mixer!r} has surroundings of the kind {kind!r}; register it under another name"

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax._util.names import choose
 from dsfjax.core import GivenNormalizer, System, separable_system
 from dsfjax.systems import attention
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
     affine,
-    check_choice,
     elu1,
     labels_without_decay,
     log_softplus,
@@ -99,8 +99,8 @@ def normalized_attention(
         ((3, 1), (1, 2, 4))
     """
     attention.check_heads("normalized_attention", d_model, num_heads)
-    check_choice("normalized_attention: normalizer", normalizer, tuple(LOG_NORMALIZERS))
-    check_choice("normalized_attention: feature_map", feature_map, ("none", "elu1"))
+    choose("normalizer of normalized_attention", normalizer, LOG_NORMALIZERS)
+    choose("feature_map of normalized_attention", feature_map, ("none", "elu1"))
     phi = elu1 if feature_map == "elu1" else lambda x: x
 
     def init_params(key: Array) -> Params:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax._util.names import choose
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines.recurrence import project
 
@@ -32,7 +32,7 @@ def affine(W: Array, u: Array, bias: Array | None = None, *, wide: bool = False)
 
 def projection(key: Array, shape: tuple[int, ...], init: Init) -> Array:
     """Weights of a linear map, input axis last: N(0, 1/d) published, N(0, 0.02²) by the authors."""
-    check_choice("init", init, ("published", "authors"))
+    choose("init", init, ("published", "authors"))
     std = 0.02 if init == "authors" else 1 / math.sqrt(shape[-1])
     return std * jax.random.normal(key, shape)
 
@@ -103,14 +103,6 @@ def divide(name: str, total: int, parts: int, what: str) -> int:
             f"divides it is {nearest}."
         )
     return total // parts
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        nearest = difflib.get_close_matches(value, choices, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"{name}: expected one of {list(choices)}, got {value!r}.{hint}")
 
 
 def labels_without_decay(*fields: str) -> Callable[[Any], Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+from dsfjax._util.names import choose, unknown
 from dsfjax.systems.architecture import Architecture
 from dsfjax.systems.linear_attention import linear_attention
 from dsfjax.systems.normalized_attention import normalized_attention
@@ -82,17 +82,9 @@ def get(name: str, *, d_model: int, **own: Any) -> Architecture:
     known = options(name)
     for keyword in own:
         if keyword not in known:
-            nearest = difflib.get_close_matches(keyword, known, n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-            raise TypeError(f"{name} has no option {keyword!r}; it takes {', '.join(known)}.{hint}")
+            raise TypeError(unknown(f"{name} has no option", keyword, known))
     return build(d_model=d_model, **own)
 
 
 def _find(name: str) -> Callable[..., Architecture]:
-    if name not in _REGISTRY:
-        nearest = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(
-            f"unknown architecture {name!r}; expected one of {', '.join(_REGISTRY)}.{hint}"
-        )
-    return _REGISTRY[name]
+    return _REGISTRY[choose("architecture", name, _REGISTRY)]

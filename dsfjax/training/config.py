@@ -5,10 +5,10 @@ import json
 import math
 from dataclasses import dataclass, field
 
+from dsfjax._util.names import choose
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import serial
-from dsfjax.training.choice import choose
 from dsfjax.training.optimizer import OptimizerConfig
 from dsfjax.training.program import Member, grid
 

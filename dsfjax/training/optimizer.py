@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from dsfjax.training.choice import choose
+from dsfjax._util.names import choose
 
 SCHEDULES = ("cosine", "cosine_per_epoch", "constant")
 
@@ -43,8 +43,8 @@ class OptimizerConfig:
         >>> OptimizerConfig(schedule="cosin")
         Traceback (most recent call last):
             ...
-        ValueError: unknown schedule 'cosin'; did you mean 'cosine'? Known: constant, cosine,
-        cosine_per_epoch.
+        ValueError: unknown schedule 'cosin'; did you mean 'cosine'? Known: cosine,
+        cosine_per_epoch, constant.
     """
 
     schedule: str = "cosine"

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dsfjax._util.names import choose
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig
-from dsfjax.training.choice import choose
 from dsfjax.training.config import TrainConfig
 from dsfjax.training.optimizer import OptimizerConfig
 

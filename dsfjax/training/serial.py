@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from dsfjax.training.choice import choose
+from dsfjax._util.names import choose
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
         Traceback (most recent call last):
             ...
         ValueError: unknown key of config 'sequence_len'; did you mean 'seq_len'? Known:
-        num_kv_pairs, power_a, seq_len, vocab_size.
+        vocab_size, seq_len, num_kv_pairs, power_a.
     """
     if not isinstance(data, Mapping):
         raise TypeError(f"{where}: expected an object of {kind.__name__}, got {data!r}")

@@ -34,15 +34,15 @@ def test_train_is_typed() -> None:
     [
         ("", "expected a command: train, compare"),
         ("comprae mqar", "unknown command 'comprae'; did you mean 'compare'?"),
-        ("--versoin", "unknown option '--versoin'; did you mean '--version'?"),
+        ("--versoin", "dsfjax has no option '--versoin'; did you mean '--version'?"),
         (
             "train mqar --mixr ssd",
-            "unknown option '--mixr' of dsfjax train; did you mean '--mixer'?",
+            "dsfjax train has no option '--mixr'; did you mean '--mixer'?",
         ),
         ("train mqar --mixer ssd --lrs=3", "did you mean '--lr'?"),
         (
             "compare mqar --seed 3",
-            "unknown option '--seed' of dsfjax compare; did you mean '--seeds'",
+            "dsfjax compare has no option '--seed'; did you mean '--seeds'",
         ),
         ("compare mqar --seeds one", "--seeds: Could not find valid parse for arguments: ['one']"),
         ("train --mixer ssd", "TASK"),

@@ -14,7 +14,7 @@ from tests.unchecked import unchecked
     ("own", "message"),
     [
         ({"mixer": "sdd"}, "unknown mixer 'sdd'; did you mean 'ssd'"),
-        ({"mixer": "softmax"}, "unknown mixer 'softmax'; .*Expected one of softmax_attention"),
+        ({"mixer": "softmax"}, "unknown mixer 'softmax'; .*Known: softmax_attention"),
         ({"surroundings": "papr"}, "unknown surroundings 'papr'; did you mean 'paper'"),
         ({"block": "pre_norm"}, "unknown block 'pre_norm'; did you mean 'prenorm'"),
         ({"norm": "layers"}, "unknown norm 'layers'; did you mean 'layer'"),
@@ -52,7 +52,7 @@ def size_of(mixer: str, **own: Any) -> int:
 
 
 def test_options_of_the_architecture() -> None:
-    with pytest.raises(TypeError, match="ssd has no option 'num_group'.*Did you mean 'num_groups'"):
+    with pytest.raises(TypeError, match="ssd has no option 'num_group'; did you mean 'num_groups'"):
         nn.build(config("ssd", options=(("num_group", 2),)))
     model = nn.build(config("normalized_attention", options=(("normalizer", "softplus"),)))
     assert model.init is not None

@@ -136,9 +136,12 @@ def test_surroundings_are_those_of_the_models_in_use(name: str, kind: str) -> No
 @pytest.mark.parametrize(
     ("around", "message"),
     [
-        (nn.Surrounding(gate="sillu"), "gate: .*Did you mean 'silu'"),
-        (nn.Surrounding(conv_width=4, conv_activation="relu"), "conv_activation: .*got 'relu'"),
-        (nn.Surrounding(conv_width=4, conv_on=("deltas",)), "conv_on: .*Did you mean 'delta'"),
+        (nn.Surrounding(gate="sillu"), "gate 'sillu'; did you mean 'silu'"),
+        (nn.Surrounding(conv_width=4, conv_activation="relu"), "conv_activation 'relu'"),
+        (
+            nn.Surrounding(conv_width=4, conv_on=("deltas",)),
+            "conv_on 'deltas'; did you mean 'delta'",
+        ),
     ],
 )
 def test_unknown_parts_are_named(around: nn.Surrounding, message: str) -> None:

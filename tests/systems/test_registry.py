@@ -32,9 +32,9 @@ def test_options_are_the_keywords_of_the_builder(name: str) -> None:
 
 
 def test_unknown_name_gives_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"'linear_atention'.*Did you mean 'linear_attention'\?"):
+    with pytest.raises(ValueError, match=r"'linear_atention'; did you mean 'linear_attention'\?"):
         systems.get("linear_atention", d_model=4)
-    with pytest.raises(ValueError, match="Did you mean 'rg_lru'"):
+    with pytest.raises(ValueError, match="did you mean 'rg_lru'"):
         systems.options("rglru")
 
 
@@ -42,12 +42,12 @@ def test_unknown_name_gives_the_nearest() -> None:
     ("name", "word"), [("qlstm", "d_state"), ("rg_lru", "d_state"), ("s6", "num_heads")]
 )
 def test_state_and_heads_are_refused_where_there_are_none(name: str, word: str) -> None:
-    with pytest.raises(TypeError, match=f"{name} has no option '{word}'; it takes d_model"):
+    with pytest.raises(TypeError, match=f"{name} has no option '{word}'.* Known: d_model"):
         systems.get(name, d_model=8, **{word: 2})
 
 
 def test_misspelt_option_gives_the_nearest() -> None:
-    with pytest.raises(TypeError, match="no option 'num_head'.*Did you mean 'num_heads'"):
+    with pytest.raises(TypeError, match="no option 'num_head'; did you mean 'num_heads'"):
         systems.get("ssd", d_model=8, num_head=2)
 
 
@@ -67,12 +67,12 @@ def test_groups_must_divide_the_heads() -> None:
 def test_unknown_choices_are_named() -> None:
     with (
         unchecked(),
-        pytest.raises(ValueError, match="normalizer: .*'softplsu'. Did you mean 'softplus'"),
+        pytest.raises(ValueError, match="normalizer .*'softplsu'; did you mean 'softplus'"),
     ):
         systems.get("normalized_attention", d_model=8, normalizer="softplsu")
-    with unchecked(), pytest.raises(ValueError, match="feature_map: .*got 'elu'"):
+    with unchecked(), pytest.raises(ValueError, match="feature_map .*'elu'; did you mean 'elu1'"):
         systems.get("normalized_attention", d_model=8, feature_map="elu")
-    with unchecked(), pytest.raises(ValueError, match="init: .*Did you mean 'authors'"):
+    with unchecked(), pytest.raises(ValueError, match="init 'author'; did you mean 'authors'"):
         systems.get("qlstm", d_model=8, init="author").init(jax.random.key(0))
 
 

@@ -1,0 +1,1 @@
+"""Floor 0: what every area needs and none owns."""
