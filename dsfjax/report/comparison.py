@@ -58,7 +58,8 @@ class Entry:
         state_size: Numbers of state in all layers after the last token of a sequence.
         grows: Whether the state grows with the length of the sequence.
         num_params: Number of trained parameters.
-        tokens_per_second: Training tokens of all members of the program per second.
+        tokens_per_second: Training tokens of all members of the program per second; a member that
+            has stopped has none.
         bounds: What is known about |λ| by construction, in words.
         outcomes: How every member ended: learning rates × seeds and what else varied.
         curves: One per seed at the best learning rate. The last point is the final accuracy.

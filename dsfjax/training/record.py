@@ -1,7 +1,6 @@
 """The numbers that a run writes down; the format is in :mod:`dsfjax.training.run`."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +43,8 @@ def lines(config: TrainConfig, block: Block) -> list[dict[str, Any]]:
     Returns:
         A line per member that trained in it.
     """
-    tokens = _tokens(config)
+    active = np.flatnonzero(block.metrics.active).tolist()
+    tokens = len(active) * config.eval_every * _tokens_per_step(config)
     return [
         {
             "step": block.step,
@@ -55,7 +55,7 @@ def lines(config: TrainConfig, block: Block) -> list[dict[str, Any]]:
             "seconds": block.seconds,
             "tokens_per_second": tokens / block.seconds,
         }
-        for index in np.flatnonzero(block.metrics.active).tolist()
+        for index in active
     ]
 
 
@@ -79,7 +79,7 @@ def result(
         JSON data.
     """
     model = nn.build(config.model)
-    seconds = list({line["step"]: line["seconds"] for line in lines}.values())
+    seconds = sum({line["step"]: line["seconds"] for line in lines}.values())
     steps = int(progress.step)
     members = []
     for index, point in enumerate(config.members):
@@ -101,9 +101,8 @@ def result(
         "steps": steps,
         "num_params": num_parameters(model),
         "state_size": state_size(model, config.task.seq_len),
-        # The median: a pause of the machine is no property of the mixer.
-        "tokens_per_second": _tokens(config) / statistics.median(seconds),
-        "train_seconds": sum(seconds),
+        "tokens_per_second": tokens_per_second(config, [m["step"] for m in members], seconds),
+        "train_seconds": seconds,
         "compile_seconds": compile_seconds,
         "devices": len(where.devices),
         "members_at_once": min(where.slice_size, where.num_members),
@@ -119,9 +118,33 @@ def _status(config: TrainConfig, progress: Carry, index: int) -> str:
     return "finished" if progress.step >= config.steps else "stopped"
 
 
-def _tokens(config: TrainConfig) -> int:
-    """Training tokens between two evaluations; frozen members are computed, so they count."""
-    return len(config.members) * config.eval_every * config.batch_size * config.task.seq_len
+def tokens_per_second(config: TrainConfig, steps: Sequence[int], seconds: float) -> float:
+    """Training tokens of all members over the time they took.
+
+    Only the steps that a member took count. A member that has stopped is no longer computed, so
+    the steps that the program takes after that are not its own.
+
+    Args:
+        config: The run's config.
+        steps: How many steps each member took.
+        seconds: Wall time of training and evaluation, without compilation.
+
+    Returns:
+        Tokens per second.
+
+    Examples:
+        >>> from dsfjax.training import presets
+        >>> config = presets.get("smoke").base
+        >>> config.batch_size, config.task.seq_len
+        (8, 16)
+        >>> tokens_per_second(config, [24, 4], 2.0)  # the second member stopped after 4 steps
+        1792.0
+    """
+    return sum(steps) * _tokens_per_step(config) / seconds
+
+
+def _tokens_per_step(config: TrainConfig) -> int:
+    return config.batch_size * config.task.seq_len
 
 
 def _number(value: float) -> float | None:

@@ -16,15 +16,16 @@ A line of ``metrics.jsonl`` is an object with ``step``, ``member`` (index), ``le
 ``seed``, ``train_loss`` and ``train_accuracy`` (means over the steps since the line before),
 ``eval_loss``, ``eval_accuracy``, ``seconds`` (wall time of these steps and the evaluation, all
 members together, compilation and probes not included) and ``tokens_per_second`` (training tokens
-of all members over it). With ``probe_every`` some have ``probe`` (:mod:`dsfjax.training.probes`). A
-member that has stopped writes no further lines.
+of the members that trained, over it). With ``probe_every`` some have ``probe``
+(:mod:`dsfjax.training.probes`). A member that has stopped writes no further lines.
 
 ``result.json`` has ``format``, ``members``, ``steps`` (taken by the program), ``num_params``,
-``state_size`` (numbers that all layers carry at the end of a sequence), ``tokens_per_second``
-(median over the evaluations), ``train_seconds``, ``compile_seconds``, ``devices``,
-``members_at_once``, ``checkpoint`` (path of the final one, relative to the folder), and ``config``
-(the fingerprint of the TrainConfig). Each of ``members`` has ``member``, the fields of
-:class:`~dsfjax.training.program.Member`, ``status``, ``step`` (its last), ``train_loss``,
+``state_size`` (numbers that all layers carry at the end of a sequence), ``train_seconds``,
+``tokens_per_second`` (of the steps that the members took, over ``train_seconds``),
+``compile_seconds``, ``devices``, ``members_at_once``, ``checkpoint`` (path of the final one,
+relative to the folder), and ``config`` (the fingerprint of the TrainConfig). Each of ``members``
+has ``member``, the fields of :class:`~dsfjax.training.program.Member`, ``status``, ``step`` (its
+last), ``train_loss``,
 ``train_accuracy``, ``eval_loss`` and ``eval_accuracy`` there, and ``steps_to_90``: the first
 evaluated step with at least 90 % held-out accuracy, or null. The status is "solved" (it reached
 ``stop_at``), "diverged" (a loss was not finite), "plateau" (``patience`` evaluations without a

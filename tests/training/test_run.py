@@ -281,8 +281,8 @@ def test_files(finished: Path) -> None:
     assert (line["member"], line["learning_rate"], line["seed"]) == (1, 1e-3, 1)
     assert line["tokens_per_second"] == pytest.approx(4 * 2 * 4 * 16 / line["seconds"])
     result = run.result
-    rates = sorted(line["tokens_per_second"] for line in run.metrics[::4])
-    assert rates[2] <= result["tokens_per_second"] <= rates[3]
+    assert result["train_seconds"] == pytest.approx(sum(x["seconds"] for x in run.metrics[::4]))
+    assert result["tokens_per_second"] == pytest.approx(4 * 12 * 4 * 16 / result["train_seconds"])
     last = run.metrics[-1]
     member = result["members"][3]
     assert {k: member[k] for k in ("eval_loss", "eval_accuracy", "train_loss")} == {
@@ -347,6 +347,14 @@ def test_diverged_and_stopped_members_are_reported(tmp_path: Path) -> None:
     assert result["members"][0]["train_loss"] is None
     assert result["members"][0]["step"] == 10
     assert result["steps"] < config.steps
+    # Only steps that a member took count: the first one stopped after 10.
+    metrics = load(tmp_path / "run").metrics
+    for line in metrics:
+        trained = sum(other["step"] == line["step"] for other in metrics)
+        expected = trained * 10 * 4 * 16 / line["seconds"]
+        assert line["tokens_per_second"] == pytest.approx(expected)
+    tokens = (10 + 2 * result["steps"]) * 4 * 16
+    assert result["tokens_per_second"] == pytest.approx(tokens / result["train_seconds"])
     # JSON has no NaN: any reader must be able to read these.
     for name in ("metrics.jsonl", "result.json"):
         assert "NaN" not in (tmp_path / "run" / name).read_text()
