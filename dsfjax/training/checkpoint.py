@@ -1,16 +1,18 @@
 """Checkpoints: a folder per step, written atomically, checked when read.
 
 A checkpoint is ``step_00000400/`` with two parts: ``state``, the arrays of a pytree under their
-path names (PRNG keys as their raw data), and ``meta``, which holds the format, a checksum of the
-arrays, and whose they are. A folder that is no such thing, was cut short, or is another run's, is
-set aside as ``broken_<name>`` (:mod:`dsfjax.training.files`), and the one before it is read.
+path names (PRNG keys as their raw data), and ``meta``, which holds the format, a checksum, whose
+they are, and notes: JSON data that belong to the state. A checkpoint that was cut short is set
+aside as ``broken_<name>`` (:mod:`dsfjax.training.files`), and the one before it is read. One that
+is whole but of another run, program or precision is an error, and is left alone.
 """
 
+import json
 import re
 import shutil
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,15 +21,37 @@ from jaxtyping import PyTree
 
 from dsfjax.training import files
 
-FORMAT = 2
+FORMAT = 3
+"""Format 2 had no notes."""
 _NAME = re.compile(r"step_(\d{8})")
+_UNFINISHED = re.compile(r"step_\d{8}\.orbax-checkpoint-tmp.*")
 
 
 class CheckpointError(ValueError):
-    """A folder that is not a whole checkpoint of what was asked for."""
+    """A checkpoint that is not what was asked for."""
 
 
-def save(folder: Path, step: int, tree: PyTree, *, owner: str = "", keep: int = 2) -> Path:
+class DamagedError(CheckpointError):
+    """A checkpoint of which something is missing or altered."""
+
+
+class Checkpoint(NamedTuple):
+    """What was saved.
+
+    Attributes:
+        step: The step it is of.
+        tree: The arrays.
+        notes: JSON data that were saved with them; None in a checkpoint of format 2.
+    """
+
+    step: int
+    tree: PyTree
+    notes: Any
+
+
+def save(
+    folder: Path, step: int, tree: PyTree, *, owner: str = "", notes: Any = None, keep: int = 2
+) -> Path:
     """Write a checkpoint; until it is whole it has another name.
 
     Args:
@@ -35,6 +59,7 @@ def save(folder: Path, step: int, tree: PyTree, *, owner: str = "", keep: int = 
         step: The step it is of, below 10^8.
         tree: Arrays, PRNG keys among them if need be.
         owner: Whose it is; :func:`restore` must name the same.
+        notes: JSON data without NaN, which are read back with the arrays.
         keep: How many checkpoints to leave, the newest.
 
     Returns:
@@ -45,12 +70,13 @@ def save(folder: Path, step: int, tree: PyTree, *, owner: str = "", keep: int = 
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = save(Path(folder), 400, {"w": jnp.ones(3)})
         ...     restored = restore(Path(folder), {"w": jax.ShapeDtypeStruct((3,), "float32")})
-        >>> restored is not None and restored[0]
+        >>> restored is not None and restored.step
         400
     """
     arrays = _flatten(jax.tree.map(_raw, tree))
     arrays = {name: np.asarray(value) for name, value in jax.device_get(arrays).items()}
-    meta = {"format": FORMAT, "step": step, "owner": owner, "checksum": _checksum(arrays)}
+    own = {"format": FORMAT, "step": step, "owner": owner, "notes": notes}
+    meta = {**own, "checksum": _checksum(arrays, notes)}
     path = folder.absolute() / f"step_{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     with _checkpointer() as checkpointer:
@@ -58,13 +84,14 @@ def save(folder: Path, step: int, tree: PyTree, *, owner: str = "", keep: int = 
             state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)
         )
         checkpointer.save(path, parts, force=True)
+    files.sync(path)  # before the older ones go
     for old in _checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return path
 
 
-def restore(folder: Path, template: PyTree, *, owner: str = "") -> tuple[int, PyTree] | None:
-    """Read the newest whole checkpoint, setting aside what is not one.
+def restore(folder: Path, template: PyTree, *, owner: str = "") -> Checkpoint | None:
+    """Read the newest whole checkpoint, setting aside those that were cut short.
 
     Args:
         folder: Where the checkpoints of a run lie; it need not exist.
@@ -72,21 +99,29 @@ def restore(folder: Path, template: PyTree, *, owner: str = "") -> tuple[int, Py
         owner: Whose it must be.
 
     Returns:
-        The step and the pytree, or None if there is no checkpoint.
+        The checkpoint, or None if there is none.
 
     Raises:
-        PermissionError: If a broken checkpoint cannot be renamed.
+        CheckpointError: If the newest whole one is of another owner, structure or format. Nothing
+            has been renamed then.
+        PermissionError: If a damaged checkpoint cannot be renamed.
     """
-    _set_strangers_aside(folder)
+    damaged: dict[Path, str] = {}
+    found = None
     for path in reversed(_checkpoints(folder)):
         try:
-            return read(path, template, owner=owner)
-        except CheckpointError as error:
-            files.set_aside(path, str(error))
-    return None
+            found = read(path, template, owner=owner)
+            break
+        except DamagedError as error:
+            damaged[path] = str(error)
+    for path, reason in damaged.items():
+        files.set_aside(path, reason)
+    for path in _unfinished(folder):
+        files.set_aside(path, "it was not finished")
+    return found
 
 
-def read(path: Path, template: PyTree, *, owner: str = "") -> tuple[int, PyTree]:
+def read(path: Path, template: PyTree, *, owner: str = "") -> Checkpoint:
     """Read one checkpoint.
 
     Args:
@@ -95,10 +130,11 @@ def read(path: Path, template: PyTree, *, owner: str = "") -> tuple[int, PyTree]
         owner: Whose it must be.
 
     Returns:
-        The step and the pytree.
+        The checkpoint.
 
     Raises:
-        CheckpointError: If it is no whole checkpoint, or one of another owner or structure.
+        DamagedError: If it cannot be read, or is not as it was saved.
+        CheckpointError: If it is of another owner, structure or format.
     """
     try:
         with _checkpointer() as checkpointer:
@@ -109,14 +145,15 @@ def read(path: Path, template: PyTree, *, owner: str = "") -> tuple[int, PyTree]
         meta, arrays = found.meta, {k: np.asarray(v) for k, v in found.state.items()}
     except Exception as error:  # storage reports damage through many types
         summary = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise CheckpointError(f"cannot be read ({summary[0][:200]})") from error
-    if meta.get("format") != FORMAT:
+        raise DamagedError(f"cannot be read ({summary[0][:200]})") from error
+    if meta.get("format") not in (2, FORMAT):
         raise CheckpointError(f"expected format {FORMAT}, got {meta.get('format')}")
     if meta.get("owner") != owner:
         raise CheckpointError(f"it is a checkpoint of {meta.get('owner')!r}, not of {owner!r}")
-    if meta.get("checksum") != _checksum(arrays):
-        raise CheckpointError("the arrays do not have the checksum they were saved with")
-    return int(meta["step"]), _unflatten(arrays, template)
+    notes = meta.get("notes")
+    if meta.get("checksum") != _checksum(arrays, notes):
+        raise DamagedError("it does not have the checksum that it was saved with")
+    return Checkpoint(int(meta["step"]), _unflatten(arrays, template), notes)
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -166,8 +203,9 @@ def _raw(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> int:
-    total = 0
+def _checksum(arrays: dict[str, np.ndarray], notes: Any) -> int:
+    # Of nothing it is 0, which is where the checksum of format 2 begins.
+    total = 0 if notes is None else zlib.crc32(json.dumps(notes, sort_keys=True).encode())
     for name in sorted(arrays):
         total = zlib.crc32(name.encode(), total)
         total = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), total)
@@ -180,9 +218,8 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
-def _set_strangers_aside(folder: Path) -> None:
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if path.is_dir() and not _NAME.fullmatch(path.name):
-                if not files.is_aside(path) and not path.name.startswith("."):
-                    files.set_aside(path, "its name is not that of a finished checkpoint")
+def _unfinished(folder: Path) -> list[Path]:
+    """What a kill leaves while a checkpoint is being written."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _UNFINISHED.fullmatch(path.name))

@@ -1,20 +1,27 @@
 """Files that are there whole or not at all, damaged ones set aside, and folders taken by one.
 
-What is damaged is renamed to ``broken_<name>`` with a warning in the log (logger ``dsfjax``), never
-deleted and never read.
+A file is written under another name, synced to the disk, and renamed; then the folder is synced,
+because a rename is an entry of the folder. So neither a kill nor a loss of power leaves half a
+file.
+
+What is certainly ours and certainly half-written is renamed to ``broken_<name>`` with a warning in
+the log (logger ``dsfjax``), never deleted and never read. Anything else that does not fit is an
+error of the caller, and stays as it is.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-_BROKEN, _LOCK, _TEMPORARY = "broken_", ".lock", ".tmp"
+_BROKEN, _LOCK = "broken_", ".lock"
+_TEMPORARY = re.compile(r".+\.\d+\.tmp")
 _log = logging.getLogger("dsfjax")
 
 
@@ -47,12 +54,55 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of this process: others may be writing the same file, and one of them wins.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def append_lines(path: Path, lines: Iterable[Any]) -> None:
+    """Add lines of JSON to a file; they are on the disk when this returns.
+
+    Args:
+        path: The file; created if need be, in a folder that exists.
+        lines: JSON data without NaN, an object per line.
+    """
+    new = not path.exists()
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        _sync_folder(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Wait until a folder and all that is in it are on the disk.
+
+    Args:
+        folder: A folder that another library has written.
+    """
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if sys.platform == "win32":
+        return  # folders cannot be opened there; NTFS logs a rename before it returns
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> Any:
@@ -109,7 +159,7 @@ def is_ours(path: Path) -> bool:
     Returns:
         True for temporary files, locks and what has been set aside.
     """
-    return path.name == _LOCK or path.name.endswith(_TEMPORARY) or is_aside(path)
+    return path.name == _LOCK or bool(_TEMPORARY.fullmatch(path.name)) or is_aside(path)
 
 
 @contextlib.contextmanager
@@ -135,11 +185,34 @@ def lock(folder: Path, *, wait: bool = True) -> Iterator[bool]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+        if not _lock(file, wait):
             yield False
             return
-        for left in folder.glob(f"*{_TEMPORARY}"):
-            left.unlink(missing_ok=True)
+        for left in folder.iterdir():
+            if _TEMPORARY.fullmatch(left.name):
+                left.unlink(missing_ok=True)
         yield True
+
+
+if sys.platform == "win32":
+    import msvcrt
+    import time
+
+    def _lock(file: IO[str], wait: bool) -> bool:
+        while True:
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                return True
+            except OSError:
+                if not wait:
+                    return False
+                time.sleep(0.1)
+else:
+    import fcntl
+
+    def _lock(file: IO[str], wait: bool) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            return True
+        except BlockingIOError:
+            return False

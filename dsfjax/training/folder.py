@@ -1,6 +1,8 @@
 """A run directory: whose it is, how far it has come, and what in it cannot be used."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,76 +27,125 @@ class Progress(NamedTuple):
     carry: Carry | None
 
 
-def check(folder: Path) -> None:
-    """Refuse a folder with somebody else's files, before anything is written to it.
+def check(folder: Path, config: TrainConfig) -> None:
+    """Refuse a folder that is not for this config, before anything is written to it.
 
     Args:
         folder: The folder; it need not exist.
+        config: What is to be trained in it.
 
     Raises:
-        RunError: If it has files that are not a run's.
+        RunError: If it is a file, has files that are not a run's, or has a run of another config or
+            one that cannot be read. It is left as it is.
     """
-    if folder.is_dir() and not (folder / "config.json").exists():
-        if not all(files.is_ours(path) for path in folder.iterdir()):
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"expected a folder for the run, got the file {folder}; choose another")
+    if not folder.is_dir():
+        return
+    if (folder / "config.json").exists():
+        theirs = read_config(folder)
+        if changed := serial.differences(serial.to_dict(theirs), serial.to_dict(config)):
             raise RunError(
-                f"expected an empty or new run directory, or one of a run, got {folder}; "
-                "it has files but no config.json: choose another"
+                f"{folder} is a run of another config ({'; '.join(changed[:5])}); "
+                "choose another run directory, or remove it"
             )
+    elif not all(files.is_ours(path) for path in folder.iterdir()):
+        raise RunError(
+            f"expected an empty or new run directory, or one of a run, got {folder}; "
+            "it has files but no config.json: choose another"
+        )
 
 
-def claim(folder: Path, config: TrainConfig) -> None:
-    """Take a folder for a config, or find that it is already taken by the same one.
+@contextlib.contextmanager
+def take(folder: Path, config: TrainConfig, *, wait: bool) -> Iterator[bool]:
+    """Have a folder for a config, which is written into it.
 
     Args:
-        folder: The folder.
-        config: The config.
+        folder: The folder; created if need be.
+        config: What is to be trained in it.
+        wait: Whether to wait while another process has it.
+
+    Yields:
+        Whether it is ours.
 
     Raises:
-        RunError: If it is taken by another config.
+        RunError: If it is not for this config, or cannot be written to.
+    """
+    check(folder, config)
+    with contextlib.ExitStack() as stack:
+        try:
+            mine = stack.enter_context(files.lock(folder, wait=wait))
+            if mine:
+                check(folder, config)  # again: the process that we waited for may have taken it
+                if not (folder / "config.json").exists():
+                    files.write_text(folder / "config.json", to_json(config))
+        except OSError as error:
+            raise RunError(
+                f"cannot write to the run directory {folder} ({error.strerror}); choose another"
+            ) from error
+        yield mine
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The config of a run.
+
+    Args:
+        folder: The folder of the run.
+
+    Returns:
+        The config.
+
+    Raises:
+        RunError: If there is none, or it cannot be read here, as one with an unknown mixer.
     """
     path = folder / "config.json"
-    if path.exists():
-        try:
-            theirs = from_json(path.read_text(encoding="utf-8"))
-        except (ValueError, TypeError) as error:
-            files.set_aside(path, f"no config can be read from it ({error})")
-        else:
-            if changed := serial.differences(serial.to_dict(theirs), serial.to_dict(config)):
-                raise RunError(
-                    f"{folder} is a run of another config ({'; '.join(changed[:5])}); "
-                    "choose another run directory, or remove it"
-                )
-            return
-    files.write_text(path, to_json(config))
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"expected a run in {folder}, found no config.json") from error
+    except (ValueError, TypeError) as error:
+        raise RunError(
+            f"the config of a run cannot be read from {path} ({error}); nothing was changed: "
+            "choose another run directory, or read it with what it was made with"
+        ) from error
 
 
 def finished(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
-    """The result of a folder's run; a file that is none of this config is set aside.
+    """The result of a folder's run.
 
     Args:
         folder: The folder.
         config: The config.
 
     Returns:
-        ``result.json``, or None if the run is not finished.
+        ``result.json``; None if the run is not finished, or if the file was cut short, which is
+        set aside.
+
+    Raises:
+        RunError: If it is whole, but not a result of this config.
     """
     path = folder / "result.json"
     if not path.exists():
         return None
     try:
         result = files.read_json(path)
-        if result["format"] != record.FORMAT or result["config"] != config.fingerprint:
-            raise ValueError("it is of another config or format")
-    except (ValueError, TypeError, KeyError) as error:
-        files.set_aside(path, f"no result of this run ({error})")
+    except ValueError as error:
+        files.set_aside(path, f"it is not JSON ({error})")
         return None
+    whose = result.get("config") if isinstance(result, dict) else None
+    if whose != config.fingerprint or result["format"] not in record.FORMATS:
+        raise RunError(
+            f"{path} is not a result of the config beside it, or of another version; nothing was "
+            "changed: choose another run directory, or remove it"
+        )
     return result
 
 
 def progress(folder: Path, config: TrainConfig, template: Carry) -> Progress:
-    """The newest checkpoint with the metrics up to it; nothing if either is not whole.
+    """The newest whole checkpoint, with the metrics up to it.
 
-    What came after the checkpoint is dropped from ``metrics.jsonl``: it is made again.
+    ``metrics.jsonl`` is made to be those: what came after the checkpoint is computed again, and
+    what the file has lost is in the checkpoint.
 
     Args:
         folder: The folder.
@@ -103,18 +154,38 @@ def progress(folder: Path, config: TrainConfig, template: Carry) -> Progress:
 
     Returns:
         How far the run has come.
+
+    Raises:
+        RunError: If there is a whole checkpoint that is not of this program. Nothing was changed.
     """
-    metrics, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
-    restored = checkpoint.restore(checkpoints, template, owner=config.fingerprint)
-    done = restored[0] if restored else 0
-    lines = [line for line in read_metrics(folder) if line["step"] <= done]
-    if {line["step"] for line in lines} != {*range(config.eval_every, done + 1, config.eval_every)}:
-        files.set_aside(checkpoints, f"metrics.jsonl lacks evaluations before step {done}")
-        lines, restored = [], None
-    if metrics.exists():
+    metrics = folder / "metrics.jsonl"
+    try:
+        found = checkpoint.restore(folder / "checkpoints", template, owner=config.fingerprint)
+    except checkpoint.CheckpointError as error:
+        raise RunError(
+            f"the checkpoints in {folder} are not of this program ({error}); nothing was changed: "
+            "continue with the JAX_ENABLE_X64 and the version that it began with, or choose "
+            "another run directory"
+        ) from error
+    lines = [] if found is None else found.notes
+    if lines is None:
+        assert found is not None
+        lines = _lines_until(folder, config, found.step)
+    if metrics.exists() or lines:
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         files.write_text(metrics, text)
-    return Progress(lines, restored[1] if restored else None)
+    return Progress(lines, None if found is None else found.tree)
+
+
+def _lines_until(folder: Path, config: TrainConfig, step: int) -> list[dict[str, Any]]:
+    """The metrics that belong to a checkpoint which has none, as those of format 2."""
+    lines = [line for line in read_metrics(folder) if line["step"] <= step]
+    if {line["step"] for line in lines} != {*range(config.eval_every, step + 1, config.eval_every)}:
+        raise RunError(
+            f"metrics.jsonl in {folder} lacks evaluations before step {step}; nothing was changed: "
+            "remove the folder to train from the start"
+        )
+    return lines
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,9 @@ from dsfjax.training.layout import Layout
 from dsfjax.training.loop import Block
 from dsfjax.training.program import NOT_YET, Carry
 
-FORMAT = 2
+FORMAT = 3
+FORMATS = (2, FORMAT)
+"""Those of ``result.json`` that can be read; in format 2 stopped members count in the tokens/s."""
 NUMBERS = ("train_loss", "train_accuracy", "eval_loss", "eval_accuracy")
 
 

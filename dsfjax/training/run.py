@@ -5,12 +5,13 @@ r"""A run on disk: one program, its metrics, its checkpoints and its result in o
     config.json        the TrainConfig; dsfjax.training.config.from_json reads it
     environment.json   versions, device, git state (dsfjax.training.environment)
     metrics.jsonl      one line per evaluation and member that was training, in that order
-    checkpoints/       the newest two (dsfjax.training.checkpoint)
+    checkpoints/       the newest two, with the metrics up to them (dsfjax.training.checkpoint)
     result.json        written last: a folder with it is finished
 
 A run may be ended at any moment, by ``kill -9`` too: the same call goes on from the last checkpoint
-and ends with the same numbers. One process at a time has the folder. A file or checkpoint that is
-damaged or another run's is set aside (:mod:`dsfjax.training.files`).
+and ends with the same numbers. One process at a time has the folder. A result or checkpoint that
+was cut short is set aside (:mod:`dsfjax.training.files`). What is whole and does not belong to the
+config, and a config that cannot be read, are errors, and nothing in the folder is changed.
 
 A line of ``metrics.jsonl`` is an object with ``step``, ``member`` (index), ``learning_rate``,
 ``seed``, ``train_loss`` and ``train_accuracy`` (means over the steps since the line before),
@@ -37,7 +38,6 @@ are null, in both files.
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +50,7 @@ from dsfjax.tasks import mqar
 from dsfjax.training import checkpoint, environment, files, hosts, loop, probes, program, record
 from dsfjax.training import folder as run_folder
 from dsfjax.training.compilation import compile_program, template
-from dsfjax.training.config import TrainConfig, from_json
+from dsfjax.training.config import TrainConfig
 from dsfjax.training.folder import RunError, read_metrics
 from dsfjax.training.layout import Device, Layout
 from dsfjax.training.memory import budget, fit
@@ -188,10 +188,9 @@ def attempt(
     listener = listener or Listener()
     plan = program_of(config)  # fails on a model that cannot be built before anything is written
     with contextlib.ExitStack() as stack:
-        hosts.agree(lambda: run_folder.check(folder))
-        if not hosts.agree(lambda: stack.enter_context(files.lock(folder, wait=wait))):
+        taken = run_folder.take(folder, config, wait=wait)
+        if not hosts.agree(lambda: stack.enter_context(taken)):
             return None
-        hosts.agree(lambda: run_folder.claim(folder, config))
         result = hosts.agree(lambda: run_folder.finished(folder, config))
         listener.started(name, config)
         if result is None:
@@ -224,16 +223,14 @@ def _run(
         if config.probe_every and block.step % config.probe_every == 0:
             _probe(config, block, new)
         lines += new
-        # Metrics first: on resuming, lines later than the checkpoint are dropped and made again.
         if hosts.is_primary():
-            with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in new)
+            files.append_lines(folder / "metrics.jsonl", new)
         due = (block.step // config.eval_every) % config.checkpoint_every == 0
         if due or record.over(config, progress):
             carry = block.carry()
             if hosts.is_primary():
                 place, owner = folder / "checkpoints", config.fingerprint
-                checkpoint.save(place, block.step, carry, owner=owner)
+                checkpoint.save(place, block.step, carry, owner=owner, notes=lines)
         listener.evaluated(name, new)
     seconds = compile_program(plan, where, dropout=dropout).seconds
     # Each process has times of its own.
@@ -257,8 +254,8 @@ def _resume(folder: Path, config: TrainConfig, template: program.Carry) -> run_f
     found = []
 
     def read() -> dict[str, Any]:
-        files.write_json(folder / "environment.json", environment.describe())
         found.append(run_folder.progress(folder, config, template))
+        files.write_json(folder / "environment.json", environment.describe())
         return {"lines": found[0].lines, "restored": found[0].carry is not None}
 
     told = hosts.agree(read)
@@ -283,13 +280,13 @@ def load(run_dir: Path | str) -> Loaded:
     folder = Path(run_dir)
     if not (folder / "result.json").exists():
         raise RunError(f"expected a finished run in {folder}, found no result.json; train it")
-    config = from_json((folder / "config.json").read_text(encoding="utf-8"))
+    config = run_folder.read_config(folder)
     result = files.read_json(folder / "result.json")
     dropout = bool(config.dropouts)
     shapes = template(program_of(config), len(config.members), dropout=dropout)
     path = folder / result["checkpoint"]
     try:
-        _, carry = checkpoint.read(path, shapes, owner=config.fingerprint)
+        carry = checkpoint.read(path, shapes, owner=config.fingerprint).tree
     except checkpoint.CheckpointError as error:
         raise RunError(f"checkpoint {path}: {error}") from error
     return Loaded(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dsfjax.training import checkpoint
-from dsfjax.training.checkpoint import CheckpointError, read, restore, save
+from dsfjax.training.checkpoint import CheckpointError, DamagedError, read, restore, save
 
 
 class Pair(NamedTuple):
@@ -46,8 +46,18 @@ def test_round_trip_keeps_every_bit(tmp_path: Path) -> None:
     assert path == tmp_path / "new" / "step_00000007"
     found = restore(tmp_path / "new", jax.eval_shape(lambda: tree(0)))
     assert found is not None
-    assert found[0] == 7
-    assert_same(found[1], tree(3))
+    assert found.step == 7
+    assert_same(found.tree, tree(3))
+
+
+def test_notes_are_kept_with_the_arrays(tmp_path: Path) -> None:
+    notes = [{"step": 3, "loss": 0.1}, {"step": 3, "loss": None}]
+    path = save(tmp_path, 7, {"a": jnp.ones(2)}, notes=notes)
+    assert read(path, {"a": jnp.ones(2)}).notes == notes
+    meta = path / "meta" / "metadata"
+    meta.write_text(meta.read_text().replace("0.1", "0.2"))
+    with pytest.raises(DamagedError, match="checksum"):
+        read(path, {"a": jnp.ones(2)})
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -61,13 +71,13 @@ def test_keeps_the_newest(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000002", "step_00000010"]
     found = restore(tmp_path, tree(0))
     assert found is not None
-    assert found[0] == 10
+    assert found.step == 10
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save(tmp_path, 4, tree(1))
     save(tmp_path, 4, tree(2))
-    assert_same(read(tmp_path / "step_00000004", tree(0))[1], tree(2))
+    assert_same(read(tmp_path / "step_00000004", tree(0)).tree, tree(2))
 
 
 def truncate(path: Path) -> None:
@@ -92,13 +102,7 @@ def alter(path: Path) -> None:
     shutil.rmtree(other)
 
 
-def another_program(path: Path) -> None:
-    folder = path.parent
-    shutil.rmtree(path)
-    save(folder, 2, {"w": jnp.ones(2)})
-
-
-@pytest.mark.parametrize("damage", [truncate, remove_arrays, empty, alter, another_program])
+@pytest.mark.parametrize("damage", [truncate, remove_arrays, empty, alter])
 def test_damage_is_set_aside_by_name_and_the_one_before_is_used(
     damage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -107,8 +111,8 @@ def test_damage_is_set_aside_by_name_and_the_one_before_is_used(
     with caplog.at_level(logging.WARNING, logger="dsfjax"):
         found = restore(tmp_path, tree(0))
     assert found is not None
-    assert found[0] == 1
-    assert_same(found[1], tree(1))
+    assert found.step == 1
+    assert_same(found.tree, tree(1))
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["broken_step_00000002", "step_00000001"]
     (record,) = [r for r in caplog.records if r.name == "dsfjax"]
@@ -124,17 +128,29 @@ def test_all_broken_means_from_the_start(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["broken_step_00000001"]
 
 
-def test_folder_of_another_name_is_set_aside(
+def test_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    save(tmp_path, 1, tree(1))
+    save(tmp_path, 2, {"w": jnp.ones(2)})
+    truncate(save(tmp_path, 3, tree(3), keep=3))
+    with pytest.raises(CheckpointError, match="missing|not part of this program"):
+        restore(tmp_path, tree(0))
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["step_00000001", "step_00000002", "step_00000003"]
+
+
+def test_an_unfinished_one_is_set_aside_and_a_stranger_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = save(tmp_path, 3, tree(1))
     path.rename(tmp_path / "step_00000003.orbax-checkpoint-tmp-12")
     save(tmp_path, 1, tree(5))
+    (tmp_path / "mine").mkdir()
     with caplog.at_level(logging.WARNING, logger="dsfjax"):
         found = restore(tmp_path, tree(0))
     assert found is not None
-    assert found[0] == 1
+    assert found.step == 1
     assert (tmp_path / "broken_step_00000003.orbax-checkpoint-tmp-12").is_dir()
+    assert (tmp_path / "mine").is_dir()
     assert "step_00000003.orbax-checkpoint-tmp-12" in caplog.text
 
 
@@ -154,8 +170,17 @@ def test_other_structure_is_named(template: dict, message: str, tmp_path: Path) 
 
 
 def test_format_of_the_future_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    monkeypatch.setattr(checkpoint, "FORMAT", 4)
     path = save(tmp_path, 1, {"a": jnp.ones(2)})
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="expected format 2, got 3"):
+    with pytest.raises(CheckpointError, match="expected format 3, got 4"):
         read(path, {"a": jnp.ones(2)})
+
+
+def test_format_2_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had no notes, and its checksum was of the arrays alone, as that of no notes is now."""
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    path = save(tmp_path, 1, {"a": jnp.ones(2)})
+    monkeypatch.undo()
+    found = read(path, {"a": jnp.ones(2)})
+    assert (found.step, found.notes) == (1, None)

@@ -27,6 +27,44 @@ def test_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
     assert files.read_json(path) == {"a": 1}
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors get their names here")
+def test_what_is_written_is_synced_before_it_is_renamed_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    sync, rename = os.fsync, Path.replace
+
+    def fsync(descriptor: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def replace(self: Path, target: Path) -> Path:
+        events.append(f"rename to {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    files.write_json(tmp_path / "a.json", {"a": 1})
+    assert events == [f"a.json.{os.getpid()}.tmp", "rename to a.json", tmp_path.name]
+    events.clear()
+    files.append_lines(tmp_path / "b.jsonl", [{"a": 1}, {"a": 2}])
+    files.append_lines(tmp_path / "b.jsonl", [{"a": 3}])
+    assert events == ["b.jsonl", tmp_path.name, "b.jsonl"]
+    assert (tmp_path / "b.jsonl").read_text() == '{"a": 1}\n{"a": 2}\n{"a": 3}\n'
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "d").write_text("x")
+    events.clear()
+    files.sync(tmp_path / "c")
+    assert events == ["d", "c", tmp_path.name]
+
+
+def test_only_temporary_files_of_ours_are_removed(tmp_path: Path) -> None:
+    for name in ("thesis.tmp", "a.json.123.tmp"):
+        (tmp_path / name).touch()
+    with files.lock(tmp_path):
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "thesis.tmp"]
+
+
 @pytest.mark.parametrize("folder", [False, True])
 def test_set_aside_takes_the_place_of_the_last_one(
     folder: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture

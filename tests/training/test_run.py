@@ -161,9 +161,24 @@ def stop(folder: Path, step: int = 8) -> None:
         train(CONFIG, folder, listener=KillAt(step))
 
 
-def test_foreign_checkpoint_is_set_aside(
-    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    """Everything in a folder but the lock, which is empty."""
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if path.name != ".lock"
+    }
+
+
+def assert_refused(folder: Path, message: str) -> None:
+    """Training there is an error, and no file is changed, renamed or added."""
+    before = contents(folder)
+    with pytest.raises(RunError, match=message):
+        train(CONFIG, folder)
+    assert contents(folder) == before
+
+
+def test_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     """One of the same shapes, which nothing but the config it names tells from ours."""
     folder, other = tmp_path / "resumed", tmp_path / "other"
     stop(folder)
@@ -172,42 +187,65 @@ def test_foreign_checkpoint_is_set_aside(
     ours = folder / "checkpoints" / "step_00000008"
     shutil.rmtree(ours)
     shutil.copytree(other / "checkpoints" / "step_00000008", ours)
-    heard = Heard()
-    train(CONFIG, folder, listener=heard)
-    assert heard.events[1] == ("step 6", "linear_attention")
-    assert "it is a checkpoint of" in caplog.text
+    assert_refused(folder, "not of this program .*it is a checkpoint of")
+
+
+def test_another_precision_is_refused(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "resumed"
+    stop(folder)
+    with jax.enable_x64(False):
+        assert_refused(folder, r"expected float32.*got float64.*JAX_ENABLE_X64")
+    train(CONFIG, folder)
     assert_same_run(finished, folder)
 
 
-@pytest.mark.parametrize(
-    "content", ["", '{"format": 2, "members"', "[1]", '{"format": 2}', "foreign"]
-)
-def test_damaged_result_is_set_aside(content: str, finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", '{"format": 2, "members"'])
+def test_torn_result_is_set_aside(content: str, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    if content == "foreign":
-        result = json.loads((folder / "result.json").read_text()) | {"config": "01234567"}
-        content = json.dumps(result)
     (folder / "result.json").write_text(content)
     train(CONFIG, folder)
     assert (folder / "broken_result.json").read_text() == content
     assert_same_run(finished, folder)
 
 
-def test_damaged_config_is_set_aside(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["[1]", '{"format": 2}', {"config": "01234567"}, {"format": 9}])
+def test_foreign_result_is_refused(change: str | dict, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    stop(folder)
-    (folder / "config.json").write_text('{"task": {"vocab')
-    heard = Heard()
-    train(CONFIG, folder, listener=heard)
-    assert heard.events[1] == ("step 10", "linear_attention")
-    assert (folder / "broken_config.json").read_text() == '{"task": {"vocab'
-    assert_same_run(finished, folder)
+    shutil.copytree(finished, folder)
+    path = folder / "result.json"
+    path.write_text(
+        change if isinstance(change, str) else json.dumps(json.loads(path.read_text()) | change)
+    )
+    assert_refused(folder, "is not a result of the config beside it")
 
 
-@pytest.mark.parametrize("damage", ["gone", "torn early", "not ours"])
-def test_checkpoint_without_its_metrics_is_not_used(
-    damage: str, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"mixer": "linear_attention"', '"mixer": "hyena"', "unknown mixer 'hyena'"),
+        ('"batch_size": 4', '"batch_sise": 4', "did you mean 'batch_size'"),
+        ('"steps": 12', '"steps": 14', "steps: 14 -> 12"),
+        ("}", "", "cannot be read"),
+    ],
+)
+def test_foreign_config_is_refused(
+    old: str, new: str, message: str, finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    text = (folder / "config.json").read_text()
+    assert old in text
+    (folder / "config.json").write_text(text.replace(old, new))
+    assert_refused(folder, message)
+    if "steps" not in message:
+        with pytest.raises(RunError, match=message):
+            load(folder)
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn early", "not ours", "a line is missing"])
+def test_metrics_are_made_whole_from_the_checkpoint(
+    damage: str, finished: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     stop(folder)
@@ -217,13 +255,23 @@ def test_checkpoint_without_its_metrics_is_not_used(
         path.unlink()
     elif damage == "torn early":
         path.write_text("".join(lines[:5]) + lines[5][:20])
-    else:
+    elif damage == "not ours":
         path.write_text("1\n" + "".join(lines))
+    else:
+        path.write_text("".join(lines[:5] + lines[6:]))
     heard = Heard()
     train(CONFIG, folder, listener=heard)
-    assert heard.events[1] == ("step 2", "linear_attention")
-    assert "metrics.jsonl lacks evaluations before step 8" in caplog.text
+    assert heard.events[1] == ("step 10", "linear_attention")
     assert_same_run(finished, folder)
+
+
+def test_a_run_directory_that_cannot_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(RunError, match="expected a folder for the run, got the file"):
+        train(CONFIG, tmp_path / "file")
+    with pytest.raises(RunError, match=r"cannot write to the run directory .*Not a directory"):
+        train(CONFIG, tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_killed_while_taking_the_folder(finished: Path, tmp_path: Path) -> None:
