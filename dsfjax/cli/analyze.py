@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dsfjax.cli import options
 from dsfjax.cli.output import console
-from dsfjax.cli.usage import UsageError, usage_errors
+from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.report import write_all
 from dsfjax.training import RunError
 
@@ -28,6 +28,8 @@ def main(command: options.Analyze) -> int:
             f"compare.json nor result.json; make one with: dsfjax compare mqar --run-dir {folder}"
         )
     with usage_errors(RunError):
+        with usage_errors(ValueError):
+            writable(command.report or folder / "report")
         report(folder, command.report)
     return 0
 

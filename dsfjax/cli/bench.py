@@ -11,12 +11,11 @@ from rich.table import Table
 
 from dsfjax import bench
 from dsfjax._util.names import choose
-from dsfjax.bench.machine import usable_cores
 from dsfjax.bench.tables import Table as TextTable
 from dsfjax.bench.write import environment
 from dsfjax.cli import options
-from dsfjax.cli.usage import UsageError, usage_errors
-from dsfjax.training.layout import reserve
+from dsfjax.cli.training import reserve_devices
+from dsfjax.cli.usage import UsageError, usage_errors, writable
 
 LENGTHS = "lengths"
 Listener = Callable[[str], Any]
@@ -35,7 +34,10 @@ def main(command: options.Bench) -> int:
         UsageError: If there is no such case, or nothing to repeat.
     """
     plan = plan_of(command)
-    reserve(usable_cores() if command.devices is None else command.devices)
+    with usage_errors(ValueError):
+        reserve_devices(command.devices)
+        if command.out is not None:
+            writable(command.out)
     terminal = Console()
     # A pipe is as wide as the widest table: lines that wrap cannot be read by a program.
     console = terminal if terminal.is_terminal else Console(width=250)

@@ -18,6 +18,7 @@ def _own(metavar: str) -> object:
 Int = Annotated[int | None, _from_preset("INT")]
 Float = Annotated[float | None, _from_preset("FLOAT")]
 Method = Annotated[str | None, _from_preset("{auto,sequential,associative,chunked,materialized}")]
+Decay = Annotated[str | None, _from_preset("{all,matrices}")]
 Schedule = Annotated[str | None, _from_preset("{cosine,constant}")]
 OwnInt = Annotated[int | None, _own("INT")]
 # Not required by the parser, so that its absence can be answered with the names there are.
@@ -87,6 +88,9 @@ class Training:
     """Learning rate over time."""
     warmup_steps: Int = None
     """Steps of linear warm-up."""
+    decay: Decay = None
+    """What weight decay shrinks: all parameters, as in the paper, or the matrices only, so neither
+    biases, norms, learned positions nor what sets the decays of a state (such as A_log and D)."""
     devices: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all)")
     ] = None

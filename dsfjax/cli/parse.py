@@ -4,8 +4,12 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import io
+import itertools
+import math
 import sys
+import typing
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import tyro
 
@@ -58,12 +62,14 @@ def parse(words: Sequence[str]) -> options.Command | None:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(options.Command, prog="dsfjax", args=list(words))  # type: ignore
+            command: options.Command = tyro.cli(options.Command, prog="dsfjax", args=list(words))  # type: ignore
     except SystemExit as end:
         if end.code in (0, None):
             sys.stderr.write(errors.getvalue())
             return None
         raise UsageError(_sentence(errors.getvalue())) from end
+    _check_values(command)
+    return command
 
 
 def version() -> str:
@@ -85,13 +91,59 @@ def _check_spelling(words: Sequence[str]) -> None:
         _check("dsfjax has no option", words[0], ("--help", "-h", "--version"))
         return
     _check("unknown command", words[0], COMMANDS)
-    names = {field.name for field in dataclasses.fields(COMMANDS[words[0]])}
-    names -= {POSITIONAL.get(words[0], "")}
-    flags = sorted({"--help", *("--" + name.replace("_", "-") for name in names)})
-    for word in words[1:]:
-        if word.startswith("--"):
-            name = word.split("=")[0].replace("_", "-")
-            _check(f"dsfjax {words[0]} has no option", name, flags)
+    fields = {
+        _flag(field.name): field
+        for field in dataclasses.fields(COMMANDS[words[0]])
+        if field.name != POSITIONAL.get(words[0])
+    }
+    hints = typing.get_type_hints(COMMANDS[words[0]])
+    seen = set()
+    for index, word in enumerate(words):
+        if not word.startswith("--"):
+            continue
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        _check(f"dsfjax {words[0]} has no option", name, sorted(["--help", *fields]))
+        if name == "--help" or fields[name].default is False:
+            continue
+        if name in seen:
+            raise UsageError(f"expected {name} once, got it twice")  # the parser takes the last
+        seen.add(name)
+        rest = itertools.takewhile(lambda word: not word.startswith("--"), words[index + 1 :])
+        _check_words(name, hints[fields[name].name], [value] if equals else list(rest))
+
+
+def _check_words(name: str, hint: Any, values: Sequence[str]) -> None:
+    """Refuse words that are no values of an option, or none."""
+    if not values:  # of a list the parser would take the default
+        raise UsageError(f"expected a value after {name}")
+    options_of = {hint, *typing.get_args(hint)}
+    for number, noun in ((int, "an integer"), (float, "a number")):
+        if number in options_of:
+            for value in values if typing.get_origin(hint) is tuple else values[:1]:
+                try:
+                    number(value)
+                except ValueError:
+                    raise UsageError(f"expected {name} to be {noun}, got {value!r}") from None
+
+
+def _check_values(command: options.Command) -> None:
+    """Refuse what has the right type and no meaning for any option."""
+    for field in dataclasses.fields(command):
+        value = getattr(command, field.name)
+        values = value if isinstance(value, tuple) else (value,)
+        for one in values:
+            if isinstance(one, float) and not math.isfinite(one):
+                raise UsageError(f"expected {_flag(field.name)} to be finite, got {one}")
+        if field.default == () and len(set(values)) != len(values):
+            raise UsageError(
+                f"expected distinct values of {_flag(field.name)}, got "
+                f"{' '.join(str(one) for one in values)}"
+            )
+
+
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
 
 
 def _check(what: str, given: str, known: Collection[str]) -> None:
@@ -101,10 +153,13 @@ def _check(what: str, given: str, known: Collection[str]) -> None:
 
 def _sentence(box: str) -> str:
     """The first paragraph of the parser's framed message, as one line."""
-    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    # The frame is of ASCII characters where the terminal has no others.
+    lines = [line.strip("│╭╮╰╯|+ ") for line in box.splitlines()]
     body = []
     for line in lines[1:]:
-        if set(line) <= {"─"}:
-            break
+        if set(line) <= {"─", "-"}:
+            if body:
+                break
+            continue
         body.append(line)
     return " ".join(body) + "; see dsfjax --help"

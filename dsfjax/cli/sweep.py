@@ -20,7 +20,7 @@ from dsfjax.cli.training import (
     override,
     resources_of,
 )
-from dsfjax.cli.usage import usage_errors
+from dsfjax.cli.usage import usage_errors, writable
 from dsfjax.training import Listener, MemoryShortage, RunError, TrainConfig, hosts, presets, sweep
 from dsfjax.training.launch import LAUNCHERS
 
@@ -67,7 +67,9 @@ def main(command: options.Sweep) -> int:
             raise ValueError("expected --process with --launcher hosts only")
         configs = plan(command)
         check(configs, resources)
-    folder = command.run_dir or folder_of(command, configs)
+        folder = writable(command.run_dir or folder_of(command, configs))
+        if command.report is not None:
+            writable(command.report)
     launcher = LAUNCHERS["here" if command.launcher == "hosts" else command.launcher]
     run = functools.partial(sweep, configs, folder, resources=resources, launcher=launcher)
     if not hosts.is_primary():

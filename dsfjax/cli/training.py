@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from dsfjax.bench.machine import usable_cores
 from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
-from dsfjax.cli.usage import usage_errors
+from dsfjax.cli.usage import usage_errors, writable
 from dsfjax.report.table import render
 from dsfjax.training import (
     MemoryShortage,
@@ -29,6 +30,8 @@ from dsfjax.training.comparison import row
 from dsfjax.training.layout import reserve
 
 TASKS = ("mqar",)
+DECAY = ("all", "matrices")
+"""What weight decay may shrink: every parameter, or those that a model labels "decay"."""
 
 
 def main(command: options.Train | options.Compare) -> int:
@@ -47,7 +50,9 @@ def main(command: options.Train | options.Compare) -> int:
         resources = resources_of(command)
         configs = plan(command)
         check(configs, resources)
-    folder = command.run_dir or folder_of(command, configs)
+        folder = writable(command.run_dir or folder_of(command, configs))
+        if isinstance(command, options.Compare) and command.report is not None:
+            writable(command.report)
     with usage_errors(RunError, MemoryShortage), progress(console()) as listener:
         if isinstance(command, options.Train):
             ((name, config),) = configs.items()
@@ -95,7 +100,7 @@ def plan(command: options.Train | options.Compare) -> dict[str, TrainConfig]:
 
 
 def check_mixers(mixers: Sequence[str]) -> None:
-    """Refuse mixers that do not exist or are named twice.
+    """Refuse mixers that do not exist.
 
     Args:
         mixers: Names.
@@ -105,8 +110,6 @@ def check_mixers(mixers: Sequence[str]) -> None:
     """
     for mixer in mixers:
         choose("mixer", mixer, systems.names())
-    if len(set(mixers)) != len(mixers):
-        raise ValueError(f"expected distinct mixers, got {', '.join(mixers)}")
 
 
 def override(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
@@ -114,7 +117,8 @@ def override(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
 
     Args:
         config: The config.
-        given: Field to value; ``mixer`` is the config's own, and other names are passed over.
+        given: Field to value; ``mixer`` is the config's own, ``decay`` ("all" or "matrices") says
+            what ``decay_all`` is, and other names are passed over.
 
     Returns:
         The new config.
@@ -123,10 +127,13 @@ def override(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
         ValueError: If the values do not fit together.
         TypeError: If one has the wrong type.
     """
+    if "decay" in given:
+        choose("decay", given["decay"], DECAY)
+        given = {**given, "decay_all": given["decay"] == "all"}
     task = dataclasses.replace(config.task, **_fields_of(config.task, given))
     model_fields = _fields_of(config.model, {**given, "mixer": config.model.mixer})
     model = dataclasses.replace(config.model, **model_fields)
-    if model.max_length == config.task.seq_len:
+    if "max_length" not in given and config.model.max_length == config.task.seq_len:
         # Learned positions for the task's sequences, not for a length of their own.
         model = dataclasses.replace(model, max_length=task.seq_len)
     optimizer = dataclasses.replace(config.optimizer, **_fields_of(config.optimizer, given))
@@ -148,11 +155,27 @@ def resources_of(command: options.Training) -> Resources:
         The resources.
 
     Raises:
-        ValueError: If there are fewer devices than asked for.
+        ValueError: If that is nothing.
     """
-    reserve(usable_cores() if command.devices is None else command.devices)
-    memory = None if command.memory is None else int(command.memory * 2**30)
+    reserve_devices(command.devices)
+    if command.memory is not None and command.memory <= 0:
+        raise ValueError(f"expected --memory > 0 GiB, got {command.memory:g}")
+    memory = None if command.memory is None else math.ceil(command.memory * 2**30)
     return Resources(command.devices, memory)
+
+
+def reserve_devices(number: int | None) -> None:
+    """Let a CPU count as so many devices, before JAX is first used.
+
+    Args:
+        number: How many; None for one per core.
+
+    Raises:
+        ValueError: If it is less than one.
+    """
+    if number is not None and number < 1:
+        raise ValueError(f"expected --devices >= 1, got {number}")
+    reserve(usable_cores() if number is None else number)
 
 
 def check(configs: Mapping[str, TrainConfig], resources: Resources) -> None:

@@ -71,7 +71,7 @@ def get(name: str, *, d_model: int, **own: Any) -> Architecture:
         The `Architecture`.
 
     Raises:
-        ValueError: For an unknown name, with the nearest one.
+        ValueError: For an unknown name, with the nearest one, and for a size below 1.
         TypeError: For a keyword that the architecture does not have.
 
     Example:
@@ -83,6 +83,10 @@ def get(name: str, *, d_model: int, **own: Any) -> Architecture:
     for keyword in own:
         if keyword not in known:
             raise TypeError(unknown(f"{name} has no option", keyword, known))
+    for keyword, value in {"d_model": d_model, **own}.items():
+        # Every integer keyword is a number of something that there must be.
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise ValueError(f"{name}: expected {keyword} >= 1, got {value}")
     return build(d_model=d_model, **own)
 
 

@@ -5,6 +5,7 @@ weight decay is, and the schedule has peak 1: rate and schedule are multiplied. 
 *built* from a traced peak fails.)
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -72,13 +73,14 @@ class OptimizerConfig:
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             raise ValueError(f"expected steps_per_epoch >= 1, got {self.steps_per_epoch}")
         for name in ("warmup_steps", "weight_decay", "eps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"expected {name} >= 0 and finite, got {value}")
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"expected {name} in [0, 1), got {getattr(self, name)}")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"expected clip > 0 or None, got {self.clip}")
+        if self.clip is not None and not (self.clip > 0 and math.isfinite(self.clip)):
+            raise ValueError(f"expected clip > 0 and finite, or None, got {self.clip}")
 
 
 def unit_schedule(

@@ -1,5 +1,6 @@
 """Words to commands; every misspelling is answered in one line by the nearest choice."""
 
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,16 @@ import pytest
 
 from dsfjax.cli import main, options, parse
 from dsfjax.cli.usage import UsageError
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_frame_of_the_parser_is_taken_away(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The parser draws it as the terminal's encoding allows.
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    with pytest.raises(UsageError, match=r"^Unrecognized options: more; see dsfjax --help$"):
+        parse.parse(["systems", "more"])
 
 
 def test_compare_is_typed() -> None:
@@ -44,7 +55,21 @@ def test_train_is_typed() -> None:
             "compare mqar --seed 3",
             "dsfjax compare has no option '--seed'; did you mean '--seeds'",
         ),
-        ("compare mqar --seeds one", "--seeds: Could not find valid parse for arguments: ['one']"),
+        ("compare mqar --seeds one", "expected --seeds to be an integer, got 'one'"),
+        ("train mqar --steps 1.5", "expected --steps to be an integer, got '1.5'"),
+        ("train mqar --lr=x", "expected --lr to be a number, got 'x'"),
+        ("train mqar --lr nan", "expected --lr to be finite, got nan"),
+        ("train mqar --memory inf", "expected --memory to be finite, got inf"),
+        ("train mqar --mixer", "expected a value after --mixer"),
+        ("compare mqar --mixers", "expected a value after --mixers"),
+        ("compare mqar --mixers --steps 4", "expected a value after --mixers"),
+        ("bench --cases", "expected a value after --cases"),
+        ("train mqar --lr 0.1 --lr 0.2", "expected --lr once, got it twice"),
+        ("compare mqar --mixers ssd ssd", "expected distinct values of --mixers, got ssd ssd"),
+        ("compare mqar --lrs 0.1 0.2 1e-1", "expected distinct values of --lrs, got 0.1 0.2 0.1"),
+        ("sweep mqar --weight-decay 0 nan", "expected --weight-decay to be finite, got nan"),
+        ("sweep mqar --d-model 8 8", "expected distinct values of --d-model, got 8 8"),
+        ("train mqar --shared-data maybe", "invalid choice 'maybe' for argument '--shared-data'"),
         ("train --mixer ssd", "TASK"),
         ("analyze", "PATH"),
         ("systems more", "more"),
