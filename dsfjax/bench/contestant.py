@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from dsfjax.bench.division import Division, divide
+from dsfjax.bench.division import divide
 from dsfjax.bench.peers.importing import load
 from dsfjax.bench.signals import Signals
 
@@ -99,8 +99,9 @@ def prepare(
     """
     if contestant.framework == "torch":
         return _prepare_torch(contestant.load(), signals, cotangent)
-    division = divide(len(cotangent), shared)
-    return _prepare_jax(contestant.load(), signals, cotangent, division, with_forward=with_forward)
+    return Traced(
+        contestant, signals, cotangent, shared=shared, with_forward=with_forward
+    ).compile()
 
 
 def pull_back(function: Function) -> Callable[[Mapping[str, Array], Array], tuple[Array, Any]]:
@@ -113,40 +114,69 @@ def pull_back(function: Function) -> Callable[[Mapping[str, Array], Array], tupl
     return both
 
 
-def _prepare_jax(
-    function: Function,
-    signals: Signals,
-    cotangent: np.ndarray,
-    division: Division,
-    *,
-    with_forward: bool,
-) -> Prepared:
-    arrays, dy = division.signals(signals), division.place(cotangent, cut=True)
-    began = time.perf_counter()
-    both = division.gradient(pull_back(function), signals)
-    gradient = jax.jit(both).lower(arrays, dy).compile()
-    forward = None
-    if with_forward:
-        forward = jax.jit(division.forward(function, signals)).lower(arrays).compile()
-    compile_s = time.perf_counter() - began
-    memory: Any = gradient.memory_analysis()
-    temporary = total = None
-    if memory is not None:  # of one device
-        temporary = memory.temp_size_in_bytes * len(division.devices)
-        total = memory.argument_size_in_bytes + memory.output_size_in_bytes
-        total = temporary + total * len(division.devices)
+class Traced:
+    """A contestant in JAX that has been traced and lowered; `prepare` does all in one.
 
-    def outcome() -> Outcome:
-        return jax.tree.map(np.asarray, gradient(arrays, dy))
+    Only ``compile`` may run on another thread (see `dsfjax._util.ahead`).
 
-    return Prepared(
-        None if forward is None else lambda: jax.block_until_ready(forward(arrays)),
-        lambda: jax.block_until_ready(gradient(arrays, dy)),
-        outcome,
-        compile_s,
-        temporary,
-        total,
-    )
+    Args:
+        contestant: One that is not missing.
+        signals: float32.
+        cotangent: Of the outputs, (B, L, d_out).
+        shared: Names of signals without a batch axis.
+        with_forward: Whether to have the forward pass on its own as well.
+    """
+
+    def __init__(
+        self,
+        contestant: Contestant,
+        signals: Signals,
+        cotangent: np.ndarray,
+        *,
+        shared: tuple[str, ...],
+        with_forward: bool,
+    ) -> None:
+        function, division = contestant.load(), divide(len(cotangent), shared)
+        self._inputs = division.signals(signals), division.place(cotangent, cut=True)
+        self._num_devices = len(division.devices)
+        began = time.perf_counter()
+        both = division.gradient(pull_back(function), signals)
+        self._gradient = jax.jit(both).lower(*self._inputs)
+        self._forward = None
+        if with_forward:
+            forward = division.forward(function, signals)
+            self._forward = jax.jit(forward).lower(self._inputs[0])
+        self._seconds = time.perf_counter() - began
+
+    def compile(self) -> Prepared:
+        """Compile the programs; nothing is run.
+
+        Returns:
+            The contestant, ready to run.
+        """
+        arrays, dy = self._inputs
+        began = time.perf_counter()
+        gradient = self._gradient.compile()
+        forward = None if self._forward is None else self._forward.compile()
+        compile_s = self._seconds + time.perf_counter() - began
+        memory: Any = gradient.memory_analysis()
+        temporary = total = None
+        if memory is not None:  # of one device
+            temporary = memory.temp_size_in_bytes * self._num_devices
+            total = memory.argument_size_in_bytes + memory.output_size_in_bytes
+            total = temporary + total * self._num_devices
+
+        def outcome() -> Outcome:
+            return jax.tree.map(np.asarray, gradient(arrays, dy))
+
+        return Prepared(
+            None if forward is None else lambda: jax.block_until_ready(forward(arrays)),
+            lambda: jax.block_until_ready(gradient(arrays, dy)),
+            outcome,
+            compile_s,
+            temporary,
+            total,
+        )
 
 
 def _prepare_torch(function: Function, signals: Signals, cotangent: np.ndarray) -> Prepared:

@@ -5,8 +5,7 @@ One sequence, one head, a small state, every structure: what counts is how the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsfjax._util.ahead import compiled
 from dsfjax.bench.case import Case
-from dsfjax.bench.contest import Contest, contest
-from dsfjax.bench.contestant import Contestant, prepare
-from dsfjax.bench.machine import usable_cores
+from dsfjax.bench.contest import contest
+from dsfjax.bench.contestant import Traced, prepare
 from dsfjax.bench.measure import cotangent_of
 from dsfjax.bench.signals import FAMILIES, Sizes
 from dsfjax.bench.timing import take_turns
@@ -132,26 +131,21 @@ def growth(
     Returns:
         A line per method.
     """
-    programs = []
-    for length in (short, long):
-        found = contest(Case(family, family, family, sizes(family, length)), baselines=False)
-        cotangent = cotangent_of(found)
-        programs += [
-            (contestant, length, found, cotangent)
-            for contestant in found.contestants
-            if contestant.name in LINEAR
-        ]
+    names: list[tuple[str, int]] = []
 
-    def compile_one(program: tuple[Contestant, int, Contest, np.ndarray]) -> Callable[[], Any]:
-        contestant, _, found, cotangent = program
-        return prepare(
-            contestant, found.signals, cotangent, shared=found.shared, with_forward=False
-        ).gradient
+    def programs() -> Iterator[Traced]:
+        for length in (short, long):
+            found = contest(Case(family, family, family, sizes(family, length)), baselines=False)
+            cotangent = cotangent_of(found)
+            for one in found.contestants:
+                if one.name in LINEAR:
+                    names.append((one.name, length))
+                    shared = found.shared
+                    yield Traced(one, found.signals, cotangent, shared=shared, with_forward=False)
 
     said("compiling")
-    with ThreadPoolExecutor(min(4, usable_cores())) as pool:
-        compiled = list(pool.map(compile_one, programs))
-    runs = {(c.name, length): run for (c, length, *_), run in zip(programs, compiled, strict=True)}
+    gradients = [program.gradient for program in compiled(programs())]
+    runs = dict(zip(names, gradients, strict=True))
     for (method, length), run in runs.items():
         said(f"{method}, L = {length:,}")
         run()

@@ -11,10 +11,9 @@ are rounded to the precision first, so that errors are those of the computation 
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dsfjax._util.ahead import compiled
 from dsfjax.core import KernelSystem, KVCache, to_dense
 from dsfjax.engines.problems import STRUCTURES, Problem
 from dsfjax.engines.scan import METHODS, scan
@@ -94,24 +94,85 @@ def selfcheck(
     if dtype not in BOUNDS:
         raise ValueError(f"selfcheck: expected dtype to be one of {list(BOUNDS)}, got {dtype!r}.")
     names = list(STRUCTURES) if structures is None else structures
-    # Nearly all the time is compilation, which several threads share.
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for checks in pool.map(lambda name: _check_structure(name, dtype, seed), names):
-            yield from checks
+    for structure in compiled((_Structure(name, dtype, seed) for name in names), lead=2):
+        yield from structure.checks()
 
 
-def _check_structure(name: str, dtype: str, seed: int) -> list[Check]:
+class _Structure:
+    """One structure with all its programs: lowered here, compiled elsewhere, run here."""
+
+    def __init__(self, name: str, dtype: str, seed: int) -> None:
+        self.name, self.dtype = name, dtype
+        with _wide():
+            self.problem = _rounded(STRUCTURES[name](np.random.default_rng(seed)), dtype)
+            wide = _widened(self.problem)
+            is_kernel = isinstance(wide.system, KernelSystem)
+            self.dense = None if is_kernel else _Program(jax.jit(to_dense), (wide.system,))
+            shapes = jax.eval_shape(lambda problem: _outputs(problem, "sequential"), wide)
+            bars = _cotangents(shapes, dtype)
+            self.gradients = _pull_back(wide, "sequential", bars)
+        methods = METHODS[KernelSystem if is_kernel else type(wide.system.A)]
+        with jax.enable_x64(dtype == "float64"):
+            self.engines = {method: _pull_back(self.problem, method, bars) for method in methods}
+
+    def compile(self) -> _Structure:
+        for program in (self.dense, self.gradients, *self.engines.values()):
+            if program is not None:
+                program.compile()
+        return self
+
+    def checks(self) -> list[Check]:
+        with _wide():
+            expected = _reference(self.problem, self.dense)
+            gradients = [np.asarray(x) for x in self.gradients()[1]]
+        return [self._check(method, expected, gradients) for method in self.engines]
+
+    def _check(
+        self, method: str, expected: tuple[np.ndarray, Any], gradients: list[np.ndarray]
+    ) -> Check:
+        bounds = BOUNDS[self.dtype]
+        try:
+            with jax.enable_x64(self.dtype == "float64"):
+                out, found = self.engines[method]()
+        except Exception as error:  # an engine that raises is off; the others are still checked
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            return Check(self.name, method, math.inf, math.inf, "", *bounds, reason)
+        pairs = zip(jax.tree.leaves(out), jax.tree.leaves(expected), strict=True)
+        value_error = max(normwise(x, y) for x, y in pairs)
+        errors = [normwise(x, y) for x, y in zip(found, gradients, strict=True)]
+        worst = max(range(len(errors)), key=errors.__getitem__)
+        leaf = _names(self.problem)[worst]
+        return Check(self.name, method, value_error, errors[worst], leaf, *bounds)
+
+
+class _Program:
+    """A program and its arguments; what goes wrong on its way is raised when it is called."""
+
+    def __init__(self, function: Any, arguments: tuple[Any, ...]) -> None:
+        self._arguments, self._stage, self._error = arguments, None, None
+        self._reach(lambda: function.lower(*arguments))
+
+    def _reach(self, stage: Callable[[], Any]) -> None:
+        try:
+            self._stage = stage()
+        except Exception as error:
+            self._error = error
+
+    def compile(self) -> None:
+        if self._error is None:
+            self._reach(self._stage.compile)  # type: ignore[union-attr]
+
+    def __call__(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._stage(*self._arguments)  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _wide() -> Iterator[None]:
+    """Float64 on the host."""
     with jax.enable_x64(True), jax.default_device(host()):
-        problem = _rounded(STRUCTURES[name](np.random.default_rng(seed)), dtype)
-    expected = _reference(problem)
-    bars = _cotangents(expected, dtype)
-    gradients = _reference_gradients(problem, bars)
-    system = problem.system
-    structure = KernelSystem if isinstance(system, KernelSystem) else type(system.A)
-    return [
-        _check(name, method, dtype, problem, bars, expected, gradients)
-        for method in METHODS[structure]
-    ]
+        yield
 
 
 def normwise(value: Any, expected: Any) -> float:
@@ -163,31 +224,7 @@ def host() -> Any:
         ) from error
 
 
-def _check(
-    name: str,
-    method: str,
-    dtype: str,
-    problem: Problem,
-    bars: Any,
-    expected: tuple[np.ndarray, Any],
-    gradients: list[np.ndarray],
-) -> Check:
-    bounds = BOUNDS[dtype]
-    try:
-        with jax.enable_x64(dtype == "float64"):
-            out, found = _pull_back(problem, method, bars)
-    except Exception as error:  # an engine that raises is off, and the others are still checked
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Check(name, method, math.inf, math.inf, "", *bounds, reason)
-    pairs = zip(jax.tree.leaves(out), jax.tree.leaves(expected), strict=True)
-    value_error = max(normwise(x, y) for x, y in pairs)
-    errors = [normwise(x, y) for x, y in zip(found, gradients, strict=True)]
-    worst = max(range(len(errors)), key=errors.__getitem__)
-    leaf = _names(problem)[worst]
-    return Check(name, method, value_error, errors[worst], leaf, *bounds)
-
-
-def _pull_back(problem: Problem, method: str, bars: Any) -> tuple[Any, list[Array]]:
+def _pull_back(problem: Problem, method: str, bars: Any) -> _Program:
     """Outputs and gradients to everything that is differentiable."""
     arrays, rebuild = _differentiable(jax.tree.map(jnp.asarray, problem))
 
@@ -197,7 +234,7 @@ def _pull_back(problem: Problem, method: str, bars: Any) -> tuple[Any, list[Arra
         bars = jax.tree.map(lambda bar, x: bar.astype(x.dtype), bars, out)
         return out, pull(bars)[0]
 
-    return run(arrays, jax.tree.map(jnp.asarray, bars))
+    return _Program(run, (arrays, jax.tree.map(jnp.asarray, bars)))
 
 
 def _outputs(problem: Problem, method: str) -> tuple[Array, Any]:
@@ -205,14 +242,14 @@ def _outputs(problem: Problem, method: str) -> tuple[Array, Any]:
     return y, (h.k, h.v) if isinstance(h, KVCache) else h
 
 
-def _reference(problem: Problem) -> tuple[np.ndarray, Any]:
-    """Outputs and last state in float64, by NumPy."""
-    with jax.enable_x64(True), jax.default_device(host()):
-        system, u, h0 = _widened(problem)
-        if isinstance(system, KernelSystem):
-            return _attention(system, np.asarray(u))
-        dense = jax.jit(to_dense)(system)
-        A, B, C, D = (np.asarray(x) for x in (dense.A, dense.B, dense.C, dense.D))
+def _reference(problem: Problem, to_matrices: Callable[[], Any] | None) -> tuple[np.ndarray, Any]:
+    """Outputs and last state in float64, by NumPy; ``to_matrices`` gives the dense form."""
+    system, u, h0 = _widened(problem)
+    if isinstance(system, KernelSystem):
+        return _attention(system, np.asarray(u))
+    assert to_matrices is not None
+    dense = to_matrices()
+    A, B, C, D = (np.asarray(x) for x in (dense.A, dense.B, dense.C, dense.D))
     h, u, y = np.asarray(h0).reshape(-1), np.asarray(u), np.zeros(C.shape[:2])
     twice = 2 if system.is_complex and system.C.conjugate_pairs else 1
     for t in range(len(u)):
@@ -236,21 +273,15 @@ def _attention(system: KernelSystem, u: np.ndarray) -> tuple[np.ndarray, Any]:
     return y.reshape(length, -1), (k, v)
 
 
-def _reference_gradients(problem: Problem, bars: Any) -> list[np.ndarray]:
-    with jax.enable_x64(True), jax.default_device(host()):
-        _, found = _pull_back(_widened(problem), "sequential", bars)
-        return [np.asarray(x) for x in found]
-
-
-def _cotangents(expected: tuple[np.ndarray, Any], dtype: str) -> Any:
+def _cotangents(shapes: Any, dtype: str) -> Any:
     """Random cotangents of outputs and last state; those of outputs are exact in ``dtype``."""
     rng = np.random.default_rng(1)
 
-    def draw(x: np.ndarray) -> np.ndarray:
+    def draw(x: Any) -> np.ndarray:
         bar = rng.normal(size=x.shape)
-        return bar + 1j * rng.normal(size=x.shape) if np.iscomplexobj(x) else bar
+        return bar + 1j * rng.normal(size=x.shape) if x.dtype.kind == "c" else bar
 
-    y, h = jax.tree.map(draw, expected)
+    y, h = jax.tree.map(draw, shapes)
     single = jax.tree.map(lambda x: np.asarray(x, np.complex64 if x.dtype.kind == "c" else "f4"), h)
     return np.asarray(y.astype(jnp.dtype(dtype)), np.float64), h if dtype == "float64" else single
 

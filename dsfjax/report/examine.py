@@ -71,33 +71,73 @@ def examine(
         Sequences and layers go by one after the other, in one program that is compiled once for a
         model and length.
     """
-    batch = held_out(task, count)
-    asked, steps = np.asarray(batch.query_positions), batch.inputs.shape[1]
-    chosen = np.unique(np.linspace(0, asked.shape[1] - 1, NUM_MARKS).astype(int))
-    marks = 2 * chosen + 1
-    cell = -(-steps // KERNEL_ROWS)
-    run = _reader(model, tuple(marks.tolist()))
-    found, summary = jax.tree.map(np.asarray, run(params, batch))
-    shapes = jax.eval_shape(model.systems, params, batch.inputs[0])
-    layers = [
-        _layer(
-            jax.tree.map(lambda leaf, i=i: leaf[:, i], found),
-            jax.tree.map(lambda leaf, i=i: leaf[i], summary),
-            marks,
-            asked[:, chosen],
-            cell,
-            num_channels(system, steps),
-        )
-        for i, (system, _) in enumerate(shapes)
-    ]
-    pairs = tuple((int(t), 2 * j + 1) for j, t in enumerate(asked[0]))
-    return Findings(tuple(layers), pairs, cell)
+    return Examination(model, params, task, count=count).compile()()
+
+
+class Examination:
+    """`examine` in three steps, so that the programs of several models can be compiled at once.
+
+    Making one traces and lowers the program, ``compile`` compiles it, and what that returns
+    executes it. Only ``compile`` may run on another thread (see `dsfjax._util.ahead`).
+
+    Args:
+        model: The model.
+        params: Parameters of one member.
+        task: The task it was trained on.
+        count: Number of sequences.
+    """
+
+    def __init__(
+        self, model: Model, params: PyTree, task: mqar.MQARConfig, *, count: int = NUM_EXAMPLES
+    ) -> None:
+        self._model, self._params, self._batch = model, params, held_out(task, count)
+        pairs = self._batch.query_positions.shape[1]
+        self._chosen = np.unique(np.linspace(0, pairs - 1, NUM_MARKS).astype(int))
+        leaves, structure = jax.tree.flatten((params, self._batch))
+        shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+        self._program = _program(model, tuple((2 * self._chosen + 1).tolist()), structure, shapes)
+
+    def compile(self) -> Callable[[], Findings]:
+        """Compile the program, unless an equal one has been compiled.
+
+        Returns:
+            A function that runs it and gives what it found.
+        """
+        run = self._program.run
+        return lambda: self._read(*jax.tree.map(np.asarray, run(self._params, self._batch)))
+
+    def _read(self, found: Measured, summary: Summary) -> Findings:
+        asked, steps = np.asarray(self._batch.query_positions), self._batch.inputs.shape[1]
+        cell = -(-steps // KERNEL_ROWS)
+        shapes = jax.eval_shape(self._model.systems, self._params, self._batch.inputs[0])
+        layers = [
+            _layer(
+                jax.tree.map(lambda leaf, i=i: leaf[:, i], found),
+                jax.tree.map(lambda leaf, i=i: leaf[i], summary),
+                2 * self._chosen + 1,
+                asked[:, self._chosen],
+                cell,
+                num_channels(system, steps),
+            )
+            for i, (system, _) in enumerate(shapes)
+        ]
+        pairs = tuple((int(t), 2 * j + 1) for j, t in enumerate(asked[0]))
+        return Findings(tuple(layers), pairs, cell)
+
+
+class _Program:
+    """A lowered program that is compiled when it is first asked for."""
+
+    def __init__(self, lowered: jax.stages.Lowered) -> None:
+        self._lowered = lowered
+
+    @functools.cached_property
+    def run(self) -> Callable[[PyTree, mqar.Batch], tuple[Measured, Summary]]:
+        return self._lowered.compile()
 
 
 @functools.lru_cache(maxsize=32)
-def _reader(
-    model: Model, marks: tuple[int, ...]
-) -> Callable[[PyTree, mqar.Batch], tuple[Measured, Summary]]:
+def _program(model: Model, marks: tuple[int, ...], structure: Any, shapes: Any) -> _Program:
     @jax.jit
     def run(params: PyTree, batch: mqar.Batch) -> tuple[Measured, Summary]:
         # Systems are small next to what is made of them, so those of all sequences are kept.
@@ -113,7 +153,7 @@ def _reader(
         first, steps = jax.tree.map(lambda leaf: leaf[0], systems), batch.inputs.shape[1]
         return found, summarise(found, jax.lax.map(lambda s: first_kernel(s, steps), first))
 
-    return run
+    return _Program(run.lower(*jax.tree.unflatten(structure, shapes)))
 
 
 def measure(

@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import re
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,12 @@ import jax
 import numpy as np
 
 from dsfjax import nn
+from dsfjax._util.ahead import compiled
 from dsfjax.analysis import cost, state_size
 from dsfjax.report.comparison import Comparison, Curve, Entry, Outcome
 from dsfjax.report.dynamics import read_dynamics
-from dsfjax.report.examine import examine
+from dsfjax.report.examine import Examination
+from dsfjax.report.findings import Findings
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import Loaded, TrainConfig, from_json, load
 from dsfjax.training.comparison import row
@@ -51,11 +51,12 @@ def read(run_dir: Path, names: Collection[str] | None = None) -> Comparison:
     tasks = {loaded.config.task for _, loaded in runs}
     if len(tasks) != 1:
         raise ValueError(f"report: expected runs of one task in {run_dir}, got {len(tasks)} tasks.")
-    # Compilation is most of the work, and leaves Python to the other threads.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        entries = list(
-            pool.map(_entry, labels([row["mixer"] for row, _ in runs]), *zip(*runs, strict=True))
-        )
+    names = labels([row["mixer"] for row, _ in runs])
+    # Compilation is most of the work: the next models are compiled while one is read.
+    looks = compiled(_look(row, loaded) for row, loaded in runs)
+    entries = [
+        _entry(name, *run, look()) for name, run, look in zip(names, runs, looks, strict=True)
+    ]
     entries.sort(key=lambda entry: (-entry.accuracy_mean, entry.steps_to_90 or math.inf))
     (task,) = tasks
     return Comparison(
@@ -104,16 +105,32 @@ def labels(names: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(names)
 
 
-def _entry(label: str, row: Mapping[str, Any], loaded: Loaded) -> Entry:
-    config, members = loaded.config, loaded.result["members"]
-    best = [m for m in members if all(m[axis] == value for axis, value in row["best"].items())]
-    whole = [m for m in best if m["status"] != "diverged"]
-    model, found = program_of(config).model, None
-    if whole:
-        index = max(whole, key=lambda member: member["eval_accuracy"])["member"]
-        params = jax.tree.map(lambda leaf: leaf[index], loaded.params)
-        found = examine(model, params, config.task)
-    length = config.task.seq_len
+class _Nothing:
+    """In place of an `Examination` where there is no model to look at."""
+
+    def compile(self) -> Callable[[], Findings | None]:
+        return lambda: None
+
+
+def _look(row: Mapping[str, Any], loaded: Loaded) -> Examination | _Nothing:
+    """The examination of the best member at the best point that did not diverge."""
+    whole = [m for m in _best(row, loaded) if m["status"] != "diverged"]
+    if not whole:
+        return _Nothing()
+    index = max(whole, key=lambda member: member["eval_accuracy"])["member"]
+    params = jax.tree.map(lambda leaf: leaf[index], loaded.params)
+    return Examination(program_of(loaded.config).model, params, loaded.config.task)
+
+
+def _best(row: Mapping[str, Any], loaded: Loaded) -> list[Mapping[str, Any]]:
+    """The members at the best point, one per seed."""
+    members = loaded.result["members"]
+    return [m for m in members if all(m[axis] == value for axis, value in row["best"].items())]
+
+
+def _entry(label: str, row: Mapping[str, Any], loaded: Loaded, found: Findings | None) -> Entry:
+    config, best = loaded.config, _best(row, loaded)
+    model, length = program_of(config).model, config.task.seq_len
     seen = [read_dynamics(loaded.metrics, member["member"]) for member in best]
     copied = (
         "accuracy_mean accuracy_std steps_to_90 state_size num_params tokens_per_second"
@@ -125,7 +142,7 @@ def _entry(label: str, row: Mapping[str, Any], loaded: Loaded) -> Entry:
         learning_rate=row["best_learning_rate"],
         grows=state_size(model, 2 * length) > state_size(model, length),
         bounds=_bounds(config),
-        outcomes=tuple(map(_outcome, members)),
+        outcomes=tuple(map(_outcome, loaded.result["members"])),
         curves=tuple(_curve(member, loaded.metrics) for member in best),
         cost=cost(model, length),
         findings=found,

@@ -92,6 +92,7 @@ def probe(config: TrainConfig, params: PyTree) -> dict[str, Any]:
     return {"sharpness": _number(steepest), "layers": rows}
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def held_out(task: mqar.MQARConfig, count: int) -> mqar.Batch:
     """The first sequences that training is evaluated on.
 
@@ -102,8 +103,8 @@ def held_out(task: mqar.MQARConfig, count: int) -> mqar.Batch:
     Returns:
         A batch of them.
     """
-    keys = [stream(jax.random.key(0), HELD_OUT, index) for index in range(count)]
-    return jax.tree.map(lambda *x: jnp.stack(x), *[mqar.sample(key, task) for key in keys])
+    keys = jax.vmap(lambda index: stream(jax.random.key(0), HELD_OUT, index))(jnp.arange(count))
+    return jax.vmap(lambda key: mqar.sample(key, task))(keys)
 
 
 @functools.lru_cache(maxsize=32)
