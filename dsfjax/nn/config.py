@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from dsfjax import systems
+from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
 from dsfjax.engines.scan import METHODS
 
@@ -77,6 +78,7 @@ class ModelConfig:
     method: Literal["auto", "sequential", "associative", "chunked", "materialized"] = "auto"
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         choose("mixer", self.mixer, systems.names())
         choose("surroundings", self.surroundings, get_args(Surroundings))
         choose("block", self.block, get_args(BlockName))

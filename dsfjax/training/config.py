@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import dataclass, field
 
+from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig
@@ -79,6 +80,7 @@ class TrainConfig:
     probe_every: int | None = field(default=None, metadata=serial.LATER)
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         if self.model.vocab_size != self.task.vocab_size:
             raise ValueError(
                 f"expected model.vocab_size = task.vocab_size = {self.task.vocab_size}, "
