@@ -9,6 +9,7 @@ of ours draws its batch; theirs is given one. They take turns in one process on 
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from dsfjax._util.limits import cores
+from dsfjax.bench.machine import usable_cores
 from dsfjax.bench.timing import take_turns
 from dsfjax.cli.output import console
-from dsfjax.tasks import mqar
+from dsfjax.tasks import HELD_OUT, examples, mqar
 from dsfjax.training import TrainConfig, environment, files
 from dsfjax.training.compilation import compile_program
 from dsfjax.training.layout import SPLIT, WHOLE, layout, reserve
-from dsfjax.training.program import members
+from dsfjax.training.program import data_of, members
 from dsfjax.training.run import program_of
 from experiments import authors
 from experiments.settings import config
@@ -59,7 +60,7 @@ def main(options: Options) -> None:
     Args:
         options: The options.
     """
-    reserve(cores())
+    reserve(usable_cores())
     rows = []
     for mixer in options.mixers:
         made = config("paper", mixer, (64, 4), 64, 64, faithful=True)
@@ -69,8 +70,7 @@ def main(options: Options) -> None:
         )  # fmt: skip
         runs: dict[str, Callable[[], Any]] = {"ours": our_block(made)}
         if options.authors is not None:
-            draw = jax.vmap(lambda key, task=made.task: mqar.sample(key, task))
-            example = draw(jax.random.split(jax.random.key(0), made.batch_size))
+            example = examples(made.task, HELD_OUT, made.batch_size, jax.random.key(0))
             tokens, answers = np.asarray(example.inputs), np.asarray(mqar.labels(example))
             theirs = authors.training_step(
                 options.authors, mixer, made, tokens.astype(np.int64), answers.astype(np.int64)
@@ -88,7 +88,7 @@ def main(options: Options) -> None:
         table.add_row(row["mixer"], *found)
     console().print(table)
     if options.out is not None:
-        what = {"batch_size": options.batch_size, "cores": cores(), "rows": rows}
+        what = {"batch_size": options.batch_size, "cores": os.cpu_count(), "rows": rows}
         files.write_json(options.out, what | {"environment": environment.describe()})
 
 
@@ -97,12 +97,13 @@ def our_block(made: TrainConfig) -> Callable[[], None]:
     where = layout(1, jax.devices(), batch_size=made.batch_size)
     compiled = compile_program(program_of(made), where)
     which = members(made.members)
-    which, total = where.put(which, SPLIT), where.put(np.int32(made.steps), WHOLE)
+    which = where.put(which, SPLIT)
+    data, total = where.put((data_of(made.task), np.int32(made.steps)), WHOLE)
     carry = compiled.start(which)
 
     def run() -> None:
         nonlocal carry
-        carry, metrics, _ = compiled.block(carry, which, total)
+        carry, metrics, _ = compiled.block(data, carry, which, total)
         jax.block_until_ready(metrics)
 
     return run

@@ -198,7 +198,7 @@ def sample(key):
     queries = jax.random.permutation(asked, num_keys)
     tokens = jnp.concatenate([jnp.stack([k, num_keys + v], axis=1).ravel(), queries])
     positions = 2 * num_writes + jnp.arange(num_keys)
-    return tasks.mqar.Batch(tokens, positions, num_keys + v[last[queries]])
+    return tasks.Example(tokens, positions, num_keys + v[last[queries]])
 
 
 def learn(mixer, steps=400, batch_size=32):

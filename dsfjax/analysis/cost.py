@@ -14,6 +14,7 @@ from dsfjax.analysis.operations import Operations, count_operations
 from dsfjax.analysis.sizing import (
     SequenceModel,
     abstract_parameters,
+    abstract_tokens,
     cache_equivalent,
     state_size,
 )
@@ -148,7 +149,7 @@ def _training(model: SequenceModel, params: Any, length: int, batch: int) -> Pha
         chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen)
 
-    tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    tokens = abstract_tokens(model, batch, length)
     return _per_token(count_operations(jax.value_and_grad(loss), params, tokens), batch * length)
 
 
@@ -158,14 +159,14 @@ def _prefill(model: SequenceModel, params: Any, length: int, batch: int) -> Phas
             tokens
         )
 
-    tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    tokens = abstract_tokens(model, batch, length)
     return _per_token(count_operations(run, params, tokens), batch * length)
 
 
 def _decode(model: SequenceModel, params: Any, length: int, batch: int) -> Phase:
     state = jax.eval_shape(lambda p: model.init_state(p, length + 1), params)
     states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape), x.dtype), state)
-    tokens = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    tokens = abstract_tokens(model, batch)
     run = jax.vmap(model.step, in_axes=(None, 0, 0))
     return _per_token(count_operations(run, params, tokens, states), batch)
 

@@ -185,8 +185,24 @@ def match_size(
     return Match(nearest * multiple, size(nearest))
 
 
+def abstract_tokens(model: SequenceModel, *shape: int) -> jax.ShapeDtypeStruct:
+    """What a model reads, as shape and dtype.
+
+    Args:
+        model: A model; one with ``channels`` above 0 reads values, any other one token ids.
+        *shape: Of the tokens.
+
+    Returns:
+        Token ids of this shape, or values with their channels as the last axis.
+    """
+    channels = getattr(model, "channels", 0)
+    if channels:
+        return jax.ShapeDtypeStruct((*shape, channels), jnp.result_type(float))
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
 def _abstract_systems(model: SequenceModel) -> list[System | KernelSystem]:
-    tokens = jax.ShapeDtypeStruct((1,), jnp.int32)
+    tokens = abstract_tokens(model, 1)
     layers = jax.eval_shape(model.systems, abstract_parameters(model), tokens)
     return [system for system, _ in layers]
 

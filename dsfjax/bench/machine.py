@@ -10,8 +10,6 @@ from typing import Any
 
 import jax
 
-from dsfjax._util.limits import cores
-
 PACKAGES = (
     "dsfjax",
     "jax",
@@ -50,13 +48,20 @@ def describe() -> dict[str, Any]:
         "backend": device.platform,
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "usable_cores": cores(),
+        "usable_cores": usable_cores(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in PACKAGES},
         "allocator": {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
         "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
     }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _processor() -> str:

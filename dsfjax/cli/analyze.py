@@ -25,7 +25,7 @@ def main(command: options.Analyze) -> int:
     if not any((folder / name).exists() for name in ("compare.json", "result.json")):
         raise UsageError(
             f"expected a finished run, comparison or sweep in {folder}, found neither "
-            f"compare.json nor result.json; make one with: dsfjax compare mqar --run-dir {folder}"
+            f"compare.json nor result.json; make one with: dsfjax compare TASK --run-dir {folder}"
         )
     with usage_errors(RunError):
         with usage_errors(ValueError):

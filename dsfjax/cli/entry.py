@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         says what to change; 130 if interrupted; or 141 if the reader of the output went away.
 
     Examples:
-        >>> main(["compere", "mqar"])  # and "did you mean 'compare'?" on stderr
+        >>> main(["compere", "TASK"])  # and "did you mean 'compare'?" on stderr
         2
     """
     try:

@@ -1,8 +1,9 @@
 """The options of every command. Their docstrings are the help texts."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -38,16 +39,28 @@ RunDir = Annotated[
 ]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """What every command has."""
+
+    imports: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(name="import", metavar="MODULE ...", help_behavior_hint="(default: none)"),
+    ] = ()
+    """Modules to import first, which register architectures and tasks of your own."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """What ``train``, ``compare`` and ``sweep`` have in common; None means as in the preset."""
+class Training(Command):
+    """What ``train``, ``compare`` and ``sweep`` have in common; None means as in the preset.
+
+    The options of a task are added when it is known which (`with_task`).
+    """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """The task: mqar (multi-query associative recall)."""
+    """The task; "dsfjax COMMAND TASK --help" lists its options."""
     preset: str = "demo"
     """Where the other options start from: demo or smoke."""
-    power_a: Float = None
-    """Exponent of the power law of the gaps between a pair and its query."""
     surroundings: Annotated[str | None, _from_preset("{paper,practice}")] = None
     """What stands around the recurrence: as in the paper's experiments, or as in models in use."""
     block: Annotated[str | None, _from_preset("{prenorm,transformer,mamba}")] = None
@@ -107,12 +120,6 @@ class Training:
 class Sizes:
     """What has one value in ``train`` and ``compare``; None means as in the preset."""
 
-    vocab_size: Int = None
-    """Token ids of the task."""
-    seq_len: Int = None
-    """Length of a sequence."""
-    num_kv_pairs: Int = None
-    """Key-value pairs in a sequence, at most a quarter of its length."""
     d_model: Int = None
     """Width of the model."""
     num_layers: Int = None
@@ -159,12 +166,6 @@ class Sweep(Training):
 
     mixers: Names = ()
     """The architectures. Each of these and of the sizes below is a program of its own."""
-    vocab_size: Ints = ()
-    """Token ids of the task."""
-    seq_len: Ints = ()
-    """Lengths of a sequence."""
-    num_kv_pairs: Ints = ()
-    """Key-value pairs in a sequence, at most a quarter of its length."""
     d_model: Ints = ()
     """Widths of the model."""
     num_layers: Ints = ()
@@ -198,7 +199,7 @@ class Sweep(Training):
 
 
 @dataclasses.dataclass(frozen=True)
-class Results:
+class Results(Command):
     """Print the results of a sweep or comparison, a member per line."""
 
     run_dir: tyro.conf.Positional[Path]
@@ -210,7 +211,7 @@ class Results:
 
 
 @dataclasses.dataclass(frozen=True)
-class Systems:
+class Systems(Command):
     """List the architectures: structure of A, state size, shared parameters, bounds on |λ|."""
 
     d_model: int = 64
@@ -222,7 +223,7 @@ class Systems:
 
 
 @dataclasses.dataclass(frozen=True)
-class Explain:
+class Explain(Command):
     """Say how an architecture is computed, and why, with flops, bytes and memory."""
 
     mixer: Mixer = ""
@@ -240,7 +241,7 @@ class Explain:
 
 
 @dataclasses.dataclass(frozen=True)
-class Analyze:
+class Analyze(Command):
     """Look inside the trained models of a run, comparison or sweep, and write the report."""
 
     run_dir: tyro.conf.Positional[Path]
@@ -250,7 +251,7 @@ class Analyze:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
+class Bench(Command):
     """Time the engines on this machine, beside plain JAX and other packages."""
 
     cases: Annotated[
@@ -276,7 +277,7 @@ class Bench:
 
 
 @dataclasses.dataclass(frozen=True)
-class Selfcheck:
+class Selfcheck(Command):
     """Check every engine on this device against float64; the exit code is 1 if one is off."""
 
     dtype: str = "float32"
@@ -285,14 +286,47 @@ class Selfcheck:
     """Print JSON instead of a table."""
 
 
-Command = (
-    Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-    | Annotated[Results, tyro.conf.subcommand("results")]
-    | Annotated[Systems, tyro.conf.subcommand("systems")]
-    | Annotated[Explain, tyro.conf.subcommand("explain")]
-    | Annotated[Analyze, tyro.conf.subcommand("analyze")]
-    | Annotated[Bench, tyro.conf.subcommand("bench")]
-    | Annotated[Selfcheck, tyro.conf.subcommand("selfcheck")]
-)
+COMMANDS: dict[str, type[Command]] = {
+    "train": Train,
+    "compare": Compare,
+    "sweep": Sweep,
+    "results": Results,
+    "systems": Systems,
+    "explain": Explain,
+    "analyze": Analyze,
+    "bench": Bench,
+    "selfcheck": Selfcheck,
+}
+"""Name to options."""
+
+
+def with_task(command: type[Training], fields: Mapping[str, dataclasses.Field[Any]]) -> Any:
+    """The options of a command with those of a task.
+
+    Args:
+        command: ``Train``, ``Compare`` or ``Sweep``.
+        fields: The task's own, by name (`dsfjax.tasks.options`). Whole numbers, which change a
+            shape or a law, have several values in a sweep.
+
+    Returns:
+        A subclass of the command.
+    """
+    added = []
+    for name, field in fields.items():
+        kind = type(field.default)
+        about = field.metadata.get("help", f"Option {name.replace('_', ' ')} of the task.")
+        several = issubclass(command, Sweep) and kind is int
+        metavar = f"{kind.__name__.upper()}{' ...' if several else ''}"
+        hint = tyro.conf.arg(
+            metavar=metavar, help=about, help_behavior_hint="(default: the preset's)"
+        )
+        typed = Annotated[tuple[int, ...] if several else kind | None, hint]
+        default = () if several else None
+        added.append((name, typed, dataclasses.field(default=default, kw_only=True)))
+    return dataclasses.make_dataclass(
+        command.__name__,
+        added,
+        bases=(command,),
+        frozen=True,
+        namespace={"__doc__": command.__doc__},
+    )

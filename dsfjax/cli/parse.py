@@ -8,26 +8,18 @@ import itertools
 import math
 import sys
 import typing
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Union
 
 import tyro
 
+from dsfjax import tasks
+from dsfjax._util import extensions
 from dsfjax._util.names import unknown
 from dsfjax.cli import options
+from dsfjax.cli.options import COMMANDS
 from dsfjax.cli.usage import UsageError
 
-COMMANDS = {
-    "train": options.Train,
-    "compare": options.Compare,
-    "sweep": options.Sweep,
-    "results": options.Results,
-    "systems": options.Systems,
-    "explain": options.Explain,
-    "analyze": options.Analyze,
-    "bench": options.Bench,
-    "selfcheck": options.Selfcheck,
-}
 POSITIONAL = {
     "train": "task",
     "compare": "task",
@@ -56,13 +48,15 @@ def parse(words: Sequence[str]) -> options.Command | None:
         Traceback (most recent call last):
             ...
         dsfjax.cli.usage.UsageError: dsfjax systems has no option '--d-modle'; did you mean
-        '--d-model'? Known: --d-model, --d-state, --help, --num-heads.
+        '--d-model'? Known: --d-model, --d-state, --help, --import, --num-heads.
     """
-    _check_spelling(words)
+    commands = _commands(words)
+    _check_spelling(words, commands)
     errors = io.StringIO()
+    known = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items()]
     try:
         with contextlib.redirect_stderr(errors):
-            command: options.Command = tyro.cli(options.Command, prog="dsfjax", args=list(words))  # type: ignore
+            command: options.Command = tyro.cli(Union[*known], prog="dsfjax", args=list(words))  # type: ignore
     except SystemExit as end:
         if end.code in (0, None):
             sys.stderr.write(errors.getvalue())
@@ -84,7 +78,40 @@ def version() -> str:
         return "(not installed)"
 
 
-def _check_spelling(words: Sequence[str]) -> None:
+def _commands(words: Sequence[str]) -> dict[str, type[options.Command]]:
+    """All commands; that of these words with the options of its task, once its modules are read."""
+    name, *rest = words or [""]
+    if name not in COMMANDS:
+        return COMMANDS
+    try:
+        extensions.load(_imports(rest))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    kind = COMMANDS[name]
+    chosen = next((word for word in rest if word in tasks.names()), None)
+    if not issubclass(kind, options.Training):
+        return COMMANDS
+    if chosen is None:
+        if rest and not rest[0].startswith("-"):
+            raise UsageError(unknown("unknown task", rest[0], tasks.names()))
+        return COMMANDS
+    return COMMANDS | {name: options.with_task(kind, tasks.options(chosen))}
+
+
+def _imports(words: Sequence[str]) -> list[str]:
+    """The values of ``--import``, which decide what other words can mean."""
+    found, inside = [], False
+    for word in words:
+        if word.startswith("-"):
+            option, _, value = word.partition("=")
+            inside = option == "--import"
+            found += [value] if inside and value else []
+        elif inside:
+            found.append(word)
+    return found
+
+
+def _check_spelling(words: Sequence[str], commands: Mapping[str, type[options.Command]]) -> None:
     if not words:
         raise UsageError(f"expected a command: {', '.join(COMMANDS)}; see dsfjax --help")
     if words[0].startswith("-"):
@@ -93,10 +120,10 @@ def _check_spelling(words: Sequence[str]) -> None:
     _check("unknown command", words[0], COMMANDS)
     fields = {
         _flag(field.name): field
-        for field in dataclasses.fields(COMMANDS[words[0]])
+        for field in dataclasses.fields(commands[words[0]])
         if field.name != POSITIONAL.get(words[0])
     }
-    hints = typing.get_type_hints(COMMANDS[words[0]])
+    hints = typing.get_type_hints(commands[words[0]])
     seen = set()
     for index, word in enumerate(words):
         if not word.startswith("--"):
@@ -143,7 +170,8 @@ def _check_values(command: options.Command) -> None:
 
 
 def _flag(field: str) -> str:
-    return "--" + field.replace("_", "-")
+    # "import" is a word of Python, so the field cannot have that name.
+    return "--import" if field == "imports" else "--" + field.replace("_", "-")
 
 
 def _check(what: str, given: str, known: Collection[str]) -> None:

@@ -1,23 +1,22 @@
 """``dsfjax sweep``."""
 
-import dataclasses
 import functools
 import itertools
 from typing import Any
 
 import jax
 
+from dsfjax import tasks
 from dsfjax._util.names import choose
 from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.cli.training import (
-    TASKS,
     check,
     check_mixers,
     finish,
     folder_of,
-    override,
+    given_by,
     resources_of,
 )
 from dsfjax.cli.usage import usage_errors, writable
@@ -25,15 +24,12 @@ from dsfjax.training import Listener, MemoryShortage, RunError, TrainConfig, hos
 from dsfjax.training.launch import LAUNCHERS
 
 SHAPES = (
-    "vocab_size",
-    "seq_len",
-    "num_kv_pairs",
     "d_model",
     "num_layers",
     "d_state",
     "num_heads",
 )
-"""Axes that change a shape: another value is another program."""
+"""Axes of every model that change a shape: another value is another program."""
 MEMBERS = {
     "lrs": "learning_rates",
     "seeds": "seeds",
@@ -100,19 +96,21 @@ def plan(command: options.Sweep) -> dict[str, TrainConfig]:
         ValueError: If a name is unknown or the options do not fit each other.
         TypeError: If a value has the wrong type.
     """
-    choose("task", command.task, TASKS)
-    preset = presets.get(command.preset)
+    preset = presets.get(command.preset, command.task)
     mixers = command.mixers or preset.mixers
     check_mixers(mixers)
-    given = {k: v for k, v in dataclasses.asdict(command).items() if v not in (None, ())}
-    axes: dict[str, tuple[Any, ...]] = {name: given.pop(name, (None,)) for name in SHAPES}
+    given = given_by(command)
+    # A task's whole numbers are the first axes, as they are the first that a name says.
+    sizes = [name for name in tasks.options(command.task) if isinstance(given.get(name), tuple)]
+    names = (*sizes, *(name for name in SHAPES if name not in sizes))
+    axes: dict[str, tuple[Any, ...]] = {name: given.pop(name, (None,)) for name in names}
     given |= {field: given.pop(name) for name, field in MEMBERS.items() if name in given}
     found = {}
-    for mixer, config in presets.configs(preset, mixers).items():
+    for mixer in mixers:
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
             own = {name: value for name, value in point.items() if value is not None}
             varying = [f"{name}{value}" for name, value in own.items() if len(axes[name]) > 1]
-            new = override(config, given | own)
+            (new,) = presets.configs(command.preset, command.task, [mixer], given | own).values()
             found["-".join([mixer, *varying, new.fingerprint])] = new
     return found

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dsfjax import systems
-from dsfjax._util.limits import cores
 from dsfjax._util.names import choose
+from dsfjax.bench.machine import usable_cores
 from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
@@ -29,7 +29,6 @@ from dsfjax.training import (
 from dsfjax.training.comparison import row
 from dsfjax.training.layout import reserve
 
-TASKS = ("mqar",)
 DECAY = ("all", "matrices")
 """What weight decay may shrink: every parameter, or those that a model labels "decay"."""
 
@@ -79,24 +78,20 @@ def plan(command: options.Train | options.Compare) -> dict[str, TrainConfig]:
         ValueError: If a name is unknown or the options do not fit each other.
         TypeError: If a value has the wrong type.
     """
-    choose("task", command.task, TASKS)
-    preset = presets.get(command.preset)
+    preset = presets.get(command.preset, command.task)
     if isinstance(command, options.Train):
         if not command.mixer:
             raise ValueError(f"expected --mixer, one of {', '.join(systems.names())}")
         mixers: tuple[str, ...] = (command.mixer,)
-        rates = preset.base.learning_rates[:1] if command.lr is None else (command.lr,)
+        rates = preset.settings["learning_rates"][:1] if command.lr is None else (command.lr,)
         seeds: tuple[int, ...] = (command.seed,)
     else:
         mixers = command.mixers or preset.mixers
-        rates = command.lrs or preset.base.learning_rates
-        seeds = command.seeds or preset.base.seeds
+        rates = command.lrs or preset.settings["learning_rates"]
+        seeds = command.seeds or preset.settings["seeds"]
     check_mixers(mixers)
-    given = {k: v for k, v in dataclasses.asdict(command).items() if v is not None}
-    given |= {"learning_rates": rates, "seeds": seeds}
-    return {
-        mixer: override(config, given) for mixer, config in presets.configs(preset, mixers).items()
-    }
+    given = given_by(command) | {"learning_rates": rates, "seeds": seeds}
+    return presets.configs(command.preset, command.task, mixers, given)
 
 
 def check_mixers(mixers: Sequence[str]) -> None:
@@ -112,37 +107,22 @@ def check_mixers(mixers: Sequence[str]) -> None:
         choose("mixer", mixer, systems.names())
 
 
-def override(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
-    """Replace what is given, wherever in the config a field has that name.
+def given_by(command: options.Training) -> dict[str, Any]:
+    """The settings that a command line gives, in place of the preset's.
 
     Args:
-        config: The config.
-        given: Field to value; ``mixer`` is the config's own, ``decay`` ("all" or "matrices") says
-            what ``decay_all`` is, and other names are passed over.
+        command: The options.
 
     Returns:
-        The new config.
+        Setting to value; ``decay`` ("all" or "matrices") says what ``decay_all`` is.
 
     Raises:
-        ValueError: If the values do not fit together.
-        TypeError: If one has the wrong type.
+        ValueError: If ``decay`` is neither.
     """
+    given = {k: v for k, v in dataclasses.asdict(command).items() if v not in (None, ())}
     if "decay" in given:
-        choose("decay", given["decay"], DECAY)
-        given = {**given, "decay_all": given["decay"] == "all"}
-    task = dataclasses.replace(config.task, **_fields_of(config.task, given))
-    model_fields = _fields_of(config.model, {**given, "mixer": config.model.mixer})
-    model = dataclasses.replace(config.model, **model_fields)
-    if "max_length" not in given and config.model.max_length == config.task.seq_len:
-        # Learned positions for the task's sequences, not for a length of their own.
-        model = dataclasses.replace(model, max_length=task.seq_len)
-    optimizer = dataclasses.replace(config.optimizer, **_fields_of(config.optimizer, given))
-    top = _fields_of(config, given) | {"task": task, "model": model, "optimizer": optimizer}
-    return dataclasses.replace(config, **top)
-
-
-def _fields_of(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    return {f.name: given[f.name] for f in dataclasses.fields(config) if f.name in given}
+        given["decay_all"] = choose("decay", given["decay"], DECAY) == "all"
+    return given
 
 
 def resources_of(command: options.Training) -> Resources:
@@ -175,7 +155,7 @@ def reserve_devices(number: int | None) -> None:
     """
     if number is not None and number < 1:
         raise ValueError(f"expected --devices >= 1, got {number}")
-    reserve(cores() if number is None else number)
+    reserve(usable_cores() if number is None else number)
 
 
 def check(configs: Mapping[str, TrainConfig], resources: Resources) -> None:

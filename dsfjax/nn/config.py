@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from dsfjax import systems
-from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
 from dsfjax.engines.scan import METHODS
 
@@ -21,7 +20,7 @@ class ModelConfig:
 
     Attributes:
         mixer: Name of an architecture (`dsfjax.systems.names`).
-        vocab_size: Token ids.
+        vocab_size: Token ids; 0 for inputs that are values (``channels``).
         d_model: d, width of the residual stream.
         num_layers: Blocks.
         d_state: n, state expansion per head; None for the architecture's own default. Ignored by
@@ -45,6 +44,7 @@ class ModelConfig:
         attention_dropout: Rate on the attention matrix; attention mixers only.
         init: "published" or "authors" (whose model overwrites every linear map with N(0, 0.02²)).
         method: Engine of `dsfjax.scan`.
+        channels: Values per step of inputs (L, channels), mapped linearly; 0 for token ids.
 
     Raises:
         ValueError: For unknown names, with the nearest, and for sizes that cannot be.
@@ -76,9 +76,10 @@ class ModelConfig:
     attention_dropout: float = 0.0
     init: Literal["published", "authors"] = "published"
     method: Literal["auto", "sequential", "associative", "chunked", "materialized"] = "auto"
+    # "later": written into a run's config only where it is not the default, as older ones lack it.
+    channels: int = field(default=0, metadata={"later": True})
 
     def __post_init__(self) -> None:
-        convert_fields(self)
         choose("mixer", self.mixer, systems.names())
         choose("surroundings", self.surroundings, get_args(Surroundings))
         choose("block", self.block, get_args(BlockName))
@@ -89,11 +90,19 @@ class ModelConfig:
         choose(
             "method", self.method, ("auto", *sorted({m for row in METHODS.values() for m in row}))
         )
-        for name in ("vocab_size", "d_model", "num_layers", "mlp_ratio", "d_state", "num_heads"):
+        if self.channels and (self.vocab_size or self.head == "tied"):
+            raise ValueError(
+                f"expected inputs of {self.channels} channels to have vocab_size = 0 and a head of "
+                f"their own, got vocab_size = {self.vocab_size} and head = {self.head!r}; with "
+                "channels = 0 inputs are token ids"
+            )
+        if not self.channels and self.vocab_size < 1:
+            raise ValueError(f"expected vocab_size >= 1, got {self.vocab_size}")
+        for name in ("d_model", "num_layers", "mlp_ratio", "d_state", "num_heads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} >= 1, got {value}")
-        for name in ("max_length", "num_classes"):
+        for name in ("max_length", "num_classes", "channels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
         if self.vocab_size > 2**31:

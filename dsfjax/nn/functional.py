@@ -16,6 +16,7 @@ from dsfjax.nn.binding import bind
 from dsfjax.nn.config import ModelConfig
 from dsfjax.nn.mixer import Surrounding
 from dsfjax.nn.model import DecodeState, SequenceModel
+from dsfjax.nn.pieces import param_dtype
 
 Params = dict[str, Any]
 
@@ -40,6 +41,8 @@ class Model(NamedTuple):
         step: ``step(params, token (), state) -> (logits (vocab,), state)``, constant memory.
         generate: ``generate(params, prompt (L,), num_tokens, *, key=None, temperature=0.0) ->
             tokens (num_tokens,)``; greedy at temperature 0, sampled with ``key`` above.
+        channels: Values per step of what stands for tokens here, (L, channels); 0 for token ids.
+        pooled: Whether the head reads a whole sequence, as that of a classifier does.
     """
 
     init: Callable[[Array], Params]
@@ -52,6 +55,8 @@ class Model(NamedTuple):
     prefill: Callable[[Params, Array, DecodeState], tuple[Array, DecodeState]]
     step: Callable[[Params, Array, DecodeState], tuple[Array, DecodeState]]
     generate: Callable[..., Array]
+    channels: int = 0
+    pooled: bool = False
 
 
 def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
@@ -167,7 +172,20 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         return jax.lax.scan(advance, (logits[-1], state), keys)[1]
 
     _check_attention_dropout(config, init, module)
-    return Model(init, features, head, apply, labels, systems, init_state, prefill, step, generate)
+    return Model(
+        init,
+        features,
+        head,
+        apply,
+        labels,
+        systems,
+        init_state,
+        prefill,
+        step,
+        generate,
+        channels=config.channels,
+        pooled=config.head == "classifier",
+    )
 
 
 def _labels(module: SequenceModel, params: Params) -> Params:
@@ -211,6 +229,7 @@ def _check_attention_dropout(
     if not config.attention_dropout:
         return
     params = jax.eval_shape(init, jax.random.key(0))
-    tokens = jax.ShapeDtypeStruct((2,), jnp.int32)
+    values = jax.ShapeDtypeStruct((2, config.channels), param_dtype())
+    tokens = values if config.channels else jax.ShapeDtypeStruct((2,), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     jax.eval_shape(lambda p, t, k: module(p).features(t, key=k), params, tokens, key)

@@ -18,6 +18,9 @@ from dsfjax.nn.pieces import MLP, dropout, linear, norm, param_dtype
 from dsfjax.nn.surroundings import surrounding
 from dsfjax.systems import Architecture
 
+Tokens = Int[Array, " L"] | Float[Array, "L channels"]
+"""A sequence as the model reads it: token ids, or the values of a model with channels."""
+
 
 class DecodeState(NamedTuple):
     """What decoding carries: the position within the document and the state of every layer."""
@@ -107,9 +110,21 @@ class SequenceModel(nnx.Module):
         self.config = config
         d, dtype = config.d_model, param_dtype()
         embed_init = nnx.initializers.normal(0.02)
-        self.embed = nnx.Embed(
-            config.vocab_size, d, embedding_init=embed_init, param_dtype=dtype, rngs=rngs
-        )
+        if config.channels:
+            # With a bias of zero the norm after it would leave nothing but signs of one channel.
+            self.embed = nnx.Linear(
+                config.channels,
+                d,
+                kernel_init=nnx.initializers.normal(config.channels**-0.5),
+                bias_init=nnx.initializers.normal(1.0),
+                param_dtype=dtype,
+                precision="highest",
+                rngs=rngs,
+            )
+        else:
+            self.embed = nnx.Embed(
+                config.vocab_size, d, embedding_init=embed_init, param_dtype=dtype, rngs=rngs
+            )
         if config.max_length:
             self.positions = nnx.Embed(
                 config.max_length, d, embedding_init=embed_init, param_dtype=dtype, rngs=rngs
@@ -126,17 +141,17 @@ class SequenceModel(nnx.Module):
 
     def features(
         self,
-        tokens: Int[Array, " L"],
+        tokens: Tokens,
         *,
         reset: Bool[Array, " L"] | None = None,
         key: Array | None = None,
         dropout: Float[Array, ""] | float | None = None,
         added: tuple[Float[Array, "L _"], ...] | None = None,
     ) -> Float[Array, "L d"]:
-        """Features (L, d) of tokens (L,).
+        """Features (L, d) of tokens (L,), or of values (L, channels).
 
         Args:
-            tokens: Token ids.
+            tokens: Token ids, or values.
             reset: True where a document starts.
             key: Turns dropout on.
             dropout: A rate in place of those of the config that are not 0; it may be traced.
@@ -160,7 +175,7 @@ class SequenceModel(nnx.Module):
         return self.head_map(features)
 
     def systems(
-        self, tokens: Int[Array, " L"], *, reset: Bool[Array, " L"] | None = None
+        self, tokens: Tokens, *, reset: Bool[Array, " L"] | None = None
     ) -> tuple[tuple[System | KernelSystem, Array], ...]:
         """The System of every layer on tokens (L,), with the tokens that enter it."""
         h, found = self._embed(tokens, jnp.zeros((), jnp.int32), reset), []
@@ -218,9 +233,11 @@ class SequenceModel(nnx.Module):
         return features, DecodeState(start + tokens.shape[0], tuple(layers))
 
     def _embed(self, tokens: Array, start: Array, reset: Array | None) -> Array:
-        if tokens.ndim != 1:
+        channels = self.config.channels
+        if tokens.shape[1:] != ((channels,) if channels else ()):
+            kind = f"values (L, {channels})" if channels else "token ids (L,)"
             raise ValueError(
-                f"the model runs one sequence of token ids (L,), got {tokens.shape}. For a batch "
+                f"the model runs one sequence of {kind}, got {tokens.shape}. For a batch "
                 "use jax.vmap over it."
             )
         h = self.embed(tokens)

@@ -93,9 +93,10 @@ class Entry:
 
     @property
     def flops(self) -> float:
-        """Operations of one decoded token."""
-        assert self.cost.decode is not None
-        return self.cost.decode.flops
+        """Operations of one decoded token; of one of a sequence where nothing is decoded."""
+        phase = self.cost.decode or self.cost.prefill
+        assert phase is not None
+        return phase.flops
 
     @property
     def num_diverged(self) -> int:
@@ -113,12 +114,14 @@ class Comparison:
         unbound: Accuracy of naming some value of the sequence, without knowing which key it
             belongs to. A model above it binds values to keys.
         entries: One per mixer, by mean accuracy, best first; equal ones by steps to 90 %.
+        title: Name of the task.
     """
 
     facts: dict[str, str]
     chance: float
     unbound: float
     entries: tuple[Entry, ...]
+    title: str = ""
 
 
 def band(

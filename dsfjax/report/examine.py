@@ -16,7 +16,7 @@ from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System
 from dsfjax.nn import Model, stack_layers
 from dsfjax.report.findings import FADED, MODULUS_BINS, Findings, Layer
 from dsfjax.report.trace import trace
-from dsfjax.tasks import mqar
+from dsfjax.tasks import Example, Task
 from dsfjax.training.gradients import output_gradients
 from dsfjax.training.probes import QUANTILES, held_out
 
@@ -53,9 +53,7 @@ class Summary(NamedTuple):
     kernels: Float[Array, "layers L L"]
 
 
-def examine(
-    model: Model, params: PyTree, task: mqar.MQARConfig, *, count: int = NUM_EXAMPLES
-) -> Findings:
+def examine(model: Model, params: PyTree, task: Task, *, count: int = NUM_EXAMPLES) -> Findings:
     """Run a model on held-out sequences and read its systems.
 
     Args:
@@ -88,14 +86,13 @@ class Examination:
     """
 
     def __init__(
-        self, model: Model, params: PyTree, task: mqar.MQARConfig, *, count: int = NUM_EXAMPLES
+        self, model: Model, params: PyTree, task: Task, *, count: int = NUM_EXAMPLES
     ) -> None:
         self._model, self._params, self._batch = model, params, held_out(task, count)
-        pairs = self._batch.query_positions.shape[1]
-        self._chosen = np.unique(np.linspace(0, pairs - 1, NUM_MARKS).astype(int))
-        leaves, structure = jax.tree.flatten((params, self._batch))
+        self._marks, self._asked, self._pairs = marked(task, self._batch)
+        leaves, structure = jax.tree.flatten((params, self._batch, self._marks))
         shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-        self._program = _program(model, tuple((2 * self._chosen + 1).tolist()), structure, shapes)
+        self._program = _program(model, task, structure, shapes)
 
     def compile(self) -> Callable[[], Findings]:
         """Compile the program, unless an equal one has been compiled.
@@ -104,25 +101,25 @@ class Examination:
             A function that runs it and gives what it found.
         """
         run = self._program.run
-        return lambda: self._read(*jax.tree.map(np.asarray, run(self._params, self._batch)))
+        inputs = self._params, self._batch, self._marks
+        return lambda: self._read(*jax.tree.map(np.asarray, run(*inputs)))
 
     def _read(self, found: Measured, summary: Summary) -> Findings:
-        asked, steps = np.asarray(self._batch.query_positions), self._batch.inputs.shape[1]
+        steps = self._batch.inputs.shape[1]
         cell = -(-steps // KERNEL_ROWS)
         shapes = jax.eval_shape(self._model.systems, self._params, self._batch.inputs[0])
         layers = [
             _layer(
                 jax.tree.map(lambda leaf, i=i: leaf[:, i], found),
                 jax.tree.map(lambda leaf, i=i: leaf[i], summary),
-                2 * self._chosen + 1,
-                asked[:, self._chosen],
+                self._marks,
+                self._asked,
                 cell,
                 num_channels(system, steps),
             )
             for i, (system, _) in enumerate(shapes)
         ]
-        pairs = tuple((int(t), 2 * j + 1) for j, t in enumerate(asked[0]))
-        return Findings(tuple(layers), pairs, cell)
+        return Findings(tuple(layers), self._pairs, cell)
 
 
 class _Program:
@@ -132,24 +129,56 @@ class _Program:
         self._lowered = lowered
 
     @functools.cached_property
-    def run(self) -> Callable[[PyTree, mqar.Batch], tuple[Measured, Summary]]:
+    def run(self) -> Callable[..., tuple[Measured, Summary]]:
         return self._lowered.compile()
 
 
-@functools.lru_cache(maxsize=32)
-def _program(model: Model, marks: tuple[int, ...], structure: Any, shapes: Any) -> _Program:
-    @jax.jit
-    def run(params: PyTree, batch: mqar.Batch) -> tuple[Measured, Summary]:
-        # Systems are small next to what is made of them, so those of all sequences are kept.
-        def read(example: mqar.Batch) -> tuple[System | KernelSystem, Array, Array]:
-            layers = stack_layers(model.systems(params, example.inputs))
-            return *layers, jnp.stack(output_gradients(model, params, example))
+def marked(
+    task: Task, batch: Example
+) -> tuple[Int[np.ndarray, "batch M"], Int[np.ndarray, "batch M"], tuple[tuple[int, int], ...]]:
+    """Which tokens are followed: those that are asked for, or some of all if none is.
 
-        def look(layer: tuple[System | KernelSystem, Array, Array]) -> Measured:
-            return measure(*layer, jnp.asarray(marks))
+    Args:
+        task: The task.
+        batch: Its examples.
+
+    Returns:
+        Steps of the tokens, the steps at which they are asked for, and of the first sequence all
+        pairs (query, source).
+    """
+    asked, steps = np.asarray(batch.query_positions), batch.inputs.shape[1]
+    found = jax.vmap(task.sources)(batch)
+    if found is None:
+        marks = np.unique(np.linspace(0, steps - 2, NUM_MARKS).astype(int))
+        marks = np.broadcast_to(marks, (len(asked), len(marks)))
+        return marks, np.broadcast_to(asked[:, -1:], marks.shape), ()
+    sources = np.asarray(found)
+    chosen = np.unique(np.linspace(0, asked.shape[1] - 1, NUM_MARKS).astype(int))
+    pairs = tuple(zip(asked[0].tolist(), sources[0].tolist(), strict=True))
+    return sources[:, chosen], asked[:, chosen], pairs
+
+
+@functools.lru_cache(maxsize=32)
+def _program(model: Model, task: Task, structure: Any, shapes: Any) -> _Program:
+    @jax.jit
+    def run(
+        params: PyTree, batch: Example, marks: Int[Array, "batch M"]
+    ) -> tuple[Measured, Summary]:
+        # Systems are small next to what is made of them, so those of all sequences are kept.
+        def read(example: Example) -> tuple[System | KernelSystem, Array, Array]:
+            layers = stack_layers(model.systems(params, example.inputs))
+            return *layers, jnp.stack(
+                output_gradients(model, params, example, measure=task.measure)
+            )
+
+        def look(
+            of_sequence: tuple[tuple[System | KernelSystem, Array, Array], Array],
+        ) -> Measured:
+            layers, own = of_sequence
+            return jax.lax.map(lambda layer: measure(*layer, own), layers)
 
         systems, u, dy = jax.lax.map(read, batch)
-        found = jax.lax.map(lambda layers: jax.lax.map(look, layers), (systems, u, dy))
+        found = jax.lax.map(look, ((systems, u, dy), marks))
         first, steps = jax.tree.map(lambda leaf: leaf[0], systems), batch.inputs.shape[1]
         return found, summarise(found, jax.lax.map(lambda s: first_kernel(s, steps), first))
 

@@ -13,11 +13,12 @@ import numpy as np
 from dsfjax import nn
 from dsfjax._util.ahead import compiled
 from dsfjax.analysis import cost, state_size
+from dsfjax.analysis.cost import PHASES
 from dsfjax.report.comparison import Comparison, Curve, Entry, Outcome
 from dsfjax.report.dynamics import read_dynamics
 from dsfjax.report.examine import Examination
 from dsfjax.report.findings import Findings
-from dsfjax.tasks.mqar import MQARConfig
+from dsfjax.tasks import Task
 from dsfjax.training import Loaded, TrainConfig, from_json, load
 from dsfjax.training.comparison import row
 from dsfjax.training.run import program_of
@@ -60,14 +61,15 @@ def read(run_dir: Path, names: Collection[str] | None = None) -> Comparison:
     entries.sort(key=lambda entry: (-entry.accuracy_mean, entry.steps_to_90 or math.inf))
     (task,) = tasks
     return Comparison(
+        title=task.title,
         facts=_facts([loaded for _, loaded in runs]),
-        chance=1 / (task.vocab_size - task.vocab_size // 2),
-        unbound=1 / task.num_kv_pairs,
+        chance=task.baselines()["chance"].accuracy,
+        unbound=task.trivial().accuracy,
         entries=tuple(entries),
     )
 
 
-def names_by_task(run_dir: Path) -> dict[MQARConfig, list[str]]:
+def names_by_task(run_dir: Path) -> dict[Task, list[str]]:
     """Which runs of a comparison are of which task.
 
     Args:
@@ -76,7 +78,7 @@ def names_by_task(run_dir: Path) -> dict[MQARConfig, list[str]]:
     Returns:
         Task to the names of its rows, in their order.
     """
-    tasks: dict[MQARConfig, list[str]] = {}
+    tasks: dict[Task, list[str]] = {}
     if (run_dir / "compare.json").exists():
         for row in json.loads((run_dir / "compare.json").read_text(encoding="utf-8")):
             text = (run_dir / row["mixer"] / "config.json").read_text(encoding="utf-8")
@@ -144,7 +146,8 @@ def _entry(label: str, row: Mapping[str, Any], loaded: Loaded, found: Findings |
         bounds=_bounds(config),
         outcomes=tuple(map(_outcome, loaded.result["members"])),
         curves=tuple(_curve(member, loaded.metrics) for member in best),
-        cost=cost(model, length),
+        # A classifier answers once, at the end: nothing of it is decoded.
+        cost=cost(model, length, phases=PHASES[:2] if model.pooled else PHASES),
         findings=found,
         dynamics=next((dynamics for dynamics in seen if dynamics is not None), None),
     )
@@ -183,8 +186,7 @@ def _facts(runs: Sequence[Loaded]) -> dict[str, str]:
     git = environment["git"]
     commit = f", commit {git['commit'][:9]}{' + changes' if git['dirty'] else ''}" if git else ""
     return {
-        "Task": f"MQAR: L = {task.seq_len}, {task.num_kv_pairs} key–value pairs, "
-        f"vocabulary {task.vocab_size}",
+        "Task": f"{task.title}: {task.describe()}",
         "Model": f"{each([c.model.num_layers for c in configs])} layers, "
         f"d = {each([c.model.d_model for c in configs])}",
         "Training": f"at most {each([c.steps for c in configs])} steps of "

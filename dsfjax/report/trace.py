@@ -15,7 +15,7 @@ FLOOR = 1e-8
 def trace(
     found: analysis.Retention,
     agreement: analysis.Agreement,
-    marks: Int[np.ndarray, " M"],
+    marks: Int[np.ndarray, "batch M"],
     asked: Int[np.ndarray, "batch M"],
 ) -> Trace:
     """Geometric means of retention over tokens, sequences and heads.
@@ -24,7 +24,7 @@ def trace(
         found: Of `dsfjax.analysis.retention`, NumPy arrays with the sequences in front,
             (batch, M, L, H).
         agreement: Of what was measured in the state, else in the outputs, with what was predicted.
-        marks: Steps of the marked tokens.
+        marks: Of each sequence the steps of the marked tokens.
         asked: Of each sequence the steps at which the task asks for them.
 
     Returns:
@@ -42,11 +42,11 @@ def trace(
     )
 
 
-def _by_age(values: Any, marks: Int[np.ndarray, " M"]) -> Float[np.ndarray, " L"]:
+def _by_age(values: Any, marks: Int[np.ndarray, "batch M"]) -> Float[np.ndarray, " L"]:
     values = np.asarray(values, float)
     steps, shifted = values.shape[2], np.full_like(values, np.nan)
-    for m, mark in enumerate(marks):
-        shifted[:, m, : steps - mark] = values[:, m, mark:]
+    for (i, m), mark in np.ndenumerate(marks):
+        shifted[i, m, : steps - mark] = values[i, m, mark:]
     return _geometric_mean(np.moveaxis(shifted, 2, 0).reshape(steps, -1))
 
 

@@ -39,12 +39,7 @@ def write_all(run_dir: Path | str, out_dir: Path | str) -> list[Report]:
     tasks = names_by_task(Path(run_dir))
     if len(tasks) < 2:
         return [write(run_dir, out_dir)]
-    return [
-        write(
-            run_dir, Path(out_dir) / f"L{task.seq_len}-n{task.num_kv_pairs}-v{task.vocab_size}", n
-        )
-        for task, n in tasks.items()
-    ]
+    return [write(run_dir, Path(out_dir) / task.slug(), n) for task, n in tasks.items()]
 
 
 def write(run_dir: Path | str, out_dir: Path | str, names: Collection[str] | None = None) -> Report:
@@ -65,7 +60,6 @@ def write(run_dir: Path | str, out_dir: Path | str, names: Collection[str] | Non
     comparison = read(Path(run_dir), names)
     files = write_data(comparison, out / "data")
     page = out / "index.html"
-    title = "Multi-query associative recall"
     verdict = decide(comparison)
-    write_text(page, render(comparison, verdict, title, files))
+    write_text(page, render(comparison, verdict, comparison.title, files))
     return Report(page, verdict)

@@ -1,7 +1,8 @@
 """The computations of a program: the start, and a block of training steps with an evaluation.
 
-Pure functions, compiled by :mod:`dsfjax.training.compilation`. The data are made on the device
-inside the scan, so a block moves nothing between device and host but its few metrics.
+Pure functions, compiled by :mod:`dsfjax.training.compilation`. Examples are made on the device
+inside the scan, or gathered from data that stay there, so a block moves nothing between device and
+host but its few metrics.
 """
 
 import functools
@@ -14,8 +15,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from dsfjax.training import division, optimizer
 from dsfjax.training.objective import query_loss
-from dsfjax.training.program import NOT_YET, BlockMetrics, Carry, Members, Program
-from dsfjax.training.step import DATA, HELD_OUT, TrainState, init_state, stream, train_step
+from dsfjax.training.program import NOT_YET, BlockMetrics, Carry, Data, Members, Program
+from dsfjax.training.step import DATA, HELD_OUT, TrainState, init_state, train_step
 
 
 def start(program: Program, which: Members) -> Carry:
@@ -52,6 +53,7 @@ def _scale(program: Program, params: PyTree, factor: Float[Array, ""]) -> PyTree
 
 def train_block(
     program: Program,
+    data: Data,
     carry: Carry,
     which: Members,
     total_steps: Int[Array, ""],
@@ -65,6 +67,7 @@ def train_block(
 
     Args:
         program: The program.
+        data: The task's.
         carry: The state before.
         which: The members.
         total_steps: Length of the schedule.
@@ -78,7 +81,7 @@ def train_block(
     def step(states: TrainState, index: Array) -> tuple[TrainState, dict[str, Array]]:
         # All members that train are at the program's step: shared batches are drawn once for all.
         now = carry.step + index
-        draw = functools.partial(_draw, program, axis_name=axis_name)
+        draw = functools.partial(_draw, program, data.train, axis_name=axis_name)
         shared = draw(jax.random.key(0), now) if program.shared_data else None
 
         def one(state: TrainState, member: Members) -> tuple[TrainState, dict[str, Array]]:
@@ -96,7 +99,11 @@ def train_block(
                 model=program.model,
                 optimizer=adamw,
                 loss=functools.partial(
-                    query_loss, dropout=member.dropout, weights=weights, axis_name=axis_name
+                    query_loss,
+                    measure=program.task.measure,
+                    dropout=member.dropout,
+                    weights=weights,
+                    axis_name=axis_name,
                 ),
                 axis_name=axis_name,
             )
@@ -106,26 +113,26 @@ def train_block(
     def keep_frozen(new: Array, old: Array) -> Array:
         return jnp.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    def train(states: TrainState) -> tuple[TrainState, dict[str, Array], dict[str, Array]]:
+    # That of every loss. It is not asked of `train` itself, which would be traced once more.
+    dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves(carry.states.params)), jnp.float32)
+
+    def numbers(means: dict[str, Array]) -> Float[Array, "2 m"]:
+        return jnp.stack([means["loss"], means[program.task.metric.name]]).astype(dtype)
+
+    def train(states: TrainState) -> tuple[TrainState, Array, Array]:
         steps = jnp.arange(program.block_steps, dtype=jnp.int32)
         trained, of_training = jax.lax.scan(step, states, steps)
         states = jax.tree.map(keep_frozen, trained, states)
-        held_out = _each(functools.partial(evaluate, program, axis_name=axis_name), states.params)
-        return states, jax.tree.map(lambda each: each.mean(axis=0), of_training), held_out
+        judge = functools.partial(evaluate, program, data.held_out, axis_name=axis_name)
+        of_training = jax.tree.map(lambda each: each.mean(axis=0), of_training)
+        return states, numbers(of_training), numbers(_each(judge, states.params))
 
-    def rest(states: TrainState) -> tuple[TrainState, dict[str, Array], dict[str, Array]]:
-        _, *shapes = jax.eval_shape(train, states)
-        nothing = jax.tree.map(lambda each: jnp.full(each.shape, jnp.nan, each.dtype), shapes)
-        return states, *nothing
+    def rest(states: TrainState) -> tuple[TrainState, Array, Array]:
+        nothing = jnp.full((2, len(active)), jnp.nan, dtype)
+        return states, nothing, nothing
 
     states, of_training, held_out = jax.lax.cond(active.any(), train, rest, carry.states)
-    metrics = BlockMetrics(
-        of_training["loss"],
-        of_training["accuracy"],
-        held_out["loss"],
-        held_out["accuracy"],
-        active,
-    )
+    metrics = BlockMetrics(*of_training, *held_out, active)
     finite = jnp.isfinite(metrics.train_loss) & jnp.isfinite(metrics.eval_loss)
     return _judge(program, carry, states, metrics, finite), metrics
 
@@ -139,7 +146,12 @@ def _each(function: Callable[..., Any], *trees: PyTree) -> Any:
 
 
 def _draw(
-    program: Program, key: Array, step: Int[Array, ""], *, axis_name: str | None = None
+    program: Program,
+    rows: PyTree,
+    key: Array,
+    step: Int[Array, ""],
+    *,
+    axis_name: str | None = None,
 ) -> tuple[PyTree, Float[Array, " b"] | None]:
     """The examples of a step, and their weights in its loss; None for the same for all.
 
@@ -151,8 +163,9 @@ def _draw(
         if program.train_examples % size:
             weights = (step * size + jnp.arange(size) < program.train_examples).astype(float)
             weights = division.own(weights, axis_name)
-    keys = division.own(jax.random.split(stream(key, DATA, step), size), axis_name)
-    return jax.vmap(lambda key: program.sample(key, program.task))(keys), weights
+    picks = program.task.picks(jax.random.fold_in(key, DATA), step, size)
+    picks = division.own(picks, axis_name)
+    return jax.vmap(lambda pick: program.task.example(pick, rows))(picks), weights
 
 
 def _judge(
@@ -165,7 +178,9 @@ def _judge(
     best_at = jnp.where(better, step, carry.best_at)
     solved_at, plateau_at = carry.solved_at, carry.plateau_at
     if program.stop_at is not None:
-        solved = active & finite & (metrics.eval_accuracy >= program.stop_at)
+        value, limit = metrics.eval_accuracy, program.stop_at
+        enough = value >= limit if program.task.metric.higher_is_better else value <= limit
+        solved = active & finite & enough
         solved_at = jnp.where(solved, step, solved_at)
     if program.patience is not None:
         stuck = active & finite & (step - best_at >= program.patience * program.block_steps)
@@ -181,27 +196,33 @@ def _judge(
     )
 
 
-def evaluate(program: Program, params: PyTree, *, axis_name: str | None = None) -> dict[str, Array]:
+def evaluate(
+    program: Program, rows: PyTree, params: PyTree, *, axis_name: str | None = None
+) -> dict[str, Array]:
     """Loss and accuracy on the held-out examples, which are the same for every member and time.
 
     Args:
         program: The program.
+        rows: The held-out data of the task.
         params: Parameters of one member.
         axis_name: Axis of the devices that the examples are divided over, if they are.
 
     Returns:
-        ``{"loss", "accuracy"}``, scalars.
+        ``loss`` and what else the task measures, scalars.
     """
 
     def one(index: Array) -> dict[str, Array]:
-        example = program.sample(stream(jax.random.key(0), HELD_OUT, index), program.task)
-        batch = jax.tree.map(lambda leaf: leaf[None], example)
-        return query_loss(program.model, params, batch)[1]
+        pick = program.task.held_out(jax.random.fold_in(jax.random.key(0), HELD_OUT), index)
+        batch = jax.tree.map(lambda leaf: leaf[None], program.task.example(pick, rows))
+        return query_loss(program.model, params, batch, measure=program.task.measure)[1]
 
     size, devices = program.eval_examples, 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    filled = -(-size // devices) * devices
+    each = -(-size // devices)
+    together = min(program.batch_size // devices, each)
+    # Whole batches only: `jax.lax.map` would trace and compile what is left over once more.
+    filled = -(-each // together) * together * devices
     indices = division.own(jnp.arange(filled), axis_name)
-    metrics = jax.lax.map(one, indices, batch_size=program.batch_size // devices)
-    counts = indices < size  # not what only fills up the last device
+    metrics = jax.lax.map(one, indices, batch_size=together)
+    counts = indices < size  # not what only fills up the last batch
     sums = jax.tree.map(lambda each: jnp.where(counts, each, 0).sum(), metrics)
     return jax.tree.map(lambda part: part / size, division.total(sums, axis_name))

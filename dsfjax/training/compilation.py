@@ -12,7 +12,16 @@ from jaxtyping import Array, PyTree
 
 from dsfjax.training.block import start, train_block
 from dsfjax.training.layout import SPLIT, WHOLE, Layout
-from dsfjax.training.program import BlockMetrics, Carry, Member, Members, Program, members
+from dsfjax.training.program import (
+    BlockMetrics,
+    Carry,
+    Data,
+    Member,
+    Members,
+    Program,
+    data_of,
+    members,
+)
 
 _CARRY: Any = Carry(*([SPLIT] * len(Carry._fields)))._replace(step=WHOLE)  # type: ignore
 
@@ -22,14 +31,14 @@ class Compiled(NamedTuple):
 
     Attributes:
         start: ``start(members) -> carry``.
-        block: ``block(carry, members, total_steps) -> (carry, metrics, progress)``; it consumes
-            the carry. Progress is the carry without the training states.
+        block: ``block(data, carry, members, total_steps) -> (carry, metrics, progress)``; it
+            consumes the carry. Progress is the carry without the training states.
         seconds: Wall time of the compilation.
         bytes: Memory that the block takes on each device, by the compiler's own account.
     """
 
     start: Callable[[Members], Carry]
-    block: Callable[[Carry, Members, Array], tuple[Carry, BlockMetrics, Carry]]
+    block: Callable[[Data, Carry, Members, Array], tuple[Carry, BlockMetrics, Carry]]
     seconds: float
     bytes: int
 
@@ -52,11 +61,13 @@ def compile_program(program: Program, where: Layout, *, dropout: bool = False) -
     def first(which: Members) -> Carry:
         return _raw(start(program, which))
 
-    def block(carry: Carry, which: Members, total_steps: Array) -> tuple[Carry, BlockMetrics]:
+    def block(
+        data: Data, carry: Carry, which: Members, total_steps: Array
+    ) -> tuple[Carry, BlockMetrics]:
         def together(part: tuple[Carry, Members]) -> tuple[Carry, BlockMetrics]:
             own = _typed(part[0]._replace(step=carry.step))
             after, metrics = train_block(
-                program, own, part[1], total_steps, axis_name=where.examples
+                program, data, own, part[1], total_steps, axis_name=where.examples
             )
             return _raw(after), metrics
 
@@ -66,7 +77,7 @@ def compile_program(program: Program, where: Layout, *, dropout: bool = False) -
         after, metrics = _uncut((after._replace(step=None), metrics))
         return after._replace(step=step), metrics
 
-    split = where.split(block, (_CARRY, SPLIT, WHOLE), (_CARRY, SPLIT))
+    split = where.split(block, (WHOLE, _CARRY, SPLIT, WHOLE), (_CARRY, SPLIT))
 
     def with_progress(*inputs: PyTree) -> tuple[Carry, BlockMetrics, Carry]:
         carry, metrics = split(*inputs)
@@ -80,8 +91,12 @@ def compile_program(program: Program, where: Layout, *, dropout: bool = False) -
     start_jit = jax.jit(where.split(first, SPLIT, _CARRY), out_shardings=carry_sharding)
     start_compiled = start_jit.lower(which).compile()
     outputs = (carry_sharding, each, carry_sharding._replace(states=None))
-    block_jit = jax.jit(with_progress, donate_argnums=0, out_shardings=outputs)
-    block_compiled = block_jit.lower(carry, which, total_steps).compile()
+    block_jit = jax.jit(with_progress, donate_argnums=1, out_shardings=outputs)
+    data = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+        data_of(program.task),
+    )
+    block_compiled = block_jit.lower(data, carry, which, total_steps).compile()
     seconds = time.perf_counter() - began
     return Compiled(start_compiled, block_compiled, seconds, _bytes(block_compiled))
 

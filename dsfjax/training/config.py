@@ -3,17 +3,35 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from dsfjax._util.fields import convert_fields
+from dsfjax._util import extensions
 from dsfjax._util.names import choose
 from dsfjax.nn import ModelConfig
-from dsfjax.tasks.mqar import MQARConfig
+from dsfjax.tasks import HELD_OUT, TRAIN, Task
 from dsfjax.training import serial
 from dsfjax.training.optimizer import OptimizerConfig
 from dsfjax.training.program import Member, grid
 
 STOP_WHEN = ("all_members", "one_rate")
+INTERFACE = ("vocab_size", "channels", "num_classes")
+"""What a model and its task have in common."""
+
+
+def fitted(model: ModelConfig, task: Task) -> ModelConfig:
+    """A model with the inputs and outputs of a task.
+
+    Args:
+        model: The model.
+        task: The task.
+
+    Returns:
+        The model with the task's vocabulary or channels; a classifier if the task has classes.
+    """
+    head = "tied" if model.head == "classifier" else model.head
+    own: dict[str, Any] = {name: getattr(task, name) for name in INTERFACE}
+    return replace(model, head="classifier" if task.num_classes else head, **own)
 
 
 @dataclass(frozen=True)
@@ -25,7 +43,7 @@ class TrainConfig:
 
     Attributes:
         task: The task.
-        model: The model; its vocabulary is the task's.
+        model: The model; what it reads and answers is what the task shows and asks (`fitted`).
         optimizer: AdamW and its schedule.
         batch_size: Examples per step and member.
         steps: Training steps, a multiple of ``eval_every``.
@@ -45,6 +63,7 @@ class TrainConfig:
         train_examples: Size of a fixed data set, seen in the same order in every epoch, whose last
             batch may be smaller; by default every step draws new examples.
         checkpoint_every: Evaluations between checkpoints; the last step always has one.
+        imports: Modules that make the architecture and the task known; read again with the config.
         probe_every: Steps between looks inside the models (:mod:`dsfjax.training.probes`), a
             multiple of ``eval_every``; None for none.
 
@@ -52,14 +71,16 @@ class TrainConfig:
         ValueError: If the parts do not fit each other.
 
     Examples:
-        >>> task, model = MQARConfig(vocab_size=64, seq_len=32), ModelConfig("ssd", vocab_size=64)
+        >>> from dsfjax import tasks
+        >>> task = tasks.get(tasks.names()[0], vocab_size=64, seq_len=32)
+        >>> model = ModelConfig("ssd", vocab_size=64)
         >>> TrainConfig(task, model, steps=250, eval_every=100)
         Traceback (most recent call last):
             ...
         ValueError: expected steps to be a multiple of eval_every = 100, got 250; nearest: 200
     """
 
-    task: MQARConfig
+    task: Task
     model: ModelConfig
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batch_size: int = 64
@@ -78,14 +99,13 @@ class TrainConfig:
     train_examples: int | None = field(default=None, metadata=serial.LATER)
     checkpoint_every: int = 5
     probe_every: int | None = field(default=None, metadata=serial.LATER)
+    imports: tuple[str, ...] = field(default=(), metadata=serial.LATER)
 
     def __post_init__(self) -> None:
-        convert_fields(self)
-        if self.model.vocab_size != self.task.vocab_size:
-            raise ValueError(
-                f"expected model.vocab_size = task.vocab_size = {self.task.vocab_size}, "
-                f"got {self.model.vocab_size}"
-            )
+        for name in INTERFACE:
+            wanted, found = getattr(self.task, name), getattr(self.model, name)
+            if found != wanted:
+                raise ValueError(f"expected model.{name} = task.{name} = {wanted}, got {found}")
         if self.model.max_length and self.model.max_length < self.task.seq_len:
             raise ValueError(
                 f"expected model.max_length of 0 (no learned positions) or at least "
@@ -126,6 +146,7 @@ class TrainConfig:
             raise ValueError(f"expected patience >= 1 or None, got {self.patience}")
         if self.train_examples is not None and self.train_examples < 1:
             raise ValueError(f"expected train_examples >= 1 or None, got {self.train_examples}")
+        self._check_sizes()
         if self.probe_every is not None and (
             self.probe_every < 1 or self.probe_every % self.eval_every
         ):
@@ -140,6 +161,21 @@ class TrainConfig:
             raise ValueError(
                 f"expected optimizer.warmup_steps below steps = {self.steps}, "
                 f"got {self.optimizer.warmup_steps}"
+            )
+
+    def _check_sizes(self) -> None:
+        """A data set has so many examples; one that is made has as many as a run wants."""
+        for split, name in ((TRAIN, "batch_size"), (HELD_OUT, "eval_examples")):
+            most = self.task.size(split)
+            if most is not None and getattr(self, name) > most:
+                raise ValueError(
+                    f"expected {name} of at most {most}, the examples of split {split!r}, "
+                    f"got {getattr(self, name)}"
+                )
+        if self.train_examples is not None and self.task.size(TRAIN) is not None:
+            raise ValueError(
+                "expected train_examples None for a task with a training set of "
+                f"{self.task.size(TRAIN)} examples, got {self.train_examples}"
             )
 
     @property
@@ -185,9 +221,13 @@ def from_json(text: str) -> TrainConfig:
         TypeError: If a value has the wrong type.
 
     Examples:
-        >>> task = MQARConfig(vocab_size=64, seq_len=32)
+        >>> from dsfjax import tasks
+        >>> task = tasks.get(tasks.names()[0], vocab_size=64, seq_len=32)
         >>> config = TrainConfig(task, ModelConfig(mixer="ssd", vocab_size=64))
         >>> from_json(to_json(config)) == config
         True
     """
-    return serial.from_dict(TrainConfig, json.loads(text))
+    data = json.loads(text)
+    if isinstance(data, dict):
+        extensions.load(serial.strings(data.get("imports", ()), "config.imports"))
+    return serial.from_dict(TrainConfig, data)

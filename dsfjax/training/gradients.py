@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from dsfjax.nn import Model
-from dsfjax.tasks.mqar import Batch
-from dsfjax.training.objective import query_loss
+from dsfjax.tasks import Example, cross_entropy
+from dsfjax.training.objective import Measure, query_loss
 
 
 def output_gradients(
-    model: Model, params: PyTree, example: Batch
+    model: Model, params: PyTree, example: Example, *, measure: Measure = cross_entropy
 ) -> tuple[Float[Array, "L _"], ...]:
     r"""Gradient of the loss of one sequence to the outputs of the systems of all layers.
 
@@ -24,6 +24,7 @@ def output_gradients(
         model: The model.
         params: Its parameters.
         example: One sequence: ``inputs`` (L,), ``query_positions`` (q,) and ``targets`` (q,).
+        measure: What gives the loss, as in `dsfjax.training.query_loss`.
 
     Returns:
         ∂L/∂y of each layer, (L, d_out).
@@ -33,13 +34,11 @@ def output_gradients(
 
     Examples:
         >>> from dsfjax.nn import ModelConfig, build
-        >>> from dsfjax.tasks import mqar
-        >>> task = mqar.MQARConfig(vocab_size=64, seq_len=32, num_kv_pairs=4)
-        >>> model = build(ModelConfig("linear_attention", vocab_size=64, d_model=4, num_layers=2))
-        >>> example = mqar.sample(jax.random.key(0), task)
+        >>> model = build(ModelConfig("linear_attention", vocab_size=8, d_model=4, num_layers=2))
+        >>> example = Example(jnp.array([1, 7, 0, 1]), jnp.array([3]), jnp.array([7]))
         >>> found = output_gradients(model, model.init(jax.random.key(1)), example)
         >>> [x.shape for x in found]
-        [(32, 4), (32, 4)]
+        [(4, 4), (4, 4)]
     """
     tokens = example.inputs
     layers = jax.eval_shape(model.systems, params, tokens)
@@ -49,6 +48,6 @@ def output_gradients(
 
     def loss(added: tuple[Array, ...]) -> Array:
         changed = model._replace(features=partial(model.features, added=added))
-        return query_loss(changed, params, batch)[0]
+        return query_loss(changed, params, batch, measure=measure)[0]
 
     return jax.grad(loss)(zeros)

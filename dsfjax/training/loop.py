@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from dsfjax.training.compilation import compile_program
 from dsfjax.training.layout import SPLIT, WHOLE, Layout, layout
-from dsfjax.training.program import BlockMetrics, Carry, Members, Program
+from dsfjax.training.program import BlockMetrics, Carry, Members, Program, data_of
 
 
 class Block(NamedTuple):
@@ -65,13 +65,13 @@ def run(
         ValueError: If ``steps`` is no positive multiple of ``program.block_steps``.
 
     Examples:
+        >>> from dsfjax import tasks
         >>> from dsfjax.nn import ModelConfig, build
-        >>> from dsfjax.tasks import mqar
         >>> from dsfjax.training.optimizer import OptimizerConfig
         >>> from dsfjax.training.program import grid, members
-        >>> task = mqar.MQARConfig(vocab_size=64, seq_len=32, num_kv_pairs=4)
+        >>> task = tasks.get(tasks.names()[0], vocab_size=64, seq_len=32)
         >>> model = build(ModelConfig("linear_attention", vocab_size=64, d_model=4, num_layers=1))
-        >>> program = Program(model, mqar.sample, task, OptimizerConfig(), 4, 2, 4)
+        >>> program = Program(model, task, OptimizerConfig(), 4, 2, 4)
         >>> [block.step for block in run(program, members(grid([1e-3, 1e-2], [0])), steps=4)]
         [2, 4]
     """
@@ -85,7 +85,7 @@ def run(
     compiled = compile_program(program, where, dropout=which.dropout is not None)
     rows = where.indices()
     inputs = [where.put(_take(which, index), SPLIT) for index in rows]
-    total_steps = where.put(np.int32(steps), WHOLE)
+    data, total_steps = where.put((data_of(program.task), np.int32(steps)), WHOLE)
     parked = where.num_slices > 1
 
     def leave(state: Carry) -> Carry:
@@ -103,7 +103,8 @@ def run(
         metrics = [_no_metrics(where.slice_size)] * len(rows)
         for i, which in enumerate(inputs):
             if seen[i].active.any():
-                state, *numbers = compiled.block(_on_devices(where, states[i]), which, total_steps)
+                state = _on_devices(where, states[i])
+                state, *numbers = compiled.block(data, state, which, total_steps)
                 states[i] = leave(state)
                 metrics[i], seen[i] = _to_host(numbers)
             else:

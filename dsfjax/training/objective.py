@@ -1,4 +1,4 @@
-r"""What a model is trained for: cross-entropy at the positions that carry an answer.
+r"""What a model is trained for: the loss at the positions where something is asked.
 
 With vocabulary :math:`V`, features :math:`x \in \mathbb{R}^{L \times d}` and :math:`q` queries per
 sequence, the dense loss costs :math:`L V d` operations for the logits, of which all but
@@ -13,8 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from dsfjax.nn import Model
-from dsfjax.tasks.mqar import Batch
+from dsfjax.tasks import Example, cross_entropy
 from dsfjax.training import division
+
+Measure = Callable[[Array, Array], dict[str, Array]]
+"""Outputs (…, k) and targets (…) to numbers of every query, as `dsfjax.tasks.Task.measure`."""
 
 IGNORED = -100
 """Label of a position without an answer."""
@@ -23,23 +26,28 @@ IGNORED = -100
 def query_loss(
     model: Model,
     params: PyTree,
-    batch: Batch,
+    batch: Example,
     key: PRNGKeyArray | None = None,
     *,
+    measure: Measure = cross_entropy,
     dropout: Float[Array, ""] | None = None,
     weights: Shaped[Array, " b"] | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    r"""Mean cross-entropy over the query positions of a batch.
+    r"""Mean loss over the queries of a batch, by default the cross-entropy.
 
     .. math:: \frac{1}{bq} \sum_{i,j} \left[ \log \sum_v e^{z_{ijv}} - z_{ij\,y_{ij}} \right],
         \qquad z_{ij} = \mathrm{head}(x_i[t_{ij}])
 
+    The head of a classifier reads all of :math:`x_i` instead and answers the one query there is.
+
     Args:
         model: The model; its ``features`` sees one sequence at a time.
         params: Parameters of the model.
-        batch: ``inputs`` (b, L), ``query_positions`` (b, q) and ``targets`` (b, q), integers.
+        batch: Examples: ``inputs`` (b, L), ``query_positions`` (b, q), ``targets`` (b, q).
         key: A PRNG key for dropout (training), or None (evaluation).
+        measure: Outputs and targets to ``loss`` and further numbers of every query
+            (`dsfjax.tasks.Task.measure`).
         dropout: A rate in place of the model's own that are not 0; it may be traced.
         weights: Weights of the sequences in the means, such as 0 for those that only fill the batch
             up; None for the same weight for all.
@@ -47,26 +55,25 @@ def query_loss(
             ``batch`` and ``weights`` are this device's, ``key`` is that of all.
 
     Returns:
-        The loss (this device's term of it, if the batch is divided), and ``{"loss", "accuracy"}``:
-        accuracy is the fraction of queries whose largest logit is the target. Scalars, in the dtype
-        of the logits but at least float32.
+        The loss (this device's term of it, if the batch is divided), and the means of all that
+        ``measure`` gives: ``{"loss", "accuracy"}``, the accuracy being the fraction of queries
+        whose largest logit is the target. Scalars, in the dtype of the logits but at least float32.
 
     Examples:
         >>> import jax
+        >>> import jax.numpy as jnp
         >>> from dsfjax.nn import ModelConfig, build
-        >>> from dsfjax.tasks import mqar
-        >>> task = mqar.MQARConfig(vocab_size=64, seq_len=32, num_kv_pairs=4)
-        >>> model = build(ModelConfig("linear_attention", vocab_size=64, d_model=4, num_layers=1))
-        >>> batch = mqar.batch(jax.random.key(0), task, 2)
+        >>> model = build(ModelConfig("linear_attention", vocab_size=8, d_model=4, num_layers=1))
+        >>> batch = Example(jnp.array([[1, 7, 0, 1]]), jnp.array([[3]]), jnp.array([[7]]))
         >>> params = jax.jit(model.init)(jax.random.key(1))
         >>> loss, metrics = jax.jit(lambda params: query_loss(model, params, batch))(params)
         >>> sorted(metrics)
         ['accuracy', 'loss']
     """
 
-    def features_at_queries(example: Batch, key: PRNGKeyArray | None) -> Array:
+    def features_at_queries(example: Example, key: PRNGKeyArray | None) -> Array:
         features = model.features(params, example.inputs, key=key, dropout=dropout)
-        return features[example.query_positions]
+        return features if model.pooled else features[example.query_positions]
 
     keys = None
     if key is not None:
@@ -75,7 +82,11 @@ def query_loss(
     features = _over_batch(features_at_queries, batch, keys)
     each = jnp.ones(len(batch.targets), int) if weights is None else weights
     each = jnp.broadcast_to(each[:, None], batch.targets.shape)
-    return _cross_entropy(model.head(params, features), batch.targets, each, axis_name)
+    if batch.weights is not None:
+        each = each * batch.weights
+    outputs = model.head(params, features)
+    outputs = outputs[:, None] if model.pooled else outputs
+    return _mean(measure, outputs, batch.targets, each, axis_name)
 
 
 def full_loss(
@@ -118,7 +129,7 @@ def full_loss(
     logits = _over_batch(logits_of, inputs, keys)
     labelled = labels != IGNORED
     # An ignored label is no index; any valid one does, as its term is weighted by zero.
-    return _cross_entropy(logits, jnp.where(labelled, labels, 0), labelled)
+    return _mean(cross_entropy, logits, jnp.where(labelled, labels, 0), labelled)
 
 
 def _over_batch(function: Callable[..., Array], batch: PyTree, keys: Array | None) -> Array:
@@ -127,16 +138,15 @@ def _over_batch(function: Callable[..., Array], batch: PyTree, keys: Array | Non
     return jax.vmap(function)(batch, keys)
 
 
-def _cross_entropy(
-    logits: Float[Array, "b t v"],
+def _mean(
+    measure: Measure,
+    outputs: Float[Array, "b t k"],
     targets: Int[Array, "b t"],
     weights: Shaped[Array, "b t"],
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    weights = weights.astype(logits.dtype)
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    weights = weights.astype(outputs.dtype)
     weights = weights / division.total(weights.sum(), axis_name)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    loss = (weights * (jax.nn.logsumexp(logits, axis=-1) - chosen)).sum()
-    accuracy = (weights * (logits.argmax(axis=-1) == targets)).sum()
-    return loss, {"loss": loss, "accuracy": accuracy}
+    means = {name: (weights * each).sum() for name, each in measure(outputs, targets).items()}
+    return means["loss"], means

@@ -1,13 +1,14 @@
-"""Sizes that are known to work, as data."""
+"""Sizes that are known to work, as data: what all tasks share here, and with each task its own."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dsfjax import tasks
 from dsfjax._util.names import choose
 from dsfjax.nn import ModelConfig
-from dsfjax.tasks.mqar import MQARConfig
-from dsfjax.training.config import TrainConfig
+from dsfjax.tasks import Preset
+from dsfjax.training.config import TrainConfig, fitted
 from dsfjax.training.optimizer import OptimizerConfig
 
 PAPER_MIXERS = (
@@ -21,108 +22,136 @@ PAPER_MIXERS = (
     "rg_lru",
 )
 
-
-@dataclass(frozen=True)
-class Preset:
-    """A comparison: one config, and the mixers to put into it.
-
-    Attributes:
-        about: What it is for.
-        mixers: The mixers, in the order of the table.
-        base: The config; its ``model.mixer`` is replaced.
-        own: Mixer to those fields of ``ModelConfig`` in which it differs from ``base``.
-    """
-
-    about: str
-    mixers: tuple[str, ...]
-    base: TrainConfig
-    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
 PRESETS = {
     "demo": Preset(
-        about="the paper's mixers on small MQAR: minutes on a laptop",
+        about="the paper's mixers on small sizes: minutes on a laptop",
         mixers=PAPER_MIXERS,
-        base=TrainConfig(
-            task=MQARConfig(vocab_size=64, seq_len=32, num_kv_pairs=4),
+        settings={
             # With the short convolutions of practice every mixer sees the token before, without
             # which the recall of a value takes many times as many steps to be found.
-            model=ModelConfig(
-                mixer="softmax_attention",
-                vocab_size=64,
-                d_model=64,
-                num_layers=2,
-                block="mamba",
-                surroundings="practice",
-            ),
-            optimizer=OptimizerConfig(schedule="cosine", warmup_steps=50),
-            batch_size=32,
-            steps=400,
-            eval_every=100,
-            eval_examples=512,
-            seeds=(0, 1),
-            learning_rates=(2e-3, 5e-3),
-            stop_at=0.999,
-            stop_when="one_rate",
-        ),
+            "block": "mamba",
+            "surroundings": "practice",
+            "d_model": 64,
+            "num_layers": 2,
+            "schedule": "cosine",
+            "warmup_steps": 50,
+            "batch_size": 32,
+            "steps": 400,
+            "eval_every": 100,
+            "eval_examples": 512,
+            "seeds": (0, 1),
+            "learning_rates": (2e-3, 5e-3),
+            "stop_at": 0.999,
+            "stop_when": "one_rate",
+        },
     ),
     "smoke": Preset(
         about="two tiny mixers for a few steps: seconds, and learns nothing",
         mixers=("linear_attention", "ssd"),
-        base=TrainConfig(
-            task=MQARConfig(vocab_size=32, seq_len=16, num_kv_pairs=2),
-            model=ModelConfig(
-                mixer="linear_attention", vocab_size=32, d_model=16, num_layers=1, block="mamba"
-            ),
-            optimizer=OptimizerConfig(schedule="cosine"),
-            batch_size=8,
-            steps=24,
-            eval_every=4,
-            eval_examples=16,
-            seeds=(0, 1),
-            learning_rates=(1e-3, 1e-2),
-            checkpoint_every=1,
-        ),
+        settings={
+            "block": "mamba",
+            "d_model": 16,
+            "num_layers": 1,
+            "schedule": "cosine",
+            "batch_size": 8,
+            "steps": 24,
+            "eval_every": 4,
+            "eval_examples": 16,
+            "seeds": (0, 1),
+            "learning_rates": (1e-3, 1e-2),
+            "checkpoint_every": 1,
+        },
     ),
 }
-"""Name to preset."""
+"""Name to what all tasks share; a task's own preset of that name has priority."""
 
 
-def get(name: str) -> Preset:
-    """A preset by name.
+def get(name: str, task: str) -> Preset:
+    """A preset of a task by name.
 
     Args:
         name: One of ``PRESETS``.
+        task: Name of the task.
 
     Returns:
-        The preset.
+        The preset, with the task's own settings in place of those that all tasks share.
 
     Raises:
-        ValueError: If there is none of that name; the nearest is named.
+        ValueError: If there is no preset or task of that name; the nearest is named.
 
     Examples:
-        >>> get("smoke").mixers
+        >>> get("smoke", tasks.names()[0]).mixers
         ('linear_attention', 'ssd')
     """
-    return PRESETS[choose("preset", name, PRESETS)]
+    shared = PRESETS[choose("preset", name, PRESETS)]
+    own = tasks.kind(task).presets.get(name, Preset())
+    return Preset(
+        own.about or shared.about,
+        {**shared.settings, **own.settings},
+        own.mixers or shared.mixers,
+        {**shared.own, **own.own},
+    )
 
 
-def configs(preset: Preset, mixers: Sequence[str] | None = None) -> dict[str, TrainConfig]:
+def configs(
+    preset: str,
+    task: str,
+    mixers: Sequence[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> dict[str, TrainConfig]:
     """A config for each mixer of a preset.
 
     Args:
-        preset: The preset.
+        preset: Name of the preset.
+        task: Name of the task.
         mixers: The mixers to take, which need not be the preset's own; by default those.
+        given: Further settings, which have priority.
 
     Returns:
         Mixer to config, in the order given.
 
+    Raises:
+        ValueError: If a name is unknown, or the settings do not fit together.
+        TypeError: If one has the wrong type.
+
     Examples:
-        >>> list(configs(get("smoke"), ["s6"]))
+        >>> list(configs("smoke", tasks.names()[0], ["s6"]))
         ['s6']
     """
-    base = preset.base
+    chosen = get(preset, task)
     return {
-        mixer: replace(base, model=replace(base.model, mixer=mixer, **preset.own.get(mixer, {})))
-        for mixer in (preset.mixers if mixers is None else mixers)
+        mixer: build(task, mixer, {**chosen.settings, **chosen.own.get(mixer, {}), **(given or {})})
+        for mixer in mixers or chosen.mixers
     }
+
+
+def build(task: str, mixer: str, settings: Mapping[str, Any]) -> TrainConfig:
+    """A config from one flat mapping of settings.
+
+    Args:
+        task: Name of the task.
+        mixer: The architecture.
+        settings: Field of the task, the model, the optimiser or the run to its value; a name that
+            several have is for all of them, one that none has is passed over.
+
+    Returns:
+        The config. The model has the inputs and outputs of the task.
+
+    Raises:
+        ValueError: If the values do not fit together.
+        TypeError: If one has the wrong type.
+    """
+    made = tasks.get(task, **_fields_of(tasks.kind(task), settings))
+    own = _fields_of(ModelConfig, settings) | {"mixer": mixer, "vocab_size": 1}
+    return TrainConfig(
+        **_fields_of(TrainConfig, settings)
+        | {
+            "task": made,
+            "model": fitted(ModelConfig(**own), made),
+            "optimizer": OptimizerConfig(**_fields_of(OptimizerConfig, settings)),
+        }
+    )
+
+
+def _fields_of(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: settings[f.name] for f in dataclasses.fields(kind) if f.name in settings}

@@ -25,12 +25,13 @@ from jaxtyping import Array, Float, PyTree
 
 from dsfjax import analysis, nn
 from dsfjax.core import System
-from dsfjax.tasks import mqar
+from dsfjax.tasks import HELD_OUT as HELD_OUT_SPLIT
+from dsfjax.tasks import Example, Task, examples
 from dsfjax.training.config import TrainConfig
 from dsfjax.training.gradients import output_gradients
 from dsfjax.training.objective import query_loss
 from dsfjax.training.sharpness import sharpness
-from dsfjax.training.step import HELD_OUT, stream
+from dsfjax.training.step import HELD_OUT
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Held-out sequences of the Hessian, and those of them whose systems are read.
@@ -56,7 +57,8 @@ def probed(config: TrainConfig) -> list[int]:
         Indices of members.
 
     Examples:
-        >>> task = mqar.MQARConfig(vocab_size=64, seq_len=32)
+        >>> from dsfjax import tasks
+        >>> task = tasks.get(tasks.names()[0], vocab_size=64, seq_len=32)
         >>> model = nn.ModelConfig("ssd", vocab_size=64)
         >>> probed(TrainConfig(task, model, seeds=(5, 6), learning_rates=(1e-3, 1e-2)))
         [0, 2]
@@ -93,7 +95,7 @@ def probe(config: TrainConfig, params: PyTree) -> dict[str, Any]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def held_out(task: mqar.MQARConfig, count: int) -> mqar.Batch:
+def held_out(task: Task, count: int) -> Example:
     """The first sequences that training is evaluated on.
 
     Args:
@@ -103,13 +105,13 @@ def held_out(task: mqar.MQARConfig, count: int) -> mqar.Batch:
     Returns:
         A batch of them.
     """
-    keys = jax.vmap(lambda index: stream(jax.random.key(0), HELD_OUT, index))(jnp.arange(count))
-    return jax.vmap(lambda key: mqar.sample(key, task))(keys)
+    key = jax.random.fold_in(jax.random.key(0), HELD_OUT)
+    return examples(task, HELD_OUT_SPLIT, count, key)
 
 
 @functools.lru_cache(maxsize=32)
 def _look(
-    config: nn.ModelConfig, task: mqar.MQARConfig
+    config: nn.ModelConfig, task: Task
 ) -> Callable[[PyTree], tuple[Float[Array, ""], _Layers]]:
     model, batch = nn.build(config), held_out(task, BATCH)
     # Forward mode goes step by step, which dropout on an attention matrix cannot; it is off here.
@@ -119,21 +121,21 @@ def _look(
     @jax.jit
     def look(params: PyTree) -> tuple[Float[Array, ""], _Layers]:
         def loss(params: PyTree) -> Float[Array, ""]:
-            return query_loss(stepwise, params, batch)[0]
+            return query_loss(stepwise, params, batch, measure=task.measure)[0]
 
         few = jax.tree.map(lambda leaf: leaf[:READ], batch)
-        found = jax.lax.map(functools.partial(_read, model, params), few)
+        found = jax.lax.map(functools.partial(_read, model, task, params), few)
         return sharpness(loss, params, jax.random.key(0)), _mean(*found)
 
     return look
 
 
 def _read(
-    model: nn.Model, params: PyTree, example: mqar.Batch
+    model: nn.Model, task: Task, params: PyTree, example: Example
 ) -> tuple[analysis.Spectrum, Array | None, Array | None]:
     """Spectrum, gradient and dimension of every layer on one sequence."""
     systems, _ = nn.stack_layers(model.systems(params, example.inputs))
-    dy = jnp.stack(output_gradients(model, params, example))
+    dy = jnp.stack(output_gradients(model, params, example, measure=task.measure))
     steps = example.inputs.shape[0]
 
     def read(layer: tuple[Any, Array]) -> tuple[analysis.Spectrum, Array | None, Array | None]:

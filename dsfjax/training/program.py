@@ -6,15 +6,17 @@ what differs is in :class:`Members` and is an argument.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dsfjax.nn import Model
+from dsfjax.tasks import HELD_OUT, TRAIN, Task
 from dsfjax.training.optimizer import OptimizerConfig
 from dsfjax.training.step import TrainState
 
@@ -28,8 +30,7 @@ class Program:
 
     Attributes:
         model: The model.
-        sample: ``sample(key, task) -> example``, pure.
-        task: Config of the task, hashable.
+        task: The task, which is hashable; its data are arguments.
         optimizer: The optimiser; its weight decay is not read, as each member has its own.
         batch_size: Examples per step and member.
         block_steps: Training steps between two evaluations.
@@ -42,8 +43,7 @@ class Program:
     """
 
     model: Model
-    sample: Callable[[Any, Any], PyTree]
-    task: Any
+    task: Task
     optimizer: OptimizerConfig
     batch_size: int
     block_steps: int
@@ -52,6 +52,18 @@ class Program:
     patience: int | None = None
     shared_data: bool = False
     train_examples: int | None = None
+
+
+class Data(NamedTuple):
+    """The arrays of a task with a data set; () for one that makes its examples.
+
+    Attributes:
+        train: Of the training split, a row per example.
+        held_out: Of the held-out split.
+    """
+
+    train: PyTree
+    held_out: PyTree
 
 
 class Member(NamedTuple):
@@ -155,6 +167,23 @@ def grid(
     """
     axes = (learning_rates, weight_decays, init_scales, dropouts, seeds)
     return tuple(Member(*point) for point in itertools.product(*axes))
+
+
+def data_of(task: Task) -> Data:
+    """The data of a task on the host, in dtypes that the device has.
+
+    Args:
+        task: The task.
+
+    Returns:
+        NumPy arrays.
+    """
+
+    def canonical(leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
+        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+
+    return jax.tree.map(canonical, Data(task.arrays(TRAIN), task.arrays(HELD_OUT)))
 
 
 def members(points: Sequence[Member]) -> Members:

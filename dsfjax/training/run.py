@@ -46,7 +46,6 @@ import jax
 from jaxtyping import PyTree
 
 from dsfjax import nn
-from dsfjax.tasks import mqar
 from dsfjax.training import checkpoint, environment, files, hosts, loop, probes, program, record
 from dsfjax.training import folder as run_folder
 from dsfjax.training.compilation import compile_program, template
@@ -312,7 +311,6 @@ def program_of(config: TrainConfig) -> program.Program:
     """
     return program.Program(
         model=_model(config.model),
-        sample=mqar.sample,
         task=config.task,
         # Weight decay is a member's: configs that differ in it share a compilation.
         optimizer=dataclasses.replace(config.optimizer, weight_decay=0.0),

@@ -4,9 +4,9 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from dsfjax._util.fields import convert
+from dsfjax import tasks
 from dsfjax._util.names import choose
 
 T = TypeVar("T")
@@ -26,11 +26,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 
     Returns:
         Nested dicts and lists, without the fields marked :data:`LATER` that have their defaults.
+        A task says its name first.
 
     Examples:
-        >>> from dsfjax.tasks.mqar import MQARConfig
-        >>> to_dict(MQARConfig())["num_kv_pairs"]
-        4
+        >>> from dsfjax.nn import ModelConfig
+        >>> to_dict(ModelConfig("ssd", vocab_size=64))["d_model"]
+        64
     """
     return _plain(config)
 
@@ -51,13 +52,17 @@ def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
         TypeError: If a value is not of the field's type.
 
     Examples:
-        >>> from dsfjax.tasks.mqar import MQARConfig
-        >>> from_dict(MQARConfig, {"sequence_len": 64})
+        >>> from dsfjax.training import OptimizerConfig
+        >>> from_dict(OptimizerConfig, {"warm_steps": 64})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        ValueError: unknown key of config 'sequence_len'; did you mean 'seq_len'? Known:
-        vocab_size, seq_len, num_kv_pairs, power_a.
+        ValueError: unknown key of config 'warm_steps'; did you mean 'warmup_steps'? Known: ...
     """
+    if kind is tasks.Task and isinstance(data, Mapping):
+        data = dict(data)
+        name = tasks.name_in(data)
+        data.pop("name", None)
+        return cast(T, from_dict(tasks.kind(name), data, where=where))
     if not isinstance(data, Mapping):
         raise TypeError(f"{where}: expected an object of {kind.__name__}, got {data!r}")
     hints = typing.get_type_hints(kind)
@@ -96,10 +101,27 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") ->
     return found
 
 
+def strings(value: Any, where: str) -> tuple[str, ...]:
+    """A list of strings in JSON data.
+
+    Args:
+        value: The data.
+        where: What they are, for messages.
+
+    Returns:
+        The strings.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    return _value(tuple[str, ...], value, where)
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         fields = [f for f in dataclasses.fields(value) if not _left_out(f, getattr(value, f.name))]
-        return {f.name: _plain(getattr(value, f.name)) for f in fields}
+        name = tasks.named(value) if isinstance(value, tasks.Task) else {}
+        return name | {f.name: _plain(getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -112,11 +134,30 @@ def _left_out(field: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for kind in kinds:
-        absent = value is None and type(None) in kinds
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and not absent:
-            return from_dict(kind, value, where=where)
-        if typing.get_origin(kind) is typing.Literal:
-            return choose(where, str(value), typing.get_args(kind))
-    return convert(hint, value, where)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (hint,) = (arg for arg in args if arg is not type(None))
+        return _value(hint, value, where)
+    if hint is Any:
+        return tuple(value) if isinstance(value, list) else value
+    if origin is typing.Literal:
+        return choose(where, value, args)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{where}: expected a list, got {value!r}")
+        items = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(items) != len(value):
+            raise TypeError(f"{where}: expected {len(items)} values, got {value!r}")
+        pairs = enumerate(zip(items, value, strict=True))
+        return tuple(_value(item, v, f"{where}[{i}]") for i, (item, v) in pairs)
+    if hint is tasks.Task or (dataclasses.is_dataclass(hint) and isinstance(hint, type)):
+        return from_dict(hint, value, where=where)
+    # JSON does not tell 1.0 from 1, and to Python True is an int.
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        name = getattr(hint, "__name__", hint)
+        raise TypeError(f"{where}: expected {name}, got {value!r}")
+    return value

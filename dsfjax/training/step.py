@@ -112,12 +112,11 @@ def train_step(
     Examples:
         >>> import jax
         >>> from dsfjax.nn import ModelConfig, build
-        >>> from dsfjax.tasks import mqar
+        >>> from dsfjax.tasks import Example
         >>> from dsfjax.training import optimizer
-        >>> task = mqar.MQARConfig(vocab_size=64, seq_len=32, num_kv_pairs=4)
-        >>> batch = mqar.batch(jax.random.key(0), task, 2)
+        >>> batch = Example(jnp.array([[1, 7, 0, 1]]), jnp.array([[3]]), jnp.array([[7]]))
         >>> adamw = optimizer.build(optimizer.OptimizerConfig(schedule="constant"), 1e-3)
-        >>> model = build(ModelConfig("linear_attention", vocab_size=64, d_model=4, num_layers=1))
+        >>> model = build(ModelConfig("linear_attention", vocab_size=8, d_model=4, num_layers=1))
         >>> state = jax.jit(lambda key: init_state(model, adamw, key))(jax.random.key(1))
         >>> step = jax.jit(lambda state: train_step(state, batch, model=model, optimizer=adamw))
         >>> state, metrics = step(state)

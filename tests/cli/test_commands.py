@@ -68,7 +68,7 @@ def test_train_puts_every_option_where_it_belongs(
     assert (config.task.num_kv_pairs, config.task.vocab_size) == (3, 40)
     assert (config.model.d_model, config.model.vocab_size) == (8, 40)
     assert config.optimizer.weight_decay == 0.0
-    assert config.task.seq_len == presets.get("smoke").base.task.seq_len
+    assert config.task.seq_len == presets.configs("smoke", "mqar")["ssd"].task.seq_len
 
 
 def test_default_folder_depends_on_the_config() -> None:

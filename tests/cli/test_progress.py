@@ -10,7 +10,7 @@ from dsfjax.cli.progress import LiveTable, PlainLines, best, outcome, progress
 from dsfjax.training import presets
 from dsfjax.training.layout import layout
 
-CONFIG = presets.get("smoke").base
+CONFIG = presets.configs("smoke", "mqar")["ssd"]
 RESULT: dict[str, Any] = {
     "members": [{"status": "solved"}, {"status": "diverged"}, {"status": "solved"}],
     "steps": 8,

@@ -10,7 +10,7 @@ from dsfjax.core import Dense, DenseInput, DenseOutput, System
 from dsfjax.engines import materialize
 from dsfjax.report.examine import examine, first_kernel, num_channels
 from dsfjax.report.findings import FADED, MODULUS_BINS, Findings
-from dsfjax.tasks import mqar
+from dsfjax.tasks import Example, mqar
 from dsfjax.training.gradients import output_gradients
 from dsfjax.training.step import HELD_OUT, stream
 
@@ -76,7 +76,7 @@ def test_state_use_and_gradients(case: tuple[nn.Model, dict, Findings]) -> None:
         return
 
     @jax.jit
-    def look(example: mqar.Batch) -> list[tuple]:
+    def look(example: Example) -> list[tuple]:
         dy = output_gradients(model, params, example)
         pairs = zip(model.systems(params, example.inputs), dy, strict=True)
         return [(analysis.state_use(s), analysis.gradient_norms(s, y)) for (s, _), y in pairs]

@@ -22,7 +22,7 @@ MIXERS = ("softmax_attention", "s6")
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs")
-    sweep(presets.configs(presets.get("smoke"), MIXERS), path)
+    sweep(presets.configs("smoke", "mqar", MIXERS), path)
     return path
 
 

@@ -13,19 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dsfjax.tasks import mqar
+from dsfjax.tasks import Example, mqar
 
 # Seeds are fixed, so a test below this level is wrong for good and not by bad luck.
 LEVEL = 1e-3
 
-Draw = Callable[[mqar.MQARConfig, int], mqar.Batch]
+Draw = Callable[[mqar.MQARConfig, int], Example]
 
 
-def on_device(config: mqar.MQARConfig, count: int) -> mqar.Batch:
+def on_device(config: mqar.MQARConfig, count: int) -> Example:
     return jax.jit(lambda key: mqar.batch(key, config, count))(jax.random.key(11))
 
 
-def published(config: mqar.MQARConfig, count: int) -> mqar.Batch:
+def published(config: mqar.MQARConfig, count: int) -> Example:
     inputs, labels = mqar.reference_examples(
         11,
         vocab_size=config.vocab_size,
@@ -37,7 +37,7 @@ def published(config: mqar.MQARConfig, count: int) -> mqar.Batch:
     return mqar.from_labels(inputs, labels)
 
 
-def parts(batch: mqar.Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def parts(batch: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Keys, values and gaps, each ``(count, n)``, read back from the sequences."""
     inputs, n = np.asarray(batch.inputs), batch.targets.shape[-1]
     gaps = (np.asarray(batch.query_positions) - 2 * n) // 2
@@ -171,7 +171,7 @@ def test_jit_vmap_and_a_loop_agree() -> None:
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *looped)
     jitted = jax.jit(mqar.batch, static_argnums=(1, 2))(key, config, 3)
     for batch in (mqar.batch(key, config, 3), jitted):
-        for a, b in zip(batch, stacked, strict=True):
+        for a, b in zip(batch[:3], stacked[:3], strict=True):
             assert a.dtype == jnp.int32
             np.testing.assert_array_equal(a, b)
 

@@ -28,12 +28,12 @@ from dsfjax.training import (
 from dsfjax.training.block import start, train_block
 from dsfjax.training.layout import Layout, layout
 from dsfjax.training.loop import Block, run
-from dsfjax.training.program import Program, grid, members
+from dsfjax.training.program import Program, data_of, grid, members
 from dsfjax.training.run import program_of
 from tests.training.small_config import CONFIG
-from tests.training.toy import TOY, echo, echo_batch
+from tests.training.toy import TOY, Echo, echo_batch
 
-PROGRAM = Program(TOY, echo, 6, OptimizerConfig(), batch_size=4, block_steps=1, eval_examples=8)
+PROGRAM = Program(TOY, Echo(), OptimizerConfig(), batch_size=4, block_steps=1, eval_examples=8)
 WHICH = members(grid([1e-3, 1e-2], range(6), weight_decays=[0.0, 0.1], dropouts=[0.1]))
 
 
@@ -94,9 +94,11 @@ class Sharded(unittest.TestCase):
         parts = jax.tree.map(lambda leaf: leaf.reshape(8, 2), own)
         steps = jnp.int32(1)
         carry = jax.pmap(functools.partial(start, PROGRAM))(parts)
-        block = jax.pmap(functools.partial(train_block, PROGRAM), in_axes=(0, 0, None))
+        block = jax.pmap(
+            functools.partial(train_block, PROGRAM, data_of(PROGRAM.task)), in_axes=(0, 0, None)
+        )
         after, _ = block(carry, parts, steps)
-        whole = functools.partial(train_block, PROGRAM)
+        whole = functools.partial(train_block, PROGRAM, data_of(PROGRAM.task))
         expected, _ = jax.jit(whole)(start(PROGRAM, own), own, steps)
         flat = jax.tree.map(lambda leaf: leaf.reshape(16, *leaf.shape[2:]), after.states.params)
         self.assertLess(distance(flat, expected.states.params), 1e-5)

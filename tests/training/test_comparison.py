@@ -95,7 +95,7 @@ def test_steps_to_90_is_a_mean_over_seeds() -> None:
 
 
 def test_sweep_writes_a_run_per_mixer_and_resumes(tmp_path: Path) -> None:
-    configs = presets.configs(presets.get("smoke"))
+    configs = presets.configs("smoke", "mqar")
     assert list(configs) == ["linear_attention", "ssd"]
     first = sweep({"linear_attention": configs["linear_attention"]}, tmp_path)
     rows = sweep(configs, tmp_path)
@@ -109,7 +109,7 @@ def test_sweep_writes_a_run_per_mixer_and_resumes(tmp_path: Path) -> None:
 
 
 def test_sweep_checks_every_model_first(tmp_path: Path) -> None:
-    configs = presets.configs(presets.get("smoke"))
+    configs = presets.configs("smoke", "mqar")
     model = dataclasses.replace(configs["ssd"].model, num_heads=5)
     configs["ssd"] = dataclasses.replace(configs["ssd"], model=model)
     with pytest.raises(ValueError, match="not divisible by 5"):

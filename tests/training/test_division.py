@@ -12,7 +12,7 @@ from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import TrainConfig
 from dsfjax.training.block import start, train_block
 from dsfjax.training.layout import layout
-from dsfjax.training.program import members
+from dsfjax.training.program import data_of, members
 from dsfjax.training.run import program_of
 
 CONFIG = TrainConfig(
@@ -33,11 +33,11 @@ def test_a_block_is_that_of_one_device(devices: int) -> None:
     """States and metrics after two steps with dropout and after the evaluation."""
     program, which = program_of(CONFIG), members(CONFIG.members)
     carry = jax.jit(functools.partial(start, program))(which)
-    total = jnp.int32(CONFIG.steps)
-    alone = jax.jit(lambda: train_block(program, carry, which, total))()
+    total, data = jnp.int32(CONFIG.steps), data_of(CONFIG.task)
+    alone = jax.jit(lambda: train_block(program, data, carry, which, total))()
 
     def part() -> object:
-        return train_block(program, carry, which, total, axis_name="examples")
+        return train_block(program, data, carry, which, total, axis_name="examples")
 
     divided = jax.jit(jax.vmap(part, axis_name="examples", axis_size=devices, in_axes=None))()
     for one, each in zip(jax.tree.leaves(alone), jax.tree.leaves(divided), strict=True):

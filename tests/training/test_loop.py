@@ -18,12 +18,11 @@ from dsfjax.training.memory import fit
 from dsfjax.training.program import Member, Members, Program, grid
 from dsfjax.training.program import members as arrays
 from dsfjax.training.step import DATA, HELD_OUT, init_state, stream
-from tests.training.toy import TOY, echo
+from tests.training.toy import TOY, Echo, echo
 
 PROGRAM = Program(
     model=TOY,
-    sample=echo,
-    task=6,
+    task=Echo(),
     optimizer=OptimizerConfig(warmup_steps=3),
     batch_size=4,
     block_steps=5,

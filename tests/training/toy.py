@@ -1,5 +1,6 @@
 """A model and a task so small that a test can afford to train them."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from dsfjax.nn import Model
-from dsfjax.tasks.mqar import Batch
+from dsfjax.tasks import Example, Generated
 
 VOCAB = 8
 WIDTH = 16
@@ -59,19 +60,30 @@ TOY = Model(
     head=_head,
     apply=_apply,
     labels=_labels,
-    **{name: _unused for name in Model._fields[5:]},
+    **{name: _unused for name in Model._fields[5:-2]},
 )
 """Embedding, causal mean, a dense layer with dropout, and a head, on eight token ids."""
 
 
-def echo(key: Array, length: int) -> Batch:
+def echo(key: Array, length: int) -> Example:
     """A task that asks for the very token it shows, at the last two positions."""
     tokens = jax.random.randint(key, (length,), 0, VOCAB, jnp.int32)
     positions = jnp.arange(length - 2, length, dtype=jnp.int32)
-    return Batch(tokens, positions, tokens[positions])
+    return Example(tokens, positions, tokens[positions])
 
 
-def echo_batch(seed: int, size: int, length: int = 6) -> Batch:
+@dataclasses.dataclass(frozen=True)
+class Echo(Generated):
+    """:func:`echo` as a task."""
+
+    seq_len: int = 6
+    vocab_size: int = VOCAB
+
+    def sample(self, key: Array) -> Example:
+        return echo(key, self.seq_len)
+
+
+def echo_batch(seed: int, size: int, length: int = 6) -> Example:
     """A batch of :func:`echo`."""
     keys = jax.random.split(jax.random.key(seed), size)
     return jax.vmap(lambda key: echo(key, length))(keys)

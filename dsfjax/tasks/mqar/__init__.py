@@ -15,12 +15,11 @@ References:
     Arora et al. (2024), arXiv:2312.04927. Sieber et al. (2024), arXiv:2405.15731.
 """
 
-from dsfjax.tasks.mqar.config import MQARConfig as MQARConfig
 from dsfjax.tasks.mqar.examples import IGNORED as IGNORED
-from dsfjax.tasks.mqar.examples import Batch as Batch
 from dsfjax.tasks.mqar.examples import from_labels as from_labels
 from dsfjax.tasks.mqar.examples import labels as labels
-from dsfjax.tasks.mqar.generator import batch as batch
-from dsfjax.tasks.mqar.generator import sample as sample
 from dsfjax.tasks.mqar.reference import reference_examples as reference_examples
 from dsfjax.tasks.mqar.reference import segment_seeds as segment_seeds
+from dsfjax.tasks.mqar.task import MQARConfig as MQARConfig
+from dsfjax.tasks.mqar.task import batch as batch
+from dsfjax.tasks.mqar.task import sample as sample

@@ -1,28 +1,16 @@
 """What both generators make: sequences, and where which value is asked for."""
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Int32
+
+from dsfjax.tasks.task import Example
 
 IGNORED = -100
 """Dense label of a position that is not a query."""
 
 
-class Batch(NamedTuple):
-    """One sequence, or any leading batch axes of them.
-
-    The queries are given by position, so that a loss computes logits at ``num_kv_pairs`` positions
-    instead of at all L. Query ``j`` asks for pair ``j``, which stands at ``2j`` and ``2j + 1``.
-    """
-
-    inputs: Int32[Array, "*batch l"]
-    query_positions: Int32[Array, "*batch queries"]
-    targets: Int32[Array, "*batch queries"]
-
-
-def labels(batch: Batch) -> Int32[Array, "*batch l"]:
+def labels(batch: Example) -> Int32[Array, "*batch l"]:
     """Dense labels: the target at each query position, :data:`IGNORED` elsewhere.
 
     Args:
@@ -33,7 +21,7 @@ def labels(batch: Batch) -> Int32[Array, "*batch l"]:
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> one = Batch(jnp.array([1, 7, 0, 1]), jnp.array([3]), jnp.array([7]))
+        >>> one = Example(jnp.array([1, 7, 0, 1]), jnp.array([3]), jnp.array([7]))
         >>> labels(one).tolist()
         [-100, -100, -100, 7]
     """
@@ -43,8 +31,8 @@ def labels(batch: Batch) -> Int32[Array, "*batch l"]:
 
 def from_labels(
     inputs: Int[np.ndarray | Array, "*batch l"], labels: Int[np.ndarray | Array, "*batch l"]
-) -> Batch:
-    """Turn sequences with dense labels, such as the reference examples, into a :class:`Batch`.
+) -> Example:
+    """Turn sequences with dense labels, such as the reference examples, into a :class:`Example`.
 
     Runs on the host: the number of queries is read from the labels.
 
@@ -92,4 +80,4 @@ def from_labels(
             f"from_labels: expected {n} pairs first, then each key once with the label of its "
             "value, got other tokens or labels. Check that inputs and labels belong together."
         )
-    return Batch(*(jnp.asarray(x, jnp.int32) for x in (tokens, positions, targets)))
+    return Example(*(jnp.asarray(x, jnp.int32) for x in (tokens, positions, targets)))

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Int64
 
-from dsfjax.tasks.mqar.config import MQARConfig
 from dsfjax.tasks.mqar.examples import IGNORED
+from dsfjax.tasks.mqar.task import MQARConfig
 
 
 def reference_examples(

@@ -1,0 +1,336 @@
+"""The protocol of a task: what training, reports and commands know of it, and all they know."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+TRAIN, HELD_OUT = "train", "held_out"
+"""The splits that training draws from and is judged on."""
+
+
+class Example(NamedTuple):
+    """One sequence, or any leading batch axes of them, and what is asked about it.
+
+    The queries are given by position, so that a loss computes logits at q positions instead of at
+    all L. A task that asks one question about the whole sequence has one query, at the last step.
+
+    Attributes:
+        inputs: Token ids (L,), or values (L, channels) of a task without a vocabulary.
+        query_positions: Steps after which something is asked, (q,).
+        targets: The answers, (q,): token ids or classes.
+        weights: Weight of each query in loss and metrics, (q,): 0 for one that only fills up; None
+            for the same weight for all.
+    """
+
+    inputs: Shaped[Array, "*batch l"]
+    query_positions: Int[Array, "*batch queries"]
+    targets: Int[Array, "*batch queries"]
+    weights: Float[Array, "*batch queries"] | None = None
+
+
+class Metric(NamedTuple):
+    """A number that a task is judged by.
+
+    Attributes:
+        name: What `Task.measure` calls it.
+        higher_is_better: Its direction.
+    """
+
+    name: str
+    higher_is_better: bool
+
+
+class Baseline(NamedTuple):
+    """What can be had without a sequence model.
+
+    Attributes:
+        accuracy: Its accuracy on held-out examples.
+        about: What it does, as the end of "This is what you get by …".
+    """
+
+    accuracy: float
+    about: str
+
+
+class Preset(NamedTuple):
+    """Settings that are known to work.
+
+    Attributes:
+        about: What it is for.
+        settings: Field of the task, the model, the optimiser or the run to its value.
+        mixers: The architectures to compare; empty for those of the preset of this name that all
+            tasks share.
+        own: Architecture to the settings in which it differs.
+    """
+
+    about: str = ""
+    settings: Mapping[str, Any] = {}
+    mixers: tuple[str, ...] = ()
+    own: Mapping[str, Mapping[str, Any]] = {}
+
+
+def option(default: Any, about: str) -> Any:
+    """A field of a task with a help text for the command line.
+
+    Args:
+        default: Its default.
+        about: One sentence.
+
+    Returns:
+        A dataclass field.
+    """
+    return dataclasses.field(default=default, metadata={"help": about})
+
+
+def cross_entropy(
+    logits: Float[Array, "*batch k"], targets: Int[Array, "*batch"]
+) -> dict[str, Shaped[Array, "*batch"]]:
+    r"""Cross-entropy and accuracy of each answer.
+
+    .. math:: \log \sum_v e^{z_v} - z_y
+
+    Args:
+        logits: z, one row per query.
+        targets: y, the right answers.
+
+    Returns:
+        ``loss`` and ``accuracy`` (whether the largest logit is the target) of every query.
+    """
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return {
+        "loss": jax.nn.logsumexp(logits, axis=-1) - chosen,
+        "accuracy": logits.argmax(axis=-1) == targets,
+    }
+
+
+class Task(abc.ABC):
+    """A task: where its examples come from, what is asked, and how an answer is judged.
+
+    **You write** a frozen dataclass below `Generated` (examples are made on the device) or
+    `Resident` (a data set that fits on the device). Its fields are the task's options: numbers and
+    strings with defaults; `option` adds a help text. It says what it is with these attributes,
+    which may be fields, class attributes or properties:
+
+    * ``title``: its name in a heading.
+    * ``seq_len``: L, steps of a sequence.
+    * ``vocab_size`` for token ids, or ``channels`` for sequences of values.
+    * ``num_classes`` if the question is about the whole sequence: a class from pooled features.
+      Without it every query asks for a token.
+
+    It may add ``baselines``, ``sources``, ``describe``, ``measure`` and ``presets``.
+
+    **You get**, after ``dsfjax.tasks.register(name, YourTask)``: ``dsfjax train name`` with an
+    option per field, compiled sweeps, checkpoints, probes, the report with its baselines, and the
+    contract tests. Nothing in the package has to be edited. A task in a module of your own is made
+    known with ``--import your_module``.
+
+    A third kind of supply, batches streamed from the host, would implement `picks` and `example`
+    on what has arrived; training calls nothing else.
+    """
+
+    title: str = ""
+    seq_len: int
+    vocab_size: int = 0
+    channels: int = 0
+    num_classes: int = 0
+    metric: ClassVar[Metric] = Metric("accuracy", higher_is_better=True)
+    presets: ClassVar[Mapping[str, Preset]] = {}
+
+    @abc.abstractmethod
+    def arrays(self, split: str) -> PyTree:
+        """The data of a split as NumPy arrays with one row per example; () if there are none.
+
+        They are arguments of the compiled program, so that it holds no copy of them.
+
+        Args:
+            split: `TRAIN` or `HELD_OUT`.
+        """
+
+    @abc.abstractmethod
+    def size(self, split: str) -> int | None:
+        """Number of examples of a split; None where they never end.
+
+        Args:
+            split: `TRAIN` or `HELD_OUT`.
+        """
+
+    @abc.abstractmethod
+    def picks(self, key: PRNGKeyArray, step: Int[Array, ""], count: int) -> Array:
+        """Which examples a training step sees, one entry along the first axis for each.
+
+        Devices that divide a batch divide these entries, and each makes its own examples of them.
+
+        Args:
+            key: Key of the data of a run, the same at every step.
+            step: The step.
+            count: Examples of a batch.
+        """
+
+    @abc.abstractmethod
+    def held_out(self, key: PRNGKeyArray, index: Int[Array, ""]) -> Array:
+        """The pick of a held-out example, the same for every run.
+
+        Args:
+            key: Key of all held-out examples.
+            index: Its number, from 0.
+        """
+
+    @abc.abstractmethod
+    def example(self, pick: Array, data: PyTree) -> Example:
+        """One example.
+
+        Args:
+            pick: An entry of `picks`, or a `held_out` one.
+            data: `arrays` of the split, on the device.
+        """
+
+    def measure(
+        self, outputs: Float[Array, "*batch k"], targets: Int[Array, "*batch"]
+    ) -> dict[str, Shaped[Array, "*batch"]]:
+        """How each answer is judged: ``loss``, and the numbers named in `metric`.
+
+        Args:
+            outputs: What the model's head gives for every query, float32 or wider.
+            targets: The answers.
+        """
+        return cross_entropy(outputs, targets)
+
+    def baselines(self) -> dict[str, Baseline]:
+        """What can be had without a model: "chance", "trivial" and, where it makes sense, "linear".
+
+        "chance" is guessing; "trivial" the best answer that takes no memory of the sequence's
+        order; "linear" a linear model of the whole input. Whoever claims that a model has learnt
+        the task compares it with the largest of the first two.
+        """
+        choices = self.num_classes or self.vocab_size
+        return {"chance": Baseline(1 / choices, f"guessing among all {choices} answers")}
+
+    def trivial(self) -> Baseline:
+        """The baseline that a model has to beat to have learnt anything."""
+        known = self.baselines()
+        return max((known[n] for n in ("trivial", "chance") if n in known), key=lambda b: b[0])
+
+    def sources(self, example: Example) -> Int[Array, " queries"] | None:
+        """For each query the step whose token is the answer; None where no single step is.
+
+        Figures follow the tokens at these steps and ring the pairs (query, source).
+
+        Args:
+            example: One example.
+        """
+        del example
+        return None
+
+    def describe(self) -> str:
+        """Its sizes in words, such as "L = 64, 4 key–value pairs"."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # every task is a dataclass
+        return ", ".join(f"{f.name.replace('_', ' ')} {getattr(self, f.name)}" for f in fields)
+
+    def slug(self) -> str:
+        """Its sizes as part of a file's name."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return "-".join(f"{f.name.replace('_', '')}{getattr(self, f.name)}" for f in fields)
+
+
+class Generated(Task):
+    """A task whose examples are made on the device, inside the compiled loop; they never end.
+
+    You write `sample`. Held-out examples have keys that no training step uses.
+    """
+
+    @abc.abstractmethod
+    def sample(self, key: PRNGKeyArray) -> Example:
+        """Draw one example; pure, and called under ``jit`` and ``vmap``.
+
+        Args:
+            key: PRNG key.
+        """
+
+    def arrays(self, split: str) -> PyTree:
+        """Nothing: there is no data set."""
+        del split
+        return ()
+
+    def size(self, split: str) -> int | None:
+        """None: the examples never end."""
+        del split
+        return None
+
+    def picks(self, key: PRNGKeyArray, step: Int[Array, ""], count: int) -> Array:
+        """A key per example."""
+        return jax.random.split(jax.random.fold_in(key, step), count)
+
+    def held_out(self, key: PRNGKeyArray, index: Int[Array, ""]) -> Array:
+        """The key of a held-out example."""
+        return jax.random.fold_in(key, index)
+
+    def example(self, pick: Array, data: PyTree) -> Example:
+        """The example of a key."""
+        del data
+        return self.sample(pick)
+
+
+class Resident(Task):
+    """A task with a data set that fits on the device: its arrays are arguments of the program.
+
+    You write `arrays` and `read`. Every epoch goes through the training split in an order of its
+    own, drawn from the run's key; what is left at the end of an epoch is too little for a batch
+    and is passed over.
+    """
+
+    @abc.abstractmethod
+    def read(self, row: PyTree) -> Example:
+        """The example of one row of `arrays`; pure, and called under ``jit`` and ``vmap``.
+
+        Args:
+            row: `arrays` without their first axis.
+        """
+
+    def size(self, split: str) -> int | None:
+        """Number of rows."""
+        return len(jax.tree.leaves(self.arrays(split))[0])
+
+    def picks(self, key: PRNGKeyArray, step: Int[Array, ""], count: int) -> Array:
+        """Indices of rows."""
+        size = self.size(TRAIN) or 0
+        per_epoch = size // count
+        order = jax.random.permutation(jax.random.fold_in(key, step // per_epoch), size)
+        return jax.lax.dynamic_slice_in_dim(order, step % per_epoch * count, count)
+
+    def held_out(self, key: PRNGKeyArray, index: Int[Array, ""]) -> Array:
+        """The index itself."""
+        del key
+        return index
+
+    def example(self, pick: Array, data: PyTree) -> Example:
+        """The example of an index."""
+        return self.read(jax.tree.map(lambda rows: rows[pick], data))
+
+
+def examples(task: Task, split: str, count: int, key: PRNGKeyArray) -> Example:
+    """The first held-out or training examples, as a batch on the device.
+
+    Args:
+        task: The task.
+        split: `TRAIN` or `HELD_OUT`.
+        count: How many.
+        key: Key of the held-out examples, or of the data of a run.
+
+    Returns:
+        A batch of ``count``.
+    """
+    if split == TRAIN:
+        picks = task.picks(key, jnp.zeros((), jnp.int32), count)
+    else:
+        picks = jax.vmap(lambda index: task.held_out(key, index))(jnp.arange(count))
+    data = jax.tree.map(np.asarray, task.arrays(split))
+    data = jax.tree.map(jnp.asarray, data)
+    return jax.vmap(lambda pick: task.example(pick, data))(picks)

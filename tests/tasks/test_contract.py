@@ -1,0 +1,108 @@
+"""What every registered task keeps, and what the registry says of names."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dsfjax import tasks
+from dsfjax.tasks import HELD_OUT, TRAIN, Example, examples
+from tests.unchecked import unchecked
+
+PACKAGE = Path(__file__).parents[2] / "dsfjax"
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_examples_are_what_the_task_says(name: str) -> None:
+    task = tasks.get(name, **(tasks.kind(name).presets.get("smoke") or tasks.Preset()).settings)
+    assert tasks.name_of(task) == name
+    assert task == tasks.get(name, **dataclasses.asdict(task)) and hash(task)
+    assert task.title and task.describe() and re.fullmatch(r"[\w-]+", task.slug())
+    key = jax.random.key(0)
+    seen, held_out = (jax.jit(lambda s=s: examples(task, s, 6, key))() for s in (TRAIN, HELD_OUT))
+    for batch in (seen, held_out):
+        assert isinstance(batch, Example)
+        assert batch.inputs.shape[:2] == (6, task.seq_len)
+        assert batch.inputs.min() >= 0 and batch.inputs.max() < task.vocab_size
+        assert batch.query_positions.shape == batch.targets.shape
+        assert batch.query_positions.max() < task.seq_len
+        assert batch.targets.max() < (task.num_classes or task.vocab_size)
+        sources = jax.vmap(task.sources)(batch)
+        if sources is not None:
+            answers = np.take_along_axis(batch.inputs, sources, axis=1)
+            np.testing.assert_array_equal(answers, batch.targets)
+            assert (sources < batch.query_positions).all()
+    assert not np.array_equal(seen.inputs, held_out.inputs)
+    baselines = task.baselines()
+    assert all(0 < each.accuracy < 1 and each.about for each in baselines.values())
+    assert task.trivial().accuracy >= baselines["chance"].accuracy
+
+
+def test_an_epoch_has_every_example_once_in_an_order_of_its_own() -> None:
+    task, key = tasks.get("digits"), jax.random.key(3)
+    size, per_epoch = 100, 14
+    picks = jax.jit(jax.vmap(lambda step: task.picks(key, step, size)))(np.arange(2 * per_epoch))
+    first, second = picks[:per_epoch].ravel(), picks[per_epoch:].ravel()
+    assert len(set(first.tolist())) == len(set(second.tolist())) == per_epoch * size
+    assert not np.array_equal(first, second)
+    assert picks.max() < 1437
+
+
+def test_the_trivial_answer_of_selective_copying() -> None:
+    task = tasks.get("selective_copying", vocab_size=5, seq_len=12, num_tokens=4)
+    targets = np.asarray(examples(task, TRAIN, 20_000, jax.random.key(0)).targets)
+    most = np.stack([(targets == token).sum(axis=1) for token in range(2, 5)]).max(axis=0)
+    # 4 of 3 tokens: the standard deviation of the mean is 0.001.
+    assert abs(most.mean() / 4 - task.baselines()["trivial"].accuracy) < 0.004
+
+
+def test_digits_are_those_of_the_data_set() -> None:
+    images, labels = tasks.get("digits").arrays(TRAIN)
+    held_out, answers = tasks.get("digits").arrays(HELD_OUT)
+    assert (images.shape, held_out.shape) == ((1437, 64), (360, 64))
+    counts = np.bincount(np.concatenate([labels, answers]))
+    assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert (images.max(), images.sum() + held_out.sum()) == (16, 561718)
+
+
+def test_registry_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown task 'digit'; did you mean 'digits'"):
+        tasks.get("digit")
+    with pytest.raises(TypeError, match="mqar has no option 'seq_length'; did you mean 'seq_len'"):
+        tasks.get("mqar", seq_length=3)
+    with pytest.raises(ValueError, match="'mqar' is taken by dsfjax.tasks.mqar.task.MQARConfig"):
+        tasks.register("mqar", tasks.kind("digits"))
+    tasks.register("mqar", tasks.kind("mqar"))  # as when a notebook's cell runs twice
+    with unchecked(), pytest.raises(TypeError, match="expected a dataclass below Task"):
+        tasks.register("mine", int)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("room", ["training", "report", "cli"])
+def test_no_file_above_names_a_task(room: str) -> None:
+    # "digits" is also a word: only as a whole string, a module or an attribute is it the task.
+    names = "|".join(tasks.names())
+    pattern = re.compile(rf"""["'.](?:{names})["'.]|\b(?:mqar|MQAR\w*|selective_copying)\b""")
+    found = [
+        f"{path.relative_to(PACKAGE)}:{i}: {line.strip()}"
+        for path in sorted((PACKAGE / room).rglob("*.py"))
+        for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert found == []
+
+
+def test_options_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="num_tokens between 1 and seq_len / 2 = 4, got 5"):
+        tasks.get("selective_copying", seq_len=8, num_tokens=5)
+    with pytest.raises(ValueError, match="vocab_size of at least 4, got 3"):
+        tasks.get("selective_copying", vocab_size=3)
+
+
+def test_a_config_from_before_tasks_had_names() -> None:
+    assert json.loads(json.dumps(tasks.named(tasks.get("mqar")))) == {}
+    assert tasks.name_in({"seq_len": 8}) == "mqar"
+    assert tasks.named(tasks.get("digits")) == {"name": "digits"}
