@@ -2,11 +2,17 @@
 
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 
-# Most of the suite's time is compilation of functions that run once: let LLVM optimise less.
-_QUICK = "--xla_backend_optimization_level=0"
-if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
+# Most of the time is compilation of functions that run once: let the compiler optimise less.
+# XLA's MLIR emitters for fusions take more than half of what is left, and so does one LLVM module
+# per kernel; both flags are gone or different in later releases, where an unknown one is fatal.
+_QUICK = {"xla_backend_optimization_level": "0"}
+if version("jaxlib").startswith("0.10."):
+    _QUICK |= {"xla_cpu_use_fusion_emitters": "false", "xla_cpu_parallel_codegen_split_count": "1"}
+_given = os.environ.get("XLA_FLAGS", "")
+_flags = [f"--{flag}={value}" for flag, value in _QUICK.items() if flag not in _given]
+os.environ["XLA_FLAGS"] = " ".join([*_flags, _given]).strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 from matplotlib.figure import Figure
 
-from dsfjax.bench.machine import usable_cores
+from dsfjax._util.limits import cores
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.training import Resources, TrainConfig, environment, files, read_results, sweep
@@ -96,7 +96,7 @@ def main(experiment: Experiment, words: Sequence[str] | None = None) -> dict[str
     words = sys.argv[1:] if words is None else words
     options = tyro.cli(Options, prog=prog, description=experiment.about, args=words)
     # Members run one after another on a device of a CPU, so it has one for every core.
-    reserve(usable_cores() if options.devices is None else options.devices)
+    reserve(cores() if options.devices is None else options.devices)
     return run(experiment, options, f"{prog} {shlex.join(words)}".rstrip())
 
 

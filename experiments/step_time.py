@@ -9,7 +9,6 @@ of ours draws its batch; theirs is given one. They take turns in one process on 
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from dsfjax.bench.machine import usable_cores
+from dsfjax._util.limits import cores
 from dsfjax.bench.timing import take_turns
 from dsfjax.cli.output import console
 from dsfjax.tasks import HELD_OUT, examples, mqar
@@ -60,7 +59,7 @@ def main(options: Options) -> None:
     Args:
         options: The options.
     """
-    reserve(usable_cores())
+    reserve(cores())
     rows = []
     for mixer in options.mixers:
         made = config("paper", mixer, (64, 4), 64, 64, faithful=True)
@@ -88,7 +87,7 @@ def main(options: Options) -> None:
         table.add_row(row["mixer"], *found)
     console().print(table)
     if options.out is not None:
-        what = {"batch_size": options.batch_size, "cores": os.cpu_count(), "rows": rows}
+        what = {"batch_size": options.batch_size, "cores": cores(), "rows": rows}
         files.write_json(options.out, what | {"environment": environment.describe()})
 
 

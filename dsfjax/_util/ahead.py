@@ -17,11 +17,12 @@ Example:
 """
 
 import functools
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar, runtime_checkable
+
+from dsfjax._util.limits import cores
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -77,4 +78,4 @@ def compiled(programs: Iterable[Lowered[T]], *, lead: int = MOST_THREADS) -> Ite
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "compile")
+    return ThreadPoolExecutor(min(MOST_THREADS, cores()), "compile")

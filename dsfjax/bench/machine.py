@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from dsfjax._util.limits import cores
+
 PACKAGES = (
     "dsfjax",
     "jax",
@@ -48,20 +50,13 @@ def describe() -> dict[str, Any]:
         "backend": device.platform,
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "usable_cores": usable_cores(),
+        "usable_cores": cores(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in PACKAGES},
         "allocator": {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
         "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
     }
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from dsfjax._util.limits import cores
 from dsfjax.bench import lengths, machine
 from dsfjax.bench import roofline as rates
 from dsfjax.bench.case import Case, Layer
@@ -88,8 +89,8 @@ def run(plan: Plan, *, began: Began = lambda part: None, said: Said = lambda tex
     """
     described = machine.describe()
     if plan.baselines and is_installed("torch"):
-        load("torch").set_num_threads(machine.usable_cores())
-        described["torch_threads"] = machine.usable_cores()
+        load("torch").set_num_threads(cores())
+        described["torch_threads"] = cores()
     began("roofline")
     roofline = rates.measure(size=256 if plan.quick else 2048)
     rows: list[Measurement] = []

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dsfjax import systems
+from dsfjax._util.limits import cores
 from dsfjax._util.names import choose
-from dsfjax.bench.machine import usable_cores
 from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
@@ -155,7 +155,7 @@ def reserve_devices(number: int | None) -> None:
     """
     if number is not None and number < 1:
         raise ValueError(f"expected --devices >= 1, got {number}")
-    reserve(usable_cores() if number is None else number)
+    reserve(cores() if number is None else number)
 
 
 def check(configs: Mapping[str, TrainConfig], resources: Resources) -> None:

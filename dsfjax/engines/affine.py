@@ -22,13 +22,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.pytree import map_time
+from dsfjax.engines.guard import finite
 from dsfjax.engines.products import ChunkMap, chunk_map, cross, is_dense
 from dsfjax.engines.recurrence import Recurrence
 
 
 def forward(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
     """Outputs (L, H, p), the last state, and the states before every chunk (L / chunk, H, n, p)."""
-    maps = _chunk_maps(problem, h0.shape[0], chunk)(problem)
+    maps, h0 = _chunk_maps(problem, h0.shape[0], chunk)(problem), finite(h0)
 
     def forwards(h: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
         return cross(step[0], h, problem.precision) + step[1], h

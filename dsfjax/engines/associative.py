@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.transitions import Dense, Diagonal, Scalar
+from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence, read_states
 
 Affine = tuple[Array, Array]
@@ -43,6 +44,7 @@ def compose(early: Affine, late: Affine, *, dense: bool, precision: str = "highe
 @jax.checkpoint
 def associative(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     """Run the recurrence by an associative scan. O(L H n p) memory, O(log L) depth."""
+    problem, h0 = finite((problem, h0))
     dense = isinstance(problem.A, Dense)
     f = jnp.broadcast_to(problem.forcing(), (problem.length, *h0.shape))
     if isinstance(problem.A, Dense):

@@ -25,6 +25,7 @@ from jax.core import Tracer
 
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem, KVCache
+from dsfjax.engines.guard import finite, guarded
 from dsfjax.engines.recurrence import project, split_time
 from dsfjax.engines.varying import vary_alike, zeros_as
 
@@ -43,26 +44,60 @@ def run(
         method: "materialized", "chunked" (blocks of queries and keys, O(L) memory) or "sequential"
             (a step at a time through the cache).
     """
-    if method == "sequential":
+    if method == "sequential" and u.shape[0] > 1:
         return _sequential(system, u, h0)
-    dtype = state_dtype(system.q.dtype, u.dtype)
-    k, v = system.k.astype(dtype), values(system, u).astype(dtype)
+    k, v = _keys_and_values(system, u)
     offset, cache = _append(k, v, h0)
     first, start = _visible_from(system.reset, u.shape[0], offset, cache.first)
     cache = cache._replace(first=first)
-    q, k, v = (x.astype(dtype) for x in (system.q, cache.k, cache.v))
+    q, k, v = (x.astype(k.dtype) for x in (system.q, cache.k, cache.v))
     slot = offset + jnp.arange(u.shape[0], dtype=jnp.int32)
-    nan = _reached_by_nan(q, k, v, slot, start)
-    q, k, v = (jnp.where(jnp.isnan(x), 0, x) for x in (q, k, v))
-    size = BLOCK if method == "chunked" else max(u.shape[0], k.shape[0])
     arguments = vary_alike((slot, start, q, k, v))
-    means: Any = attend(size, h0 is None, *arguments)
-    y = means[0].transpose(1, 0, 2)
-    y = jnp.where(nan[:, None, None], jnp.nan, y)
+    if u.shape[0] == 1:
+        y = _one_by_one(*arguments)
+    else:
+        size = BLOCK if method == "chunked" else max(u.shape[0], k.shape[0])
+        y = guarded(partial(_in_parallel, size, h0 is None), _one_by_one, *arguments)
     if cache.length is not None:
         # While tracing the length is unknown: an overflow shows as NaN instead of a wrong answer.
         y = jnp.where(cache.length <= k.shape[0], y, jnp.nan)
     return y.reshape(u.shape[0], -1).astype(u.dtype), cache
+
+
+def _keys_and_values(system: KernelSystem, u: Array) -> tuple[Array, Array]:
+    """Keys (L, G, m) and values (L, H, p) in the dtype of the sums."""
+    dtype = state_dtype(system.q.dtype, u.dtype)
+    return system.k.astype(dtype), values(system, u).astype(dtype)
+
+
+def _in_parallel(
+    size: int, own_keys: bool, slot: Array, start: Array, q: Array, k: Array, v: Array
+) -> Array:
+    """The means of `attend`, (L, H, p), of the finite part of queries, keys and values."""
+    means: Any = attend(size, own_keys, slot, start, *finite((q, k, v)))
+    return means[0].transpose(1, 0, 2)
+
+
+def _one_by_one(slot: Array, start: Array, q: Array, k: Array, v: Array) -> Array:
+    """The means of `attend`, (L, H, p), query by query: the definition."""
+
+    def mean(query: tuple[Array, Array, Array]) -> Array:
+        slot, start, q = query
+        key_slot = jnp.arange(k.shape[0], dtype=jnp.int32)
+        seen = (key_slot <= slot) & (key_slot >= start)
+        scores = jnp.where(seen[None], _scores(q[None], k)[:, 0], -jnp.inf)
+        maximum = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+        maximum = jnp.where(jnp.isneginf(maximum), 0, maximum)  # −∞ where nothing is seen
+        weights = jnp.where(seen[None], jnp.exp(scores - maximum), 0)
+        total = weights.sum(axis=-1)[:, None]
+        # Unseen values are taken out: as a weight of 0 they would let 0 · ∞ through.
+        shown = jnp.where(seen[:, None, None], v, 0)
+        value = jnp.einsum("hs,shp->hp", weights, shown, precision="highest")
+        return value / jnp.where(total == 0, 1, total)
+
+    if q.shape[0] == 1:
+        return mean((slot[0], start[0], q[0]))[None]
+    return jax.lax.map(mean, (slot, start, q))
 
 
 def check_capacity(steps: int, cache: KVCache | None) -> None:
@@ -84,7 +119,8 @@ def attention_map(system: KernelSystem) -> Array:
     _, start = _visible_from(system.reset, system.length, zero, zero)
     visible = (t[:, None] >= t[None]) & (t[None] >= start[:, None])
     scores = _scores(system.q.astype(dtype), system.k.astype(dtype))
-    return jax.nn.softmax(jnp.where(visible[None], scores, -jnp.inf), axis=-1)
+    phi = jax.nn.softmax(jnp.where(visible[None], scores, -jnp.inf), axis=-1)
+    return jnp.where(visible[None], phi, 0)  # also where a score is NaN
 
 
 def log_normalizer(system: KernelSystem) -> Array:
@@ -137,13 +173,6 @@ def _scores(q: Array, k: Array) -> Array:
     q = q.reshape(steps, k.shape[1], -1, m)
     scores = jnp.einsum("tgrm,sgm->grts", q, k, precision="highest")
     return scores.reshape(heads, steps, k.shape[0])
-
-
-def _reached_by_nan(q: Array, k: Array, v: Array, slot: Array, start: Array) -> Array:
-    """Which queries are NaN, or see a key or value that is, (L,)."""
-    bad = jnp.isnan(k).any(axis=(1, 2)) | jnp.isnan(v).any(axis=(1, 2))
-    count = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(bad, dtype=jnp.int32)])
-    return jnp.isnan(q).any(axis=(1, 2)) | (count[slot + 1] > count[start])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -316,7 +345,7 @@ def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Arr
     if h0 is not None and h0.length is not None:
         cache = h0
     else:
-        shapes = jax.eval_shape(lambda: run(system, u, h0, method="materialized")[1])
+        shapes = jax.eval_shape(lambda: _append(*_keys_and_values(system, u), h0)[1])
         k, v = (jnp.zeros(x.shape, x.dtype) for x in (shapes.k, shapes.v))
         past, first = 0, jnp.zeros((), jnp.int32)
         if h0 is not None:
@@ -328,7 +357,7 @@ def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Arr
     def body(cache: KVCache, inputs: tuple[Array, list[Array]]) -> tuple[KVCache, Array]:
         token, arrays = inputs
         now = rebuild([x[None] for x in arrays], lambda x: x)
-        y, cache = run(now, token[None], cache, method="materialized")
+        y, cache = run(now, token[None], cache, method="sequential")
         return cache, y[0]
 
     cache, y = jax.lax.scan(body, cache, (u, xs))

@@ -1,8 +1,11 @@
-r"""What the parallel engines need around them to behave as the sequential one does.
+r"""What the parallel engines need around them to give what the sequential one gives.
 
-**NaN.** Step by step, a NaN reaches the outputs from its step on, until a reset. A matrix product
-multiplies it by zeros, and 0 · NaN is NaN: it would reach earlier steps and other documents. So
-steps that contain one are run as zeros, and what they reach is set to NaN afterwards.
+**Numbers that are not finite.** Step by step, a NaN or ∞ reaches what its step feeds, up to the
+next reset. A matrix product multiplies it by zeros as well, and 0 · ∞ is NaN: it would reach
+earlier steps and other documents. So the sums over steps are formed of finite numbers (`finite`),
+and where an input was not finite the values are those of the sequential engine, which is the
+definition (`guarded`). So they are where finite numbers overflow in a sum that the definition does
+not form. The sequential run is behind a branch that ordinary inputs never take.
 
 **Forward mode.** A custom backward pass has no forward mode; JAX says so in terms of its own. The
 identity `reverse_only` says what to do instead.
@@ -10,70 +13,110 @@ identity `reverse_only` says what to do instead.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
+import jax.custom_batching
 import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from dsfjax.core.pytree import map_time, time_leaves
-from dsfjax.engines.recurrence import Recurrence
-
 T = TypeVar("T")
 
 
-def guarded(
-    run: Callable[[Recurrence, Array], tuple[Array, Array]], problem: Recurrence, h0: Array
-) -> tuple[Array, Array]:
-    """Run an engine that would spread NaN, and put them where they belong."""
-    problem, h0, nan = without_nan(problem, h0)
-    out, h_last = run(problem, h0)
-    out = jnp.where(nan.reshape(-1, *[1] * (out.ndim - 1)), jnp.nan, out)
-    return out, jnp.where(nan[-1], jnp.nan, h_last)
-
-
-def without_nan(problem: Recurrence, h0: Array) -> tuple[Recurrence, Array, Array]:
-    """Replace NaN by 0, and say which outputs it reaches.
+def guarded(run: Callable[..., T], exact: Callable[..., T], *inputs: Any) -> T:
+    """The results of an engine, and where something is not finite those of the definition.
 
     Args:
-        problem: Recurrence of L steps.
-        h0: State before the first.
+        run: The engine, which takes the finite part of what it sums over steps. Its gradients are
+            the gradients; outputs that are not finite pass none on.
+        exact: The definition, a function of the same arguments and results.
+        inputs: Arguments, pytrees of arrays.
 
     Returns:
-        The recurrence and state without NaN, and a mask (L,) of the steps that a NaN reaches:
-        all steps after it, and itself, up to the next reset.
+        ``run(*inputs)`` or ``exact(*inputs)``.
     """
-    length = problem.length
-    bad = jnp.zeros(length, bool)
-    for leaf in time_leaves(dataclasses.replace(problem, reset=None)):
-        if leaf.size:
-            bad = bad | _has_nan(leaf)
-    clean = map_time(
-        lambda leaf: jnp.where(jnp.isnan(leaf), 0, leaf), dataclasses.replace(problem, reset=None)
-    )
-    bad_start = _has_nan(h0[None])[0]
-    step = jnp.arange(length)
-    last_bad = jax.lax.cummax(jnp.where(bad, step, -1 - length))
-    last_bad = jnp.where((last_bad < 0) & bad_start, -1, last_bad)
-    last_reset = jnp.full(length, -1)
-    if problem.reset is not None:
-        last_reset = jax.lax.cummax(jnp.where(problem.reset, step, -1))
-    clean = dataclasses.replace(clean, reset=problem.reset)
-    return clean, jnp.where(jnp.isnan(h0), 0, h0), last_bad >= last_reset
+    results = run(*inputs)
+    return _mended(exact, results, has_others((inputs, results)), inputs)
 
 
-def _has_nan(x: Array) -> Array:
-    """Whether each entry of the first axis contains a NaN."""
-    # The sum is NaN if a term is; as a product it costs a quarter of a reduction on a CPU. So it is
-    # for infinities of both signs, whose outputs would be NaN as soon as they meet.
-    x = jax.lax.stop_gradient(x.reshape(x.shape[0], -1))
+def finite(tree: T) -> T:
+    """NaN and ∞ replaced by 0; a log decay of −∞, which is a decay of 0, stays."""
+
+    def clean(path: Any, x: Array) -> Array:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        fine = jnp.isfinite(x)
+        if _is_log(path):
+            fine = fine | (jnp.isneginf(x.real) & jnp.isfinite(x.imag))
+        return jnp.where(fine, x, 0)
+
+    return jax.tree_util.tree_map_with_path(clean, tree)
+
+
+def has_others(tree: Any) -> Array:
+    """Whether there are numbers that `finite` would replace, ()."""
+    found = [
+        _has_others(x, _is_log(path))
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(x.dtype, jnp.inexact) and x.size
+    ]
+    return jnp.stack(found).any()
+
+
+def _is_log(path: tuple[Any, ...]) -> bool:
+    """Whether an array holds log decays, by the name of its field."""
+    return bool(path) and str(getattr(path[-1], "name", "")).startswith("log_")
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _mended(exact: Callable[..., T], results: T, broken: Array, inputs: tuple[Any, ...]) -> T:
+    # Under vmap a branch on a batch of conditions is a selection between two results, both
+    # computed. One condition for the whole batch keeps it a branch; the selection keeps the other
+    # sequences of the batch as they are.
+    def definition() -> T:
+        return jax.tree.map(lambda x, y: jnp.where(broken, x, y), exact(*inputs), results)
+
+    return jax.lax.cond(_anywhere(broken), definition, lambda: results)
+
+
+@_mended.defjvp
+def _mended_jvp(exact: Callable[..., T], primals: Any, tangents: Any) -> tuple[T, T]:
+    values = _mended(exact, *primals)
+
+    def pass_on(value: Array, tangent: Array) -> Array:
+        inexact = jnp.issubdtype(value.dtype, jnp.inexact)
+        return jnp.where(jnp.isfinite(value), tangent, 0) if inexact else tangent
+
+    return values, jax.tree.map(pass_on, values, tangents[0])
+
+
+def _has_others(x: Array, is_log: bool) -> Array:
+    # As a product with a vector the sum costs a quarter of a reduction on a CPU. A NaN or ∞ stays
+    # one in the sum; the vector is small enough for no sum of finite numbers to overflow.
+    x = jax.lax.stop_gradient(x.reshape(x.shape[0] if x.ndim else 1, -1))
     parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
-    totals = [part @ jnp.ones(part.shape[1], part.dtype) for part in parts]
-    return jnp.isnan(sum(totals[1:], totals[0]))
+    others = jnp.zeros((), bool)
+    for i, part in enumerate(parts):
+        tiny = jnp.full(part.shape[1], 1e-10, part.dtype)
+        total = jnp.matmul(part, tiny, precision="highest")
+        total = total if is_log and i == 0 else jnp.abs(total)
+        others = others | ~(total < jnp.inf).all()
+    return others
+
+
+@jax.custom_batching.custom_vmap
+def _anywhere(broken: Array) -> Array:
+    """The identity; under vmap, whether it is true for any sequence of the batch."""
+    return broken
+
+
+@_anywhere.def_vmap
+def _anywhere_in_batch(_: int, batched: list[bool], broken: Array) -> tuple[Array, bool]:
+    return _anywhere(broken.any(axis=0) if batched[0] else broken), False
 
 
 def reverse_only(x: T, method: str) -> T:

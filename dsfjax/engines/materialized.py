@@ -24,6 +24,7 @@ from dsfjax.core.maps import (
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense
 from dsfjax.engines import attention
+from dsfjax.engines.guard import finite
 from dsfjax.engines.plan import by_matrix_products
 from dsfjax.engines.products import chunk_map, kernel
 from dsfjax.engines.recurrence import Recurrence, prepare, read_states, split_time
@@ -96,6 +97,7 @@ def _phi(system: System | KernelSystem, full: bool, steps: int) -> Array:
 @jax.checkpoint
 def materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     """Run the recurrence by its kernel. O(L²); every structure; keeps only its inputs."""
+    problem, h0 = finite((problem, h0))
     if problem.f is not None or problem.emit_states:
         return _superposition(problem, h0)
     if by_matrix_products(problem.A):

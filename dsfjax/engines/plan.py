@@ -33,7 +33,7 @@ class Plan(NamedTuple):
         forward: ``(problem, h0, chunk) -> (out, h_last, starts)`` for one segment; ``starts`` are
             the states before every chunk.
         backward: ``(problem, starts, d_out, d_h_last, chunk) -> (d_problem, d_h0)``.
-        mixes_steps: Whether steps meet in sums in which some have the weight 0.
+        exact: Whether it gives what the sequential engine gives also for NaN and ∞.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     segment: int
     forward: Callable[[Recurrence, Array, int], tuple[Array, Array, Array]]
     backward: Callable[[Recurrence, Array, Array, Array, int], tuple[Recurrence, Array]]
-    mixes_steps: bool = False
+    exact: bool = False
 
 
 def plan(problem: Recurrence, state_shape: tuple[int, ...]) -> Plan:
@@ -50,7 +50,7 @@ def plan(problem: Recurrence, state_shape: tuple[int, ...]) -> Plan:
     heads, n, p = state_shape
     states = problem.f is not None or problem.emit_states
     if isinstance(A, Dense) or (isinstance(A, DiagonalPlusLowRank) and states):
-        return Plan("step by step", 64, 64, stepwise.forward, stepwise.backward)
+        return Plan("step by step", 64, 64, stepwise.forward, stepwise.backward, True)
     if isinstance(A, Scalar | Diagonal) and (states or n == 1 or not by_matrix_products(A)):
         side_by_side = max(1, min(32, 2**11 // (heads * n * p)))
         chunk = 16 if side_by_side > 1 else 32
@@ -63,7 +63,7 @@ def plan(problem: Recurrence, state_shape: tuple[int, ...]) -> Plan:
     else:
         chunk = 32
     chunks = 8 if jax.default_backend() == "cpu" else 64
-    return Plan("matrix products", chunk, chunks * chunk, affine.forward, affine.backward, True)
+    return Plan("matrix products", chunk, chunks * chunk, affine.forward, affine.backward)
 
 
 def by_matrix_products(A: Transition) -> bool:

@@ -31,6 +31,7 @@ from jax import Array
 from dsfjax.core.maps import to_heads
 from dsfjax.core.transitions import Diagonal, DiagonalPlusLowRank, Scalar
 from dsfjax.engines.decay import Sums, between, block_sums, halves, lower_blocks
+from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence
 
 
@@ -86,6 +87,8 @@ class _Chunk(NamedTuple):
 
 def chunk_map(problem: Recurrence, heads: int) -> ChunkMap:
     """Summarise all steps of a recurrence whose decays do not vary over the value channels."""
+    # Where time meets time a weight may be 0, and 0 · ∞ is NaN at steps that ∞ does not reach.
+    problem = finite(problem)
     precision, steps = problem.precision, problem.length
     matmul = partial(jnp.matmul, precision=precision)
     chunk = _chunk(problem, heads)

@@ -112,7 +112,8 @@ def scan(
         Every method but "sequential" keeps its inputs and O(L / chunk) states for the backward
         pass and computes the rest again. Forward mode (jvp, jacfwd, linearize) goes through
         "sequential"; the others refuse it.
-        A NaN reaches what comes after it, up to the next reset, and nothing else.
+        A NaN or ∞ reaches what its step feeds, up to the next reset, and nothing else: where there
+        is one, or a sum overflows, every method gives the values of "sequential".
 
     References:
         Sieber et al. (2024), arXiv:2405.15731. Chunks: Dao & Gu (2024), arXiv:2405.21060; Yang et
@@ -166,10 +167,10 @@ def _run(
     else:
         problem, h0 = reverse_only((problem, h0), method)
         run = ENGINES[method]
-        if method == "chunked" and not plan(problem, h0.shape).mixes_steps:
+        if method == "chunked" and plan(problem, h0.shape).exact:
             out, h_last = run(problem, h0)
         else:
-            out, h_last = guarded(run, problem, h0)
+            out, h_last = guarded(run, sequential, problem, h0)
     y = read_out(system, u, out, from_states=needs_states)
     return y, h_last, out if return_states else None
 
@@ -222,7 +223,7 @@ def step(
 
 @jax.jit
 def _step_kernel(system_t: KernelSystem, u: Array, cache: KVCache | None) -> tuple[Array, KVCache]:
-    y, cache = attention.run(system_t, u, cache, method="materialized")
+    y, cache = attention.run(system_t, u, cache, method="sequential")
     return y[0], cache
 
 

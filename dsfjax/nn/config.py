@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from dsfjax import systems
+from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
 from dsfjax.engines.scan import METHODS
 
@@ -80,6 +81,7 @@ class ModelConfig:
     channels: int = field(default=0, metadata={"later": True})
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         choose("mixer", self.mixer, systems.names())
         choose("surroundings", self.surroundings, get_args(Surroundings))
         choose("block", self.block, get_args(BlockName))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dsfjax._util import extensions
+from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks import HELD_OUT, TRAIN, Task
@@ -102,6 +103,7 @@ class TrainConfig:
     imports: tuple[str, ...] = field(default=(), metadata=serial.LATER)
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         for name in INTERFACE:
             wanted, found = getattr(self.task, name), getattr(self.model, name)
             if found != wanted:

@@ -1,12 +1,13 @@
 """What a run ran on: versions, device, and the git state of the working directory."""
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 from typing import Any
 
 import jax
+
+from dsfjax._util.limits import cores
 
 PACKAGES = ("dsfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -16,8 +17,9 @@ def describe() -> dict[str, Any]:
 
     Returns:
         ``versions`` (package to version, null if it is not installed as a package), ``python``,
-        ``platform``, ``cpu_count``, ``backend``, ``device_kind``, ``device_count``, and ``git``:
-        ``{"commit", "dirty"}``, or null outside a repository with a commit.
+        ``platform``, ``cpu_count`` (that this process may use), ``backend``, ``device_kind``,
+        ``device_count``, and ``git``: ``{"commit", "dirty"}``, or null outside a repository with a
+        commit.
 
     Examples:
         >>> sorted(describe())
@@ -29,7 +31,7 @@ def describe() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
+        "cpu_count": cores(),
         "backend": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "device_count": len(devices),

@@ -1,11 +1,11 @@
 """How many members fit into memory, which is known before the first is run."""
 
 import math
-import os
 from collections.abc import Sequence
 
 import jax
 
+from dsfjax._util import limits
 from dsfjax.training.compilation import compile_program, template
 from dsfjax.training.layout import Device, Layout, layout
 from dsfjax.training.program import Program
@@ -68,8 +68,8 @@ def fit(
 def budget(devices: Sequence[Device]) -> int:
     """Bytes that a program may take on each of these devices: 80 % of what there is.
 
-    What there is, is what the device reports; where it reports nothing, as CPUs do, the memory of
-    the machine, of which each device of this process has an equal part.
+    What there is, is what the device reports; where it reports nothing, as CPUs do, the memory that
+    this process may use, of which each of its devices has an equal part.
 
     Args:
         devices: The devices.
@@ -85,7 +85,7 @@ def budget(devices: Sequence[Device]) -> int:
     stats = local[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return int(0.8 * stats["bytes_limit"])
-    return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(local))
+    return int(0.8 * limits.memory() / len(local))
 
 
 def _parked(program: Program, where: Layout, dropout: bool) -> int:

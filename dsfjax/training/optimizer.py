@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
 
 SCHEDULES = ("cosine", "cosine_per_epoch", "constant")
@@ -59,6 +60,7 @@ class OptimizerConfig:
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         choose("schedule", self.schedule, SCHEDULES)
         if (self.schedule == "cosine_per_epoch") != (self.steps_per_epoch is not None):
             raise ValueError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 from dsfjax import tasks
+from dsfjax._util.fields import convert
 from dsfjax._util.names import choose
 
 T = TypeVar("T")
@@ -134,30 +135,12 @@ def _left_out(field: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        (hint,) = (arg for arg in args if arg is not type(None))
-        return _value(hint, value, where)
-    if hint is Any:
-        return tuple(value) if isinstance(value, list) else value
-    if origin is typing.Literal:
-        return choose(where, value, args)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise TypeError(f"{where}: expected a list, got {value!r}")
-        items = args[:1] * len(value) if args[-1] is Ellipsis else args
-        if len(items) != len(value):
-            raise TypeError(f"{where}: expected {len(items)} values, got {value!r}")
-        pairs = enumerate(zip(items, value, strict=True))
-        return tuple(_value(item, v, f"{where}[{i}]") for i, (item, v) in pairs)
-    if hint is tasks.Task or (dataclasses.is_dataclass(hint) and isinstance(hint, type)):
-        return from_dict(hint, value, where=where)
-    # JSON does not tell 1.0 from 1, and to Python True is an int.
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        name = getattr(hint, "__name__", hint)
-        raise TypeError(f"{where}: expected {name}, got {value!r}")
-    return value
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind in kinds:
+        absent = value is None and type(None) in kinds
+        config = kind is tasks.Task or (dataclasses.is_dataclass(kind) and isinstance(kind, type))
+        if config and not absent:
+            return from_dict(kind, value, where=where)
+        if typing.get_origin(kind) is typing.Literal:
+            return choose(where, str(value), typing.get_args(kind))
+    return convert(hint, value, where)

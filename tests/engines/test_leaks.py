@@ -1,4 +1,4 @@
-"""NaN in one document reaches no other, and NaN of the future does not reach the past."""
+"""NaN and ∞ in one document reach no other, and those of the future do not reach the past."""
 
 import dataclasses
 from typing import Any
@@ -33,13 +33,13 @@ NAMES = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW), 
 
 
 def poison(x: Any, start: int, stop: int, length: int) -> Any:
-    """NaN at the steps start ≤ t < stop of everything that varies in time."""
+    """NaN, ∞ and −∞ in turn at steps start ≤ t < stop of everything that varies in time."""
 
     def fill(leaf: Array) -> Array:
         if leaf.shape[0] != length or leaf.dtype == bool:
             return leaf
         filled = np.array(leaf)
-        filled[start:stop] = np.nan
+        filled[start:stop] = np.resize([np.nan, np.inf, -np.inf], filled[start:stop].shape)
         return jnp.asarray(filled)
 
     return map_time(fill, x)

@@ -1,9 +1,12 @@
 """Configs: checked when made, and the same after a trip through JSON."""
 
 import dataclasses
+import inspect
 import json
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dsfjax import tasks
@@ -69,11 +72,11 @@ def change(path: str, value: Any) -> dict[str, Any]:
             "key of config.optimizer 'weight_decy'; did you mean 'weight_decay'",
         ),
         ("model.d_modl", 3, ValueError, "did you mean 'd_model'"),
-        ("steps", "20", TypeError, "config.steps: expected int, got '20'"),
-        ("steps", True, TypeError, "config.steps: expected int, got True"),
-        ("optimizer.decay_all", 1, TypeError, "config.optimizer.decay_all: expected bool"),
+        ("steps", "20", TypeError, "config.steps: expected an integer, got '20'"),
+        ("steps", True, TypeError, "config.steps: expected an integer, got True"),
+        ("optimizer.decay_all", 1, TypeError, "config.optimizer.decay_all: expected True or False"),
         ("seeds", 3, TypeError, "config.seeds: expected a list"),
-        ("seeds", [0, 0.5], TypeError, r"config.seeds\[1\]: expected int, got 0.5"),
+        ("seeds", [0, 0.5], TypeError, r"config.seeds\[1\]: expected an integer, got 0.5"),
         ("task", 3, TypeError, "config.task: expected an object of Task"),
         ("stop_when", "all", ValueError, "unknown stop_when 'all'"),
         ("task.num_kv_pairs", 9, ValueError, "num_kv_pairs"),
@@ -103,7 +106,9 @@ def test_missing_key() -> None:
         ({"seeds": (1, 1)}, "distinct seeds"),
         ({"seeds": (-1,)}, "seeds in"),
         ({"learning_rates": (0.1, -0.1)}, "positive learning_rates"),
-        ({"learning_rates": (float("nan"),)}, "positive learning_rates"),
+        ({"learning_rates": (float("nan"),)}, r"learning_rates\[0\]: expected a finite number"),
+        ({"weight_decays": (float("nan"),)}, r"weight_decays\[0\]: expected a finite number"),
+        ({"stop_at": float("nan")}, "stop_at: expected a finite number"),
         ({"train_examples": 0}, "train_examples >= 1 or None"),
         ({"stop_at": 1.5}, r"stop_at in \(0, 1\]"),
         ({"stop_when": "one_rat"}, "did you mean 'one_rate'"),
@@ -113,6 +118,76 @@ def test_missing_key() -> None:
 def test_parts_that_do_not_fit(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **fields)
+
+
+def made(config: Any, **fields: Any) -> Any:
+    """A config with these values, past the type check of the fields, which only pytest has on."""
+    other = dataclasses.replace(config)
+    for name, value in fields.items():
+        object.__setattr__(other, name, value)
+    inspect.unwrap(type(other).__post_init__)(other)
+    return other
+
+
+def test_values_of_other_types_are_converted_when_the_config_is_made() -> None:
+    """As they come out of NumPy and JAX; written to disk they are those of Python."""
+    options = (["num_groups", np.int64(1)], ("x", np.arange(2)))
+    other = made(
+        CONFIG,
+        task=made(TASK, seq_len=np.int64(32), power_a=np.float32(0.5)),
+        model=made(MODEL, d_model=np.int32(16), options=options),
+        optimizer=made(
+            OptimizerConfig(), warmup_steps=np.uint8(3), weight_decay=1, decay_all=np.True_
+        ),
+        batch_size=jnp.asarray(8),
+        steps=np.int64(20),
+        eval_every=np.int16(10),
+        seeds=range(3),
+        learning_rates=np.logspace(-2, -1, 2),
+        weight_decays=jnp.asarray([0.0, 1.0]),
+        init_scales=[1, np.float64(0.5)],
+        stop_at=np.float64(0.5),
+        shared_data=np.False_,
+    )
+    again = from_json(to_json(other))
+    assert again == other
+    assert to_json(again) == to_json(other)
+    assert (other.steps, other.seeds, other.init_scales) == (20, (0, 1, 2), (1.0, 0.5))
+    assert other.model.options == (("num_groups", 1), ("x", (0, 1)))
+    for value in (other.steps, other.batch_size, other.task.seq_len, other.model.d_model):
+        assert type(value) is int
+    for value in (*other.learning_rates, *other.weight_decays, other.optimizer.weight_decay):
+        assert type(value) is float
+    assert type(other.optimizer.decay_all) is type(other.shared_data) is bool
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "message"),
+    [
+        (CONFIG, {"steps": 20.0}, "TrainConfig.steps: expected an integer, got 20.0; write 20"),
+        (CONFIG, {"steps": None}, "steps: expected an integer, got None"),
+        (CONFIG, {"seeds": [0.5]}, r"seeds\[0\]: expected an integer"),
+        (CONFIG, {"seeds": 0}, "seeds: expected a list, got 0"),
+        (CONFIG, {"seeds": {1, 2}}, "seeds: expected a list, got {1, 2}"),
+        (CONFIG, {"seeds": np.eye(2)}, r"seeds\[0\]: expected an integer"),
+        (CONFIG, {"learning_rates": "0.1"}, "learning_rates: expected a list"),
+        (CONFIG, {"shared_data": 1}, "shared_data: expected True or False"),
+        (OptimizerConfig(), {"weight_decay": "0"}, "weight_decay: expected a number"),
+        (MODEL, {"vocab_size": 64.5}, "ModelConfig.vocab_size: expected an integer"),
+        (MODEL, {"options": (("f", max),)}, r"options\[0\]\[1\]: expected a list"),
+    ],
+)
+def test_what_does_not_stand_for_its_type_is_refused(
+    config: Any, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        made(config, **fields)
+
+
+@pytest.mark.parametrize("field", ["weight_decay", "eps", "b1", "clip"])
+def test_numbers_that_are_not_finite_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=f"OptimizerConfig.{field}: expected a finite number"):
+        OptimizerConfig(**{field: float("nan")})
 
 
 def test_a_field_that_came_later_is_written_only_where_it_says_something() -> None:
