@@ -107,8 +107,8 @@ class ModelConfig:
         for name in ("max_length", "num_classes", "channels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
-        if self.vocab_size > 2**31:
-            raise ValueError(f"expected vocab_size <= 2^31 (ids are int32), got {self.vocab_size}")
+        if self.vocab_size >= 2**31:
+            raise ValueError(f"expected vocab_size < 2^31 (ids are int32), got {self.vocab_size}")
         if (self.head == "classifier") != (self.num_classes > 0):
             raise ValueError(
                 f"head = {self.head!r} and num_classes = {self.num_classes} do not fit: a "

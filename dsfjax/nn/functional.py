@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from dsfjax.core import KernelSystem, System
 from dsfjax.nn.binding import bind
@@ -17,6 +20,7 @@ from dsfjax.nn.config import ModelConfig
 from dsfjax.nn.mixer import Surrounding
 from dsfjax.nn.model import DecodeState, SequenceModel
 from dsfjax.nn.pieces import param_dtype
+from dsfjax.nn.tokens import token_ids
 
 Params = dict[str, Any]
 
@@ -37,10 +41,16 @@ class Model(NamedTuple):
         labels: ``labels(params) -> params`` of strings, "decay" or "no_decay".
         systems: ``systems(params, tokens, *, reset=None) -> ((System, u), …)``, one per layer.
         init_state: ``init_state(params, max_length) -> DecodeState``; only caches use max_length.
-        prefill: ``prefill(params, tokens (L,), state) -> (logits (L, vocab), state)``.
+        prefill: ``prefill(params, tokens (L,), state, *, start=None) -> (logits (L, vocab),
+            state)``. The document begins at token ``start``, which may be traced: the tokens before
+            it are padding, and they and ``state`` are forgotten there. A start that is not one of
+            these tokens changes nothing: pieces of a padded prompt are given start, start − L, ….
         step: ``step(params, token (), state) -> (logits (vocab,), state)``, constant memory.
-        generate: ``generate(params, prompt (L,), num_tokens, *, key=None, temperature=0.0) ->
-            tokens (num_tokens,)``; greedy at temperature 0, sampled with ``key`` above.
+        generate: ``generate(params, prompt (L,), num_tokens, *, key=None, temperature=0.0,
+            start=None) -> tokens (num_tokens,)``; greedy at temperature 0, sampled with ``key``
+            above. Prompts of several lengths are padded on the left, with any ids, and run as
+            ``jax.vmap(lambda prompt, start: generate(params, prompt, 10, start=start))(prompts,
+            starts)``. Temperature and start may be traced.
         channels: Values per step of what stands for tokens here, (L, channels); 0 for token ids.
         pooled: Whether the head reads a whole sequence, as that of a classifier does.
     """
@@ -52,7 +62,7 @@ class Model(NamedTuple):
     labels: Callable[[Params], Params]
     systems: Callable[..., tuple[tuple[System | KernelSystem, Array], ...]]
     init_state: Callable[[Params, int], DecodeState]
-    prefill: Callable[[Params, Array, DecodeState], tuple[Array, DecodeState]]
+    prefill: Callable[..., tuple[Array, DecodeState]]
     step: Callable[[Params, Array, DecodeState], tuple[Array, DecodeState]]
     generate: Callable[..., Array]
     channels: int = 0
@@ -123,9 +133,16 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
     def init_state(params: Params, max_length: int) -> DecodeState:
         return module(params).init_state(max_length)
 
-    def prefill(params: Params, tokens: Array, state: DecodeState) -> tuple[Array, DecodeState]:
-        x, state = module(params).prefill(tokens, state)
-        return head(params, x), state
+    def prefill(
+        params: Params,
+        tokens: Array,
+        state: DecodeState,
+        *,
+        start: Array | int | None = None,
+    ) -> tuple[Array, DecodeState]:
+        own = module(params)
+        x, state = own.prefill(tokens, state, start=start)
+        return own.head(x, start=start), state
 
     def step(params: Params, token: Array, state: DecodeState) -> tuple[Array, DecodeState]:
         x, state = module(params).step(token, state)
@@ -133,34 +150,44 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
 
     def generate(
         params: Params,
-        prompt: Array,
+        prompt: ArrayLike | Sequence[int],
         num_tokens: int,
         *,
         key: Array | None = None,
-        temperature: float = 0.0,
+        temperature: ArrayLike = 0.0,
+        start: Array | int | None = None,
     ) -> Array:
-        _check_generate(config, prompt.shape[0], num_tokens, temperature, key)
+        ids = _check_generate(config, prompt, num_tokens, temperature, key, start)
+        greedy = not isinstance(temperature, Tracer) and float(temperature) == 0
         key = jax.random.key(0) if key is None else key
-        return continue_text(params, prompt, key, temperature, num_tokens, temperature == 0)
+        return continue_text(params, ids, key, temperature, start, num_tokens, greedy)
 
     # One function for the life of the model: its loop is compiled once for each pair of lengths.
-    @partial(jax.jit, static_argnums=(4, 5))
+    @partial(jax.jit, static_argnums=(5, 6))
     def continue_text(
         params: Params,
         prompt: Array,
         key: Array,
-        temperature: Array | float,
+        temperature: ArrayLike,
+        start: Array | int | None,
         num_tokens: int,
         greedy: bool,
     ) -> Array:
-        state = init_state(params, prompt.shape[0] + num_tokens)
-        logits, state = prefill(params, prompt, state)
+        own = module(params)
+        state = own.init_state(prompt.shape[0] + num_tokens)
+        x, state = own.prefill(prompt, state, start=start)
+        # Of the prompt, only the last token's logits are needed: there may be many ids.
+        logits = own.head(x[-1])
         keys = jax.random.split(key, num_tokens)
 
         def sample(logits: Array, key: Array) -> Array:
+            likeliest = jnp.argmax(logits, axis=-1).astype(prompt.dtype)
             if greedy:
-                return jnp.argmax(logits, axis=-1).astype(prompt.dtype)
-            return jax.random.categorical(key, logits / temperature).astype(prompt.dtype)
+                return likeliest
+            cold = jnp.asarray(temperature) == 0  # known only now if it is traced
+            heat = jnp.where(cold, 1, temperature).astype(logits.dtype)
+            drawn = jax.random.categorical(key, logits / heat).astype(prompt.dtype)
+            return jnp.where(cold, likeliest, drawn)
 
         def advance(
             carry: tuple[Array, DecodeState], key: Array
@@ -169,7 +196,7 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
             token = sample(logits, key)
             return step(params, token, state), token
 
-        return jax.lax.scan(advance, (logits[-1], state), keys)[1]
+        return jax.lax.scan(advance, (logits, state), keys)[1]
 
     _check_attention_dropout(config, init, module)
     return Model(
@@ -202,25 +229,55 @@ def _labels(module: SequenceModel, params: Params) -> Params:
 
 
 def _check_generate(
-    config: ModelConfig, prompt: int, num_tokens: int, temperature: float, key: Array | None
-) -> None:
+    config: ModelConfig,
+    prompt: Any,
+    num_tokens: int,
+    temperature: Any,
+    key: Array | None,
+    start: Any,
+) -> Array:
+    """The ids of the prompt, if all that is known while tracing fits together."""
     if config.head == "classifier":
         raise ValueError("generate: a classifier has no next token; use head = 'tied' or 'untied'.")
-    if prompt < 1 or num_tokens < 1:
+    if config.channels:
         raise ValueError(
-            "generate: expected at least one token of prompt and one to generate, got "
-            f"{prompt} and {num_tokens}."
+            f"generate: expected a model of token ids, got one of {config.channels} channels, "
+            "which has no next token."
         )
-    if config.max_length and prompt + num_tokens > config.max_length:
+    ids = token_ids("generate", prompt, config.vocab_size)
+    length = ids.shape[0]
+    if num_tokens < 1:
+        raise ValueError(f"generate: expected at least one token to generate, got {num_tokens}.")
+    if config.max_length and length + num_tokens > config.max_length:
         raise ValueError(
             f"generate: the model has {config.max_length} learned positions (max_length), got a "
-            f"prompt of {prompt} tokens and {num_tokens} to generate."
+            f"prompt of {length} tokens and {num_tokens} to generate."
         )
-    if temperature < 0 or (temperature > 0 and key is None):
+    if jnp.shape(temperature) != ():
         raise ValueError(
-            "generate: expected temperature 0, or above 0 and a key to sample with, got "
-            f"{temperature} and {'no key' if key is None else 'a key'}."
+            f"generate: expected one temperature, got shape {jnp.shape(temperature)}; for several "
+            "use jax.vmap."
         )
+    traced = isinstance(temperature, Tracer)
+    if not traced and not 0 <= temperature < math.inf:
+        raise ValueError(f"generate: expected a finite temperature >= 0, got {temperature}.")
+    if key is None and (traced or temperature > 0):
+        raise ValueError(
+            "generate: expected a key to sample with, which a temperature needs that is "
+            f"{'traced' if traced else temperature}, got none; pass key=jax.random.key(0)."
+        )
+    if start is not None:
+        if jnp.shape(start) != () or not jnp.issubdtype(jnp.result_type(start), jnp.integer):
+            raise ValueError(
+                f"generate: expected start to be one integer, got {start}; for several prompts use "
+                "jax.vmap."
+            )
+        if not isinstance(start, Tracer) and not 0 <= start < length:
+            raise ValueError(
+                f"generate: expected start to be one of the {length} tokens of the prompt, got "
+                f"{start}."
+            )
+    return ids
 
 
 def _check_attention_dropout(

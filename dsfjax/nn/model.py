@@ -16,6 +16,7 @@ from dsfjax.nn.config import ModelConfig
 from dsfjax.nn.mixer import Mixer, MixerState, Surrounding
 from dsfjax.nn.pieces import MLP, dropout, linear, norm, param_dtype
 from dsfjax.nn.surroundings import surrounding
+from dsfjax.nn.tokens import token_ids
 from dsfjax.systems import Architecture
 
 Tokens = Int[Array, " L"] | Float[Array, "L channels"]
@@ -159,8 +160,13 @@ class SequenceModel(nnx.Module):
         """
         return self._run(tokens, None, reset, key, dropout, added)[0]
 
-    def head(self, features: Float[Array, "... d"]) -> Float[Array, "... k"]:
-        """Logits (…, vocab) of features (…, d); for a classifier (num_classes,) of (L, d)."""
+    def head(
+        self, features: Float[Array, "... d"], *, start: Int[Array, ""] | int | None = None
+    ) -> Float[Array, "... k"]:
+        """Logits (…, vocab) of features (…, d); for a classifier (num_classes,) of (L, d).
+
+        A classifier pools from ``start`` on, which is where the tokens begin after padding.
+        """
         if self.config.head == "tied":
             return jnp.matmul(features, self.embed.embedding[...].T, precision="highest")
         if self.config.head == "classifier":
@@ -169,16 +175,20 @@ class SequenceModel(nnx.Module):
                     "head: a classifier pools over a sequence, expected features (…, L, d), got "
                     f"{features.shape}. Use prefill or apply instead of step."
                 )
-            features = (
-                features.mean(axis=-2) if self.config.pooling == "mean" else features[..., -1, :]
-            )
+            if self.config.pooling == "last":
+                features = features[..., -1, :]
+            elif start is None:
+                features = features.mean(axis=-2)
+            else:
+                own = jnp.arange(features.shape[-2]) >= start
+                features = features.mean(axis=-2, where=own[:, None])
         return self.head_map(features)
 
     def systems(
         self, tokens: Tokens, *, reset: Bool[Array, " L"] | None = None
     ) -> tuple[tuple[System | KernelSystem, Array], ...]:
         """The System of every layer on tokens (L,), with the tokens that enter it."""
-        h, found = self._embed(tokens, jnp.zeros((), jnp.int32), reset), []
+        h, found = self._embed(tokens, jnp.zeros((), jnp.int32), reset)[0], []
         r = jnp.zeros_like(h)
         for block in self._blocks():
             found.append(block.mixer.system(block.norm1(r + h), reset=reset))
@@ -191,21 +201,31 @@ class SequenceModel(nnx.Module):
         return DecodeState(jnp.zeros((), jnp.int32), layers)
 
     def prefill(
-        self, tokens: Int[Array, " L"], state: DecodeState
+        self,
+        tokens: Int[Array, " L"],
+        state: DecodeState,
+        *,
+        start: Int[Array, ""] | int | None = None,
     ) -> tuple[Float[Array, "L d"], DecodeState]:
-        """Features (L, d) of tokens (L,) that continue ``state``, and the state after them."""
-        return self._run(tokens, state, None, None, None)
+        """Features (L, d) of tokens (L,) that continue ``state``, and the state after them.
+
+        The document begins at token ``start``: ``state`` and the tokens before it, such as padding
+        on the left, are forgotten there. A start that is not one of these tokens changes nothing,
+        so the pieces of a long prompt are given start, start − L, and so on.
+        """
+        reset = None if start is None else jnp.arange(tokens.shape[0]) == start
+        return self._run(tokens, state, reset, None, None)
 
     def step(
         self, token: Int[Array, ""], state: DecodeState
     ) -> tuple[Float[Array, " d"], DecodeState]:
         """Features (d,) of one token () and the state after it."""
-        h = self._embed(token[None], state.position, None)[0]
+        (h,), position = self._embed(token[None], state.position, None)
         r, layers = jnp.zeros_like(h), []
         for block, layer in zip(self._blocks(), state.layers, strict=True):
             h, r, layer = block.step(h, r, layer)
             layers.append(layer)
-        return self.norm_f(h + r), DecodeState(state.position + 1, tuple(layers))
+        return self.norm_f(h + r), DecodeState(position, tuple(layers))
 
     def _run(
         self,
@@ -217,7 +237,7 @@ class SequenceModel(nnx.Module):
         added: tuple[Array, ...] | None = None,
     ) -> tuple[Array, DecodeState]:
         start = jnp.zeros((), jnp.int32) if state is None else state.position
-        h = self._embed(tokens, start, reset)
+        h, position = self._embed(tokens, start, reset)
         r, layers = jnp.zeros_like(h), []
         own = self.config.embed_dropout, self.config.residual_dropout
         embed, residual = (x if rate is None or x == 0 else rate for x in own)
@@ -230,30 +250,38 @@ class SequenceModel(nnx.Module):
             layers.append(layer)
         final_key = None if key is None else jax.random.fold_in(key, len(layers))
         features = self.norm_f(r + dropout(h, residual, final_key))
-        return features, DecodeState(start + tokens.shape[0], tuple(layers))
+        return features, DecodeState(position, tuple(layers))
 
-    def _embed(self, tokens: Array, start: Array, reset: Array | None) -> Array:
-        channels = self.config.channels
-        if tokens.shape[1:] != ((channels,) if channels else ()):
-            kind = f"values (L, {channels})" if channels else "token ids (L,)"
-            raise ValueError(
-                f"the model runs one sequence of {kind}, got {tokens.shape}. For a batch "
-                "use jax.vmap over it."
-            )
-        h = self.embed(tokens)
+    def _embed(self, tokens: Array, start: Array, reset: Array | None) -> tuple[Array, Array]:
+        """What enters the first block, and the position in its document of the token that follows.
+
+        ``start`` is that of the first token, where no reset has come before it.
+        """
+        if channels := self.config.channels:
+            if tokens.shape[1:] != (channels,):
+                raise ValueError(
+                    f"model: expected one sequence of values (L, {channels}), got shape "
+                    f"{tokens.shape}; for a batch use jax.vmap over it."
+                )
+            h = self.embed(tokens)
+        else:
+            size = self.config.vocab_size
+            ids = token_ids("model", tokens, size)
+            # Rows beyond the last of the table are NaN, but ids below 0 would count from its end.
+            h = self.embed(jnp.where(ids < 0, size, ids))
+        position = start + jnp.arange(tokens.shape[0], dtype=jnp.int32)
+        if reset is not None:
+            index = jnp.arange(tokens.shape[0], dtype=jnp.int32)
+            since = index - jax.lax.cummax(jnp.where(reset, index, -1))
+            position = jnp.where(since <= index, since, position)
         if self.config.max_length:
             if tokens.shape[0] > self.config.max_length:
                 raise ValueError(
                     f"the model has {self.config.max_length} learned positions (max_length), got a "
                     f"sequence of {tokens.shape[0]} tokens"
                 )
-            position = start + jnp.arange(tokens.shape[0], dtype=jnp.int32)
-            if reset is not None:
-                index = jnp.arange(tokens.shape[0], dtype=jnp.int32)
-                since = index - jax.lax.cummax(jnp.where(reset, index, -1))
-                position = jnp.where(since <= index, since, position)
             h = h + self.positions(position)
-        return h
+        return h, position[-1] + 1
 
     def _blocks(self) -> list[Block]:
         return [self.blocks[f"block_{i}"] for i in range(self.config.num_layers)]

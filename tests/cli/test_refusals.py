@@ -37,7 +37,7 @@ from dsfjax.cli import main
         ("sweep mqar --d-modle 8", "did you mean '--d-model'?"),
         ("train mqar --mixer ssd --decay matrix", "unknown decay 'matrix'; did you mean 'matr"),
         ("train mqar --mixer ssd --weight-decay -1", "expected weight_decay >= 0"),
-        ("train mqar --mixer ssd --vocab-size 1000000000000", "expected vocab_size <= 2^31"),
+        ("train mqar --mixer ssd --vocab-size 1000000000000", "expected vocab_size < 2^31"),
         ("train mqar --mixer ssd --max-length 8", "at least task.seq_len = 32, got 8"),
         ("train mqar --mixer ssd --devices 0", "expected --devices >= 1, got 0"),
         ("train mqar --mixer ssd --memory 0", "expected --memory > 0 GiB, got 0"),

@@ -35,13 +35,15 @@ SIMILAR = ("s6-paper", "ssd-paper", "linear_attention-paper", "qlstm_reversed-pa
     ],
 )
 def test_prefill_and_steps_are_the_full_pass(name: str, own: dict[str, Any]) -> None:
+    """Of a whole sequence, and of one that is padded on the left, by any start in one program."""
     model, params, apply, _, _ = compiled(name, **own)
     ids = tokens(LENGTH)
 
     @jax.jit
-    def decode(params: Any, ids: Any) -> Any:
-        first, state = model.prefill(params, ids[:2], model.init_state(params, LENGTH))
-        second, state = model.prefill(params, ids[2:5], state)
+    def decode(params: Any, ids: Any, start: Any) -> Any:
+        state = model.init_state(params, LENGTH)
+        first, state = model.prefill(params, ids[:2], state, start=start)
+        second, state = model.prefill(params, ids[2:5], state, start=start - 2)
 
         def advance(state: Any, token: Any) -> Any:
             logits, state = model.step(params, token, state)
@@ -50,10 +52,18 @@ def test_prefill_and_steps_are_the_full_pass(name: str, own: dict[str, Any]) -> 
         state, rest = jax.lax.scan(advance, state, ids[5:])
         return jnp.concatenate([first, second, rest]), state.position
 
-    logits, position = decode(params, ids)
+    logits, position = decode(params, ids, -1)  # no token: nothing starts anew
     assert logits.shape == (LENGTH, VOCAB)
     assert error(logits, apply(params, ids)) < 1e-12
     assert position == LENGTH
+    for start in (1, 4):  # in the first piece, and in the second after one of padding alone
+        # Whatever the padding is, ids that are none included, which embed as NaN.
+        padded, position = decode(params, ids.at[:start].set(-1), start)
+        own_ids = jnp.roll(ids, -start)
+        expected = decode(params, own_ids, 0)[0][: LENGTH - start]
+        assert error(padded[start:], expected) < 1e-12
+        assert error(logits[start:], expected) > 1e-3
+        assert position == LENGTH - start
 
 
 @every
@@ -73,13 +83,16 @@ def test_state_of_decoding_does_not_grow(name: str, own: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("name", ["softmax_attention", "ssd", "rg_lru"])
 def test_generated_tokens_are_the_likeliest_of_the_full_pass(name: str) -> None:
-    model, params, apply, *_ = compiled(name, **SMALL)
-    prompt = tokens(4)
-    generated = jax.jit(model.generate, static_argnums=2)(params, prompt, 5)
-    text = jnp.concatenate([prompt, generated])
-    logits = np.asarray(apply(params, text))
-    assert generated.dtype == prompt.dtype
-    assert generated.tolist() == logits[3:-1].argmax(axis=-1).tolist()
+    model, params, *_ = compiled(name, **SMALL)
+    starts = jnp.array([0, 1, 3])
+    prompts = jnp.stack([tokens(4, seed) for seed in range(3)])
+    generate = jax.jit(jax.vmap(lambda p, start: model.generate(params, p, 5, start=start)))
+    apply = jax.jit(lambda ids: model.apply(params, ids, reset=jnp.arange(9) == 0))
+    for start, prompt, generated in zip(starts, prompts, generate(prompts, starts), strict=True):
+        assert generated.dtype == prompt.dtype
+        text = jnp.zeros(9, prompt.dtype).at[: 9 - start].set([*prompt[start:], *generated])
+        likeliest = np.asarray(apply(text)).argmax(axis=-1)
+        assert generated.tolist() == likeliest[3 - start : 8 - start].tolist()
 
 
 def test_sampling_follows_the_temperature() -> None:
@@ -100,16 +113,90 @@ def test_sampling_follows_the_temperature() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_tokens": 0}, "at least one token of prompt and one to generate, got 4 and 0"),
+        ({"num_tokens": 0}, "at least one token to generate, got 0"),
         ({"num_tokens": 17}, "20 learned positions.*prompt of 4 tokens and 17"),
-        ({"num_tokens": 2, "temperature": 1.0}, "temperature 0, or above 0 and a key"),
-        ({"num_tokens": 2, "temperature": -1.0}, "temperature 0, or above 0 and a key"),
+        ({"temperature": 1.0}, r"a key .* a temperature needs that is 1\.0, got none"),
+        ({"temperature": -1.0}, r"a finite temperature >= 0, got -1\.0"),
+        ({"temperature": float("nan"), "key": jax.random.key(0)}, "temperature >= 0, got nan"),
+        ({"temperature": np.ones(2)}, r"one temperature, got shape \(2,\); .* jax.vmap"),
+        ({"start": 4}, "start to be one of the 4 tokens of the prompt, got 4"),
+        ({"start": -1}, "start to be one of the 4 tokens of the prompt, got -1"),
+        ({"start": np.array([0, 1])}, "start to be one integer, .* jax.vmap"),
+        ({"prompt": []}, "generate: expected at least one token, got none"),
+        ({"prompt": 3}, r"one sequence of token ids \(L,\), got shape \(\); put it into a list"),
+        ({"prompt": [[1, 2]]}, r"token ids \(L,\), got shape \(1, 2\); .* jax.vmap"),
+        ({"prompt": [1, 11]}, r"token ids in \[0, 11\), got 11"),
+        ({"prompt": [-1, 2]}, r"token ids in \[0, 11\), got -1"),
+        ({"prompt": [1.0, 2.0]}, "token ids of an integer dtype, got float64"),
+        ({"prompt": [True, False]}, "token ids of an integer dtype, got bool"),
     ],
 )
 def test_generation_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
     model, params, *_ = compiled("linear_attention", **SMALL)
-    with pytest.raises(ValueError, match=message):
-        model.generate(params, tokens(4), **arguments)
+    given = {"prompt": tokens(4), "num_tokens": 2, **arguments}
+    with unchecked(), pytest.raises((ValueError, TypeError), match=message):
+        model.generate(params, **given)
+
+
+def test_ids_are_refused_where_they_are_known_and_show_where_not() -> None:
+    model, params, apply, *_ = compiled("linear_attention", **SMALL)
+    for ids in ([1, 11], [-1, 2]):
+        with pytest.raises(
+            ValueError, match=r"model: expected token ids in \[0, 11\), got (11|-1)"
+        ):
+            model.features(params, jnp.array(ids))
+    with unchecked(), pytest.raises(TypeError, match="integer dtype, got float64"):
+        model.features(params, jnp.ones(3))
+    ids = tokens(LENGTH)
+    for wrong in (-1, VOCAB):
+        logits = np.asarray(apply(params, ids.at[4].set(wrong)))
+        assert np.isfinite(logits[:4]).all() and np.isnan(logits[4:]).all()
+
+
+def test_narrow_ids_are_widened() -> None:
+    """A uint8 that is fed back would be the id modulo 256."""
+    model, params, *_ = compiled("linear_attention", vocab_size=300, **SMALL)
+    # The last ids are the likeliest.
+    params = {**params, "embed": {"embedding": params["embed"]["embedding"].at[:256].mul(0.01)}}
+    wide = model.generate(params, jnp.array([3, 200], jnp.int32), 4)
+    assert wide.max() > 255
+    for prompt in ([3, 200], np.array([3, 200]), jnp.array([3, 200], jnp.uint8)):
+        assert model.generate(params, prompt, 4).tolist() == wide.tolist()
+    assert model.generate(params, jnp.array([3, 200], jnp.uint8), 4).dtype == jnp.int32
+
+
+def test_temperature_may_be_traced() -> None:
+    model, params, *_ = compiled("linear_attention", **SMALL)
+    prompt, key = tokens(4), jax.random.key(1)
+
+    def draw(temperature: Any) -> Any:
+        return model.generate(params, prompt, 3, key=key, temperature=temperature)
+
+    heats = jnp.array([0.0, 0.5, 5.0])
+    batch = jax.jit(jax.vmap(draw))(heats)
+    # A number, and 0-dimensional arrays of NumPy and JAX, are the same temperature.
+    alone = [draw(0.0), draw(np.float32(0.5)), draw(jnp.asarray(5.0))]
+    assert batch.tolist() == jnp.stack(alone).tolist()
+    assert len({*map(tuple, batch.tolist())}) > 1
+    with pytest.raises(ValueError, match="a temperature needs that is traced, got none"):
+        jax.vmap(lambda t: model.generate(params, prompt, 3, temperature=t))(heats)
+
+
+def test_generate_computes_the_logits_of_one_position() -> None:
+    """Of a long prompt and many ids, those of all would take hundreds of megabytes."""
+    model, params, *_ = compiled("linear_attention", **(SMALL | {"max_length": 0}))
+    made = str(jax.make_jaxpr(model.generate, static_argnums=2)(params, tokens(64), 2))
+    assert f"f64[{VOCAB}]" in made and f"[64,{VOCAB}]" not in made
+
+
+def test_classifier_pools_what_is_not_padding() -> None:
+    for pooling in ("mean", "last"):
+        own = SMALL | {"head": "classifier", "num_classes": 3, "pooling": pooling}
+        model, params, *_ = compiled("linear_attention", **own)
+        run = jax.jit(lambda i, s, m=model, p=params: m.prefill(p, i, m.init_state(p, 4), start=s))
+        ids = tokens(4)
+        expected = model.apply(params, ids[2:])
+        assert error(run(ids, 2)[0], expected) < 1e-12
 
 
 @every
@@ -148,7 +235,7 @@ def test_batches_come_from_vmap() -> None:
     model, params, apply, *_ = compiled("ssd", **SMALL)
     with (
         unchecked(),
-        pytest.raises(ValueError, match=r"one sequence of token ids \(L,\), got \(2, 9\)"),
+        pytest.raises(ValueError, match=r"one sequence of token ids \(L,\), got shape \(2, 9\)"),
     ):
         model.features(params, jnp.zeros((2, 9), int))
     ids = jnp.stack([tokens(LENGTH, seed) for seed in range(3)])
@@ -159,7 +246,7 @@ def test_batches_come_from_vmap() -> None:
 def test_generate_is_compiled_once() -> None:
     """Other parameters, prompts, keys and temperatures run the same program."""
     model, params, *_ = compiled("ssd", **SMALL)
-    prompt, other_prompt = tokens(4), tokens(4) + 1
+    prompt, other_prompt = tokens(4), (tokens(4) + 1) % VOCAB
     programs = []
     model.generate(params, prompt, 3, key=jax.random.key(1), temperature=0.5)
 
