@@ -2,6 +2,8 @@
 
 import sys
 
+from dsfjax._util.interrupt import end_at_once
+
 _EXTRA = ("rich", "tyro", "matplotlib")
 
 
@@ -11,6 +13,7 @@ def main() -> int:
     Returns:
         The exit code of `dsfjax.cli.main`; 2 if the packages of the extra ``cli`` are missing.
     """
+    end_at_once()
     try:
         from dsfjax.cli import main as run
     except ModuleNotFoundError as error:

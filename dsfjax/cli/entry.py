@@ -1,11 +1,17 @@
 """From words to a command, and from its outcome to an exit code."""
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
 
+from dsfjax._util.interrupt import MESSAGE
 from dsfjax.cli import options, parse
 from dsfjax.cli.usage import UsageError
+
+OUTSIDE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
+"""What the machine refuses; other errors of the operating system are defects of ours."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["compere", "TASK"])  # and "did you mean 'compare'?" on stderr
         2
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            # A λ that the terminal cannot show is no reason to end.
+            stream.reconfigure(errors="replace")
     try:
         words = list(sys.argv[1:] if argv is None else argv)
         if words == ["--version"]:
@@ -35,12 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dsfjax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dsfjax: interrupted; the same command goes on from here", file=sys.stderr)
+        print(MESSAGE, file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever reads, such as `head`, has seen enough. Python writes what is left at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        print(f"dsfjax: {error.strerror}: {error.filename}", file=sys.stderr)
+        return 2
 
 
 def _run(command: options.Command) -> int:

@@ -1,14 +1,17 @@
 """Commands from the words to the files and the table they leave."""
 
 import dataclasses
+import errno
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from dsfjax import systems
-from dsfjax.cli import main, options, training
+from dsfjax.cli import entry, main, options, training
 from dsfjax.training import OptimizerConfig, TrainConfig, load, presets, to_json
 
 SMOKE = ["--preset", "smoke"]
@@ -110,6 +113,25 @@ def test_systems_lists_every_architecture(capsys: pytest.CaptureFixture) -> None
         assert re.search(rf"^{name} ", out, re.MULTILINE)
     assert re.search(r"^qlstm .* d = 32 ", out, re.MULTILINE)
     assert re.search(r"^softmax_attention .* grows: ", out, re.MULTILINE)
+
+
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii"))
+    assert main(["systems"]) == 0
+    text = shown.getvalue().decode("ascii")
+    assert "|?|" in text  # |λ|
+    assert all(name in text for name in systems.names())
+
+
+def test_a_full_disk_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x")
+
+    monkeypatch.setattr(entry, "_run", full)
+    assert "No space left on device: runs/x" in fails(capsys, "systems")
 
 
 def test_explain_says_method_and_cost(capsys: pytest.CaptureFixture) -> None:

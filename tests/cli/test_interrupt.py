@@ -1,0 +1,56 @@
+"""Ctrl-C: one line and exit code 130 in every stage, and the same command continues."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+WORDS = "compare mqar --preset smoke --mixers linear_attention --run-dir".split()
+
+
+def interrupted(folder: Path, line: str, seconds: float) -> tuple[int, str]:
+    """Exit code and stderr of a run that is interrupted some time after a line of its output."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dsfjax", *WORDS, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    assert any(line in said for said in process.stdout)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    return process.returncode, err
+
+
+@pytest.mark.slow
+def test_in_every_stage(tmp_path: Path) -> None:
+    stages = [
+        ("compiling", 0.0),
+        ("compiling", 1.0),
+        ("step 4/", 0.0),  # a checkpoint is written after every evaluation of this preset
+        ("step 12/", 0.02),
+        ("run directory", 0.0),  # the report begins
+        ("run directory", 2.0),
+    ]
+    for line, seconds in stages:
+        code, err = interrupted(tmp_path / "run", line, seconds)
+        assert (code, err.count("\n")) == (130, 1), (line, err)
+        assert err.startswith("dsfjax: interrupted; ")
+
+
+def test_before_anything_is_imported() -> None:
+    # The signal comes within an import, as early as one can be sent.
+    code = (
+        "import os, signal, sys; from dsfjax._util.interrupt import end_at_once; end_at_once();"
+        "os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (130, 1)
+    assert done.stderr.startswith("dsfjax: interrupted; ")
