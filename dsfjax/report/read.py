@@ -19,8 +19,9 @@ from dsfjax.report.dynamics import read_dynamics
 from dsfjax.report.examine import Examination
 from dsfjax.report.findings import Findings
 from dsfjax.tasks import Task
-from dsfjax.training import Loaded, TrainConfig, from_json, load
+from dsfjax.training import Loaded, TrainConfig, load
 from dsfjax.training.comparison import row
+from dsfjax.training.folder import read_config
 from dsfjax.training.run import program_of
 
 
@@ -81,8 +82,8 @@ def names_by_task(run_dir: Path) -> dict[Task, list[str]]:
     tasks: dict[Task, list[str]] = {}
     if (run_dir / "compare.json").exists():
         for row in json.loads((run_dir / "compare.json").read_text(encoding="utf-8")):
-            text = (run_dir / row["mixer"] / "config.json").read_text(encoding="utf-8")
-            tasks.setdefault(from_json(text).task, []).append(row["mixer"])
+            config = read_config(run_dir / row["mixer"])
+            tasks.setdefault(config.task, []).append(row["mixer"])
     return tasks
 
 

@@ -106,7 +106,7 @@ def read_config(folder: Path) -> TrainConfig:
     except (ValueError, TypeError) as error:
         raise RunError(
             f"the config of a run cannot be read from {path} ({error}); nothing was changed: "
-            "choose another run directory, or read it with what it was made with"
+            "import the module that registers what it names (--import), or choose another folder"
         ) from error
 
 

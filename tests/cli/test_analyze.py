@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dsfjax.cli import main
-from dsfjax.training import load
+from dsfjax.training import load, presets, to_json
 
 SMOKE = ["--preset", "smoke", "--steps", "8"]
 
@@ -49,6 +49,25 @@ def test_members_that_diverged_are_in_the_report(
     assert [(x["status"], x["accuracy"]) for x in rows(out / "data" / "members.csv")] == [
         ("diverged", "0.0")
     ]
+
+
+def test_a_run_of_an_unknown_mixer_is_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (config,) = presets.configs("smoke", "mqar", ["ssd"]).values()
+    run = tmp_path / "mine"
+    run.mkdir()
+    (run / "config.json").write_text(to_json(config).replace('"ssd"', '"sdd"'))
+    (run / "result.json").write_text("{}")
+    (tmp_path / "compare.json").write_text('[{"mixer": "mine"}]')
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    for folder in (run, tmp_path):
+        assert main(["analyze", str(folder)]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1
+        assert "unknown mixer 'sdd'; did you mean 'ssd'?" in err
+        assert "import the module that registers what it names (--import)" in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_damaged_run_is_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

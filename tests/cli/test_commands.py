@@ -1,6 +1,5 @@
 """Commands from the words to the files and the table they leave."""
 
-import dataclasses
 import errno
 import io
 import json
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dsfjax import systems
-from dsfjax.cli import entry, main, options, training
+from dsfjax.cli import entry, main, options, parse, training
 from dsfjax.training import OptimizerConfig, TrainConfig, load, presets, to_json
 
 SMOKE = ["--preset", "smoke"]
@@ -86,19 +85,15 @@ def test_default_folder_depends_on_the_config() -> None:
 
 
 def test_what_decays_and_learned_positions_are_as_given() -> None:
-    def plan(**own: object) -> TrainConfig:
-        command = options.Train("mqar", "smoke", mixer="ssd", **own)  # type: ignore[arg-type]
-        return training.plan(command)["ssd"]
+    def plan(words: str = "") -> TrainConfig:
+        command = parse.parse([*"train mqar --preset smoke --mixer ssd".split(), *words.split()])
+        return training.plan(command)["ssd"]  # type: ignore[arg-type]
 
     before = to_json(plan())
-    assert to_json(plan(decay="all")) == before  # as it was: recorded names and results hold
-    assert plan(decay="matrices").optimizer == OptimizerConfig(decay_all=False)
-    config = plan(max_length=16, seq_len=12)
+    assert to_json(plan("--decay all")) == before  # as it was: recorded names and results hold
+    assert plan("--decay matrices").optimizer == OptimizerConfig(decay_all=False)
+    config = plan("--max-length 16 --seq-len 12")
     assert (config.model.max_length, config.task.seq_len) == (16, 12)
-    learned = dataclasses.replace(config.model, max_length=12)
-    config = dataclasses.replace(config, model=learned)
-    # Those of a preset have the length of its sequences, whatever that is.
-    assert training.override(config, {"seq_len": 8}).model.max_length == 8
 
 
 def test_folder_of_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
