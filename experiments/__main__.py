@@ -10,6 +10,11 @@ from experiments import page
 from experiments.experiment import main
 
 if __name__ == "__main__":
+    failures = []
     for experiment in page.EXPERIMENTS:
-        main(experiment, sys.argv[1:])
+        try:
+            main(experiment, sys.argv[1:])
+        except RuntimeError as error:  # of some points; the others are written
+            failures.append(str(error))
     page.renew()
+    sys.exit("\n".join(failures) or None)

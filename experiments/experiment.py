@@ -113,6 +113,7 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
 
     Raises:
         ValueError: If ``only`` leaves no point.
+        RuntimeError: If points failed; the others have been written then.
     """
     configs = experiment.configs(options.scale, options.faithful)
     if not any(options.only in name for name in configs):
@@ -139,6 +140,8 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
     members: dict[str, list[dict[str, Any]]] = {}
     for member in read_results(folder):
         members.setdefault(member["run"], []).append(member)
+    failed = {row["mixer"]: row["reason"] for row in rows if row["status"] == "failed"}
+    configs = {name: each for name, each in configs.items() if run_name(each) not in failed}
     chosen = {row["mixer"]: row for row in rows}
     result = {
         "experiment": experiment.name,
@@ -153,7 +156,10 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
         ],
     }
     kind = f"{options.scale}-faithful" if options.faithful else options.scale
-    write(experiment, result, options.out or Path("experiments") / "results" / kind)
+    if configs:
+        write(experiment, result, options.out or Path("experiments") / "results" / kind)
+    if failed:
+        raise RuntimeError(f"{experiment.name}: {len(failed)} points failed: {failed}")
     return result
 
 

@@ -21,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``dsfjax``; by default those of this process.
 
     Returns:
-        The exit code: 0; 1 if `selfcheck` found an engine off; 2 after one line on stderr that
-        says what to change; 130 if interrupted; or 141 if the reader of the output went away.
+        The exit code: 0; 1 if `selfcheck` found an engine off, or a program of a comparison or
+        sweep failed; 2 after one line on stderr that says what to change; 130 if interrupted; or
+        141 if the reader of the output went away.
 
     Examples:
         >>> main(["compere", "TASK"])  # and "did you mean 'compare'?" on stderr

@@ -32,6 +32,7 @@ ReportDir = Annotated[
     Path | None,
     tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: report/ in the run directory)"),
 ]
+RetryFailed = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 NoReport = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 RunDir = Annotated[
     Path | None,
@@ -154,6 +155,8 @@ class Compare(Sizes, Training):
     """Peak learning rates, trained together."""
     seeds: Ints = ()
     """Seeds, trained together."""
+    retry_failed: RetryFailed = False
+    """Run those again that failed before."""
     report: ReportDir = None
     """Folder of the report: which architecture, and what is inside the trained models."""
     no_report: NoReport = False
@@ -192,6 +195,8 @@ class Sweep(Training):
         tyro.conf.arg(metavar="ADDRESS NUM INDEX", help_behavior_hint="(default: the cluster's)"),
     ] = None
     """With hosts: address of the first process, how many there are, and which this one is."""
+    retry_failed: RetryFailed = False
+    """Run programs again that failed before."""
     report: ReportDir = None
     """Folder of the report, for each task of its own."""
     no_report: NoReport = False

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from dsfjax.training import Listener, TrainConfig
 from dsfjax.training.layout import Layout
+from dsfjax.training.program import Member
 
-_AXES = ("learning_rate", "weight_decay", "init_scale", "dropout", "seed")
+_AXES = Member._fields
 
 
 @contextlib.contextmanager
@@ -144,6 +145,10 @@ class PlainLines(Listener):
         """Say how it ended."""
         self._say(f"{name}: {outcome(result)}")
 
+    def failed(self, name: str, reason: str) -> None:
+        """Say why it has no result."""
+        self._say(f"{name}: failed: {reason}")
+
 
 class LiveTable(Listener):
     """A bar per program, and a table of the members of the programs that are running.
@@ -187,6 +192,14 @@ class LiveTable(Listener):
         self._bars.update(self._tasks[name], completed=result["steps"], news=outcome(result))
         self._bars.stop_task(self._tasks[name])
         del self._lines[name]
+
+    def failed(self, name: str, reason: str) -> None:
+        """Say why it has no result."""
+        if name not in self._tasks:  # it failed in an earlier sweep
+            self._tasks[name] = self._bars.add_task(name, total=1, news="")
+        self._bars.update(self._tasks[name], news=f"failed: {reason}")
+        self._bars.stop_task(self._tasks[name])
+        self._lines.pop(name, None)
 
     def _table(self, name: str) -> Table:
         members, lines = self._configs[name].members, self._lines[name]

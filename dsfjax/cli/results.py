@@ -12,9 +12,10 @@ from dsfjax.cli.output import console
 from dsfjax.cli.usage import usage_errors
 from dsfjax.report import words
 from dsfjax.training import read_results
+from dsfjax.training.program import Member
 from dsfjax.training.record import NUMBERS
 
-MEMBER = ("learning_rate", "weight_decay", "init_scale", "dropout", "seed")
+MEMBER = Member._fields
 FINAL = ("status", "step", *NUMBERS, "steps_to_90")
 
 
@@ -50,13 +51,15 @@ def as_object(row: Mapping[str, Any], *, timing: bool = True) -> dict[str, Any]:
 
     Returns:
         JSON data: ``run``, ``member``, ``config``, ``final``, ``num_params``, ``state_size``,
-        ``environment``, and ``timing`` if wanted.
+        ``environment``, and ``timing`` if wanted. ``final`` has a ``reason`` where the status is
+        "failed".
     """
     made = {
         "run": row["run"],
         "member": row["member"],
         "config": {**row["config"], **{name: row[name] for name in MEMBER}},
-        "final": {name: row[name] for name in FINAL},
+        "final": {name: row[name] for name in FINAL}
+        | ({"reason": row["reason"]} if row["reason"] else {}),
         "num_params": row["num_params"],
         "state_size": row["state_size"],
         "environment": row["environment"],
@@ -88,4 +91,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
             words.count(row["steps_to_90"]),
             row["status"],
         )
+    reasons = {row["run"]: row["reason"] for row in rows if row["reason"]}
+    if reasons:
+        made.caption = "\n".join(f"{run} failed: {reason}" for run, reason in reasons.items())
+        made.caption_justify = "left"
     return made

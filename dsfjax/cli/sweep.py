@@ -8,12 +8,13 @@ import jax
 
 from dsfjax import tasks
 from dsfjax._util.names import choose
-from dsfjax.cli import analyze, options
+from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.cli.training import (
     check,
     check_mixers,
+    conclude,
     finish,
     folder_of,
     given_by,
@@ -67,7 +68,14 @@ def main(command: options.Sweep) -> int:
         if command.report is not None:
             writable(command.report)
     launcher = LAUNCHERS["here" if command.launcher == "hosts" else command.launcher]
-    run = functools.partial(sweep, configs, folder, resources=resources, launcher=launcher)
+    run = functools.partial(
+        sweep,
+        configs,
+        folder,
+        resources=resources,
+        launcher=launcher,
+        retry_failed=command.retry_failed,
+    )
     if not hosts.is_primary():
         run(listener=Listener())
         return 0
@@ -77,9 +85,7 @@ def main(command: options.Sweep) -> int:
     ):
         rows = run(listener=listener)
     finish(rows, folder)
-    if not command.no_report:
-        analyze.report(folder, command.report)
-    return 0
+    return conclude(rows, folder, command)
 
 
 def plan(command: options.Sweep) -> dict[str, TrainConfig]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,13 @@ def main(command: options.Train | options.Compare) -> int:
             result = train(config, folder, listener=listener, resources=resources)
             rows = [row(name, result)]
         else:
-            rows = sweep(configs, folder, listener=listener, resources=resources)
+            retry = command.retry_failed
+            rows = sweep(
+                configs, folder, listener=listener, resources=resources, retry_failed=retry
+            )
     finish(rows, folder)
-    if isinstance(command, options.Compare) and not command.no_report:
-        analyze.report(folder, command.report)
+    if isinstance(command, options.Compare):
+        return conclude(rows, folder, command)
     return 0
 
 
@@ -178,12 +182,33 @@ def finish(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Print the table.
 
     Args:
-        rows: The rows of ``compare.json``.
+        rows: A row per program.
         folder: The run directory.
     """
     out = console()
     out.print(render(rows))
     out.print(f"run directory: {folder}", soft_wrap=True)
+
+
+def conclude(
+    rows: Sequence[Mapping[str, Any]], folder: Path, command: options.Compare | options.Sweep
+) -> int:
+    """Write the report of what is finished, and say what is not.
+
+    Args:
+        rows: A row per program.
+        folder: The run directory.
+        command: The options.
+
+    Returns:
+        The exit code: 1 if a program failed.
+    """
+    failed = {one["mixer"]: one["reason"] for one in rows if one["status"] == "failed"}
+    if not command.no_report and len(failed) < len(rows):
+        analyze.report(folder, command.report)
+    for name, reason in failed.items():
+        print(f"dsfjax: {name} failed: {reason}; --retry-failed runs it again", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def folder_of(command: options.Training, configs: Mapping[str, TrainConfig]) -> Path:

@@ -10,7 +10,7 @@ from dsfjax.report import words
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows of ``compare.json`` as a table, best accuracy first.
+    """Rows of a comparison as a table, best accuracy first and what failed last.
 
     Args:
         rows: One mapping per mixer, as :func:`dsfjax.training.compare` returns and writes them.
@@ -30,7 +30,8 @@ def render(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("mixer", no_wrap=True)
     for head in ("accuracy", "best lr", "steps to\n90 %", "N", "params", "tokens/s"):
         table.add_column(head, justify="right", no_wrap=True)
-    for row in sorted(rows, key=lambda row: -row["accuracy_mean"]):
+    finished = [row for row in rows if row.get("status") != "failed"]
+    for row in sorted(finished, key=lambda row: -row["accuracy_mean"]):
         table.add_row(
             row["mixer"],
             words.accuracy(row["accuracy_mean"], row["accuracy_std"]),
@@ -40,4 +41,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> Table:
             words.count(row["num_params"]),
             words.count(row["tokens_per_second"]),
         )
+    for row in rows:
+        if row.get("status") == "failed":
+            table.add_row(row["mixer"], "failed", *["–"] * 5)
     return table

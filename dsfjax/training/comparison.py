@@ -9,9 +9,13 @@ accuracy 0. The standard deviation is that of a sample (n − 1), and 0 for one 
 import math
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-POINT = ("learning_rate", "weight_decay", "init_scale", "dropout")
+from dsfjax.training.program import Member
+from dsfjax.training.store import read_results
+
+POINT = tuple(axis for axis in Member._fields if axis != "seed")
 """The axes of a point."""
 
 
@@ -29,7 +33,8 @@ def row(name: str, result: Mapping[str, Any]) -> dict[str, Any]:
         ``init_scale``, ``dropout``), ``best_learning_rate``, ``state_size``, ``num_params``,
         ``tokens_per_second``, ``train_seconds``, ``compile_seconds``, and ``rates``: for each point
         its axes, ``accuracy_mean``, ``accuracy_std``, ``accuracies``, ``statuses`` and
-        ``steps_to_90``.
+        ``steps_to_90``. ``status`` is "finished". Of a run that failed there are ``mixer``,
+        ``status`` and ``reason``.
 
     Examples:
         >>> member = {"seed": 0, "weight_decay": 0.1, "init_scale": 1.0, "dropout": None,
@@ -41,6 +46,8 @@ def row(name: str, result: Mapping[str, Any]) -> dict[str, Any]:
         >>> row("ssd", result)["best_learning_rate"]
         0.2
     """
+    if result.get("status") == "failed":
+        return {"mixer": name, "status": "failed", "reason": result["reason"]}
     by_point: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for member in result["members"]:
         by_point.setdefault(tuple(member[name] for name in POINT), []).append(member)
@@ -56,12 +63,32 @@ def row(name: str, result: Mapping[str, Any]) -> dict[str, Any]:
     copied = ("state_size", "num_params", "tokens_per_second", "train_seconds", "compile_seconds")
     return {
         "mixer": name,
+        "status": "finished",
         **{key: value for key, value in best.items() if key not in POINT},
         "best": {key: best[key] for key in POINT},
         "best_learning_rate": best["learning_rate"],
         **{key: result[key] for key in copied},
         "rates": rates,
     }
+
+
+def finished(folder: Path) -> list[dict[str, Any]]:
+    """The rows of all finished programs of a sweep's folder, from its table.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        A row per program, by name.
+    """
+    programs: dict[str, list[dict[str, Any]]] = {}
+    for member in read_results(folder):
+        if member["status"] != "failed":
+            programs.setdefault(member["run"], []).append(member)
+    return [
+        row(name, {**members[0], **members[0]["timing"], "status": "finished", "members": members})
+        for name, members in programs.items()
+    ]
 
 
 def _rate(point: tuple[Any, ...], members: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -138,7 +138,50 @@ def finished(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
             f"{path} is not a result of the config beside it, or of another version; nothing was "
             "changed: choose another run directory, or remove it"
         )
+    if result["format"] == 2:  # in which members that had stopped counted
+        steps = [member["step"] for member in result["members"]]
+        rate = record.tokens_per_second(config, steps, result["train_seconds"])
+        result["tokens_per_second"] = rate
     return result
+
+
+def fail(folder: Path, config: TrainConfig, reason: str, traceback: str = "") -> dict[str, Any]:
+    """Write down that a run has failed.
+
+    Args:
+        folder: The folder.
+        config: The config.
+        reason: Why, in a sentence.
+        traceback: Where, for whoever looks for the cause.
+
+    Returns:
+        ``failure.json``.
+    """
+    if not (folder / "config.json").exists():  # it failed before it took the folder
+        files.write_text(folder / "config.json", to_json(config))
+    data = {"config": config.fingerprint, "status": "failed", "reason": reason}
+    data["traceback"] = traceback
+    files.write_json(folder / "failure.json", data)
+    return data
+
+
+def failure(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
+    """Why a run failed.
+
+    Args:
+        folder: The folder.
+        config: The config.
+
+    Returns:
+        ``failure.json``; None if the run has not failed, is finished by now, or if the file is not
+        of this config.
+    """
+    try:
+        data = files.read_json(folder / "failure.json")
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(data, dict) and data.get("config") == config.fingerprint
+    return data if ours and not (folder / "result.json").exists() else None
 
 
 def progress(folder: Path, config: TrainConfig, template: Carry) -> Progress:

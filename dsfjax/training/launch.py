@@ -1,29 +1,42 @@
 """Where the programs of a sweep are run: here, or on the workers of a Ray cluster.
 
 A *launcher* runs every config in its folder and yields ``(name, result)`` in the order in which
-they are done. It is a function of ``(configs, folder, listener, resources)``.
+they are done. It is a function of ``(configs, folder, listener, resources, retry)``. A run that
+fails does not end the others: its result is ``failure.json``, with the status "failed" and a
+reason, and it is not run again unless ``retry`` is set.
 
 One program that is to span several hosts needs no launcher of its own: after
 ``jax.distributed.initialize()`` in each process :func:`here` cuts the members over the devices of
 all of them.
 """
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from dsfjax.training import folder as run_folder
+from dsfjax.training import hosts
 from dsfjax.training.config import TrainConfig
-from dsfjax.training.folder import read_metrics
+from dsfjax.training.folder import RunError, read_metrics
 from dsfjax.training.layout import reserve
-from dsfjax.training.run import Listener, Resources, attempt, train
+from dsfjax.training.memory import MemoryShortage
+from dsfjax.training.run import Listener, Resources, attempt
 
 Launcher = Callable[
-    [Mapping[str, TrainConfig], Path, Listener, Resources], Iterator[tuple[str, dict[str, Any]]]
+    [Mapping[str, TrainConfig], Path, Listener, Resources, bool],
+    Iterator[tuple[str, dict[str, Any]]],
 ]
 
 
 def here(
-    configs: Mapping[str, TrainConfig], folder: Path, listener: Listener, resources: Resources
+    configs: Mapping[str, TrainConfig],
+    folder: Path,
+    listener: Listener,
+    resources: Resources,
+    retry: bool = False,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Run one program after another in this process.
 
@@ -35,6 +48,7 @@ def here(
         folder: Folder of the sweep.
         listener: Is told of the progress.
         resources: What each run may use.
+        retry: Whether to run those again that have failed before.
 
     Yields:
         Name and result of each run when it is done.
@@ -43,13 +57,14 @@ def here(
     while pending:
         busy = []
         for name in pending:
-            result = attempt(
+            result = _outcome(
                 configs[name],
                 folder / name,
-                name=name,
+                name,
                 listener=listener,
                 resources=resources,
                 wait=wait,
+                retry=retry,
             )
             if result is None:
                 busy.append(name)
@@ -60,11 +75,46 @@ def here(
         pending = busy
 
 
+def _outcome(
+    config: TrainConfig,
+    path: Path,
+    name: str,
+    *,
+    listener: Listener,
+    resources: Resources,
+    wait: bool,
+    retry: bool,
+) -> dict[str, Any] | None:
+    """The result of a run, or why it has none; None if another process has its folder."""
+    found = None if retry else hosts.agree(lambda: run_folder.failure(path, config))
+    if found is None:
+        try:
+            return attempt(
+                config, path, name=name, listener=listener, resources=resources, wait=wait
+            )
+        except RunError:
+            raise  # a mistake of the caller, not of this run: nothing in the folder was changed
+        except Exception as error:
+            # Several processes go on together only from what is the same in all of them.
+            if jax.process_count() > 1 and not isinstance(error, MemoryShortage):
+                raise
+            reason, whole = _sentence(error), "".join(traceback.format_exception(error))
+            found = hosts.agree(lambda: run_folder.fail(path, config, reason, whole))
+    listener.failed(name, found["reason"])
+    return found
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, in a line: the frameworks below say more than a table can show."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
+
+
 def on_ray(
     configs: Mapping[str, TrainConfig],
     folder: Path,
     listener: Listener,
     resources: Resources,
+    retry: bool = False,
     *,
     poll_seconds: float = 0.5,
     max_retries: int = 3,
@@ -80,6 +130,7 @@ def on_ray(
         folder: Folder of the sweep.
         listener: Is told of the progress, as it is read from the folder.
         resources: What each run may use.
+        retry: Whether to run those again that have failed before.
         poll_seconds: Seconds between two looks at the folder.
         max_retries: How often a task whose worker died is run again.
 
@@ -100,7 +151,8 @@ def on_ray(
     task = ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus, max_retries=max_retries)(_task)
     where = folder.absolute()
     pending = {
-        task.remote(config, where / name, name, resources): name for name, config in configs.items()
+        task.remote(config, where / name, name, resources, retry): name
+        for name, config in configs.items()
     }
     seen: dict[str, int] = {}
     while pending:
@@ -108,14 +160,31 @@ def on_ray(
         for name in pending.values():
             _tell(listener, name, configs[name], where / name, seen)
         for reference in done:
-            name, result = pending.pop(reference), ray.get(reference)
-            listener.finished(name, result)
+            name = pending.pop(reference)
+            try:
+                result = ray.get(reference)
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError as error:  # its workers died, as for want of memory
+                reason = _sentence(error)
+                result = run_folder.fail(where / name, configs[name], reason)
+            if result.get("status") == "failed":
+                listener.failed(name, result["reason"])
+            else:
+                listener.finished(name, result)
             yield name, result
 
 
-def _task(config: TrainConfig, path: Path, name: str, resources: Resources) -> dict[str, Any]:
+def _task(
+    config: TrainConfig, path: Path, name: str, resources: Resources, retry: bool
+) -> dict[str, Any]:
     reserve(resources.num_devices)
-    return train(config, path, name=name, resources=resources)
+    quiet = Listener()
+    result = _outcome(
+        config, path, name, listener=quiet, resources=resources, wait=True, retry=retry
+    )
+    assert result is not None
+    return result
 
 
 def _tell(

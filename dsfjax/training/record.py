@@ -16,6 +16,8 @@ from dsfjax.training.program import NOT_YET, Carry
 FORMAT = 3
 FORMATS = (2, FORMAT)
 """Those of ``result.json`` that can be read; in format 2 stopped members count in the tokens/s."""
+STOPPED = ("result.json", "failure.json")
+"""The files of which a run has one when it is over: it is finished, or it has failed."""
 NUMBERS = ("train_loss", "train_accuracy", "eval_loss", "eval_accuracy")
 
 

@@ -7,6 +7,7 @@ r"""A run on disk: one program, its metrics, its checkpoints and its result in o
     metrics.jsonl      one line per evaluation and member that was training, in that order
     checkpoints/       the newest two, with the metrics up to them (dsfjax.training.checkpoint)
     result.json        written last: a folder with it is finished
+    failure.json       in its place in a sweep: why the run could not be finished
 
 A run may be ended at any moment, by ``kill -9`` too: the same call goes on from the last checkpoint
 and ends with the same numbers. One process at a time has the folder. A result or checkpoint that
@@ -72,6 +73,9 @@ class Listener:
 
     def finished(self, name: str, result: dict[str, Any]) -> None:
         """Hear of a run that is complete, now or since before; ``result`` is ``result.json``."""
+
+    def failed(self, name: str, reason: str) -> None:
+        """Hear of a run of a sweep that could not be finished, now or before."""
 
 
 class Resources(NamedTuple):
@@ -236,6 +240,7 @@ def _run(
     result = hosts.agree(lambda: record.result(config, progress, lines, where, seconds))
     if hosts.is_primary():
         files.write_json(folder / "result.json", result)
+        (folder / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
     return result
 
 
@@ -280,7 +285,9 @@ def load(run_dir: Path | str) -> Loaded:
     if not (folder / "result.json").exists():
         raise RunError(f"expected a finished run in {folder}, found no result.json; train it")
     config = run_folder.read_config(folder)
-    result = files.read_json(folder / "result.json")
+    result = run_folder.finished(folder, config)
+    if result is None:
+        raise RunError(f"expected a finished run in {folder}, its result.json is damaged; train it")
     dropout = bool(config.dropouts)
     shapes = template(program_of(config), len(config.members), dropout=dropout)
     path = folder / result["checkpoint"]

@@ -2,21 +2,24 @@
 
 The columns are those of :data:`COLUMNS`, so any SQLite client reads them. ``config``, ``metrics``
 (a list over time), ``environment`` and ``timing`` are JSON. A row is written when its run is
-finished, all rows of a run at once. Sweeps that share a folder take turns to write.
+finished or has failed, all rows of a run at once. Sweeps that share a folder take turns to write.
+
+The table can be made again from the folders of the runs, and is where a kill or a full disk has
+left it without them. A file of that name that is not ours is an error and is left alone.
 """
 
 import contextlib
 import json
+import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dsfjax.training import files, serial
-from dsfjax.training.config import from_json
-from dsfjax.training.folder import finished, read_metrics
+from dsfjax.training.folder import RunError, failure, finished, read_config, read_metrics
 from dsfjax.training.program import Member
-from dsfjax.training.record import NUMBERS
+from dsfjax.training.record import NUMBERS, STOPPED
 
 NAME = "results.sqlite"
 COLUMNS = {
@@ -26,6 +29,7 @@ COLUMNS = {
     **dict.fromkeys(Member._fields, "REAL"),
     "seed": "INTEGER",
     "status": "TEXT",
+    "reason": "TEXT",
     "step": "INTEGER",
     **dict.fromkeys(NUMBERS, "REAL"),
     "steps_to_90": "INTEGER",
@@ -39,31 +43,47 @@ COLUMNS = {
 """Column to SQLite type. ``run`` is the folder of the run; the primary key is (run, member)."""
 
 _JSON = ("config", "metrics", "environment", "timing")
-_APPLICATION, _VERSION = 0x64736678, 1  # "dsfx": tells our files from those of other programs
-_TIMES = ("seconds", "tokens_per_second")
+_APPLICATION, _VERSION = 0x64736678, 2  # "dsfx": tells our files from those of other programs
+_log = logging.getLogger("dsfjax")
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder whose store cannot be written to, before anything is trained in it.
+
+    Args:
+        folder: The sweep's folder; it need not exist.
+
+    Raises:
+        RunError: If ``results.sqlite`` is another program's, or of a later version.
+    """
+    if (folder / NAME).exists():
+        with contextlib.suppress(_Damaged, _Empty), _connect(folder / NAME):
+            pass
 
 
 def add(folder: Path, run: str) -> None:
-    """Write the rows of a finished run, in place of those that it had.
+    """Write the rows of a run that is finished or has failed, in place of those that it had.
 
-    A store that is damaged or another program's is set aside, and made anew of all runs in the
-    folder that are finished.
+    A store that has no table yet, or is ours and damaged, is made of all such runs in the folder.
 
     Args:
         folder: The sweep's folder.
         run: The folder in it that has the run.
+
+    Raises:
+        RunError: If ``results.sqlite`` is another program's, or of a later version.
     """
+    path = folder / NAME
     with files.lock(folder):
         try:
-            with _connect(folder / NAME) as connection:
-                _insert(connection, _rows(folder, run))
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise  # locked, or no space: nothing is wrong with the file
-            files.set_aside(folder / NAME, f"it is no store of results ({error})")
-            with _connect(folder / NAME) as connection:
-                for path in sorted(folder.glob("*/result.json")):
-                    _insert(connection, _rows(folder, path.parent.name))
+            with _connect(path, create=True) as (connection, whole):
+                for rows in [_rows(folder, run)] if whole else _runs(folder).values():
+                    _insert(connection, rows)
+        except _Damaged as error:
+            files.set_aside(path, f"the store of results is damaged ({error})")
+            with _connect(path, create=True) as (connection, _):
+                for rows in _runs(folder).values():
+                    _insert(connection, rows)
 
 
 def read_results(folder: Path | str) -> list[dict[str, Any]]:
@@ -92,68 +112,138 @@ def read_results(folder: Path | str) -> list[dict[str, Any]]:
             "make one with dsfjax sweep or dsfjax compare"
         )
     try:
-        with _connect(path) as connection:
+        with _connect(path) as (connection, current):
+            columns = [name for name in COLUMNS if name in _columns(connection)]
             found = connection.execute(
-                f"SELECT {', '.join(COLUMNS)} FROM members ORDER BY run, member"
+                f"SELECT {', '.join(columns)} FROM members ORDER BY run, member"
             ).fetchall()
-    except sqlite3.DatabaseError as error:
+    except _Empty:
+        found, columns, current = [], list(COLUMNS), False
+    except _Damaged as error:
         raise ValueError(
             f"{path} is no store of results ({error}); running the sweep again makes it anew"
         ) from error
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in found]
+    # In the order of the columns; those that came later are empty in an older store.
+    empty = dict.fromkeys(COLUMNS)
+    rows = [empty | dict(zip(columns, row, strict=True)) for row in found]
+    if not current:
+        # What the folders of the runs say is newer than an older store, or than none.
+        fresh = _runs(Path(folder))
+        rows = [row for row in rows if row["run"] not in fresh]
+        rows += [empty | dict(row) for name in fresh for row in fresh[name]]
+        rows.sort(key=lambda row: (row["run"], row["member"]))
     return [row | {name: json.loads(row[name]) for name in _JSON} for row in rows]
 
 
+class _Damaged(Exception):
+    """A store of ours that SQLite cannot read."""
+
+
+class _Empty(Exception):
+    """A store without a table: whoever began it was killed."""
+
+
 @contextlib.contextmanager
-def _connect(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection to a store, made if there is none, in one transaction."""
-    new = not path.exists()
-    connection = sqlite3.connect(path, timeout=60)
+def _connect(path: Path, *, create: bool = False) -> Iterator[tuple[sqlite3.Connection, bool]]:
+    """A connection to a store in one transaction, and whether it is whole and of this version.
+
+    With ``create`` the table is made, or brought to this version, in that transaction: a kill
+    leaves the store as it was before.
+    """
+    connection = sqlite3.connect(path, timeout=60, isolation_level=None)
     try:
-        with connection:
-            if new:
-                columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
+        connection.execute("BEGIN IMMEDIATE" if create else "BEGIN")
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if application not in ({0, _APPLICATION} if not tables else {_APPLICATION}):
+            raise RunError(f"{path} is another program's (application_id {application}); {_CHOOSE}")
+        if version > _VERSION:
+            raise RunError(f"{path} is of a later version of dsfjax; {_CHOOSE}")
+        if "members" not in tables and not create:
+            raise _Empty
+        whole = "members" in tables and version == _VERSION
+        if not whole:
+            columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
+            if "members" not in tables:
+                connection.execute(f"CREATE TABLE members ({columns}, PRIMARY KEY (run, member))")
+            elif create:
+                for name in COLUMNS.keys() - _columns(connection):
+                    connection.execute(f"ALTER TABLE members ADD COLUMN {name} {COLUMNS[name]}")
+            if create:
                 connection.execute(f"PRAGMA application_id = {_APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
-                connection.execute(f"CREATE TABLE members ({columns}, PRIMARY KEY (run, member))")
-            for pragma, expected in (("application_id", _APPLICATION), ("user_version", _VERSION)):
-                (found,) = connection.execute(f"PRAGMA {pragma}").fetchone()
-                if found != expected:
-                    raise sqlite3.DatabaseError(f"{pragma} {found}, expected {expected}")
-            yield connection
+        yield connection, whole
+        connection.execute("COMMIT")
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise  # locked, or no space: nothing is wrong with the file
+        if not _is_ours(path):
+            raise RunError(f"{path} is no store of results ({error}); {_CHOOSE}") from error
+        raise _Damaged(str(error)) from error
     finally:
-        connection.close()
+        connection.close()  # rolls back what was not committed
+
+
+_CHOOSE = "nothing was changed: choose another run directory, or remove the file"
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file that SQLite cannot read begins as a store does."""
+    with path.open("rb") as file:
+        head = file.read(72)
+    return head[:16] == b"SQLite format 3\0" and head[68:] == _APPLICATION.to_bytes(4, "big")
+
+
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in connection.execute("PRAGMA table_info(members)")}
+
+
+def _runs(folder: Path) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of all runs in a folder that are finished or have failed, and can be read here."""
+    found = {path.parent.name for name in STOPPED for path in folder.glob(f"*/{name}")}
+    runs = {}
+    for name in sorted(found):
+        try:
+            runs[name] = _rows(folder, name)
+        except RunError as error:
+            _log.warning("left out of %s: %s", NAME, error)
+    return runs
 
 
 def _insert(connection: sqlite3.Connection, rows: list[Mapping[str, Any]]) -> None:
     connection.execute("DELETE FROM members WHERE run = ?", (rows[0]["run"],))
     marks = ", ".join("?" * len(COLUMNS))
-    values = [[row[name] for name in COLUMNS] for row in rows]
-    connection.executemany(f"INSERT INTO members VALUES ({marks})", values)
+    values = [[row.get(name) for name in COLUMNS] for row in rows]
+    names = ", ".join(COLUMNS)
+    connection.executemany(f"INSERT INTO members ({names}) VALUES ({marks})", values)
 
 
 def _rows(folder: Path, run: str) -> list[Mapping[str, Any]]:
     path = folder / run
-    config = from_json((path / "config.json").read_text(encoding="utf-8"))
+    config = read_config(path)
     result, metrics = finished(path, config), read_metrics(path)
-    assert result is not None
-    environment = _environment(path)
-    ended = (path / "result.json").stat().st_mtime
-    timing = {
-        "finished_at": ended,
-        **{
-            name: result[name] for name in ("train_seconds", "compile_seconds", "tokens_per_second")
-        },
-    }
     common = {
         "run": run,
         "mixer": config.model.mixer,
-        "num_params": result["num_params"],
-        "state_size": result["state_size"],
         "config": json.dumps(serial.to_dict(config)),
-        "environment": json.dumps(environment),
-        "timing": json.dumps(timing),
+        "environment": json.dumps(_environment(path)),
     }
+    if result is None:
+        failed = failure(path, config)
+        if failed is None:
+            raise RunError(f"expected a run in {path} that is finished or has failed; train it")
+        own = {"status": "failed", "reason": failed["reason"], "timing": json.dumps({})}
+        members: list[dict[str, Any]] = [
+            {"member": index, **point._asdict(), **own}
+            for index, point in enumerate(config.members)
+        ]
+    else:
+        times = ("train_seconds", "compile_seconds", "tokens_per_second")
+        ended = {"finished_at": (path / "result.json").stat().st_mtime}
+        common |= {name: result[name] for name in ("num_params", "state_size")}
+        common["timing"] = json.dumps(ended | {name: result[name] for name in times})
+        members = result["members"]
     left_out = ("member", "learning_rate", "seed", "tokens_per_second")
     return [
         {
@@ -167,7 +257,7 @@ def _rows(folder: Path, run: str) -> list[Mapping[str, Any]]:
                 ]
             ),
         }
-        for member in result["members"]
+        for member in members
     ]
 
 

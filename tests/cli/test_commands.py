@@ -6,12 +6,13 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dsfjax import systems
 from dsfjax.cli import entry, main, options, parse, training
-from dsfjax.training import OptimizerConfig, TrainConfig, load, presets, to_json
+from dsfjax.training import OptimizerConfig, TrainConfig, launch, load, presets, to_json
 
 SMOKE = ["--preset", "smoke"]
 
@@ -53,6 +54,34 @@ def test_compare_trains_reports_and_resumes(tmp_path: Path, capsys: pytest.Captu
     assert out.endswith(f"report: {page}\n")
     assert "linear_attention" in page.read_text()
     assert "ssd" in page.read_text()
+
+
+def test_a_program_that_fails_does_not_end_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table, the results and the exit code tell; the report is about the others."""
+    attempt = launch.attempt
+
+    def no_memory(config: Any, path: Path, **keywords: Any) -> Any:
+        if keywords["name"] == "ssd":
+            raise MemoryError("out of memory")
+        return attempt(config, path, **keywords)
+
+    monkeypatch.setattr(launch, "attempt", no_memory)
+    words = ["compare", "mqar", *SMOKE, "--mixers", "ssd", "linear_attention", "--no-report"]
+    words, reason = [*words, "--run-dir", str(tmp_path)], "MemoryError: out of memory"
+    for _ in range(2):
+        assert main(words) == 1
+        out, err = capsys.readouterr()
+        assert "ssd: failed: MemoryError: out of memory" in out
+        assert re.search(r"^linear_attention +\d", out, re.MULTILINE)
+        assert re.search(r"^ssd +failed", out, re.MULTILINE)
+        assert err == f"dsfjax: ssd failed: {reason}; --retry-failed runs it again\n"
+    shown = run(capsys, "results", tmp_path)
+    assert shown.count("failed") == 5  # a row per member, and the reason
+    lines = run(capsys, "results", tmp_path, "--json").splitlines()
+    finals = [json.loads(line)["final"] for line in lines]
+    assert [final.get("reason") for final in finals] == [None] * 4 + [reason] * 4
 
 
 def test_train_puts_every_option_where_it_belongs(

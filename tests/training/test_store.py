@@ -1,14 +1,16 @@
 """The table of results: whole rows, whoever writes, and made anew where it is damaged."""
 
+import dataclasses
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig
-from dsfjax.training import TrainConfig, load, store, sweep
+from dsfjax.training import Listener, RunError, TrainConfig, files, launch, load, store, sweep
 from tests.training.processes import start
 
 CONFIG = TrainConfig(
@@ -43,6 +45,7 @@ def test_a_row_per_member(swept: Path) -> None:
     rows, run = store.read_results(swept), load(swept / "one")
     assert [list(row) for row in rows] == [list(store.COLUMNS)] * 4
     for row, member in zip(rows, run.result["members"], strict=True):
+        assert row["reason"] is None
         assert {name: row[name] for name in member} == member
         own = [line for line in run.metrics if line["member"] == member["member"]]
         assert [line["eval_loss"] for line in row["metrics"]] == [x["eval_loss"] for x in own]
@@ -89,26 +92,144 @@ def of_another_program(path: Path) -> None:
     connection.close()
 
 
+def begun(path: Path) -> None:
+    """As earlier versions left it when they were killed before they made the table."""
+    path.unlink()
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA application_id = {0x64736678}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+
+
 def empty(path: Path) -> None:
+    """As a kill leaves it in the middle of the first transaction."""
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [truncated, no_database, of_another_program, empty])
-def test_damage_is_set_aside_and_made_good(
-    damage, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damage_is_set_aside_and_made_good(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = store.read_results(folder)
-    damage(folder / store.NAME)
+    truncated(folder / store.NAME)
     content = (folder / store.NAME).read_bytes()
     with pytest.raises(ValueError, match="no store of results .* running the sweep again"):
         store.read_results(folder)
     assert (folder / store.NAME).read_bytes() == content
+    store.check(folder)
     store.add(folder, "two")
     assert (folder / f"broken_{store.NAME}").read_bytes() == content
     assert "set aside as broken_results.sqlite" in caplog.text
     rows = store.read_results(folder)
     assert rows[:4] == expected
     assert [row["run"] for row in rows[4:]] == ["two"] * 4
+
+
+@pytest.mark.parametrize("damage", [begun, empty])
+def test_a_store_without_a_table_is_made_of_all_runs(damage, folder: Path) -> None:
+    expected = store.read_results(folder)
+    damage(folder / store.NAME)
+    store.check(folder)
+    assert store.read_results(folder)[:4] == expected  # what the folders of the runs say
+    store.add(folder, "two")
+    assert [p.name for p in folder.glob("broken_*")] == []
+    rows = store.read_results(folder)
+    assert rows[:4] == expected
+    assert [row["run"] for row in rows[4:]] == ["two"] * 4
+
+
+@pytest.mark.parametrize("damage", [no_database, of_another_program])
+def test_a_file_of_another_program_is_left_alone(damage, folder: Path) -> None:
+    damage(folder / store.NAME)
+    content = (folder / store.NAME).read_bytes()
+    for use in (
+        store.check,
+        store.read_results,
+        lambda folder: store.add(folder, "two"),
+        lambda folder: sweep({"three": CONFIG}, folder),
+    ):
+        with pytest.raises(RunError, match="nothing was changed: choose another run directory"):
+            use(folder)
+    assert (folder / store.NAME).read_bytes() == content
+    assert not (folder / "three").exists()
+
+
+def test_a_store_of_version_1_is_read_and_brought_up_to_date(folder: Path) -> None:
+    """It had no reasons; a run whose folder is gone keeps its rows."""
+    expected = store.read_results(folder)
+    connection = sqlite3.connect(folder / store.NAME)
+    connection.execute("ALTER TABLE members DROP COLUMN reason")
+    connection.execute("PRAGMA user_version = 1")
+    connection.execute("UPDATE members SET timing = '{}'")  # in version 1 its rates were wrong
+    connection.commit()
+    connection.close()
+    assert store.read_results(folder)[:4] == expected
+    shutil.rmtree(folder / "one")
+    store.add(folder, "two")
+    rows = store.read_results(folder)
+    assert [row["run"] for row in rows] == ["one"] * 4 + ["two"] * 4
+    assert rows[:4] == [row | {"timing": {}} for row in expected]
+
+
+def test_a_result_of_format_2_gets_the_right_rate(folder: Path) -> None:
+    path = folder / "one" / "result.json"
+    expected = load(folder / "one").result["tokens_per_second"]
+    result = files.read_json(path) | {"format": 2, "tokens_per_second": 1e9}
+    files.write_json(path, result)
+    assert load(folder / "one").result["tokens_per_second"] == expected
+
+
+class Heard(Listener):
+    """Remembers what failed."""
+
+    def __init__(self) -> None:
+        self.failures: list[tuple[str, str]] = []
+
+    def failed(self, name: str, reason: str) -> None:
+        self.failures.append((name, reason))
+
+
+def test_a_program_that_fails_is_rows_and_the_sweep_continues(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = launch.attempt
+
+    def no_memory(config: TrainConfig, path: Path, **keywords: Any) -> Any:
+        if keywords["name"] == "bad":
+            raise MemoryError("RESOURCE_EXHAUSTED: out of memory\nwith a long account of it")
+        return attempt(config, path, **keywords)
+
+    configs, heard = {"bad": CONFIG, "two": CONFIG}, Heard()
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "attempt", no_memory)
+        rows = sweep(configs, folder, listener=heard)
+    reason = "MemoryError: RESOURCE_EXHAUSTED: out of memory"
+    assert [(row["mixer"], row["status"]) for row in rows] == [
+        ("bad", "failed"),
+        ("two", "finished"),
+    ]
+    assert rows[0]["reason"] == reason
+    failed = [row for row in store.read_results(folder) if row["run"] == "bad"]
+    assert [(row["status"], row["reason"]) for row in failed] == [("failed", reason)] * 4
+    assert [row["learning_rate"] for row in failed] == [1e-3, 1e-3, 1e300, 1e300]
+    assert {row["eval_loss"] for row in failed} == {None}
+    # The view has what is finished in this folder, whichever sweep it was of.
+    view = files.read_json(folder / "compare.json")
+    assert [row["mixer"] for row in view] == ["one", "two"]
+    assert view[1] == rows[1]
+    # Another sweep leaves it alone; asked for, it is run again.
+    again = sweep(configs, folder, listener=heard)
+    assert again == rows
+    assert heard.failures == [("bad", reason)] * 2
+    tried = sweep(configs, folder, listener=heard, retry_failed=True)
+    assert [row["status"] for row in tried] == ["finished", "finished"]
+    assert heard.failures == [("bad", reason)] * 2
+    assert "failed" not in {row["status"] for row in store.read_results(folder)}
+    assert not (folder / "bad" / "failure.json").exists()
+
+
+def test_a_folder_of_another_run_is_refused_before_anything_is_trained(folder: Path) -> None:
+    other = dataclasses.replace(CONFIG, seeds=(5,))
+    with pytest.raises(RunError, match="another config"):
+        sweep({"new": CONFIG, "one": other}, folder)
+    assert not (folder / "new").exists()
 
 
 def test_no_store(tmp_path: Path) -> None:
