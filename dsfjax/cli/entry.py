@@ -94,3 +94,5 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import selfcheck
 
             return selfcheck.main(command)
+        case _:
+            raise TypeError(f"_run: expected a command of the list above, got {command}")

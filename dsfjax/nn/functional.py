@@ -158,7 +158,7 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         start: Array | int | None = None,
     ) -> Array:
         ids = _check_generate(config, prompt, num_tokens, temperature, key, start)
-        greedy = not isinstance(temperature, Tracer) and float(temperature) == 0
+        greedy = not isinstance(temperature, Tracer) and bool(temperature == 0)
         key = jax.random.key(0) if key is None else key
         return continue_text(params, ids, key, temperature, start, num_tokens, greedy)
 

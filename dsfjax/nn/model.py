@@ -168,7 +168,8 @@ class SequenceModel(nnx.Module):
         A classifier pools from ``start`` on, which is where the tokens begin after padding.
         """
         if self.config.head == "tied":
-            return jnp.matmul(features, self.embed.embedding[...].T, precision="highest")
+            table = self.embed.embedding[...]  # type: ignore[attr-defined]  # of ids, not of channels
+            return jnp.matmul(features, table.T, precision="highest")
         if self.config.head == "classifier":
             if features.ndim < 2:
                 raise ValueError(

@@ -31,7 +31,7 @@ def test_compare_is_typed() -> None:
     assert command.lrs == (1e-3, 3e-3)
     assert command.seeds == (0, 1, 2)
     assert command.run_dir == Path("a/b")
-    assert (command.seq_len, command.d_model, command.preset) == (64, None, "demo")
+    assert (command.seq_len, command.d_model, command.preset) == (64, None, "demo")  # type: ignore[attr-defined]
 
 
 def test_train_is_typed() -> None:
