@@ -138,7 +138,7 @@ def tokens_per_second(config: TrainConfig, steps: Sequence[int], seconds: float)
 
     Examples:
         >>> from dsfjax.training import presets
-        >>> config = presets.get("smoke").base
+        >>> config = presets.get("smoke", "mqar").base
         >>> config.batch_size, config.task.seq_len
         (8, 16)
         >>> tokens_per_second(config, [24, 4], 2.0)  # the second member stopped after 4 steps

@@ -124,7 +124,7 @@ def read_results(folder: Path | str) -> list[dict[str, Any]]:
             f"{path} is no store of results ({error}); running the sweep again makes it anew"
         ) from error
     # In the order of the columns; those that came later are empty in an older store.
-    empty = dict.fromkeys(COLUMNS)
+    empty: dict[str, Any] = dict.fromkeys(COLUMNS)
     rows = [empty | dict(zip(columns, row, strict=True)) for row in found]
     if not current:
         # What the folders of the runs say is newer than an older store, or than none.
