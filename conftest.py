@@ -1,5 +1,6 @@
 """For tests and doctests alike: quick compilation, and default precision for doctests."""
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -16,6 +17,17 @@ os.environ["XLA_FLAGS"] = " ".join([*_flags, _given]).strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: the collector of garbage need not walk through them.
+
+    Tracing makes many small objects that live as long as their program. With the usual thresholds
+    the collector walks over all of them again and again, a seventh of the processor time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)

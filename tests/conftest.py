@@ -33,6 +33,18 @@ _MOST_PAGES = 1_500_000_000 // resource.getpagesize()
 STRICT = frozenset({"core", "engines", "systems", "analysis"})
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A worker takes whole files, and files of one ``xdist_group`` together.
+
+    What they share is compiled once.
+    """
+    if getattr(config.option, "loadgroup", False):
+        for item in items:
+            if item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(autouse=True)
 def _strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
     """No implicit dtype or rank promotion in the areas of ``STRICT``; optax and NNX need both."""

@@ -1,6 +1,5 @@
 """Values and gradients of every method from one program each, and what is wrong with them."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,16 +25,22 @@ class Outcome(NamedTuple):
 
 
 def pull_back(
-    system: System, u: Array, h0: Array, bar: tuple[Array, Array], *, method: str
+    system: System,
+    u: Array,
+    h0: Array,
+    bar: tuple[Array, Array],
+    *,
+    method: str,
+    reverse: bool = False,
 ) -> Outcome:
     """Outputs, and gradients to system, tokens and initial state from cotangents of (y, h_last)."""
     arrays, rebuild = differentiable((system, u, h0))
-    (y, h_last), pull = jax.vjp(lambda x: scan(*rebuild(x), method=method), arrays)
+    (y, h_last), pull = jax.vjp(lambda x: scan(*rebuild(x), method=method, reverse=reverse), arrays)
     return Outcome(y, h_last, pull(bar)[0])
 
 
-compiled_pull_back = partial(jax.jit, static_argnames="method", compiler_options=COMPILE_FAST)(
-    pull_back
+compiled_pull_back = jax.jit(
+    pull_back, static_argnames=("method", "reverse"), compiler_options=COMPILE_FAST
 )
 
 

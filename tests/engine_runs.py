@@ -1,7 +1,7 @@
 """All methods of a system in one compiled program; shared, so that equal shapes compile once."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ compiled_scan = jax.jit(
 )
 
 
+@lru_cache(maxsize=128)  # the same function is the same program in every test
 def compiled(f: Callable[..., Any], **static: Any) -> Callable[..., Any]:
     """``f`` as one program, much faster than many operations that are compiled one by one."""
     return jax.jit(partial(f, **static), compiler_options=COMPILE_FAST)
@@ -43,20 +44,6 @@ def _run_all(system: System, u: Array, h0: Array | None = None, *, reverse=False
 
 
 run_all = jax.jit(_run_all, static_argnames=("reverse", "states"), compiler_options=COMPILE_FAST)
-
-
-@partial(jax.jit, static_argnames="reverse", compiler_options=COMPILE_FAST)
-def pull_back_all(
-    system: System, u: Array, h0: Array, bars: dict[str, Any], *, reverse: bool = False
-) -> dict[str, list[Array]]:
-    """Gradients of every method to everything, from cotangents of (y, h_last)."""
-    arrays, rebuild = differentiable((system, u, h0))
-
-    def pull_back(method: Method) -> list[Array]:
-        run = partial(scan, method=method, reverse=reverse)
-        return jax.vjp(lambda x: run(*rebuild(x)), arrays)[1](bars[method])[0]
-
-    return {method: pull_back(method) for method in methods(system)}
 
 
 def inputs(name: str, length: int) -> tuple[System, Array, Array]:

@@ -6,7 +6,7 @@ Heads, state expansion and channels are all different, so that a swapped axis sh
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -340,9 +340,25 @@ VARIANTS: tuple[Builder, ...] = (
 BUILDERS = {build.__name__: build for build in STRUCTURES + VARIANTS}
 NAMES = tuple(BUILDERS)
 MAIN = tuple(build.__name__ for build in STRUCTURES)
-# All of them for a parametrisation; the variations beyond the structures run with the slow tests.
-EVERY = tuple(
-    name if name in MAIN else pytest.param(name, marks=pytest.mark.slow) for name in NAMES
+
+
+def slow_unless(fast: Iterable[str], names: Iterable[str] = NAMES) -> list[Any]:
+    """``names`` as parameters, those that are not in ``fast`` marked slow."""
+    fast = frozenset(fast)
+    return [x if x in fast else pytest.param(x, marks=pytest.mark.slow) for x in names]
+
+
+# All of them; the variations beyond the structures run with the slow tests.
+EVERY = slow_unless(MAIN)
+# One per engine and way of it: where the parts around the recurrence make no difference.
+FEW = (
+    "scalar",
+    "scalar_summed",
+    "diagonal_full",
+    "diagonal_factored",
+    "complex_per_state",
+    "low_rank",
+    "dense",
 )
 
 

@@ -101,7 +101,7 @@ def counted(weights: np.ndarray, share: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["scalar_given", "diagonal_full", "kernel"])
-@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("share", [pytest.param(0.5, marks=pytest.mark.slow), 0.9])
 def test_receptive_field_counts_back_from_the_present(name: str, share: float) -> None:
     got = np.asarray(jax.jit(functools.partial(receptive_field, share=share))(build(name)))
     expected = counted(np.abs(kernel(name)), share).transpose(2, 0, 1)
@@ -132,7 +132,7 @@ def test_an_empty_row_has_no_receptive_field() -> None:
 
 
 @pytest.mark.parametrize("name", ["diagonal_full", "kernel"])
-@pytest.mark.parametrize("size", [L, 4, 1])
+@pytest.mark.parametrize("size", [*(pytest.param(x, marks=pytest.mark.slow) for x in (L, 1)), 4])
 def test_attention_map_averages_cells(name: str, size: int) -> None:
     weights, edges = jax.jit(functools.partial(attention_map, size=size, block=4))(build(name))
     share = np.sqrt((kernel(name) ** 2).mean(axis=1))

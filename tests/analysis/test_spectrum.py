@@ -18,7 +18,11 @@ NAMES = ("scalar_extremes", "scalar_given", "diagonal_full", "complex_per_state"
 distribution, values_of = compiled(spectrum), compiled(eigenvalues)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "kernel"])
+MORE = ("scalar_summed", "dense", "kernel")
+QUICK = {"scalar_extremes", "complex_per_state", "low_rank", "kernel"}
+
+
+@pytest.mark.parametrize("name", zoo.slow_unless(QUICK, [*NAMES, "kernel"]))
 def test_against_numpy(name: str) -> None:
     system = zoo.kernel_system(L) if name == "kernel" else zoo.system(name, L)
     values = np.asarray(values_of(system))
@@ -50,7 +54,7 @@ def test_against_numpy(name: str) -> None:
             np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "scalar_summed", "dense", "kernel"])
+@pytest.mark.parametrize("name", zoo.slow_unless(QUICK, [*NAMES, *MORE]))
 def test_logarithms_and_phases_give_the_eigenvalues(name: str) -> None:
     system = zoo.kernel_system(L) if name == "kernel" else zoo.system(name, L)
     expected, log = np.asarray(values_of(system)), compiled(log_eigenvalues)(system)

@@ -41,10 +41,10 @@ def errors(found: Contest, name: str) -> tuple[float, float]:
     ("case", "name"),
     [
         ("ssd", "autodiff associative_scan"),
-        ("ssd", "autodiff lax.scan"),
+        pytest.param("ssd", "autodiff lax.scan", marks=pytest.mark.slow),
         ("ssd", "quadratic attention"),
-        ("gla", "autodiff associative_scan"),
-        ("s6", "autodiff associative_scan"),
+        pytest.param("gla", "autodiff associative_scan", marks=pytest.mark.slow),
+        pytest.param("s6", "autodiff associative_scan", marks=pytest.mark.slow),
         ("s6", "autodiff lax.scan"),
         ("rg_lru", "autodiff associative_scan"),
         ("softmax", "jax.nn.dot_product_attention"),

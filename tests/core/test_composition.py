@@ -21,8 +21,22 @@ WIDE = ["scalar", "scalar_summed", "diagonal_factored", "dense_complex", "low_ra
 NARROW = ["dense_maps", "dense_output", "complex_lti"]
 
 
+PAIRS = [(x, y) for x in WIDE for y in WIDE[:3]] + [(x, y) for x in NARROW for y in NARROW]
+# Every structure on either side once; the other pairs run with the slow tests.
+PARALLEL = {
+    *zip(WIDE, [*WIDE[2::-1], *WIDE[:2]], strict=True),
+    *zip(NARROW, NARROW[::-1], strict=True),
+}
+SECOND = ("scalar_lti", "dense_complex", "scalar_summed", "complex_pairs")
+SERIES = {*zip(WIDE + NARROW, 2 * SECOND, strict=True)}
+
+
+def marks(pair, quick):
+    return () if pair in quick else pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("a", "b"), [(x, y) for x in WIDE for y in WIDE[:3]] + [(x, y) for x in NARROW for y in NARROW]
+    ("a", "b"), [pytest.param(*pair, marks=marks(pair, PARALLEL)) for pair in PAIRS]
 )
 def test_parallel_is_the_sum(a, b):
     first, second = zoo.system(a, L), zoo.system(b, L, seed=1)
@@ -33,8 +47,13 @@ def test_parallel_is_the_sum(a, b):
     assert reference.error(reference.run(both, u).y, expected) < 1e-12
 
 
-@pytest.mark.parametrize("a", WIDE + NARROW)
-@pytest.mark.parametrize("b", ["scalar_lti", "dense_complex", "scalar_summed", "complex_pairs"])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        pytest.param(*pair, marks=marks(pair, SERIES))
+        for pair in ((a, b) for b in SECOND for a in WIDE + NARROW)
+    ],
+)
 def test_series_is_one_after_the_other(a, b):
     first, second = zoo.system(a, L), zoo.system(b, L, seed=1)
     if first.output_width != second.token_width:
@@ -111,7 +130,7 @@ def test_slices_stay_inside(start, stop):
         slice_time(zoo.system("scalar", L), start, stop)
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", zoo.EVERY)
 def test_flip_twice(name):
     """Only a reset at the first step is lost: nothing stands before it in either direction."""
     system = zoo.system(name, L)

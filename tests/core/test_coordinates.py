@@ -14,8 +14,8 @@ from tests.engine_runs import compiled
 L = 5
 
 
-@pytest.mark.parametrize("per_head", [False, True])
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("per_head", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("name", zoo.EVERY)
 def test_rescale_keeps_outputs(name, per_head):
     system = zoo.system(name, L)
     heads = system.state_shape[0]
@@ -29,7 +29,7 @@ def test_rescale_keeps_outputs(name, per_head):
     assert reference.error(got.states, scale * expected.states) < 1e-12
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", zoo.slow_unless({*zoo.FEW, "scalar_given", "dense_maps"}))
 def test_rescale_transforms_the_paper_matrices(name):
     """Λ̃_t = T_t Λ_t T_{t−1}⁻¹ and B̃_t = T_t B_t, also where a normaliser is folded in."""
     system = zoo.system(name, L)
@@ -73,8 +73,8 @@ PADDABLE = [
 ]
 
 
-@pytest.mark.parametrize("more", [0, 1, 4])
-@pytest.mark.parametrize("name", PADDABLE)
+@pytest.mark.parametrize("more", [*(pytest.param(x, marks=pytest.mark.slow) for x in (0, 1)), 4])
+@pytest.mark.parametrize("name", zoo.slow_unless({*zoo.FEW, "complex_pairs"}, PADDABLE))
 def test_lemma_2(name, more):
     """A larger state expansion can represent what a smaller one does; the new states stay 0."""
     system = zoo.system(name, L)

@@ -11,7 +11,7 @@ from tests.engine_runs import compiled
 L = 6
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", zoo.EVERY)
 def test_densify(name):
     system = zoo.system(name, L)
     dense = compiled(to_dense, length=L)(system)

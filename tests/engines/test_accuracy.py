@@ -8,7 +8,7 @@ from tests import typical_systems as typical
 from tests.engine_checks import cast, report, wrong
 from tests.engine_runs import methods
 
-FAST = ("gated_delta_rule",)
+FAST = ("ssd",)
 # A constant decay near 1, rounded once as exp(log a), is raised to the power of the number of steps
 # by what multiplies it step by step: that alone exceeds the bounds in float32, in `sequential` too.
 FROM_LOGARITHMS = {"s4d": ("chunked",)}

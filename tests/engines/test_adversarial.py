@@ -22,6 +22,8 @@ from dsfjax import (
 from tests.engine_checks import cast, chunk_of, cotangents, cut_length, report, wrong
 from tests.engine_runs import inputs
 
+pytestmark = pytest.mark.xdist_group("gradients of engines")
+
 FAST = ("scalar", "diagonal_per_state", "low_rank")
 SLOW = (
     "diagonal_factored",
@@ -186,14 +188,8 @@ def test_huge_and_tiny_summed_normalisers(name, scale, dtype):
     report(found)
 
 
-BFLOAT16 = [
-    pytest.param(name, marks=() if name == "scalar" else pytest.mark.slow)
-    for name in (*FAST, *SLOW)
-    if "complex" not in name
-]
-
-
-@pytest.mark.parametrize("name", BFLOAT16)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [x for x in (*FAST, *SLOW) if "complex" not in x])
 def test_extreme_decays_of_bfloat16_inputs(name):
     """Decays and states are float32 inside: no digits are lost beyond those of the inputs."""
     system, u, h0 = inputs(name, cut_length(name))

@@ -14,10 +14,11 @@ from tests import systems_zoo as zoo
 from tests.engine_runs import COMPILE_FAST, compiled_scan, compiled_step, differentiable
 
 METHODS = ("sequential", "chunked", "materialized")
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("length", [1, 2, 7, 40])
+@pytest.mark.parametrize("length", [1, 40, *(pytest.param(x, marks=SLOW) for x in (2, 7))])
 def test_textbook(length, method):
     system = zoo.kernel_system(length)
     u = zoo.tokens(system, length)
@@ -27,7 +28,12 @@ def test_textbook(length, method):
 
 
 @pytest.mark.parametrize(
-    ("length", "with_reset"), [(128, True), (129, True), (300, True), (300, False)]
+    ("length", "with_reset"),
+    [
+        (129, True),
+        (300, False),
+        *(pytest.param(x, True, marks=SLOW) for x in (128, 300)),
+    ],
 )
 def test_blocks(length, with_reset):
     """Lengths around the block of 128 keys."""
@@ -58,7 +64,7 @@ def test_reverse(method):
         assert reference.error(y.reshape(12, heads, -1)[:, h], expected) < 1e-12
 
 
-@pytest.mark.parametrize("length", [5, 150])
+@pytest.mark.parametrize("length", [pytest.param(5, marks=SLOW), 150])
 def test_gradients_agree(length):
     system = zoo.kernel_system(length)
     arrays, rebuild = differentiable((system, zoo.tokens(system, length)))
@@ -97,7 +103,7 @@ def test_large_scores_do_not_overflow():
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("cut", [1, 6])
+@pytest.mark.parametrize("cut", [pytest.param(1, marks=SLOW), 6])
 def test_cut(cut, method):
     system = zoo.kernel_system(10)
     u = zoo.tokens(system, 10)

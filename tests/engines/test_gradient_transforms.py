@@ -19,9 +19,11 @@ from tests.engine_checks import (
 )
 from tests.engine_runs import COMPILE_FAST, differentiable, inputs, methods, names_of_leaves
 
-FAST = ("low_rank",)
+pytestmark = pytest.mark.xdist_group("gradients of engines")
+
+FAST = ("scalar",)
 SLOW = (
-    "scalar",
+    "low_rank",
     "diagonal_factored",
     "scalar_summed",
     "diagonal_per_state",

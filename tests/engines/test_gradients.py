@@ -1,75 +1,70 @@
 """Gradients: all methods against the sequential engine, and against differences."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from jax import Array
 from jax.test_util import check_jvp, check_vjp
 
-from dsfjax import System, scan
+from dsfjax import scan
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
+from tests.engine_checks import compiled_pull_back, cotangents
 from tests.engine_runs import (
     COMPILE_FAST,
     differentiable,
     inputs,
     methods,
     names_of_leaves,
-    pull_back_all,
     run_all,
 )
 
+pytestmark = pytest.mark.xdist_group("gradients of engines")
+
 LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
-
-
+# The length that the quick tests take: over a chunk's end for one case of every engine, where the
+# program is that of the other files of gradients.
+OVER = ("scalar", "scalar_summed", "diagonal_per_state", "complex_per_state", "low_rank")
+WITHIN = ("scalar_groups", "scalar_given", "diagonal_full", "diagonal_factored", "diagonal_gated")
+QUICK = dict.fromkeys(OVER, 65) | dict.fromkeys((*WITHIN, "complex_lti", "dense", "dense_maps"), 7)
 SLOW = pytest.mark.slow
-
-
-def quick(name: str) -> int:
-    """The length that the quick tests take: over a chunk's end for one case of every engine."""
-    over = ("scalar", "scalar_summed", "diagonal_per_state", "complex_per_state", "low_rank")
-    return 65 if name in over else 7
-
-
 CASES = [
-    *(pytest.param(x, n, marks=() if n == quick(x) else SLOW) for x in zoo.MAIN for n in LENGTHS),
-    *(pytest.param(x, n, marks=SLOW) for x in zoo.NAMES if x not in zoo.MAIN for n in LENGTHS),
+    pytest.param(name, length, marks=() if QUICK.get(name) == length else SLOW)
+    for name in zoo.NAMES
+    for length in LENGTHS
 ]
 
 
-def cotangents(system: System, length: int, h0: Array) -> dict[str, Any]:
-    y_bar = np.cos(np.arange(length * system.output_width)).reshape(length, -1)
-    h_bar = np.sin(1 + np.arange(h0.size)).reshape(h0.shape).astype(h0.dtype)
-    return {method: (y_bar, h_bar) for method in methods(system)}
-
-
-def assert_equal_gradients(gradients: dict, paths: list[str]) -> None:
-    for method, gradient in gradients.items():
-        for path, x, y in zip(paths, gradient, gradients["sequential"], strict=True):
+def assert_gradients_of_sequential(name: str, length: int, *, reverse: bool = False) -> None:
+    """And the values of the loop, which come with them."""
+    example = inputs(name, length)
+    run = partial(compiled_pull_back, reverse=True) if reverse else compiled_pull_back
+    bar, paths = cotangents(*example), names_of_leaves(example)
+    expected = reference.run(*example, reverse=reverse)
+    exact = run(*example, bar, method="sequential").gradients
+    for method in methods(example[0]):
+        got = run(*example, bar, method=method)
+        assert reference.error(got.y, expected.y) < 1e-12, method
+        assert reference.error(got.h_last, expected.h_last) < 1e-12, method
+        for path, x, y in zip(paths, got.gradients, exact, strict=True):
             assert np.all(np.isfinite(x)), (method, path)
             assert reference.error(x, y) < 1e-9, (method, path)
 
 
 @pytest.mark.parametrize(("name", "length"), CASES)
 def test_every_method_has_the_gradients_of_sequential(name, length):
-    system, u, h0 = inputs(name, length)
-    gradients = pull_back_all(system, u, h0, cotangents(system, length, h0))
-    assert_equal_gradients(gradients, names_of_leaves((system, u, h0)))
-
-
-@pytest.mark.parametrize("name", ["scalar", "diagonal_full", "dense", "low_rank"])
-def test_in_reverse(name):
-    system, u, h0 = inputs(name, 20)
-    gradients = pull_back_all(system, u, h0, cotangents(system, 20, h0), reverse=True)
-    assert_equal_gradients(gradients, names_of_leaves((system, u, h0)))
+    assert_gradients_of_sequential(name, length)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=() if x in ("scalar", "low_rank") else SLOW) for x in zoo.NAMES]
+    "name", zoo.slow_unless(["scalar"], ["scalar", "diagonal_full", "dense", "low_rank"])
 )
+def test_in_reverse(name):
+    assert_gradients_of_sequential(name, 20, reverse=True)
+
+
+@pytest.mark.parametrize("name", zoo.slow_unless(["scalar"]))
 def test_differences(name):
     """Reverse mode through every method, forward mode through sequential."""
     arrays, rebuild = differentiable(inputs(name, 7))
@@ -79,8 +74,8 @@ def test_differences(name):
             return run_all(*rebuild(x))[method]
 
         def with_pullback(x, method=method, run=run):
-            zero = jax.tree.map(np.zeros_like, run_all(*rebuild(x)))
-            return run(x), lambda bar: (pull_back_all(*rebuild(x), zero | {method: bar})[method],)
+            pull = partial(compiled_pull_back, *rebuild(x), method=method)
+            return run(x), lambda bar: (pull(bar).gradients,)
 
         check_vjp(run, with_pullback, (arrays,))
 
@@ -94,12 +89,17 @@ def test_differences(name):
     check_jvp(lambda x: run_all(*rebuild(x))["sequential"], with_tangent, (arrays,))
 
 
-@pytest.mark.parametrize("name", ["scalar_extremes", "diagonal_extremes", "diagonal_extremes_full"])
+EXTREMES = ("scalar_extremes", "diagonal_extremes", "diagonal_extremes_full")
+
+
+@pytest.mark.parametrize("name", zoo.slow_unless(EXTREMES[:2], EXTREMES))
 def test_the_gradient_to_a_zero_decay_is_zero(name):
     """d exp(log a) / d log a = a, and the state that it multiplies is finite."""
-    system, u, h0 = inputs(name, 8)
-    zero = np.isneginf(differentiable(system)[0][0])
+    example = inputs(name, 65)
+    zero = np.isneginf(differentiable(example)[0][0])
     assert zero.any()
-    for method, gradient in pull_back_all(system, u, h0, cotangents(system, 8, h0)).items():
-        assert np.all(gradient[0][zero] == 0), method
-        assert np.any(gradient[0][~zero] != 0), method
+    for method in methods(example[0]):
+        got = compiled_pull_back(*example, cotangents(*example), method=method)
+        gradient = np.asarray(got.gradients[0])
+        assert np.all(gradient[zero] == 0), method
+        assert np.any(gradient[~zero] != 0), method

@@ -13,7 +13,9 @@ from tests.engine_runs import compiled_scan, names_of_leaves
 SHAPE = (1, 2, 2)
 
 
-@pytest.mark.parametrize("name", ["linear_attention", "gated_delta_rule"])
+@pytest.mark.parametrize(
+    "name", zoo.slow_unless(["linear_attention"], ["linear_attention", "gated_delta_rule"])
+)
 def test_20_000_steps(name):
     system = typical.system(name, 20_000, SHAPE)
     low = cast((system, zoo.tokens(system, 20_000)), jnp.float32)

@@ -24,7 +24,7 @@ def impulse_responses(system) -> np.ndarray:
     return columns
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", zoo.EVERY)
 def test_full_kernel(name):
     system = zoo.system(name, L)
     full = np.asarray(compiled(materialize, full=True, length=L)(system))

@@ -20,7 +20,7 @@ LENGTH = 1024
 # stacks of copies.
 SHAPE, OTHER_SHAPES = (1, 128, 128), {"s4d": (64, 64, 1)}
 NAMES = ("delta_rule", "ssd", "linear_attention", "gla", "s6", "qlstm", "rg_lru", "s4d", "kda")
-FAST = ("delta_rule",)
+FAST = ("ssd",)
 
 
 class Bytes(NamedTuple):

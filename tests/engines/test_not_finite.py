@@ -15,6 +15,8 @@ from tests import systems_zoo as zoo
 from tests.engine_checks import cut_length, report
 from tests.engine_runs import COMPILE_FAST, inputs, methods, run_all
 
+pytestmark = pytest.mark.xdist_group("values of engines")
+
 FAST = ("scalar", "low_rank")
 SLOW = (
     "diagonal_full",

@@ -58,7 +58,10 @@ def unnormalised(q, k, eta=None) -> System:
     return System(A, OuterInput(k), InnerOutput(q), eta=eta, state_shape=(H, N, P))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    ["chunked", *(pytest.param(x, marks=pytest.mark.slow) for x in METHODS if x != "chunked")],
+)
 @pytest.mark.parametrize("normaliser", ["linear", "normalized"])
 def test_lemma_1(signals, normaliser, method):
     """DSF form ≡ textbook attention ≡ the un-normalised form, a change of coordinates T_t = η_t."""

@@ -10,13 +10,14 @@ from dsfjax import Diagonal, Scalar
 from dsfjax.engines.decay import between, block_sums
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
-from tests.engine_checks import cast
-from tests.engine_runs import inputs, methods, pull_back_all, run_all
+from tests.engine_checks import cast, compiled_pull_back
+from tests.engine_runs import inputs, methods, run_all
+
+SINGLE = ("scalar_groups", "diagonal_per_state", "diagonal_factored", "complex_per_state", "dense")
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["scalar_groups", "diagonal_per_state", "diagonal_factored", "complex_per_state", "dense"],
+    "name", zoo.slow_unless(["diagonal_factored", "low_rank"], [*SINGLE, "low_rank"])
 )
 def test_float32(name):
     """Values to a few roundings; the state has the dtype of the system."""
@@ -37,7 +38,10 @@ def strong(shape: tuple[int, ...]) -> np.ndarray:
     return np.where(rng.random(shape) < 0.5, -80.0, mild).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["scalar_no_reset", "diagonal_per_state", "diagonal_full"])
+STRONG = ("scalar_no_reset", "diagonal_per_state", "diagonal_full")
+
+
+@pytest.mark.parametrize("name", zoo.slow_unless(["diagonal_per_state"], STRONG))
 @pytest.mark.parametrize("length", [65, pytest.param(200, marks=pytest.mark.slow)])
 def test_strong_decays_lose_no_digits(name, length):
     """The cumulative logarithm reaches thousands; neighbours differ by tenths."""
@@ -63,9 +67,10 @@ def test_products_of_strong_decays():
             assert abs(got[t, s] - product) <= 1e-5 * product + 1e-37
 
 
-@pytest.mark.parametrize(
-    "name", ["scalar", "scalar_summed", "diagonal_full", "dense", "dense_maps"]
-)
+HALF = ("scalar", "scalar_summed", "diagonal_full", "dense", "dense_maps")
+
+
+@pytest.mark.parametrize("name", zoo.slow_unless(["scalar_summed", "diagonal_full"], HALF))
 def test_bfloat16_inputs_have_float32_states(name):
     system, u, h0 = inputs(name, 65)
     system, u = cast((system, u), jnp.bfloat16)
@@ -98,10 +103,10 @@ def test_a_wider_initial_state_widens_nothing(name):
         assert (y.dtype, h_last.dtype) == (jnp.float32, jnp.float32), method
 
 
-@pytest.mark.parametrize("name", ["scalar", "diagonal_per_state"])
+@pytest.mark.parametrize("name", zoo.slow_unless(["scalar"], ["scalar", "diagonal_per_state"]))
 def test_gradients_keep_their_dtype(name):
     system, u, h0 = cast(inputs(name, 65), jnp.float32)
     bar = jnp.ones((65, system.output_width), jnp.float32), jnp.ones_like(h0)
-    gradients = pull_back_all(system, u, h0, dict.fromkeys(methods(system), bar))
-    for method, gradient in gradients.items():
-        assert {x.dtype for x in gradient} == {jnp.dtype(jnp.float32)}, method
+    for method in methods(system):
+        gradients = compiled_pull_back(system, u, h0, bar, method=method).gradients
+        assert {x.dtype for x in gradients} == {jnp.dtype(jnp.float32)}, method

@@ -70,7 +70,14 @@ def test_all_engines_pass(dtype: str) -> None:
     assert not off
 
 
-@pytest.mark.parametrize("fault", ["value", "state", "gradient", "nan", "raises"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "gradient",
+        "raises",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("value", "state", "nan")),
+    ],
+)
 def test_an_engine_that_is_off_is_seen(
     fault: str, monkeypatch: pytest.MonkeyPatch, replace_engine: Callable[[str, Any], None]
 ) -> None:

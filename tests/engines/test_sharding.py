@@ -27,8 +27,7 @@ DEVICES, BATCH = 4, 8
 def test_shard_map():
     """Values and gradients are those of one device; over the batch without communication."""
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES} "
-        "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}",
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),

@@ -8,6 +8,8 @@ from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_runs import compiled_step, inputs, methods, run_all
 
+pytestmark = pytest.mark.xdist_group("values of engines")
+
 CUTS = {8: range(1, 8), 65: (1, 64), 257: (64, 100, 256)}
 
 
@@ -24,13 +26,15 @@ def assert_cut_changes_nothing(name: str, length: int, cut: int) -> None:
 @pytest.mark.parametrize(
     "length", [65, *(pytest.param(x, marks=pytest.mark.slow) for x in (8, 257))]
 )
-@pytest.mark.parametrize("name", ["scalar_summed", "diagonal_per_state", "dense"])
+@pytest.mark.parametrize(
+    "name", zoo.slow_unless(["scalar_summed"], ["scalar_summed", "diagonal_per_state", "dense"])
+)
 def test_cut_anywhere(name, length):
     for cut in CUTS[length]:
         assert_cut_changes_nothing(name, length, cut)
 
 
-@pytest.mark.parametrize("name", zoo.EVERY)
+@pytest.mark.parametrize("name", zoo.slow_unless(zoo.FEW))
 def test_cut_of_every_structure(name):
     assert_cut_changes_nothing(name, 6, 3)
 

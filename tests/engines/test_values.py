@@ -9,12 +9,13 @@ from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_runs import inputs, run_all
 
+pytestmark = pytest.mark.xdist_group("values of engines")
+
 LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
-QUICK = (1, 65)
+# A single step only where it is a case of its own.
+QUICK = {(name, 65) for name in zoo.MAIN} | {(name, 1) for name in ("scalar_summed", "low_rank")}
 CASES = [
-    pytest.param(
-        name, length, marks=() if name in zoo.MAIN and length in QUICK else pytest.mark.slow
-    )
+    pytest.param(name, length, marks=() if (name, length) in QUICK else pytest.mark.slow)
     for name in zoo.NAMES
     for length in LENGTHS
 ]
@@ -30,7 +31,7 @@ def test_every_method_gives_the_values_of_the_loop(name, length):
         assert reference.error(h_last, expected.h_last) < 1e-12, method
 
 
-@pytest.mark.parametrize("name", zoo.EVERY)
+@pytest.mark.parametrize("name", zoo.slow_unless(zoo.FEW))
 def test_states_from_a_zero_state(name):
     system, u, h0 = inputs(name, 20)
     expected = reference.run(system, u)
@@ -42,7 +43,7 @@ def test_states_from_a_zero_state(name):
 @pytest.mark.parametrize(
     "length", [20, *(pytest.param(x, marks=pytest.mark.slow) for x in (2, 70))]
 )
-@pytest.mark.parametrize("name", zoo.MAIN)
+@pytest.mark.parametrize("name", zoo.slow_unless(zoo.FEW, zoo.MAIN))
 def test_reverse_keeps_documents_apart(name, length):
     system, u, h0 = inputs(name, length)
     expected = reference.run(system, u, h0, reverse=True)
@@ -52,7 +53,8 @@ def test_reverse_keeps_documents_apart(name, length):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in zoo.MAIN if zoo.system(name, 2).reset is not None]
+    "name",
+    zoo.slow_unless(zoo.FEW, [name for name in zoo.MAIN if zoo.system(name, 2).reset is not None]),
 )
 def test_resets_at_every_step(name):
     system, u, h0 = inputs(name, 20)

@@ -35,6 +35,28 @@ MODULES = [
     n for family, p in FAMILIES.items() if family != "language models" for n in goldens.names(p)
 ]
 LANGUAGE_MODELS = goldens.names(FAMILIES["language models"])
+# One or two of every family, with what it has of its own; the others run with the slow tests.
+QUICK = {
+    "dsf_linear_h4",
+    "dsf_softmax_h4",
+    "dsf_norm_exp_relu_h4",
+    "dsf_norm_softplus_h4",
+    "dsf_mamba_expand2_fast",
+    "dsf_s6_2",
+    "dsf_qlstm_rev_alpha2p3",
+    "eig_linear_conv_h4",
+    "eig_softmax_convpartial",
+    "eig_norm_conv_full",
+    "eig_norm_offset_h1",
+    "eig_ssd_noconv_expand2_long",
+    "eig_ssd_lti_h4",
+    "eig_tblock_norm_gate_glu",
+    "eig_mambablock_glu",
+    "mamba2simple_h4_g2",
+    "rglru_h4_reset",
+    "rg_recurrent_block",
+    "lm_s6_2",
+}
 
 # Many small programs are compiled and run once: compile them quickly rather than well.
 COMPILER_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -9,9 +9,10 @@ import pytest
 from dsfjax.interop import language_model
 from tests import goldens
 from tests.interop import parity
+from tests.systems_zoo import slow_unless
 
 
-@pytest.mark.parametrize("name", ["lm_softmax_mlp", "lm_s6_2"])
+@pytest.mark.parametrize("name", slow_unless({"lm_softmax_mlp"}, ["lm_softmax_mlp", "lm_s6_2"]))
 def test_a_checkpoint_decodes_token_by_token(name: str) -> None:
     file = goldens.load(name)
     authors = language_model(**file.meta["kwargs"])

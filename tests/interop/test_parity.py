@@ -5,6 +5,7 @@ import pytest
 
 from tests import goldens
 from tests.interop import parity
+from tests.systems_zoo import slow_unless
 
 FORWARD, GRADIENT, ADAMW = 1e-10, 1e-8, 1e-8
 
@@ -13,14 +14,14 @@ def beyond(errors: dict[str, float], limit: float) -> dict[str, float]:
     return {name: error for name, error in errors.items() if not error <= limit}
 
 
-@pytest.mark.parametrize("name", parity.MODULES)
+@pytest.mark.parametrize("name", slow_unless(parity.QUICK, parity.MODULES))
 def test_modules(name: str) -> None:
     errors = parity.module_errors(name)
     assert not beyond(errors.forward, FORWARD)
     assert not beyond(errors.gradients, GRADIENT)
 
 
-@pytest.mark.parametrize("name", parity.LANGUAGE_MODELS)
+@pytest.mark.parametrize("name", slow_unless(parity.QUICK, parity.LANGUAGE_MODELS))
 def test_language_models(name: str) -> None:
     errors = parity.language_model_errors(name)
     assert not beyond(errors.forward, FORWARD)
@@ -28,7 +29,7 @@ def test_language_models(name: str) -> None:
     assert not beyond(errors.adamw, ADAMW)
 
 
-@pytest.mark.parametrize("name", ["dsf_qlstm", "dsf_s6_2"])
+@pytest.mark.parametrize("name", slow_unless(parity.QUICK, ["dsf_qlstm", "dsf_s6_2"]))
 def test_weights_that_the_original_never_reads_have_no_gradient(name: str) -> None:
     file = goldens.load(name)
     run = parity._value_and_grad(parity.of(name))

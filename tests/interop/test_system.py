@@ -12,6 +12,7 @@ import dsfjax
 from dsfjax.interop import reference
 from tests import goldens
 from tests.interop import parity
+from tests.systems_zoo import slow_unless
 
 Arrays = dict[str, np.ndarray]
 
@@ -84,7 +85,15 @@ def systems_of(name: str) -> tuple[Any, Any, np.ndarray, dict[str, np.ndarray]]:
     return system, u, x, file.group("p")
 
 
-@pytest.mark.parametrize("name", AFTER)
+# Where what stands before and after the recurrence differs.
+QUICK = (
+    {"dsf_softmax_h4", "dsf_norm_softplus_h4", "dsf_mamba_expand2_fast", "dsf_s6_2"}
+    | {"dsf_qlstm_rev_alpha2p3", "eig_norm_conv_full", "eig_ssd_h4", "mamba2simple_h4_g2"}
+    | {"rg_recurrent_block"}
+)
+
+
+@pytest.mark.parametrize("name", slow_unless(QUICK, AFTER))
 def test_scan_of_the_system_is_the_mixer_before_its_output(name: str) -> None:
     system, u, x, weights = systems_of(name)
     s = np.asarray(parity.jit(lambda system, u: dsfjax.scan(system, u)[0])(system, u))

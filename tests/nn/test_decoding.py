@@ -14,6 +14,8 @@ from tests.nn.small import VOCAB, compiled, tokens
 from tests.reference_loop import error
 from tests.unchecked import unchecked
 
+pytestmark = pytest.mark.xdist_group("models")
+
 LENGTH = 9
 SMALL = {"max_length": 20, "num_layers": 1, "block": "mamba"}
 MODELS = [(name, SMALL) for name in systems.names()] + [
@@ -27,13 +29,16 @@ every = pytest.mark.parametrize(("name", "own"), MODELS, ids=IDS)
 SIMILAR = ("s6-paper", "ssd-paper", "linear_attention-paper", "qlstm_reversed-paper")
 
 
-@pytest.mark.parametrize(
+kinds = pytest.mark.parametrize(
     ("name", "own"),
     [
         pytest.param(*pair, id=name, marks=pytest.mark.slow if name in SIMILAR else ())
         for name, pair in zip(IDS, MODELS, strict=True)
     ],
 )
+
+
+@kinds
 def test_prefill_and_steps_are_the_full_pass(name: str, own: dict[str, Any]) -> None:
     """Of a whole sequence, and of one that is padded on the left, by any start in one program."""
     model, params, apply, _, _ = compiled(name, **own)
@@ -199,7 +204,7 @@ def test_classifier_pools_what_is_not_padding() -> None:
         assert error(run(ids, 2)[0], expected) < 1e-12
 
 
-@every
+@kinds
 def test_packed_documents_are_documents_apart(name: str, own: dict[str, Any]) -> None:
     model, params, *_ = compiled(name, **own)
     ids = tokens(11)

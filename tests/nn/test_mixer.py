@@ -13,6 +13,7 @@ from dsfjax.core import KVCache
 from dsfjax.nn.surroundings import PRACTICE, surround, surrounding
 from tests.nn.small import config
 from tests.reference_loop import error
+from tests.systems_zoo import slow_unless
 
 LENGTH, D = 7, 8
 SLOW = pytest.mark.slow
@@ -34,14 +35,17 @@ def tokens(length: int = LENGTH) -> Any:
     return jax.random.normal(jax.random.key(4), (length, D))
 
 
-@pytest.mark.parametrize(
+# Where practice has a convolution, that is the harder case.
+harder = pytest.mark.parametrize(
     ("name", "kind"),
-    # Where practice has a convolution, that is the harder case.
     [
         pytest.param(n, k, marks=SLOW if k == "paper" and (n, "practice") in KINDS else ())
         for n, k in KINDS
     ],
 )
+
+
+@harder
 def test_steps_are_the_sequence(name: str, kind: str) -> None:
     mixer, x = build(name, kind), tokens()
     graph, weights = nnx.split(mixer)
@@ -68,7 +72,7 @@ def test_steps_are_the_sequence(name: str, kind: str) -> None:
     assert error(h_steps, h) < 1e-12
 
 
-@every
+@harder
 def test_system_of_a_mixer_is_what_it_runs(name: str, kind: str) -> None:
     mixer, x = build(name, kind), tokens()
     graph, weights = nnx.split(mixer)
@@ -160,7 +164,10 @@ def test_state_before_the_first_token_is_empty() -> None:
     assert cache.v.shape == (100, 2, 4) and cache.length == 0
 
 
-@pytest.mark.parametrize("name", ["softmax_attention", "linear_attention", "normalized_attention"])
+ATTENTION = ("softmax_attention", "linear_attention", "normalized_attention")
+
+
+@pytest.mark.parametrize("name", slow_unless(ATTENTION[:2], ATTENTION))
 def test_dropout_on_the_attention_matrix(name: str) -> None:
     mixer, x = build(name, attention_dropout=0.3), tokens()
     plain = build(name)

@@ -14,6 +14,8 @@ from dsfjax.analysis import num_parameters, state_size
 from tests.nn.small import VOCAB, compiled, config, perturbed, tokens
 from tests.reference_loop import error
 
+pytestmark = pytest.mark.xdist_group("models")
+
 LENGTH = 7
 
 

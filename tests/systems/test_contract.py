@@ -11,10 +11,15 @@ import pytest
 from dsfjax import KernelSystem, materialize, scan, systems, to_dense
 from tests.reference_loop import error
 from tests.systems.small import D_MODEL, case, cast, perturbed, tokens
+from tests.systems_zoo import slow_unless
 
 LENGTH = 9
 NAMES = systems.names()
 every = pytest.mark.parametrize("name", NAMES)
+# One of each kind of recurrence, for what depends on that alone.
+few = pytest.mark.parametrize(
+    "name", slow_unless({"softmax_attention", "normalized_attention", "s6", "rg_lru"}, NAMES)
+)
 FINITE = [name for name in NAMES if name != "softmax_attention"]
 
 
@@ -32,7 +37,7 @@ def test_output_does_not_see_the_future(name: str) -> None:
     assert (size[np.tril_indices(LENGTH)] > 0).all()
 
 
-@every
+@few
 def test_vmap_over_parameters_and_tokens_is_the_loop(name: str) -> None:
     arch, _, run = case(name)
     params = [perturbed(arch, seed) for seed in range(3)]
@@ -152,7 +157,7 @@ def test_reset_runs_segments_apart(name: str) -> None:
     assert error(packed[4:], joined[4:]) > 1e-3
 
 
-@every
+@few
 def test_three_ways_to_the_same_output(name: str) -> None:
     arch, params, run = case(name)
     u = tokens(LENGTH)
@@ -170,7 +175,7 @@ def test_three_ways_to_the_same_output(name: str) -> None:
     assert error(on_values, run(params, u)) < 1e-13
 
 
-@every
+@few
 def test_kernel_on_values_and_on_tokens(name: str) -> None:
     arch, params, run = case(name)
     u = tokens(LENGTH)
@@ -192,7 +197,7 @@ def test_kernel_on_values_and_on_tokens(name: str) -> None:
     assert error(on_tokens, run(params, u)) < 1e-12
 
 
-@pytest.mark.parametrize("name", FINITE)
+@pytest.mark.parametrize("name", slow_unless({"linear_attention", "s6", "qlstm"}, FINITE))
 def test_matrices_of_the_paper(name: str) -> None:
     arch, params, run = case(name)
     u = tokens(LENGTH)
@@ -208,10 +213,26 @@ def _matrices(dense: Any) -> Any:
     return dense.A.matrix, dense.B.matrix, dense.C.matrix, dense.D.matrix
 
 
-@every
+DTYPES = [("float32", "float32", 2e-6), ("float64", "float32", 2e-6), ("float32", "bfloat16", 2e-2)]
+NARROW = {(name, "float32") for name in NAMES} | {
+    ("s6", "bfloat16"),
+    ("softmax_attention", "bfloat16"),
+}
+
+
 @pytest.mark.parametrize(
-    ("param_dtype", "dtype", "tolerance"),
-    [("float32", "float32", 2e-6), ("float64", "float32", 2e-6), ("float32", "bfloat16", 2e-2)],
+    ("name", "param_dtype", "dtype", "tolerance"),
+    [
+        pytest.param(
+            name,
+            *dtypes,
+            marks=()
+            if dtypes[0] == "float32" and (name, dtypes[1]) in NARROW
+            else pytest.mark.slow,
+        )
+        for name in NAMES
+        for dtypes in DTYPES
+    ],
 )
 def test_narrow_inputs(name: str, param_dtype: str, dtype: str, tolerance: float) -> None:
     arch, params, run = case(name)

@@ -84,8 +84,12 @@ NORMALIZERS = {
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize(
     "own",
-    [{}, {"feature_map": "elu1", "offset": True, "scale": True, "bias": True}],
-    ids=["published", "all options"],
+    [
+        pytest.param({}, id="published", marks=pytest.mark.slow),
+        pytest.param(
+            {"feature_map": "elu1", "offset": True, "scale": True, "bias": True}, id="all options"
+        ),
+    ],
 )
 def test_normalized_attention(normalizer: str, own: dict[str, Any]) -> None:
     def kernel(q: np.ndarray, k: np.ndarray) -> Any:
@@ -148,7 +152,10 @@ def test_ssd(own: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["qlstm", "qlstm_reversed"])
-@pytest.mark.parametrize("value_map, coupled", [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize(
+    "value_map, coupled",
+    [(True, False), pytest.param(False, False, marks=pytest.mark.slow), (True, True)],
+)
 def test_qlstm(name: str, value_map: bool, coupled: bool) -> None:
     def textbook(p: Any, u: np.ndarray) -> np.ndarray:
         h, y = np.zeros(D_MODEL), np.zeros_like(u)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 def environment(devices: int = 1) -> dict[str, str]:
     """The variables of a process with so many CPU devices, that compiles quickly."""
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
     return {**os.environ, **own}

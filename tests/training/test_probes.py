@@ -163,7 +163,7 @@ def test_training_does_not_notice(straight: Path, tmp_path: Path) -> None:
 
 
 # Killed where a checkpoint was just written with a probe (8), and where neither was due (6).
-@pytest.mark.parametrize("step", [8, 6])
+@pytest.mark.parametrize("step", [8, pytest.param(6, marks=pytest.mark.slow)])
 def test_probes_survive_a_kill(step: int, straight: Path, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         train(CONFIG, tmp_path / "run", listener=KillAt(step))
