@@ -59,6 +59,12 @@ def main(command: options.Sweep) -> int:
         if command.launcher == "hosts":
             # Without arguments it asks the cluster: SLURM, Open MPI, Kubernetes, a TPU pod.
             address, num, index = command.process or (None, None, None)
+            if address is not None and num is not None and index is not None:
+                if not address.rpartition(":")[2].isdigit() or not 0 <= index < num:
+                    raise ValueError(
+                        "expected --process HOST:PORT NUM INDEX with INDEX below NUM, got "
+                        f"{address} {num} {index}"
+                    )
             jax.distributed.initialize(address, num, index)
         elif command.process is not None:
             raise ValueError("expected --process with --launcher hosts only")

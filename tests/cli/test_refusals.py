@@ -33,6 +33,8 @@ from dsfjax.cli import main
         ("sweep mqar --preset smoke --dropout 0.1", "expected a model with dropout"),
         ("sweep mqar --preset smoke --launcher rai", "unknown launcher 'rai'; did you mean 'ray'?"),
         ("sweep mqar --preset smoke --process a 2 0", "--process with --launcher hosts only"),
+        ("sweep mqar --launcher hosts --process a 2 0", "below NUM, got a 2 0"),
+        ("sweep mqar --launcher hosts --process a:1 2 2", "below NUM, got a:1 2 2"),
         ("sweep mqar --preset smoke --devices 64", "devices, got 64"),
         ("sweep mqar --d-modle 8", "did you mean '--d-model'?"),
         ("train mqar --mixer ssd --decay matrix", "unknown decay 'matrix'; did you mean 'matr"),
