@@ -120,8 +120,9 @@ def _bool(value: Any, where: str) -> bool:
 
 def _int(value: Any, where: str) -> int:
     plain = _plain(value)
-    if isinstance(plain, float) and plain.is_integer():
-        raise TypeError(f"{where}: expected an integer, got {value!r}; write {plain:.0f}")
+    if isinstance(plain, float):
+        remedy = f"; write {plain:.0f}" if plain.is_integer() else ""
+        raise TypeError(f"{where}: expected an integer, got {value!r}{remedy}")
     try:
         if isinstance(plain, bool):
             raise TypeError

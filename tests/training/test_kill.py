@@ -18,11 +18,11 @@ RANDOM = random.Random(0)
 
 
 def sweep(folder: Path) -> subprocess.Popen[str]:
-    return start("-m", "dsfjax.cli", *SWEEP, folder)
+    return start("-m", "dsfjax", *SWEEP, folder)
 
 
 def results(folder: Path) -> str:
-    return python("-m", "dsfjax.cli", "results", folder, "--json", "--no-timing")
+    return python("-m", "dsfjax", "results", folder, "--json", "--no-timing")
 
 
 def finish(folder: Path) -> None:

@@ -1,7 +1,0 @@
-"""``python -m dsfjax.cli``."""
-
-import sys
-
-from dsfjax.cli.entry import main
-
-sys.exit(main())
