@@ -3,7 +3,9 @@
 A claim names two sets of points, one of which should recall more. Points are compared in pairs that
 agree in all axes that the claim does not name. A pair speaks *for* the claim where the means differ
 by more than the pooled standard deviation √((s₁² + s₂²)/2) and by more than half a percentage point
-in its favour, *against* it where they do so the other way, else for neither.
+in its favour, *against* it where they do so the other way, else for neither. Of two points that
+are not above naming any value of the sequence, 1/pairs, by as much as their own standard deviation
+and two percentage points, neither has learnt the task: such a pair speaks for neither, too.
 
 A claim is *confirmed* if at least half of the pairs speak for it and none against; otherwise it is
 *not confirmed*. The same can be asked of the maxima over all learning rates and seeds, which the
@@ -15,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 AXES = ("series", "seq_len", "num_kv_pairs", "d_model", "d_state")
-TIE = 0.005
+TIE, LEARNT = 0.005, 0.02
 
 
 class Claim(NamedTuple):
@@ -77,12 +79,19 @@ def judge(
     gains = [a[by] - b[by] for a, b in pairs]
     pooled = [math.hypot(a["std"], b["std"]) / math.sqrt(2) for a, b in pairs]
     margins = [TIE if by == "max" else max(TIE, std) for std in pooled]
+    learnt = [_has_learnt(a, by) or _has_learnt(b, by) for a, b in pairs]
+    margins = [margin if told else math.inf for margin, told in zip(margins, learnt, strict=True)]
     pro = sum(gain > margin for gain, margin in zip(gains, margins, strict=True))
     against = sum(gain < -margin for gain, margin in zip(gains, margins, strict=True))
     if not pairs:
         return Verdict("not run", 0, 0, 0, 0.0)
     word = "confirmed" if 2 * pro >= len(pairs) and not against else "not confirmed"
     return Verdict(word, pro, against, len(pairs), sum(gains) / len(gains))
+
+
+def _has_learnt(point: Mapping[str, Any], by: Literal["mean", "max"]) -> bool:
+    scatter = point["std"] if by == "mean" else 0.0
+    return point[by] - 1 / point["num_kv_pairs"] > max(LEARNT, scatter)
 
 
 def _select(

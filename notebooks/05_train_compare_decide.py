@@ -95,8 +95,8 @@ plt.show()
 # %% [markdown]
 # **What to see.** Each line is a seed, each colour a learning rate; a run ends when one rate has
 # solved the task. Dotted: naming any of the three values. At the smaller rate all four look alike,
-# and none has learnt to recall: a comparison at one rate would have compared that rate. SSD does
-# learn the task, too, in twice the steps: the verdict holds for this budget.
+# and none has learnt to recall: a comparison at one rate would have compared that rate. The
+# verdict holds for this budget: whether more steps teach it to the others is not shown here.
 #
 # ## What each costs
 #

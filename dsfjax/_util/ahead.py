@@ -20,7 +20,9 @@ import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import jax
 
 from dsfjax._util.limits import cores
 
@@ -79,3 +81,17 @@ def compiled(programs: Iterable[Lowered[T]], *, lead: int = MOST_THREADS) -> Ite
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(MOST_THREADS, cores()), "compile")
+
+
+@functools.cache
+def quick_options() -> dict[str, Any]:
+    """Compiler options for a program that runs once, whose compilation takes longer than its run.
+
+    Returns:
+        On a CPU, options that leave out what makes code faster rather than right: half the time of
+        the compiler, for code that takes a few times as long; elsewhere none.
+    """
+    # Without the fusion emitters compilation takes a quarter, but such a program never ended.
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -41,7 +41,12 @@ def report(folder: Path, out: Path | None) -> None:
         folder: The folder of a run, comparison or sweep.
         out: Folder of the report; None for ``report`` in the other one.
     """
-    for page, verdict in write_all(folder, out or folder / "report"):
+
+    def said(text: str) -> None:
+        console().print(f"report: {text}", soft_wrap=True, highlight=False, markup=False)
+        console().file.flush()
+
+    for page, verdict in write_all(folder, out or folder / "report", said=said):
         console().print(verdict.answer, soft_wrap=True, highlight=False)
         for doubt in verdict.doubts:
             console().print(f"- {doubt}", soft_wrap=True, highlight=False)

@@ -48,7 +48,7 @@ class Command:
         tuple[str, ...],
         tyro.conf.arg(name="import", metavar="MODULE ...", help_behavior_hint="(default: none)"),
     ] = ()
-    """Modules to import first, which register architectures and tasks of your own."""
+    """Modules to import first, which register architectures, tasks and aspects of your own."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Floor 6: what a comparison found, as a page, as data files and as a terminal table."""
 
+from dsfjax.report import state_over_time as state_over_time
+from dsfjax.report.aspects import Aspect as Aspect
+from dsfjax.report.aspects import register as register
 from dsfjax.report.table import render as render
 from dsfjax.report.verdict import Verdict as Verdict
 from dsfjax.report.writer import Report as Report

@@ -115,6 +115,7 @@ class Comparison:
             belongs to. A model above it binds values to keys.
         entries: One per mixer, by mean accuracy, best first; equal ones by steps to 90 %.
         title: Name of the task.
+        trivial: What the answer behind ``unbound`` does, as the end of "this is what you get by".
     """
 
     facts: dict[str, str]
@@ -122,6 +123,7 @@ class Comparison:
     unbound: float
     entries: tuple[Entry, ...]
     title: str = ""
+    trivial: str = "naming any value of the sequence"
 
 
 def band(

@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from dsfjax import analysis
+from dsfjax._util.ahead import quick_options
 from dsfjax.analysis.rows import kernel_rows, map_rows, token_rows
 from dsfjax.analysis.spectrum import LOG_MODULUS_EDGES
 from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System
 from dsfjax.nn import Model, stack_layers
+from dsfjax.report.aspects import Aspect, registered
 from dsfjax.report.findings import FADED, MODULUS_BINS, Findings, Layer
 from dsfjax.report.trace import trace
 from dsfjax.tasks import Example, Task
@@ -41,6 +43,7 @@ class Measured(NamedTuple):
     use: Float[Array, " N"] | None
     dimension: analysis.EffectiveDimension | None
     gradient: Float[Array, " L"] | None
+    aspects: dict[str, Any]
 
 
 class Summary(NamedTuple):
@@ -88,11 +91,12 @@ class Examination:
     def __init__(
         self, model: Model, params: PyTree, task: Task, *, count: int = NUM_EXAMPLES
     ) -> None:
-        self._model, self._params, self._batch = model, params, held_out(task, count)
+        self._model, self._params, self._batch = model, params, _batch(task, count)
         self._marks, self._asked, self._pairs = marked(task, self._batch)
         leaves, structure = jax.tree.flatten((params, self._batch, self._marks))
         shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-        self._program = _program(model, task, structure, shapes)
+        self._aspects = registered()
+        self._program = _program(model, task, self._aspects, structure, shapes)
 
     def compile(self) -> Callable[[], Findings]:
         """Compile the program, unless an equal one has been compiled.
@@ -119,18 +123,32 @@ class Examination:
             )
             for i, (system, _) in enumerate(shapes)
         ]
-        return Findings(tuple(layers), self._pairs, cell)
+        own = {
+            # Sequences are the first axis, layers the second.
+            aspect.name: tuple(
+                aspect.summarise(jax.tree.map(lambda leaf, i=i: leaf[:, i], measured))
+                for i in range(len(layers))
+            )
+            for aspect in self._aspects
+            if jax.tree.leaves(measured := found.aspects[aspect.name])
+        }
+        return Findings(tuple(layers), self._pairs, cell, own)
+
+
+def _batch(task: Task, count: int) -> Example:
+    """The held-out sequences; made by a program that runs once."""
+    return held_out.lower(task, count).compile(compiler_options=quick_options())()
 
 
 class _Program:
     """A lowered program that is compiled when it is first asked for."""
 
     def __init__(self, lowered: jax.stages.Lowered) -> None:
-        self._lowered = lowered
+        self._lowered, self._options = lowered, quick_options()
 
     @functools.cached_property
     def run(self) -> Callable[..., tuple[Measured, Summary]]:
-        return self._lowered.compile()
+        return self._lowered.compile(compiler_options=self._options)
 
 
 def marked(
@@ -159,7 +177,9 @@ def marked(
 
 
 @functools.lru_cache(maxsize=32)
-def _program(model: Model, task: Task, structure: Any, shapes: Any) -> _Program:
+def _program(
+    model: Model, task: Task, looks: tuple[Aspect, ...], structure: Any, shapes: Any
+) -> _Program:
     @jax.jit
     def run(
         params: PyTree, batch: Example, marks: Int[Array, "batch M"]
@@ -175,7 +195,7 @@ def _program(model: Model, task: Task, structure: Any, shapes: Any) -> _Program:
             of_sequence: tuple[tuple[System | KernelSystem, Array, Array], Array],
         ) -> Measured:
             layers, own = of_sequence
-            return jax.lax.map(lambda layer: measure(*layer, own), layers)
+            return jax.lax.map(lambda layer: measure(*layer, own, looks), layers)
 
         systems, u, dy = jax.lax.map(read, batch)
         found = jax.lax.map(look, ((systems, u, dy), marks))
@@ -190,6 +210,7 @@ def measure(
     u: Float[Array, "L d"],
     dy: Float[Array, "L d_out"],
     marks: Int[Array, " M"],
+    looks: tuple[Aspect, ...] = (),
 ) -> Measured:
     """Everything about the system of one layer on one sequence.
 
@@ -198,9 +219,10 @@ def measure(
         u: Its tokens.
         dy: Gradient of the loss to its outputs.
         marks: Steps of the tokens to follow.
+        looks: Registered aspects.
 
     Returns:
-        What the functions of `dsfjax.analysis` give.
+        What the functions of `dsfjax.analysis` give, and what the aspects measure.
     """
     steps = u.shape[0]
     use = dimension = gradient = None
@@ -219,6 +241,7 @@ def measure(
         use,
         dimension,
         gradient,
+        {look.name: look.measure(system, u, dy) for look in looks},
     )
 
 

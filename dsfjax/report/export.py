@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dsfjax.analysis.cost import PHASES
+from dsfjax.report.aspects import Aspect, registered
 from dsfjax.report.comparison import Comparison, Entry
 from dsfjax.report.findings import MODULUS_BINS, Findings, Layer
 from dsfjax.training.probes import QUANTILES
@@ -39,6 +40,7 @@ def write_data(comparison: Comparison, folder: Path) -> list[str]:
     * ``state_use.csv``: one row per mixer, layer and Hankel singular value.
     * ``gradients.csv``: one row per mixer, layer and step.
     * ``dynamics.csv``: one row per mixer, probe and layer, if there are probes.
+    * ``<aspect>.csv``: one row per mixer, layer and row of every registered aspect.
     * ``phi_<mixer>.csv``: one row per layer and entry t ≥ s of the shown Φ, as it is (not
       rescaled).
 
@@ -65,6 +67,9 @@ def write_data(comparison: Comparison, folder: Path) -> list[str]:
         }
         for name, rows in each.items():
             names.append(_write(folder / name, _by_layer(found, rows)))
+    for aspect in registered():
+        own = list(_registered(found, aspect))
+        names += [_write(folder / f"{aspect.name}.csv", own)] if own else []
     if any(entry.dynamics is not None for entry in comparison.entries):
         names.append(_write(folder / "dynamics.csv", _dynamics(comparison.entries)))
     for entry, findings in found:
@@ -130,6 +135,13 @@ def _by_layer(found: Sequence[tuple[Entry, Findings]], rows: Any) -> Rows:
     for entry, findings in found:
         for i, layer in enumerate(findings.layers):
             for row in rows(layer):
+                yield {"mixer": entry.mixer, "layer": i + 1, **row}
+
+
+def _registered(found: Sequence[tuple[Entry, Findings]], aspect: Aspect) -> Rows:
+    for entry, findings in found:
+        for i, layer in enumerate(findings.aspects.get(aspect.name, ())):
+            for row in aspect.rows(layer):
                 yield {"mixer": entry.mixer, "layer": i + 1, **row}
 
 

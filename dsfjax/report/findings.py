@@ -1,7 +1,9 @@
 """What the analysis of one trained model found: plain data, no JAX."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -104,11 +106,13 @@ class Findings:
         pairs: ``(query, value)`` positions of the sequence whose Φ is shown: at ``query`` the model
             must name the token that stands at ``value``.
         cell: Steps of the sequence per row and column of the kernels.
+        aspects: Name of a registered aspect to its summary of every layer, of those that apply.
     """
 
     layers: tuple[Layer, ...]
     pairs: tuple[tuple[int, int], ...]
     cell: int = 1
+    aspects: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
     def horizon(self) -> float:

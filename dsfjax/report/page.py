@@ -5,6 +5,7 @@ from importlib import resources
 from string import Template
 
 from dsfjax.report import sections
+from dsfjax.report.aspects import registered
 from dsfjax.report.comparison import Comparison
 from dsfjax.report.html import bullets, definitions, subscripts
 from dsfjax.report.verdict import Verdict
@@ -36,6 +37,9 @@ def render(comparison: Comparison, verdict: Verdict, title: str, files: list[str
     """
     doubts = bullets("doubts", verdict.doubts)
     links = [f'<a href="data/{html.escape(name)}">{html.escape(name)}</a>' for name in files]
+    shown = [section(comparison) for section in _SECTIONS]
+    # Before what training and the mixers cost, where the page leaves the systems.
+    shown[-2:-2] = [sections.own_section(comparison, aspect) for aspect in registered()]
     return Template(_asset("page.html")).substitute(
         title=html.escape(title),
         css=_asset("page.css"),
@@ -44,7 +48,7 @@ def render(comparison: Comparison, verdict: Verdict, title: str, files: list[str
         reasons=definitions("reasons", verdict.reasons),
         doubts=f"<p>What makes this evidence thin:</p>\n{doubts}" if doubts else "",
         facts=definitions("facts", comparison.facts),
-        sections="\n".join(section(comparison) for section in _SECTIONS),
+        sections="\n".join(shown),
         files=", ".join(links),
     )
 

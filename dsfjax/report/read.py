@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,15 @@ from dsfjax.training.folder import read_config
 from dsfjax.training.run import program_of
 
 
-def read(run_dir: Path, names: Collection[str] | None = None) -> Comparison:
+def read(
+    run_dir: Path, names: Collection[str] | None = None, *, said: Callable[[str], Any] = str
+) -> Comparison:
     """Read a comparison, or a single run as a comparison of one.
 
     Args:
         run_dir: Folder with ``compare.json`` and a run per row, or the folder of one run.
         names: The rows to read; all by default.
+        said: Told of every stage, with its time.
 
     Returns:
         The comparison, with an analysis of each mixer's best seed.
@@ -53,12 +57,21 @@ def read(run_dir: Path, names: Collection[str] | None = None) -> Comparison:
     tasks = {loaded.config.task for _, loaded in runs}
     if len(tasks) != 1:
         raise ValueError(f"report: expected runs of one task in {run_dir}, got {len(tasks)} tasks.")
-    names = labels([row["mixer"] for row, _ in runs])
+    labelled = labels([row["mixer"] for row, _ in runs])
+
+    def lowered() -> Iterator[Examination | _Nothing]:
+        for label, (own, loaded) in zip(labelled, runs, strict=True):
+            began = time.perf_counter()
+            found = _look(own, loaded)
+            said(f"{label}: traced in {time.perf_counter() - began:.1f} s")
+            yield found
+
     # Compilation is most of the work: the next models are compiled while one is read.
-    looks = compiled(_look(row, loaded) for row, loaded in runs)
-    entries = [
-        _entry(name, *run, look()) for name, run, look in zip(names, runs, looks, strict=True)
-    ]
+    entries, began = [], time.perf_counter()
+    for label, run, look in zip(labelled, runs, compiled(lowered(), lead=2), strict=True):
+        entries.append(_entry(label, *run, look()))
+        done = f"{len(entries)} of {len(runs)}"
+        said(f"{label}: read after {time.perf_counter() - began:.1f} s ({done})")
     entries.sort(key=lambda entry: (-entry.accuracy_mean, entry.steps_to_90 or math.inf))
     (task,) = tasks
     return Comparison(
@@ -66,6 +79,7 @@ def read(run_dir: Path, names: Collection[str] | None = None) -> Comparison:
         facts=_facts([loaded for _, loaded in runs]),
         chance=task.baselines()["chance"].accuracy,
         unbound=task.trivial().accuracy,
+        trivial=task.trivial().about,
         entries=tuple(entries),
     )
 
@@ -121,7 +135,8 @@ def _look(row: Mapping[str, Any], loaded: Loaded) -> Examination | _Nothing:
     if not whole:
         return _Nothing()
     index = max(whole, key=lambda member: member["eval_accuracy"])["member"]
-    params = jax.tree.map(lambda leaf: leaf[index], loaded.params)
+    # As NumPy's: to take a row of an array of JAX is a program for every shape.
+    params = jax.tree.map(lambda leaf: np.asarray(leaf)[index], loaded.params)
     return Examination(program_of(loaded.config).model, params, loaded.config.task)
 
 

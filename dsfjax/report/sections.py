@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from dsfjax.analysis.cost import PHASES
 from dsfjax.report import dynamics, figures, panels
+from dsfjax.report.aspects import Aspect, Layers, registered
 from dsfjax.report.comparison import Comparison, Entry
 from dsfjax.report.findings import FADED, Findings, Layer
 from dsfjax.report.html import Cell, Column, bullets, figure, grid, lead, note, section, table
@@ -63,9 +64,9 @@ def results(comparison: Comparison) -> str:
 def _accuracy_figures(comparison: Comparison) -> list[str]:
     entries, baselines = comparison.entries, (comparison.chance, comparison.unbound)
     guess = (
-        f"Dashed: guessing among all values ({percent(comparison.chance)}). Dotted: naming any "
-        f"value of the sequence ({percent(comparison.unbound)}); only above it are values bound to "
-        "their keys."
+        f"Dashed: guessing among all answers ({percent(comparison.chance)}). Dotted: "
+        f"{comparison.trivial} ({percent(comparison.unbound)}); only what is clearly above it has "
+        "learnt the task, and below it there is no order."
     )
     drawn = [
         figure(
@@ -126,6 +127,7 @@ def inside(comparison: Comparison) -> str:
         Column("|λ| > 1", "ascending"),
         Column("Lyapunov", "ascending"),
         Column("gradient", "descending"),
+        *[Column(head) for aspect in registered() for head in aspect.columns],
     )
     color = colors([entry.mixer for entry in comparison.entries])
     rows = [_inside_row(entry, color[entry.mixer]) for entry in comparison.entries]
@@ -155,7 +157,7 @@ def _inside_row(entry: Entry, color: str) -> tuple[Cell, ...]:
         Cell(percent(entry.accuracy_mean), entry.accuracy_mean),
     )
     if found is None:
-        return (*head, *[Cell("–", None)] * 10)
+        return (*head, *[Cell("–", None)] * (10 + sum(len(a.columns) for a in registered())))
     agreed = min((layer.trace.correlation for layer in found.layers), default=None)
     share = found.share_used
     return (
@@ -170,7 +172,17 @@ def _inside_row(entry: Entry, color: str) -> tuple[Cell, ...]:
         Cell(percent(found.growing), found.growing),
         Cell(number(found.exponent, 2), found.exponent),
         Cell(factor(found.gradient_ratio), found.gradient_ratio),
+        *[
+            _number_cell(read, found.aspects.get(aspect.name))
+            for aspect in registered()
+            for read in aspect.columns.values()
+        ],
     )
+
+
+def _number_cell(read: Callable[[Layers], float | None], layers: Layers | None) -> Cell:
+    value = None if layers is None else read(layers)
+    return Cell(number(value), value)
 
 
 def spectra(comparison: Comparison) -> str:
@@ -328,6 +340,23 @@ def stability(comparison: Comparison) -> str:
     ]
     said = bullets("warnings", lost + warned) or note("Nothing looks wrong in any model.")
     return section("Stability", how, grid("panels", drawn), said)
+
+
+def own_section(comparison: Comparison, aspect: Aspect) -> str:
+    """A registered aspect: a figure per mixer that it applies to."""
+    color = colors([entry.mixer for entry in comparison.entries])
+    drawn = [
+        figure(
+            aspect.draw(entry.mixer, layers, color[entry.mixer]),
+            f"{aspect.name.replace('_', '-')}-{i}",
+            f"{aspect.title}: {entry.mixer}",
+            aspect.caption(layers),
+            f"{aspect.name}.csv",
+        )
+        for i, entry in enumerate(comparison.entries)
+        if entry.findings and (layers := entry.findings.aspects.get(aspect.name))
+    ]
+    return section(aspect.title, aspect.how, grid("panels", drawn)) if drawn else ""
 
 
 def training(comparison: Comparison) -> str:

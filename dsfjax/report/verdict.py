@@ -1,9 +1,11 @@
 """Which architecture for this task, and why: sentences that follow from the numbers of the runs.
 
-The rule: among the mixers that seeds do not tell apart from the most accurate one, take the one
-with the smallest state; of equal ones one whose state does not grow with the sequence, then the one
-with the fewest operations per decoded token. No mixer is named where none learnt the task, and what
-makes the evidence thin is said beside the answer.
+The rule: among the mixers that seeds do not tell apart from the most accurate one, and whose own
+seeds agree, take the one with the smallest state; of equal ones one whose state does not grow with
+the sequence, then the one with the fewest operations per decoded token. A mixer that is not told
+apart from the trivial answer has not learnt the task: none of these is named, and no order among
+them is. A difference smaller than the scatter of the seeds is no order. What makes the evidence
+thin is said next to the answer.
 """
 
 import math
@@ -13,12 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsfjax.analysis.stability import EXPONENT
+from dsfjax.report.aspects import registered
 from dsfjax.report.comparison import Comparison, Entry
 from dsfjax.report.words import accuracy, count, factor, listing, percent, steps
 
 # Means closer than this are called equal even if the seeds scatter less.
 TIE = 0.005
-# A mixer's own scatter excuses no more than this, and from UNSURE on it is worth a word.
+# Seeds that scatter further do not agree, and from UNSURE on it is worth a word. It is also the
+# least that counts as more than the trivial answer, which a few hundred held-out examples blur.
 RELIABLE, UNSURE = 0.02, 0.1
 # Fewer seeds than this give no standard deviation to speak of.
 ENOUGH_SEEDS = 3
@@ -28,6 +32,10 @@ FEW = 4
 SIZES = 2.0
 # Fewer models than this have no rank correlation to speak of, and one below it says nothing.
 ENOUGH_MODELS, CLEAR = 5, 0.6
+# Below this many that learnt the task a correlation says who learnt it and no more.
+ENOUGH_LEARNT = 3
+# Half-lives within this factor are called alike.
+ALIKE = 1.05
 # Gradients that shrink below this from the end of a sequence to its start have vanished.
 VANISHED = 1e-3
 
@@ -61,21 +69,55 @@ def decide(comparison: Comparison) -> Verdict:
     choice, answer = _choice(comparison)
     entries = comparison.entries
     reasons = {"Accuracy": _accuracy(comparison)}
-    for aspect, say in (("Memory", _memory), ("State", _state), ("Stability", _stability)):
+    for name, say in (("Memory", _memory), ("State", _state), ("Stability", _stability)):
         if text := say(entries):
-            reasons[aspect] = text
+            reasons[name] = text
+    for aspect in registered():
+        own = {
+            e.mixer: e.findings.aspects[aspect.name]
+            for e in entries
+            if e.findings is not None and aspect.name in e.findings.aspects
+        }
+        if own and (text := aspect.find(own)):
+            reasons[aspect.title] = text
     reasons["Cost"] = _cost(entries)
-    if text := _company(entries):
+    if text := _company(comparison):
         reasons["What goes with accuracy"] = text
     return Verdict(choice, answer, reasons, tuple(_doubts(comparison)))
 
 
+def apart(a: Entry, b: Entry) -> bool:
+    """Whether the means of two mixers differ by more than the seeds of either scatter.
+
+    Args:
+        a: A mixer.
+        b: Another one.
+
+    Returns:
+        False where they differ by no more than a standard deviation or half a percentage point.
+    """
+    gap = abs(a.accuracy_mean - b.accuracy_mean)
+    return gap > max(a.accuracy_std, b.accuracy_std, TIE)
+
+
+def learnt(comparison: Comparison) -> list[Entry]:
+    """The mixers that are told apart from the trivial answer.
+
+    Args:
+        comparison: The comparison.
+
+    Returns:
+        Those above it by more than their standard deviation and two percentage points, in order.
+    """
+    return [
+        e
+        for e in comparison.entries
+        if e.accuracy_mean - comparison.unbound > max(e.accuracy_std, RELIABLE)
+    ]
+
+
 def leaders(entries: Sequence[Entry]) -> list[Entry]:
     """The best mixer and those that seeds do not tell apart from it.
-
-    A mixer counts as equal to the best one when their means differ by no more than half a
-    percentage point, or than the best one's standard deviation, or than its own up to two points: a
-    mixer whose seeds scatter further is not as good as the best, it is unreliable.
 
     Args:
         entries: Ordered by mean accuracy, best first; at least one.
@@ -83,40 +125,48 @@ def leaders(entries: Sequence[Entry]) -> list[Entry]:
     Returns:
         At least one entry, in the same order.
     """
-    best = entries[0]
-    return [
-        entry
-        for entry in entries
-        if best.accuracy_mean - entry.accuracy_mean
-        <= max(best.accuracy_std, min(entry.accuracy_std, RELIABLE), TIE)
-    ]
+    return [entry for entry in entries if not apart(entries[0], entry)]
 
 
 def _choice(comparison: Comparison) -> tuple[str | None, str]:
-    entries, top = comparison.entries, leaders(comparison.entries)
+    entries, able = comparison.entries, learnt(comparison)
     best = entries[0]
-    if best.accuracy_mean <= comparison.unbound + TIE:
+    if not able:
         return None, (
             f"None can be recommended: the best, {best.mixer}, answers "
-            f"{percent(best.accuracy_mean)} of the queries, no more than naming any value of the "
-            f"sequence ({percent(comparison.unbound)})."
+            f"{accuracy(best.accuracy_mean, best.accuracy_std)} of the queries, which is not told "
+            f"apart from {comparison.trivial} ({percent(comparison.unbound)})."
         )
     if len(entries) == 1:
         return None, (
             f"{best.mixer} answers {percent(best.accuracy_mean)} of the queries; with one mixer "
             "there is nothing to choose between."
         )
-    if len(top) == 1:
-        second = entries[1]
-        gap = 100 * (best.accuracy_mean - second.accuracy_mean)
+    top = leaders(able)
+    best = top[0]
+    # One whose seeds do not agree may be as good, but nobody knows before training it.
+    steady = [e for e in top if e.accuracy_std <= max(RELIABLE, best.accuracy_std)]
+    doubtful = [
+        f"{e.mixer} ({accuracy(e.accuracy_mean, e.accuracy_std)})" for e in top if e not in steady
+    ]
+    more = f" Seeds of {listing(doubtful)} scatter too far to say." if doubtful else ""
+    if len(steady) == 1:
+        rest = [e for e in able if e not in top]
+        score = accuracy(best.accuracy_mean, best.accuracy_std)
+        if not rest:
+            only = "the only one" if not doubtful else "the only one whose seeds agree and"
+            return best.mixer, (
+                f"For this task, {best.mixer}: {only} that has learnt it, with {score}, "
+                f"where {comparison.trivial} gives {percent(comparison.unbound)}.{more}"
+            )
+        gap = 100 * (best.accuracy_mean - rest[0].accuracy_mean)
         return best.mixer, (
-            f"For this task, {best.mixer}: alone at the top with "
-            f"{accuracy(best.accuracy_mean, best.accuracy_std)}, {gap:.1f} points before "
-            f"{second.mixer} ({accuracy(second.accuracy_mean, second.accuracy_std)})."
+            f"For this task, {best.mixer}: alone at the top with {score}, {gap:.1f} points before "
+            f"{rest[0].mixer} ({accuracy(rest[0].accuracy_mean, rest[0].accuracy_std)}).{more}"
         )
-    ranked = sorted(top, key=lambda e: (e.state_size, e.grows, e.flops))
+    ranked = sorted(steady, key=lambda e: (e.state_size, e.grows, e.flops))
     take, others = ranked[0], ranked[1:]
-    smallest = [e for e in top if e.state_size == take.state_size]
+    smallest = [e for e in steady if e.state_size == take.state_size]
     if len(smallest) == 1:
         why = f"the smallest state, {count(take.state_size)} numbers"
     elif any(e.grows for e in smallest) and not take.grows:
@@ -130,9 +180,10 @@ def _choice(comparison: Comparison) -> tuple[str | None, str]:
             "per decoded token"
         )
     return take.mixer, (
-        f"For this task, {take.mixer}: {listing([e.mixer for e in top])} answer "
-        f"{_range([e.accuracy_mean for e in top])} of the queries, which seeds do not tell apart, "
-        f"and of these {take.mixer} has {why} ({listing([_sized(e) for e in others])})."
+        f"For this task, {take.mixer}: {listing([e.mixer for e in steady])} answer "
+        f"{_range([e.accuracy_mean for e in steady])} of the queries, which seeds do not tell "
+        f"apart, and of these {take.mixer} has {why} ({listing([_sized(e) for e in others])})."
+        f"{more}"
     )
 
 
@@ -147,28 +198,56 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _accuracy(comparison: Comparison) -> str:
-    entries = comparison.entries
-    top = leaders(entries)
-    best, rest = top[0], [entry for entry in entries if entry not in top]
-    seeds = f"{len(best.curves)} seed{'s' if len(best.curves) != 1 else ''}"
-    each = f"mean over {seeds} at the best learning rate"
-    text = f"{listing([e.mixer for e in top])}: {_range([e.accuracy_mean for e in top])} ({each})"
-    if rest:
-        text += f"; next comes {rest[0].mixer} with {percent(rest[0].accuracy_mean)}"
-    if len(rest) > 1:
-        text += f", last {rest[-1].mixer} with {percent(rest[-1].accuracy_mean)}"
-    text += f". Guessing would answer {percent(comparison.chance)}, naming any value of the "
-    text += f"sequence {percent(comparison.unbound)}."
+    entries, able = comparison.entries, learnt(comparison)
+    text = ""
+    if able:
+        top = leaders(able)
+        best, rest = top[0], [entry for entry in able if entry not in top]
+        seeds = f"{len(best.curves)} seed{'s' if len(best.curves) != 1 else ''}"
+        each = f"mean over {seeds} at the best learning rate"
+        text = f"{listing([e.mixer for e in top])}: {_range([e.accuracy_mean for e in top])}"
+        text += f" ({each})"
+        if rest:
+            text += f"; next comes {rest[0].mixer} with {percent(rest[0].accuracy_mean)}"
+        if len(rest) > 1 and apart(rest[0], rest[-1]):
+            text += f", last {rest[-1].mixer} with {percent(rest[-1].accuracy_mean)}"
+        text += ". "
+    if comparison.chance < comparison.unbound:
+        text += f"Guessing would answer {percent(comparison.chance)}, "
+    said = f"{comparison.trivial} {percent(comparison.unbound)}."
+    text += said if comparison.chance < comparison.unbound else said[:1].upper() + said[1:]
+    failed = [entry.mixer for entry in entries if entry not in able]
+    if failed:
+        verb = "is" if len(failed) == 1 else "are"
+        text += f" {listing(failed)} {verb} not told apart from that: "
+        text += "it did not learn" if len(failed) == 1 else "they did not learn"
+        text += " the task" + ("." if len(failed) == 1 else ", and between them there is no order.")
     unsure = [f"{e.mixer} ({_range(e.accuracies)})" for e in entries if e.accuracy_std > UNSURE]
     if unsure:
         text += f" Whether it learns the task depends on the seed for {listing(unsure)}."
-    timed = {e.mixer: e.steps_to_90 for e in entries if e.steps_to_90 is not None}
-    if timed and len(entries) > 1:
-        first = [name for name, at in timed.items() if at == min(timed.values())]
-        verb = "was" if len(first) == 1 else "were"
-        text += f" {listing(first)} {verb} first to reach 90 %, after "
-        text += f"{count(min(timed.values()))} steps."
-    return text
+    return text + _first_to_90(entries)
+
+
+def _first_to_90(entries: Sequence[Entry]) -> str:
+    """Who got to 90 % first, if no seed of another was as soon as its slowest one."""
+    timed = sorted(
+        (e for e in entries if e.steps_to_90 is not None), key=lambda e: e.steps_to_90 or 0.0
+    )
+    if not timed or len(entries) == 1:
+        return ""
+    slowest = max(_reached(timed[0]), default=math.inf)
+    first = [e for e in timed if e is timed[0] or min(_reached(e), default=0.0) <= slowest]
+    after = sorted({count(e.steps_to_90) for e in first}, key=lambda text: (len(text), text))
+    when = after[0] if len(after) == 1 else f"{after[0]} to {after[-1]}"
+    if len(first) == 1:
+        return f" {first[0].mixer} was first to reach 90 %, after {when} steps."
+    return f" {listing([e.mixer for e in entries if e in first])} reach 90 % after {when} steps."
+
+
+def _reached(entry: Entry) -> list[float]:
+    """Of each seed the first step at which its accuracy was 90 %."""
+    found = [curve.steps[curve.accuracy >= 0.9] for curve in entry.curves]
+    return [float(steps[0]) for steps in found if steps.size]
 
 
 def _memory(entries: Sequence[Entry]) -> str:
@@ -178,10 +257,12 @@ def _memory(entries: Sequence[Entry]) -> str:
     ranked = sorted(found, key=lambda pair: (pair[1].half_life, pair[1].horizon))
     (first, shortest), (last, longest) = ranked[0], ranked[-1]
     text = f"the median eigenvalue of {last} {_halves(longest.half_life)}"
-    if len(ranked) > 1:
+    if len(ranked) > 1 and not longest.half_life > ALIKE * shortest.half_life:
+        text = f"the median eigenvalue of all mixers {_halves(longest.half_life)}"
+    elif len(ranked) > 1:
         text = f"{last} keeps longest: its median eigenvalue {_halves(longest.half_life)}; {first} "
         text += f"shortest: it {_halves(shortest.half_life)}"
-    text = f"{text[:1].upper() if len(ranked) == 1 else text[:1]}{text[1:]}. "
+    text = f"{text[:1].upper() if text.startswith('the median') else text[:1]}{text[1:]}. "
     left = [(name, f.until_asked) for name, f in found if math.isfinite(f.until_asked)]
     if left:
         most, least = max(left, key=lambda x: x[1]), min(left, key=lambda x: x[1])
@@ -250,10 +331,15 @@ def _cost(entries: Sequence[Entry]) -> str:
             f"State {count(small.state_size)} numbers, {count(small.num_params)} parameters, "
             f"{count(small.flops)} operations per decoded token."
         )
-    return (
-        f"{small.mixer} has the smallest state, {count(small.state_size)} numbers, {large.mixer} "
-        f"the largest, {count(large.state_size)}. A decoded token costs {cheap.mixer} "
-        f"{count(cheap.flops)} operations, {dear.mixer} "
+    if small.state_size == large.state_size:
+        text = f"All have a state of {count(small.state_size)} numbers."
+    else:
+        text = (
+            f"{small.mixer} has the smallest state, {count(small.state_size)} numbers, "
+            f"{large.mixer} the largest, {count(large.state_size)}."
+        )
+    return text + (
+        f" A decoded token costs {cheap.mixer} {count(cheap.flops)} operations, {dear.mixer} "
         f"{count(dear.flops)}."
     )
 
@@ -270,11 +356,13 @@ _COMPANY: dict[str, Callable[[Entry], float | None]] = {
 }
 
 
-def _company(entries: Sequence[Entry]) -> str:
-    """Which measured numbers rank the mixers as accuracy does."""
-    clear = []
+def _company(comparison: Comparison) -> str:
+    """Which numbers rank the mixers as accuracy does; what learnt nothing shares a rank."""
+    entries, able, clear = comparison.entries, learnt(comparison), []
+    if len(able) < ENOUGH_LEARNT:
+        return ""
     for name, read in _COMPANY.items():
-        pairs = [(e.accuracy_mean, read(e)) for e in entries]
+        pairs = [(e.accuracy_mean if e in able else comparison.unbound, read(e)) for e in entries]
         known = [(a, float(b)) for a, b in pairs if b is not None and not math.isnan(b)]
         if len(known) >= ENOUGH_MODELS:
             correlation = rank_correlation(*zip(*known, strict=True))
@@ -310,7 +398,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
 
 def _doubts(comparison: Comparison) -> list[str]:
     entries = comparison.entries
-    top, doubts = leaders(entries), []
+    top, doubts = leaders(learnt(comparison) or entries), []
     seeds = min(len(entry.curves) for entry in entries)
     if seeds < ENOUGH_SEEDS:
         doubts.append(

@@ -66,3 +66,13 @@ def test_maxima_have_no_deviation() -> None:
     assert judge(A_OVER_B, points, by="max").word == "not confirmed"
     points[1]["max"] = 0.9
     assert judge(A_OVER_B, points, by="max")[:4] == ("confirmed", 1, 0, 1)
+
+
+def test_points_that_did_not_learn_the_task_speak_for_nothing() -> None:
+    # Naming any of the four values gives 25 %.
+    below = [point("a", 0.24, max=0.26), point("b", 0.19, max=0.2)]
+    assert judge(A_OVER_B, below).word == "not confirmed"
+    assert judge(A_OVER_B, below, by="max").word == "not confirmed"
+    scattered = [point("a", 0.4, 0.2), point("b", 0.1, 0.0)]
+    assert judge(A_OVER_B, scattered).pro == 0
+    assert judge(A_OVER_B, [point("a", 0.4, 0.01), point("b", 0.1, 0.0)]).pro == 1
