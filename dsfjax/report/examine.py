@@ -195,7 +195,7 @@ def _program(
             of_sequence: tuple[tuple[System | KernelSystem, Array, Array], Array],
         ) -> Measured:
             layers, own = of_sequence
-            return jax.lax.map(lambda layer: measure(*layer, own, looks), layers)
+            return jax.lax.map(lambda layer: measure(*layer, marks=own, looks=looks), layers)
 
         systems, u, dy = jax.lax.map(read, batch)
         found = jax.lax.map(look, ((systems, u, dy), marks))

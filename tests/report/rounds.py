@@ -14,7 +14,7 @@ MIXERS = ("softmax_attention", "s6")
 
 
 def main(folder: Path, rounds: int) -> None:
-    configs = presets.configs(presets.get("smoke"), MIXERS)
+    configs = presets.configs("smoke", "mqar", MIXERS)
     for number in range(1, rounds + 1):
         sweep(configs, folder)
         write(folder, folder / "report")

@@ -93,6 +93,7 @@ def test_one_object_is_section_file_column_and_sentence(own: Aspect, tmp_path: P
             e, findings=dataclasses.replace(e.findings, aspects={own.name: (0.5, float(i))})
         )
         for i, e in enumerate(made.entries)
+        if e.findings is not None
     )
     made = dataclasses.replace(made, entries=entries)
     verdict = decide(made)
