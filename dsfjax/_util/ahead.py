@@ -91,7 +91,8 @@ def quick_options() -> dict[str, Any]:
         On a CPU, options that leave out what makes code faster rather than right: half the time of
         the compiler, for code that takes a few times as long; elsewhere none.
     """
-    # Without the fusion emitters compilation takes a quarter, but such a program never ended.
+    # Not for a program that loops over factorisations: with these options the one that looks at a
+    # whole model waited for ever, although nothing else ran.
     if jax.default_backend() != "cpu":
         return {}
     return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -144,11 +144,11 @@ class _Program:
     """A lowered program that is compiled when it is first asked for."""
 
     def __init__(self, lowered: jax.stages.Lowered) -> None:
-        self._lowered, self._options = lowered, quick_options()
+        self._lowered = lowered
 
     @functools.cached_property
     def run(self) -> Callable[..., tuple[Measured, Summary]]:
-        return self._lowered.compile(compiler_options=self._options)
+        return self._lowered.compile()
 
 
 def marked(
