@@ -147,8 +147,12 @@ class Train(Sizes, Training):
 
 @dataclasses.dataclass(frozen=True)
 class Compare(Sizes, Training):
-    """Train several mixers, each for every learning rate and seed, and compare them."""
+    """Train several mixers on one task or more, each for every learning rate and seed."""
 
+    task: Annotated[  # type: ignore[assignment]
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TASK ...")
+    ]
+    """The tasks; "dsfjax compare TASK --help" lists the options of one."""
     mixers: Names = ()
     """The architectures."""
     lrs: Floats = ()

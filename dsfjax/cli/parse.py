@@ -88,14 +88,17 @@ def _commands(words: Sequence[str]) -> dict[str, type[options.Command]]:
     except ValueError as error:
         raise UsageError(str(error)) from error
     kind = COMMANDS[name]
-    chosen = next((word for word in rest if word in tasks.names()), None)
     if not issubclass(kind, options.Training):
         return COMMANDS
-    if chosen is None:
-        if rest and not rest[0].startswith("-"):
-            raise UsageError(unknown("unknown task", rest[0], tasks.names()))
-        return COMMANDS
-    return COMMANDS | {name: options.with_task(kind, tasks.options(chosen))}
+    # A task may come after other options, but a first word is meant to be one.
+    first = itertools.takewhile(lambda word: not word.startswith("-"), rest)
+    chosen = list(first) or [word for word in rest if word in tasks.names()][:1]
+    for word in chosen:
+        _check("unknown task", word, tasks.names())
+    fields = {}
+    for task in chosen:
+        fields |= tasks.options(task)
+    return COMMANDS | {name: options.with_task(kind, fields)}
 
 
 def _imports(words: Sequence[str]) -> list[str]:

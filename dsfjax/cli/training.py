@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsfjax import systems
+from dsfjax import systems, tasks
 from dsfjax._util.limits import cores
 from dsfjax._util.names import choose
 from dsfjax.cli import analyze, options
@@ -76,26 +76,32 @@ def plan(command: options.Train | options.Compare) -> dict[str, TrainConfig]:
         command: The options.
 
     Returns:
-        Mixer to config.
+        Mixer to config; mixer-task to config, if there are several tasks.
 
     Raises:
         ValueError: If a name is unknown or the options do not fit each other.
         TypeError: If a value has the wrong type.
     """
-    preset = presets.get(command.preset, command.task)
     if isinstance(command, options.Train):
         if not command.mixer:
             raise ValueError(f"expected --mixer, one of {', '.join(systems.names())}")
-        mixers: tuple[str, ...] = (command.mixer,)
-        rates = preset.settings["learning_rates"][:1] if command.lr is None else (command.lr,)
-        seeds: tuple[int, ...] = (command.seed,)
-    else:
-        mixers = command.mixers or preset.mixers
-        rates = command.lrs or preset.settings["learning_rates"]
-        seeds = command.seeds or preset.settings["seeds"]
-    check_mixers(mixers)
-    given = given_by(command) | {"learning_rates": rates, "seeds": seeds}
-    return presets.configs(command.preset, command.task, mixers, given)
+        check_mixers([command.mixer])
+        preset = presets.get(command.preset, command.task)
+        rate = preset.settings["learning_rates"][0] if command.lr is None else command.lr
+        given = given_by(command) | {"learning_rates": (rate,), "seeds": (command.seed,)}
+        return presets.configs(command.preset, command.task, [command.mixer], given)
+    if not command.task:
+        raise ValueError(f"expected TASK, one or more of {', '.join(tasks.names())}")
+    check_mixers(command.mixers)
+    given = given_by(command)
+    if "lrs" in given:
+        given["learning_rates"] = given.pop("lrs")
+    several = len(command.task) > 1
+    return {
+        f"{mixer}-{task}" if several else mixer: config
+        for task in command.task
+        for mixer, config in presets.configs(command.preset, task, command.mixers, given).items()
+    }
 
 
 def check_mixers(mixers: Sequence[str]) -> None:
@@ -222,7 +228,8 @@ def folder_of(command: options.Training, configs: Mapping[str, TrainConfig]) -> 
         A folder under ``runs``.
     """
     name = next(iter(configs)) if isinstance(command, options.Train) else command.preset
-    return Path("runs") / f"{command.task}-{name}-{_digest(configs.values())}"
+    task = "-".join(command.task) if isinstance(command, options.Compare) else command.task
+    return Path("runs") / f"{task}-{name}-{_digest(configs.values())}"
 
 
 def _digest(configs: Iterable[TrainConfig]) -> str:

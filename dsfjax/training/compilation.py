@@ -3,6 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PyTree
 
+from dsfjax._util.ahead import ahead
 from dsfjax.training.block import start, train_block
 from dsfjax.training.layout import SPLIT, WHOLE, Layout
 from dsfjax.training.program import (
@@ -43,9 +45,8 @@ class Compiled(NamedTuple):
     bytes: int
 
 
-@functools.lru_cache(maxsize=32)
 def compile_program(program: Program, where: Layout, *, dropout: bool = False) -> Compiled:
-    """Compile a program, once per process for equal arguments.
+    """Compile a program, once per process for equal arguments, and wait for it.
 
     Args:
         program: What to compile.
@@ -56,6 +57,41 @@ def compile_program(program: Program, where: Layout, *, dropout: bool = False) -
         The compiled computations of a slice. Their memory is that of one carry: a block consumes
         its input.
     """
+    return begin(program, where, dropout=dropout).result()
+
+
+@functools.lru_cache(maxsize=32)
+def begin(program: Program, where: Layout, *, dropout: bool = False) -> Future[Compiled]:
+    """Begin to compile a program: it is traced and lowered now, and compiled by another thread.
+
+    So the next program of a sweep is compiled while one trains.
+
+    Args:
+        program: What to compile.
+        where: Its layout.
+        dropout: Whether members have a dropout rate of their own.
+
+    Returns:
+        What `compile_program` waits for.
+    """
+    return ahead(_lower(program, where, dropout))
+
+
+class _Lowered(NamedTuple):
+    """Both computations, traced; ``seconds`` of work on this thread went into it."""
+
+    start: jax.stages.Lowered
+    block: jax.stages.Lowered
+    seconds: float
+
+    def compile(self) -> Compiled:
+        began = time.perf_counter()
+        start, block = self.start.compile(), self.block.compile()
+        seconds = self.seconds + time.perf_counter() - began
+        return Compiled(start, block, seconds, _bytes(block))
+
+
+def _lower(program: Program, where: Layout, dropout: bool) -> _Lowered:
     began = time.perf_counter()
 
     def first(which: Members) -> Carry:
@@ -89,16 +125,15 @@ def compile_program(program: Program, where: Layout, *, dropout: bool = False) -
     carry = _with_sharding(template(program, where.slice_size, dropout=dropout), carry_sharding)
     total_steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     start_jit = jax.jit(where.split(first, SPLIT, _CARRY), out_shardings=carry_sharding)
-    start_compiled = start_jit.lower(which).compile()
     outputs = (carry_sharding, each, carry_sharding._replace(states=None))
     block_jit = jax.jit(with_progress, donate_argnums=1, out_shardings=outputs)
     data = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
         data_of(program.task),
     )
-    block_compiled = block_jit.lower(data, carry, which, total_steps).compile()
-    seconds = time.perf_counter() - began
-    return Compiled(start_compiled, block_compiled, seconds, _bytes(block_compiled))
+    start_lowered = start_jit.lower(which)
+    block_lowered = block_jit.lower(data, carry, which, total_steps)
+    return _Lowered(start_lowered, block_lowered, time.perf_counter() - began)
 
 
 def template(program: Program, num_members: int, *, dropout: bool = False) -> Carry:

@@ -10,6 +10,7 @@ One program that is to span several hosts needs no launcher of its own: after
 all of them.
 """
 
+import contextlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,11 +20,11 @@ import jax
 
 from dsfjax.training import folder as run_folder
 from dsfjax.training import hosts
-from dsfjax.training.config import TrainConfig
+from dsfjax.training.config import TrainConfig, from_json, to_json
 from dsfjax.training.folder import RunError, read_metrics
 from dsfjax.training.layout import reserve
 from dsfjax.training.memory import MemoryShortage
-from dsfjax.training.run import Listener, Resources, attempt
+from dsfjax.training.run import Listener, Resources, attempt, prepare
 
 Launcher = Callable[
     [Mapping[str, TrainConfig], Path, Listener, Resources, bool],
@@ -38,7 +39,7 @@ def here(
     resources: Resources,
     retry: bool = False,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run one program after another in this process.
+    """Run one program after another in this process; the next is compiled while one trains.
 
     A program that another process is running is put off; when only such are left, it is waited
     for.
@@ -56,7 +57,11 @@ def here(
     pending, wait = list(configs), False
     while pending:
         busy = []
-        for name in pending:
+        for place, name in enumerate(pending):
+            # What cannot be compiled says so when its own turn comes.
+            with contextlib.suppress(Exception):
+                for following in pending[place : place + 2]:
+                    prepare(configs[following], folder / following, resources)
             result = _outcome(
                 configs[name],
                 folder / name,
@@ -151,7 +156,7 @@ def on_ray(
     task = ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus, max_retries=max_retries)(_task)
     where = folder.absolute()
     pending = {
-        task.remote(config, where / name, name, resources, retry): name
+        task.remote(to_json(config), where / name, name, resources, retry): name
         for name, config in configs.items()
     }
     seen: dict[str, int] = {}
@@ -175,9 +180,9 @@ def on_ray(
             yield name, result
 
 
-def _task(
-    config: TrainConfig, path: Path, name: str, resources: Resources, retry: bool
-) -> dict[str, Any]:
+def _task(text: str, path: Path, name: str, resources: Resources, retry: bool) -> dict[str, Any]:
+    # As text, since a pickled config would need the modules that it names before they are imported.
+    config = from_json(text)
     reserve(resources.num_devices)
     quiet = Listener()
     result = _outcome(

@@ -49,10 +49,10 @@ from jaxtyping import PyTree
 from dsfjax import nn
 from dsfjax.training import checkpoint, environment, files, hosts, loop, probes, program, record
 from dsfjax.training import folder as run_folder
-from dsfjax.training.compilation import compile_program, template
+from dsfjax.training.compilation import begin, compile_program, template
 from dsfjax.training.config import TrainConfig
 from dsfjax.training.folder import RunError, read_metrics
-from dsfjax.training.layout import Device, Layout
+from dsfjax.training.layout import Device, Layout, layout
 from dsfjax.training.memory import budget, fit
 
 # One Model per config, as programs are told apart by the functions of their model.
@@ -200,6 +200,21 @@ def attempt(
             result = _run(config, plan, folder, name, listener, resources)
         listener.finished(name, result)
         return result
+
+
+def prepare(config: TrainConfig, run_dir: Path | str, resources: Resources = EVERYTHING) -> None:
+    """Begin to compile what a run will need, unless it is finished; other threads go on with it.
+
+    Args:
+        config: What will be trained.
+        run_dir: Its folder.
+        resources: What it may use.
+    """
+    if not (Path(run_dir) / "result.json").exists():
+        plan, devices = program_of(config), resources.devices()
+        at_most, size = resources.at_most, config.batch_size
+        where = layout(len(config.members), devices, at_most=at_most, batch_size=size)
+        begin(plan, where, dropout=bool(config.dropouts))
 
 
 def _run(
