@@ -28,6 +28,10 @@ from dsfjax.training.program import (
 _CARRY: Any = Carry(*([SPLIT] * len(Carry._fields)))._replace(step=WHOLE)  # type: ignore
 
 
+# The start runs once and is a fifth of the compiler's work, most of it on random numbers.
+ONCE = {"xla_backend_optimization_level": 0}
+
+
 class Compiled(NamedTuple):
     """The two computations of a program, compiled for a slice of its members.
 
@@ -86,7 +90,7 @@ class _Lowered(NamedTuple):
 
     def compile(self) -> Compiled:
         began = time.perf_counter()
-        start, block = self.start.compile(), self.block.compile()
+        start, block = self.start.compile(ONCE), self.block.compile()
         seconds = self.seconds + time.perf_counter() - began
         return Compiled(start, block, seconds, _bytes(block))
 
