@@ -1,5 +1,5 @@
 # Every target prepares what it needs: a fresh clone with Python >= 3.11 and make is enough.
-#   make demo       train and compare every mixer on associative recall; writes report/index.html
+#   make demo       train and compare every mixer on recall and on digits; writes report/index.html
 #   make test       tests and doctests, without those marked slow
 #   make test-all   all tests, the slow ones included
 #   make lint       ruff and pyright
@@ -25,7 +25,7 @@ BENCH := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 $(VENV)/bin/dsfja
 .PHONY: demo test test-all lint bench bench-all experiments notebooks clean
 
 demo: $(VENV)/.cli-stamp
-	$(VENV)/bin/dsfjax compare mqar --preset demo --run-dir runs/demo --report report
+	$(VENV)/bin/dsfjax compare mqar digits --preset demo --quick-compile --run-dir runs/demo --report report
 
 experiments: $(VENV)/.cli-stamp
 	$(PY) -m experiments --scale small

@@ -113,6 +113,8 @@ class Training(Command):
         float | None, tyro.conf.arg(metavar="GIB", help_behavior_hint="(default: 80 %)")
     ] = None
     """Memory to use of each device; members that do not fit at once take turns."""
+    quick_compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Compile with few optimisations: for runs that take less time than their compilation."""
     run_dir: RunDir = None
     """Folder of the run. The same command on the same folder goes on where it stopped."""
 

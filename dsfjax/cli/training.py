@@ -151,7 +151,7 @@ def resources_of(command: options.Training) -> Resources:
     if command.memory is not None and command.memory <= 0:
         raise ValueError(f"expected --memory > 0 GiB, got {command.memory:g}")
     memory = None if command.memory is None else math.ceil(command.memory * 2**30)
-    return Resources(command.devices, memory)
+    return Resources(command.devices, memory, quick_compile=command.quick_compile)
 
 
 def reserve_devices(number: int | None) -> None:

@@ -4,6 +4,7 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
@@ -28,8 +29,13 @@ from dsfjax.training.program import (
 _CARRY: Any = Carry(*([SPLIT] * len(Carry._fields)))._replace(step=WHOLE)  # type: ignore
 
 
-# The start runs once and is a fifth of the compiler's work, most of it on random numbers.
-ONCE = {"xla_backend_optimization_level": 0}
+# What the compiler may leave out where a program runs less long than it compiles. The start runs
+# once; a block at level 0 takes several times as long as at level 1, which costs little. Later
+# releases have other names for the last two, and an unknown one is an error.
+QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 1}
+if version("jaxlib").startswith("0.10."):
+    QUICK |= {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+ONCE = QUICK | {"xla_backend_optimization_level": 0}
 
 
 class Compiled(NamedTuple):
@@ -87,10 +93,12 @@ class _Lowered(NamedTuple):
     start: jax.stages.Lowered
     block: jax.stages.Lowered
     seconds: float
+    quick: bool
 
     def compile(self) -> Compiled:
         began = time.perf_counter()
-        start, block = self.start.compile(ONCE), self.block.compile()
+        start = self.start.compile(ONCE)
+        block = self.block.compile(QUICK if self.quick else None)
         seconds = self.seconds + time.perf_counter() - began
         return Compiled(start, block, seconds, _bytes(block))
 
@@ -137,7 +145,7 @@ def _lower(program: Program, where: Layout, dropout: bool) -> _Lowered:
     )
     start_lowered = start_jit.lower(which)
     block_lowered = block_jit.lower(data, carry, which, total_steps)
-    return _Lowered(start_lowered, block_lowered, time.perf_counter() - began)
+    return _Lowered(start_lowered, block_lowered, time.perf_counter() - began, where.quick)
 
 
 def template(program: Program, num_members: int, *, dropout: bool = False) -> Carry:

@@ -36,6 +36,7 @@ class Layout(NamedTuple):
         devices: The devices, each group of ``share`` with an equal part of a slice.
         width: Members of a device that are one ``jax.vmap``; the next follow when these are done.
         share: Devices that have the same members and divide the examples of a batch.
+        quick: Compile with few optimisations: for a program that runs less long than it compiles.
     """
 
     num_members: int
@@ -43,6 +44,7 @@ class Layout(NamedTuple):
     devices: tuple[Device, ...]
     width: int
     share: int = 1
+    quick: bool = False
 
     @property
     def num_groups(self) -> int:
@@ -122,6 +124,7 @@ def layout(
     at_most: int | None = None,
     width: int | None = None,
     batch_size: int = 1,
+    quick: bool = False,
 ) -> Layout:
     """The layout with the fewest slices, and those as small as can be.
 
@@ -134,6 +137,7 @@ def layout(
         width: Members of a device that are one ``jax.vmap``, a divisor of its part of a slice; None
             for one on a CPU, all on accelerators.
         batch_size: Examples of a batch, which devices that would have no member divide evenly.
+        quick: Compile with few optimisations.
 
     Returns:
         The layout.
@@ -164,7 +168,7 @@ def layout(
         width = 1 if used[0].platform == "cpu" else per_device
     if width < 1 or per_device % width:
         raise ValueError(f"expected a width that divides {per_device} members, got {width}")
-    return Layout(num_members, per_device * groups, used, width, share)
+    return Layout(num_members, per_device * groups, used, width, share, quick)
 
 
 def reserve(num_devices: int | None) -> None:

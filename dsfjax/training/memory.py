@@ -23,6 +23,7 @@ def fit(
     memory: int,
     at_most: int | None = None,
     dropout: bool = False,
+    quick: bool = False,
 ) -> Layout:
     """The layout with as many members at once as fit into memory.
 
@@ -36,6 +37,7 @@ def fit(
         memory: Bytes that it may take on each device.
         at_most: How many members may be computed at once, whatever fits; None for no such limit.
         dropout: Whether members have a dropout rate of their own.
+        quick: Compile with few optimisations.
 
     Returns:
         The layout, whose program is compiled now.
@@ -43,7 +45,8 @@ def fit(
     Raises:
         MemoryShortage: If not even one member per device fits.
     """
-    where = layout(num_members, devices, at_most=at_most, batch_size=program.batch_size)
+    size = program.batch_size
+    where = layout(num_members, devices, at_most=at_most, batch_size=size, quick=quick)
     while True:
         needed = compile_program(program, where, dropout=dropout).bytes
         needed += _parked(program, where, dropout)
@@ -61,7 +64,8 @@ def fit(
             num_members,
             devices,
             at_most=fewer * where.num_groups,
-            batch_size=program.batch_size,
+            batch_size=size,
+            quick=quick,
         )
 
 

@@ -85,11 +85,13 @@ class Resources(NamedTuple):
         num_devices: How many devices of each process; None for all that JAX has.
         memory: Bytes on each device; None for 80 % of what it has.
         at_most: Members computed at once, at most; None for all that fit.
+        quick_compile: Compile with few optimisations: for runs of seconds.
     """
 
     num_devices: int | None = None
     memory: int | None = None
     at_most: int | None = None
+    quick_compile: bool = False
 
     def devices(self) -> Sequence[Device]:
         """The devices.
@@ -213,7 +215,13 @@ def prepare(config: TrainConfig, run_dir: Path | str, resources: Resources = EVE
     if not (Path(run_dir) / "result.json").exists():
         plan, devices = program_of(config), resources.devices()
         at_most, size = resources.at_most, config.batch_size
-        where = layout(len(config.members), devices, at_most=at_most, batch_size=size)
+        where = layout(
+            len(config.members),
+            devices,
+            at_most=at_most,
+            batch_size=size,
+            quick=resources.quick_compile,
+        )
         begin(plan, where, dropout=bool(config.dropouts))
 
 
@@ -230,7 +238,15 @@ def _run(
     lines, carry = _resume(folder, config, shapes)
     devices = resources.devices()
     memory = hosts.agree(lambda: resources.memory or budget(devices))
-    where = fit(plan, size, devices, memory=memory, at_most=resources.at_most, dropout=dropout)
+    where = fit(
+        plan,
+        size,
+        devices,
+        memory=memory,
+        at_most=resources.at_most,
+        dropout=dropout,
+        quick=resources.quick_compile,
+    )
     listener.compiled(name, where)
     progress = None if carry is None else carry._replace(states=None)  # type: ignore[arg-type]
     blocks = loop.run(plan, program.members(config.members), config.steps, carry, where=where)
