@@ -138,8 +138,8 @@ def tokens_per_second(config: TrainConfig, steps: Sequence[int], seconds: float)
 
     Examples:
         >>> from dsfjax.nn import ModelConfig
-        >>> from dsfjax.tasks.mqar import MQARConfig
-        >>> task = MQARConfig(vocab_size=32, seq_len=16)
+        >>> from dsfjax import tasks
+        >>> task = tasks.get(tasks.names()[0], vocab_size=32, seq_len=16)
         >>> config = TrainConfig(task, ModelConfig("ssd", vocab_size=32), batch_size=8)
         >>> tokens_per_second(config, [24, 4], 2.0)  # the second member stopped after 4 steps
         1792.0

@@ -208,7 +208,7 @@ def test_presets_give_a_config_per_mixer() -> None:
     demo = presets.configs("demo", "mqar")
     assert tuple(demo) == presets.PAPER_MIXERS
     assert all(config.model.mixer == mixer for mixer, config in demo.items())
-    assert {config.task for config in demo.values()} == {TASK}
+    assert {config.task.seq_len for config in demo.values()} == {16}
 
 
 def test_preset_of_the_task_with_fields_of_a_mixer(monkeypatch: pytest.MonkeyPatch) -> None:

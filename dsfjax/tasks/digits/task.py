@@ -52,7 +52,19 @@ class Digits(Resident):
     vocab_size = NUM_VALUES
     num_classes = NUM_CLASSES
 
-    presets: ClassVar = {"demo": Preset(settings={"eval_examples": NUM_HELD_OUT})}
+    presets: ClassVar = {
+        "demo": Preset(
+            settings={
+                "eval_examples": NUM_HELD_OUT,
+                "steps": 400,
+                "eval_every": 50,
+                "learning_rates": (5e-3,),
+                "stop_at": 0.97,
+            },
+            # Those that differ most on it in the time there is.
+            mixers=("softmax_attention", "linear_attention", "ssd", "qlstm", "rg_lru"),
+        )
+    }
 
     def arrays(self, split: str) -> PyTree:
         """Images and labels."""

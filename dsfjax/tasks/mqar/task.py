@@ -61,7 +61,18 @@ Use num_kv_pairs=16 or seq_len=80.
     )
 
     presets: ClassVar = {
-        "demo": Preset(settings={"vocab_size": 64, "seq_len": 32, "num_kv_pairs": 4}),
+        # Small enough for a model of one number per channel to learn some of it within the steps.
+        "demo": Preset(
+            settings={
+                "vocab_size": 20,
+                "seq_len": 16,
+                "num_kv_pairs": 3,
+                "steps": 800,
+                "eval_examples": 256,
+                "learning_rates": (8e-3,),
+                "stop_at": 0.99,
+            }
+        ),
         "smoke": Preset(settings={"vocab_size": 32, "seq_len": 16, "num_kv_pairs": 2}),
     }
 
