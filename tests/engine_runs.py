@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax import System, scan, step
-from dsfjax.engines.scan import METHODS, Method
+from dsfjax.engines.scan import Method
+from dsfjax.engines.scan import methods as methods_of
 from tests import systems_zoo as zoo
 
 # Hundreds of tiny programs: here the compiler is what costs.
@@ -32,14 +33,14 @@ def compiled(f: Callable[..., Any], **static: Any) -> Callable[..., Any]:
 compiled_step = compiled(step)
 
 
-def methods(system: System) -> tuple[Method, ...]:
-    return METHODS[type(system.A)]  # type: ignore[return-value]
+def methods(system: System, *, states: bool = False) -> tuple[Method, ...]:
+    return methods_of(system, states=states)  # type: ignore[return-value]
 
 
 def _run_all(system: System, u: Array, h0: Array | None = None, *, reverse=False, states=False):
     return {
         method: scan(system, u, h0, method=method, reverse=reverse, return_states=states)
-        for method in methods(system)
+        for method in methods(system, states=states)
     }
 
 

@@ -11,6 +11,7 @@ from dsfjax import (
     DiagonalPlusLowRank,
     Factored,
     GivenNormalizer,
+    InnerOutput,
     KernelSystem,
     OuterInput,
     Scalar,
@@ -38,31 +39,54 @@ def of_head(x: np.ndarray, h: int, num_heads: int) -> np.ndarray:
     return x[h // (num_heads // x.shape[0])]
 
 
+def decay(A: Any, log_a: np.ndarray, t: int) -> np.ndarray:
+    """a_t from its logarithm of step t and the sign, where the transition has one."""
+    a = np.exp(log_a)
+    return a if getattr(A, "sign", None) is None else np.sign(at(A.sign, t).astype(float)) * a
+
+
 def transition(A: Any, t: int, h: np.ndarray) -> np.ndarray:
     """A_t h."""
-    out = np.zeros_like(h)
-    for i in range(len(h)):
+    heads, out = len(h), np.zeros_like(h)
+    for i in range(heads):
         if isinstance(A, Scalar):
-            out[i] = np.exp(at(A.log_a, t)[i]) * h[i]
+            out[i] = decay(A, at(A.log_a, t), t)[i] * h[i]
         elif isinstance(A, Dense):
-            m = at(A.matrix, t)
+            m = at(A.array, t)
             out[i] = (m if m.ndim == 2 else m[i]) @ h[i]
         elif isinstance(A, DiagonalPlusLowRank):
-            w, z = at(A.w, t)[i], at(A.z, t)[i]
-            out[i] = np.exp(at(A.log_a, t)[i])[:, None] * h[i] - w @ (z.T @ h[i])
+            w, z = (of_head(at(x, t), i, heads) for x in (A.w, A.z))
+            out[i] = decay(A, at(A.log_a, t), t)[i][:, None] * h[i] - w @ (z.T @ h[i])
         elif isinstance(A.log_a, Factored):
-            out[i] = np.exp(at(A.log_a.step, t)[i] * np.asarray(A.log_a.rate)[i]) * h[i]
+            log_a = at(A.log_a.step, t)[:, None, :] * np.asarray(A.log_a.rate)
+            out[i] = decay(A, log_a, t)[i] * h[i]
         else:
-            out[i] = np.exp(at(A.log_a, t)[i]) * h[i]
+            out[i] = decay(A, at(A.log_a, t), t)[i] * h[i]
     return out
 
 
 def values(system: System, u: np.ndarray, t: int) -> np.ndarray:
-    """(W u_t) as (H, p)."""
+    """(W u_t) as (r, H, p), or (H, p) for rank 1."""
     heads, _, p = system.state_shape
     assert isinstance(system.B, OuterInput)
     W = system.B.W
-    return (u[t] if W is None else np.asarray(W) @ u[t]).reshape(heads, p)
+    shape = (heads, p) if system.B.rank == 1 else (system.B.rank, heads, p)
+    return (u[t] if W is None else np.asarray(W) @ u[t]).reshape(shape)
+
+
+def term(x: Any, t: int, k: int, rank: int) -> np.ndarray | None:
+    """Term k of step t of an array (T, …), or (T, r, …) for a rank above 1; None if it is None."""
+    if x is None:
+        return None
+    return at(x, t) if rank == 1 else at(x, t)[k]
+
+
+def scaled_values(system: System, u: np.ndarray, t: int) -> list[np.ndarray]:
+    """s ⊙ v of every term, (H, p) each."""
+    B, heads = system.B, system.num_heads
+    terms = values(system, u, t).reshape(B.rank, heads, -1)  # type: ignore[union-attr]
+    scales = [term(B.scale, t, k, B.rank) for k in range(B.rank)]  # type: ignore[union-attr]
+    return [x if s is None else s * x for x, s in zip(terms, scales, strict=True)]
 
 
 def forcing(system: System, u: np.ndarray, t: int) -> np.ndarray:
@@ -70,39 +94,61 @@ def forcing(system: System, u: np.ndarray, t: int) -> np.ndarray:
     heads, n, p = system.state_shape
     B = system.B
     if isinstance(B, DenseInput):
-        return (at(B.matrix, t) @ u[t]).reshape(heads, n, p)
-    x = values(system, u, t)
-    if B.scale is not None:
-        x = at(B.scale, t) * x
-    if isinstance(system.eta, SummedNormalizer):
-        x = np.concatenate([x, np.ones((heads, 1))], axis=1)
-    b = np.ones((1, 1)) if B.b is None else at(B.b, t)
-    return np.stack([np.outer(of_head(b, i, heads), x[i]) for i in range(heads)])
+        return (at(B.array, t) @ u[t]).reshape(heads, n, p)
+    assert isinstance(B, OuterInput)
+    total = 0
+    for k, x in enumerate(scaled_values(system, u, t)):
+        if isinstance(system.eta, SummedNormalizer):
+            x = np.concatenate([x, np.ones((heads, 1))], axis=1)
+        b = term(B.b, t, k, B.rank)
+        b = np.ones((1, 1)) if b is None else b
+        total = total + np.stack([np.outer(of_head(b, i, heads), x[i]) for i in range(heads)])
+    return total  # type: ignore[return-value]
 
 
-def output(system: System, u: np.ndarray, t: int, h: np.ndarray) -> np.ndarray:
-    """C_t h / η_t + D_t u_t."""
+def normalizer(eta: SummedNormalizer, s: np.ndarray, t: int) -> np.ndarray:
+    """η_t per head from c_tᵀ z_t."""
+    s = s if eta.bonus is None else s + at(eta.bonus, t)
+    s = np.abs(s) if eta.modulus else s
+    s = s if eta.floor is None else np.maximum(s, at(eta.floor, t))
+    return s if eta.epsilon is None else s + at(eta.epsilon, t)
+
+
+def read(system: System, u: np.ndarray, t: int, h: np.ndarray) -> np.ndarray:
+    """C_t h / η_t, flat."""
     heads, _, p = system.state_shape
     C = system.C
     pairs = 2 if C.conjugate_pairs and system.is_complex else 1
     if isinstance(C, DenseOutput):
-        y = pairs * np.real(at(C.matrix, t) @ h.reshape(-1))
-    else:
-        c = np.ones((1, 1)) if C.c is None else at(C.c, t)
-        s = pairs * np.real(np.stack([of_head(c, i, heads) @ h[i] for i in range(heads)]))
+        return pairs * np.real(at(C.array, t) @ h.reshape(-1))
+    assert isinstance(C, InnerOutput)
+    rows = []
+    for k in range(C.rank):
+        c = term(C.c, t, k, C.rank)
+        c = np.ones((1, 1)) if c is None else c
+        of = [h[i] if C.over == "n" else h[i].T for i in range(heads)]
+        s = pairs * np.real(np.stack([of_head(c, i, heads) @ of[i] for i in range(heads)]))
         if isinstance(system.eta, SummedNormalizer):
-            s = s[:, :p] / s[:, p:]
+            eta = normalizer(system.eta, s[:, p], t)[:, None]
+            s = s[:, :p]
+            if system.eta.bonus is not None:
+                s = s + at(system.eta.bonus, t)[:, None] * scaled_values(system, u, t)[0]
+            s = s / eta
         elif isinstance(system.eta, GivenNormalizer):
             s = s / np.exp(at(system.eta.log_eta, t))[:, None]
-        if C.gate is not None:
-            s = at(C.gate, t) * s
-        y = s.reshape(-1)
-    D = system.D
+        gate = term(C.gate, t, k, C.rank)
+        rows.append(s if gate is None else gate * s)
+    return np.stack(rows).reshape(-1)
+
+
+def output(system: System, u: np.ndarray, t: int, h: np.ndarray) -> np.ndarray:
+    """C_t h / η_t + D_t u_t; h is the state after or before the update, as C reads it."""
+    y, D = read(system, u, t, h), system.D
     if isinstance(D, TokenSkip):
         return y + at(D.d, t) * u[t]
     if isinstance(D, ValueSkip):
         return y + (at(D.d, t) * values(system, u, t)).reshape(-1)
-    return y if D is None else y + at(D.matrix, t) @ u[t]
+    return y if D is None else y + at(D.array, t) @ u[t]
 
 
 def run(system: System, u: Any, h0: Any = None, *, reverse: bool = False) -> Run:
@@ -117,8 +163,9 @@ def run(system: System, u: Any, h0: Any = None, *, reverse: bool = False) -> Run
         # A reset at t separates t − 1 from t, whichever way one comes.
         if (t + 1 < len(u) and reset[t + 1]) if reverse else reset[t]:
             h = np.zeros_like(h)
+        before = h
         h = transition(system.A, t, h) + forcing(system, u, t)
-        states[t], y[t] = h, output(system, u, t, h)
+        states[t], y[t] = h, output(system, u, t, before if system.C.before_update else h)
     return Run(y, h, states)
 
 

@@ -30,8 +30,7 @@ from dsfjax import (
     TokenSkip,
     ValueSkip,
 )
-from dsfjax.core import DenseSkip
-from dsfjax.core.transitions import Transition
+from dsfjax.core import DenseSkip, Transition
 
 H, N, P, D = 2, 3, 4, 5  # heads, state expansion, value channels, token width
 SHAPE = (H, N, P)
@@ -296,6 +295,83 @@ def dense_complex(g: Draw) -> System:
     return _with(g, A, C=InnerOutput(g.complex(g.length, H, N), None, True))
 
 
+def _signs(g: Draw, *shape: int) -> Array:
+    """About a third negative."""
+    return jnp.where(g.uniform(0, 1, *shape) < 0.35, -1.0, 1.0)
+
+
+def _ranked(g: Draw, **static: Any) -> dict[str, Any]:
+    """Three writes and two reads per step, in groups, with scales, gates and a value map."""
+    scale, W = g.normal(g.length, 3, H, P), g.normal(3 * H * P, D)
+    gate = g.normal(g.length, 2, H, 1)
+    B = OuterInput(g.normal(g.length, 3, 1, N), scale, W, 3)
+    C = InnerOutput(g.normal(g.length, 2, H, N), gate, rank=2, **static)
+    return dict(B=B, C=C, D=DenseSkip(g.normal(1, 2 * H * P, D)))
+
+
+def scalar_ranked(g: Draw) -> System:
+    """Rank-3 input, rank-2 output that reads before the update, decays of either sign."""
+    A = Scalar(g.log_decay(g.length, H), _signs(g, g.length, H))
+    return _with(g, A, **_ranked(g, before_update=True))
+
+
+def low_rank_ranked(g: Draw) -> System:
+    """Rank-3 input, rank-2 output, groups of W and Z, signs, before the update."""
+    w, z = (0.4 * g.contraction(g.length, groups, N, 2) for groups in (1, H))
+    A = DiagonalPlusLowRank(-g.positive(g.length, H, N), w, z, _signs(g, g.length, H, 1))
+    return _with(g, A, **_ranked(g, before_update=True))
+
+
+def diagonal_ranked(g: Draw) -> System:
+    """The same around a full diagonal, which runs step by step."""
+    A = Diagonal(g.log_decay(g.length, H, N, P), _signs(g, g.length, H, N, P))
+    return _with(g, A, **_ranked(g))
+
+
+def diagonal_signed(g: Draw) -> System:
+    """A factored decay with a sign per state, read before the update."""
+    A = Diagonal.factored(g.positive(g.length, H, P), g.log_decay(H, N, P))
+    A = dataclasses.replace(A, sign=_signs(g, 1, H, N, 1))
+    c, gate = g.normal(g.length, H, N), g.normal(g.length, H, P)
+    return _with(g, A, C=InnerOutput(c, gate, before_update=True))
+
+
+def over_channels(g: Draw) -> System:
+    """The value axis is contracted: low rank on n, and outputs (H, n)."""
+    w, z = (0.4 * g.contraction(g.length, H, N, 1) for _ in range(2))
+    A = DiagonalPlusLowRank(-g.positive(g.length, H, N), w, z)
+    C = InnerOutput(g.normal(g.length, H, P), g.normal(g.length, H, N), over="p")
+    return _with(g, A, C=C, D=None)
+
+
+def scalar_over_channels(g: Draw) -> System:
+    C = InnerOutput(g.normal(g.length, 1, P), over="p", before_update=True)
+    return _with(g, Scalar(g.log_decay(g.length, H)), C=C, D=None)
+
+
+def scalar_floor(g: Draw) -> System:
+    """A normaliser with modulus, floor and epsilon, as mLSTM has."""
+    eta = SummedNormalizer(g.positive(g.length, H), True, 1e-2)
+    return _with(g, Scalar(g.log_decay(g.length, H)), eta=eta)
+
+
+def scalar_bonus(g: Draw) -> System:
+    """The present value on top of the state before it, as RWKV-4 has."""
+    parts = _positive_maps(g, 1)
+    C = InnerOutput(parts["C"].c, g.normal(g.length, H, P), before_update=True)
+    eta = SummedNormalizer(bonus=g.positive(g.length, H))
+    return _with(g, Scalar(g.log_decay(g.length, H)), B=parts["B"], C=C, eta=eta)
+
+
+def gated_bonus(g: Draw) -> System:
+    """The same with one state per head and channel."""
+    B, scale = OuterInput(g.positive(g.length, 2, 1)), g.normal(g.length, 2, 1)
+    B = dataclasses.replace(B, scale=scale)
+    C, eta = InnerOutput(before_update=True), SummedNormalizer(bonus=g.positive(1, 2))
+    A = Scalar(g.log_decay(g.length, 2))
+    return System(A, B, C, None, eta, g.reset(), state_shape=(2, 1, 3))
+
+
 Builder = Callable[[Draw], System]
 STRUCTURES: tuple[Builder, ...] = (
     scalar,
@@ -314,6 +390,10 @@ STRUCTURES: tuple[Builder, ...] = (
     low_rank,
     dense,
     dense_maps,
+    scalar_ranked,
+    low_rank_ranked,
+    diagonal_signed,
+    scalar_floor,
 )
 # The same structures with other parts around them: what differs is before and after the engine.
 VARIANTS: tuple[Builder, ...] = (
@@ -336,6 +416,11 @@ VARIANTS: tuple[Builder, ...] = (
     low_rank_constant,
     dense_shared,
     dense_complex,
+    diagonal_ranked,
+    over_channels,
+    scalar_over_channels,
+    scalar_bonus,
+    gated_bonus,
 )
 BUILDERS = {build.__name__: build for build in STRUCTURES + VARIANTS}
 NAMES = tuple(BUILDERS)

@@ -3,27 +3,26 @@ r"""How old what is read is: the mean distance at which the kernel Φ reads."""
 from __future__ import annotations
 
 import dataclasses
+from functools import singledispatch
+from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from dsfjax.analysis.normalizer import num_steps
+from dsfjax.analysis.normalizer import has_finite_state, num_output_heads
 from dsfjax.analysis.rows import kernel_rows, map_rows, on_values
 from dsfjax.core import (
-    Dense,
     DenseInput,
     DenseOutput,
-    Diagonal,
-    DiagonalPlusLowRank,
-    Factored,
+    Elementwise,
     InnerOutput,
+    InputMap,
     KernelSystem,
     OuterInput,
-    Scalar,
+    OutputMap,
     System,
+    steps,
 )
-from dsfjax.core.dtypes import real_dtype, state_dtype
 from dsfjax.engines import scan
 
 _ROWS = 16  # rows of Φ that are held at once
@@ -67,21 +66,20 @@ def mean_age(system: System | KernelSystem, *, length: int | None = None) -> Flo
         >>> [round(x, 3) for x in mean_age(s, length=30)[jnp.array([0, 1, 29]), 0, 0].tolist()]
         [0.0, 0.333, 1.0]
     """
-    steps = num_steps("mean_age", system, length)
-    if isinstance(system, System):
-        system = dataclasses.replace(system, eta=None, D=None)
-        if isinstance(system.C, InnerOutput):
-            system = dataclasses.replace(system, C=InnerOutput(system.C.c))
-        if isinstance(system.A, Dense | DiagonalPlusLowRank):
-            return _by_rows(system, steps)
-    heads, dtype = _num_heads(system), _real_dtype(system)
+    length = steps(system, length, owner="mean_age")
+    if has_finite_state(system):
+        C = _without_gate(system.C)
+        system = dataclasses.replace(system, C=C, eta=None, D=None)
+        if not system.A.is_diagonal:
+            return _by_rows(system, length)
+    heads, dtype = num_output_heads(system), system.real_dtype
     positive = _positive(system)
-    position = jnp.arange(steps).astype(dtype)[:, None]
-    tokens = jnp.broadcast_to(position, (steps, positive.token_width))
+    position = jnp.arange(length).astype(dtype)[:, None]
+    tokens = jnp.broadcast_to(position, (length, positive.token_width))
     weight, weighted = (scan(positive, u)[0] for u in (jnp.ones_like(tokens), tokens))
     read = weight > 0
     mean = jnp.where(read, weighted / jnp.where(read, weight, 1), jnp.nan)
-    return (position - mean).reshape(steps, heads, -1)
+    return (position - mean).reshape(length, heads, -1)
 
 
 def _by_rows(system: System, steps: int) -> Array:
@@ -97,46 +95,59 @@ def _by_rows(system: System, steps: int) -> Array:
     return map_rows(age, steps, _ROWS)
 
 
-def _positive(system: System | KernelSystem) -> System | KernelSystem:
+@singledispatch
+def _positive(system: Any) -> System | KernelSystem:
     """The system of the moduli of all entries, on values."""
-    if isinstance(system, KernelSystem):
-        return dataclasses.replace(system, W=None, num_channels=1)
-    if isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput):
+    raise TypeError(f"mean_age: expected a System or KernelSystem, got {type(system).__name__}.")
+
+
+@_positive.register
+def _(system: KernelSystem) -> KernelSystem:
+    return dataclasses.replace(system, W=None, num_channels=1)
+
+
+@_positive.register
+def _(system: System) -> System:
+    A = system.A
+    assert isinstance(A, Elementwise)
+    if system.acts_on_values:
         system = on_values("mean_age", system)
-    A, B, C = system.A, system.B, system.C
-    assert isinstance(A, Scalar | Diagonal)
-    B = OuterInput(_abs(B.b), _abs(B.scale)) if isinstance(B, OuterInput) else _row_sums(B)
-    C = InnerOutput(_abs(C.c)) if isinstance(C, InnerOutput) else DenseOutput(jnp.abs(C.matrix))
-    return System(_modulus(A), B, C, reset=system.reset, state_shape=system.state_shape)
+    shape = system.state_shape
+    return dataclasses.replace(
+        system, A=A.modulus(), B=_abs_input(system.B, shape), C=_abs_output(system.C, shape)
+    )
 
 
-def _num_heads(system: System | KernelSystem) -> int:
-    if isinstance(system, KernelSystem):
-        return system.num_heads
-    return 1 if isinstance(system.C, DenseOutput) else system.state_shape[0]
+@singledispatch
+def _without_gate(C: OutputMap) -> OutputMap:
+    return C
 
 
-def _modulus(A: Scalar | Diagonal) -> Scalar | Diagonal:
-    if isinstance(A, Scalar):
-        return Scalar(A.log_a.real)
-    if not isinstance(A.log_a, Factored):
-        return Diagonal(A.log_a.real)
-    step, rate = A.log_a.step, A.log_a.rate
-    if jnp.iscomplexobj(step):
-        return Diagonal(A.log_decay().real)
-    return Diagonal.factored(step, rate.real)
+@_without_gate.register
+def _(C: InnerOutput) -> OutputMap:
+    return C.with_arrays(C.c, None)
+
+
+@singledispatch
+def _abs_input(B: InputMap, shape: tuple[int, int, int]) -> InputMap:
+    """Every token entry weighs the same, so one column carries them all."""
+    return DenseInput(jnp.abs(B.matrix(shape)).sum(axis=2, keepdims=True))
+
+
+@_abs_input.register
+def _(B: OuterInput, shape: tuple[int, int, int]) -> InputMap:
+    return dataclasses.replace(B, b=_abs(B.b), scale=_abs(B.scale))
+
+
+@singledispatch
+def _abs_output(C: OutputMap, shape: tuple[int, int, int]) -> OutputMap:
+    return DenseOutput(jnp.abs(C.matrix(shape)), before_update=C.before_update)
+
+
+@_abs_output.register
+def _(C: InnerOutput, shape: tuple[int, int, int]) -> OutputMap:
+    return dataclasses.replace(C, c=_abs(C.c), conjugate_pairs=False)
 
 
 def _abs(x: Array | None) -> Array | None:
     return None if x is None else jnp.abs(x)
-
-
-def _row_sums(B: DenseInput) -> DenseInput:
-    """Every token entry weighs the same, so one column carries them all."""
-    return DenseInput(jnp.abs(B.matrix).sum(axis=2, keepdims=True))
-
-
-def _real_dtype(system: System | KernelSystem) -> np.dtype:
-    if isinstance(system, KernelSystem):
-        return state_dtype(system.q.dtype)
-    return real_dtype(system.dtype)

@@ -8,27 +8,16 @@ A dense B or C joins everything, and the whole state is one block.
 
 from __future__ import annotations
 
-from functools import partial
+import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.analysis.normalizer import finite, normalized, num_steps
+from dsfjax.analysis.normalizer import finite, normalized
 from dsfjax.analysis.rows import on_values
-from dsfjax.core import (
-    Dense,
-    DenseInput,
-    DenseOutput,
-    DiagonalPlusLowRank,
-    InnerOutput,
-    KernelSystem,
-    OuterInput,
-    System,
-)
-from dsfjax.core.dense import matrices
-from dsfjax.core.maps import to_heads
+from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System, steps
 from dsfjax.core.pytree import pytree, static
+from dsfjax.core.transitions import to_heads
 
 
 @pytree
@@ -41,8 +30,10 @@ class Blocks:
     Attributes:
         A: Eigenvalues (T, H, c, n) of a diagonal transition, or matrices (T, H, c or 1, n, n); zero
             at resets.
-        B: (T, H, c, n, m): m = 1 value channel, or the d tokens of the whole state.
-        C: (T, H, c, r, n): r = 1, or the d_out outputs of the whole state.
+        B: (T, H, c, n, m): m values are written, as many as the rank of the input map, or the d
+            tokens of the whole state.
+        C: (T, H, c, r, n): r inner products, or the d_out outputs of the whole state. Where the
+            output reads the state before the update, that of the step after.
         copies: How many equal blocks each of them stands for.
     """
 
@@ -59,16 +50,20 @@ class Blocks:
 
 def blocks(owner: str, system: System | KernelSystem, length: int | None) -> Blocks:
     """The independent blocks of a system over ``length`` steps (what is constant has T = 1)."""
-    steps = num_steps(owner, system, length)
-    system = normalized(finite(owner, system), length=steps)
-    if is_structured(system):
-        return _of_channels(on_values(owner, system), system.state_shape[2])
-    return _whole(system)
-
-
-def is_structured(system: System) -> bool:
-    """Whether the state falls into blocks, one per value channel."""
-    return isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
+    length = steps(system, length, owner=owner)
+    system = normalized(finite(owner, system), length=length)
+    if system.acts_on_values:
+        found = _of_channels(on_values(owner, system), system.state_shape[2])
+    else:
+        found = _whole(system)
+    if not system.C.before_update:
+        return found
+    # What the state of a step sends to the outputs begins with the step after it.
+    C = found.C
+    if system.length is not None:
+        C = jnp.broadcast_to(C, (length, *C.shape[1:]))
+        C = jnp.concatenate([_cut(C, system.reset)[1:], jnp.zeros_like(C[:1])])
+    return dataclasses.replace(found, C=C)
 
 
 def _of_channels(system: System, p: int) -> Blocks:
@@ -76,48 +71,39 @@ def _of_channels(system: System, p: int) -> Blocks:
     A, B, C, dtype = system.A, system.B, system.C, system.dtype
     assert isinstance(B, OuterInput) and isinstance(C, InnerOutput)
 
-    def outer(vector: Array | None, factor: Array | None) -> Array:
-        """(T, H, c, n) from (T, groups, n) and (T, H, p or 1)."""
-        one = jnp.ones((1, heads, 1), dtype)
+    def outer(rank: int, vector: Array | None, factor: Array | None) -> Array:
+        """(T, H, c, r, n) from (T, r, groups, n) and (T, r, H, p or 1)."""
+        one = jnp.ones((1, rank, heads, 1), dtype)
         vector = one if vector is None else to_heads(vector, heads).astype(dtype)
         factor = one if factor is None else factor.astype(dtype)
-        product = vector[:, :, None, :] * factor[:, :, :, None]
-        return jnp.broadcast_to(product, (product.shape[0], heads, channels, n))
+        product = vector[:, :, :, None, :] * factor[:, :, :, :, None]
+        product = jnp.broadcast_to(product, (product.shape[0], rank, heads, channels, n))
+        return jnp.moveaxis(product, 1, 3)
 
-    if isinstance(A, Dense | DiagonalPlusLowRank):
-        matrices = _matrices(A).astype(dtype)[:, :, None]
-        transition = jnp.broadcast_to(matrices, (matrices.shape[0], heads, 1, n, n))
-    else:
-        transition = jnp.exp(A.log_decay()).astype(dtype).swapaxes(2, 3)
+    if A.is_diagonal:
+        transition = A.decay().astype(dtype).swapaxes(2, 3)  # type: ignore[attr-defined]
         transition = jnp.broadcast_to(transition, (transition.shape[0], heads, channels, n))
+    else:
+        matrices = A.matrix().astype(dtype)[:, :, None]
+        transition = jnp.broadcast_to(matrices, (matrices.shape[0], heads, 1, n, n))
     return Blocks(
         _cut(transition, system.reset),
-        outer(B.b, B.scale)[..., None],
-        outer(C.c, C.gate)[..., None, :],
+        outer(B.rank, B.vectors(), B.scales()).swapaxes(-1, -2),
+        outer(C.rank, C.vectors(), C.gates()),
         copies=p // channels,
     )
 
 
 def _whole(system: System) -> Blocks:
-    if isinstance(system.A, Dense | DiagonalPlusLowRank):
-        transition = _written_out(system, "A")[:, None, None]
+    shape, dtype = system.state_shape, system.dtype
+    if system.A.is_diagonal:
+        transition = system.A.decay().astype(dtype)  # type: ignore[attr-defined]
+        transition = jnp.broadcast_to(transition, (transition.shape[0], *shape))
+        transition = transition.reshape(-1, 1, 1, system.num_states)
     else:
-        transition = jnp.exp(system.A.log_decay()).astype(system.dtype)
-        transition = jnp.broadcast_to(transition, (transition.shape[0], *system.state_shape))
-        transition = _cut(transition.reshape(-1, 1, 1, system.num_states), system.reset)
-    B = system.B.matrix if isinstance(system.B, DenseInput) else _written_out(system, "B")
-    C = system.C.matrix if isinstance(system.C, DenseOutput) else _written_out(system, "C")
-    B, C = (x[:, None, None].astype(system.dtype) for x in (B, C))
-    return Blocks(transition, B, C)
-
-
-@partial(jax.jit, static_argnames="part")  # so that the other matrices are never formed
-def _written_out(system: System, part: str) -> Array:
-    return getattr(matrices(system), part)
-
-
-def _matrices(A: Dense | DiagonalPlusLowRank) -> Array:
-    return A.with_heads() if isinstance(A, Dense) else A.matrix_of_step()
+        transition = system.A.dense(shape).astype(dtype)[:, None, None]
+    B, C = (part.matrix(shape)[:, None, None].astype(dtype) for part in (system.B, system.C))
+    return Blocks(_cut(transition, system.reset), B, C)
 
 
 def _cut(transition: Array, reset: Array | None) -> Array:

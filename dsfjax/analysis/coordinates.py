@@ -20,10 +20,10 @@ from jax import Array
 from jax.core import Tracer
 
 from dsfjax.analysis.equivalence import common_steps, equivalent
-from dsfjax.analysis.normalizer import normalizers
-from dsfjax.core import Diagonal, InnerOutput, KernelSystem, OuterInput, Scalar, System
+from dsfjax.analysis.normalizer import has_finite_state, normalizers
+from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System
 from dsfjax.core.dense import skip_matrix
-from dsfjax.core.maps import to_heads
+from dsfjax.core.transitions import to_heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +100,8 @@ def find_coordinates(
         >>> [round(x, 3) for x in find_coordinates(s, dsfjax.rescale(s, t)).log_t[:, 0].tolist()]
         [0.5, 0.25, -1.0]
     """
-    if any(isinstance(s, KernelSystem) for s in (a, b)):
+    if not (has_finite_state(a) and has_finite_state(b)):
         return _none("a kernel system has no finite state, so no T_t relates it to another system.")
-    assert isinstance(a, System) and isinstance(b, System)
     for system in (a, b):
         _check(system)
     steps = common_steps("find_coordinates", a, b, length)
@@ -131,13 +130,13 @@ def _none(reason: str) -> Coordinates:
 
 
 def _check(system: System) -> None:
-    diagonal = isinstance(system.A, Scalar | Diagonal)
-    factored = isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
-    if not (diagonal and factored):
+    plain = system.A.is_diagonal and system.acts_on_values and not system.C.before_update
+    if not plain or system.B.rank * system.C.rank > 1:
         names = [type(x).__name__ for x in (system.A, system.B, system.C)]
         raise TypeError(
-            "find_coordinates: expected Scalar or Diagonal A, OuterInput and InnerOutput, got "
-            f"{', '.join(names)}. Compare such systems by equivalent."
+            "find_coordinates: expected Scalar or Diagonal A, OuterInput and InnerOutput of rank 1 "
+            f"that reads after the update, got {', '.join(names)}. Compare such systems by "
+            "equivalent."
         )
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(system)):
         raise TypeError("find_coordinates: expected concrete arrays; call it outside jit and vmap.")
@@ -193,7 +192,7 @@ def _channels(system: System, steps: int) -> _Channels:
     if system.is_complex and C.conjugate_pairs:
         outputs = 2 * outputs
     W = W / np.where(norm == 0, 1, norm)[:, None]
-    return _Channels(full(jnp.exp(system.A.log_decay())), inputs, outputs, W)  # type: ignore[union-attr]
+    return _Channels(full(system.A.decay()), inputs, outputs, W)  # type: ignore[attr-defined]
 
 
 def _restarts(system: System, steps: int) -> np.ndarray:

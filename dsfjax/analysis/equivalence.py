@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dsfjax.analysis.normalizer import num_steps
 from dsfjax.analysis.rows import map_rows, token_rows
-from dsfjax.core import KernelSystem, System
+from dsfjax.core import KernelSystem, System, steps
 from dsfjax.engines import scan
 
 
@@ -83,20 +82,19 @@ def equivalent(
             f"equivalent: expected systems of equal widths, got (d, d_out) = {widths[0]} and "
             f"{widths[1]}."
         )
-    steps = common_steps("equivalent", a, b, length)
+    count = common_steps("equivalent", a, b, length)
     if u is None:
-        dtype = a.q.dtype if isinstance(a, KernelSystem) else jnp.finfo(a.dtype).dtype
-        u = jax.random.normal(jax.random.key(0), (steps, a.token_width), dtype)
-    row_a, row_b = token_rows(a, steps), token_rows(b, steps)
+        u = jax.random.normal(jax.random.key(0), (count, a.token_width), a.real_dtype)
+    row_a, row_b = token_rows(a, count), token_rows(b, count)
 
     def compare(t: Array) -> tuple[Array, Array, Array]:
         one = row_a(t)
         difference = jnp.abs(one - row_b(t).astype(one.dtype))
         return difference.max(), jnp.argmax(difference), jnp.abs(one).max()
 
-    difference, where, scale = map_rows(compare, steps, block)
+    difference, where, scale = map_rows(compare, count, block)
     t = jnp.argmax(difference)
-    shape = (a.output_width, steps, a.token_width)
+    shape = (a.output_width, count, a.token_width)
     at = jnp.stack([t, *jnp.unravel_index(where[t], shape)])
     kernel = _relative(difference.max(), scale.max())
     y = scan(a, u)[0]
@@ -110,11 +108,8 @@ def common_steps(
     owner: str, a: System | KernelSystem, b: System | KernelSystem, length: int | None
 ) -> int:
     """L of two systems, either of which may be constant in time."""
-    longer = a if a.length >= b.length else b
-    steps = num_steps(owner, longer, length)
-    num_steps(owner, a, steps)
-    num_steps(owner, b, steps)
-    return steps
+    length = steps(a if b.length is None else b, length, owner=owner)
+    return steps(a, length, owner=owner)
 
 
 def _relative(difference: Array, scale: Array) -> Array:

@@ -23,8 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dsfjax.analysis.blocks import Blocks, blocks
-from dsfjax.analysis.normalizer import num_steps
-from dsfjax.core import KernelSystem, System
+from dsfjax.core import KernelSystem, System, steps
 
 _SEGMENT = 64  # steps that are multiplied at once
 
@@ -84,10 +83,10 @@ def gramians(
         1.3333
     """
     found = blocks("gramians", system, length)
-    if system.length == 1 and length is None and at is None:
+    if system.length is None and length is None and at is None:
         return _stationary(found)
-    steps = num_steps("gramians", system, length)
-    return gramians_of_blocks(found, steps, at)
+    length = steps(system, length, owner="gramians")
+    return gramians_of_blocks(found, length, at)
 
 
 def gramians_of_blocks(found: Blocks, steps: int, at: Sequence[int] | None) -> Gramians:

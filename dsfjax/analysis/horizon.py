@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.analysis.spectra import carried_log_moduli, starts
 from dsfjax.analysis.spectrum import count_per_head
-from dsfjax.core import Dense, DiagonalPlusLowRank, KernelSystem, System
+from dsfjax.core import KernelSystem, System
 
 _COLUMNS = 256  # eigenvalues whose horizons are looked for at once
 
@@ -187,7 +188,7 @@ def mean_log_modulus(
 
 def _mixes(system: System | KernelSystem) -> bool:
     """Whether eigenvalues of different steps belong to different directions of the state."""
-    return isinstance(system, System) and isinstance(system.A, Dense | DiagonalPlusLowRank)
+    return has_finite_state(system) and not system.A.is_diagonal
 
 
 def _following(marked: Array) -> Array:

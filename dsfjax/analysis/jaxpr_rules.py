@@ -27,8 +27,8 @@ def _names(text: str) -> frozenset[str]:
 
 
 CALLS = _names(
-    "jit pjit closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr remat2 "
-    "checkpoint"
+    "jit pjit closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr "
+    "custom_vmap_call remat2 checkpoint"
 )
 ELEMENTWISE = _names(
     "add add_any sub mul div rem max min neg sign abs floor ceil round select_n clamp and or xor "

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
-from dsfjax.analysis.normalizer import num_steps
+from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.analysis.rows import kernel_rows, map_rows
-from dsfjax.core import KernelSystem, System
+from dsfjax.core import KernelSystem, System, steps
 from dsfjax.engines import scan
 
 
@@ -77,11 +77,11 @@ def impulse_response(
         >>> impulse_response(ema, 1, jnp.ones(1), length=4).y[:, 0].tolist()
         [0.0, 1.0, 0.5, 0.25]
     """
-    steps = num_steps("impulse_response", system, length)
-    if not 0 <= step < steps:
-        raise ValueError(f"impulse_response: expected 0 ≤ step < {steps}, got {step}.")
-    u = jnp.zeros((steps, token.shape[0]), token.dtype).at[step].set(token)
-    if isinstance(system, KernelSystem):
+    length = steps(system, length, owner="impulse_response")
+    if not 0 <= step < length:
+        raise ValueError(f"impulse_response: expected 0 ≤ step < {length}, got {step}.")
+    u = jnp.zeros((length, token.shape[0]), token.dtype).at[step].set(token)
+    if not has_finite_state(system):
         return ImpulseResponse(scan(system, u)[0], None)
     y, _, h = scan(system, u, return_states=True)
     return ImpulseResponse(y, h[..., : system.state_shape[2]])  # without the z of a summed η
@@ -124,14 +124,14 @@ def receptive_field(
         >>> receptive_field(ema, 0.9, length=6)[:, 0].tolist()
         [1, 2, 3, 3, 3, 4]
     """
-    steps = num_steps("receptive_field", system, length)
+    length = steps(system, length, owner="receptive_field")
     _check_share("receptive_field", share)
-    row = kernel_rows("receptive_field", system, steps)
+    row = kernel_rows("receptive_field", system, length)
 
     def reach_of(t: Array) -> Array:
         return _reach(jnp.abs(row(t)), t, share)
 
-    found = map_rows(reach_of, steps, block)
+    found = map_rows(reach_of, length, block)
     return found[:, :, 0] if found.shape[2] == 1 else found
 
 
@@ -187,27 +187,27 @@ def attention_map(
         >>> attention_map(s, length=2).weights[0].tolist()
         [[1.0, 0.0], [0.5, 0.5]]
     """
-    steps = num_steps("attention_map", system, length)
-    cell = -(-steps // size)
-    count = -(-steps // cell)
-    row = kernel_rows("attention_map", system, steps)
+    length = steps(system, length, owner="attention_map")
+    cell = -(-length // size)
+    count = -(-length // cell)
+    row = kernel_rows("attention_map", system, length)
 
     def shares(t: Array) -> Array:
         weights = jnp.sqrt(jnp.mean(jnp.square(row(t)), axis=2))
         total = weights.sum(axis=0, keepdims=True)
         weights = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), 0)
-        padded = jnp.pad(weights, ((0, count * cell - steps), (0, 0)))
+        padded = jnp.pad(weights, ((0, count * cell - length), (0, 0)))
         return padded.reshape(count, cell, -1).sum(axis=1)  # (R, H)
 
     # One cell of reading steps after the other; the last one may be shorter.
     def cell_mean(i: Array) -> Array:
         t = i * cell + jnp.arange(cell)
-        found = jax.lax.map(shares, jnp.minimum(t, steps - 1), batch_size=min(block, cell))
-        inside = (t < steps).astype(found.dtype)
+        found = jax.lax.map(shares, jnp.minimum(t, length - 1), batch_size=min(block, cell))
+        inside = (t < length).astype(found.dtype)
         return jnp.einsum("t,trh->hr", inside / inside.sum(), found)
 
     weights = jax.lax.map(cell_mean, jnp.arange(count), batch_size=max(1, block // cell))
-    edges = jnp.minimum(jnp.arange(count + 1) * cell, steps)
+    edges = jnp.minimum(jnp.arange(count + 1) * cell, length)
     return AttentionMap(weights.transpose(1, 0, 2), edges)
 
 

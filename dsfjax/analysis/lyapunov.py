@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dsfjax.analysis.horizon import mean_log_modulus
-from dsfjax.analysis.normalizer import normalized, num_steps
+from dsfjax.analysis.normalizer import has_finite_state, normalized
 from dsfjax.analysis.spectra import starts
-from dsfjax.core import Dense, DiagonalPlusLowRank, KernelSystem, System
-from dsfjax.engines.recurrence import split_time
+from dsfjax.core import KernelSystem, System, steps
+from dsfjax.engines.recurrence import by_steps
 
 
 def lyapunov_exponents(
@@ -36,7 +36,7 @@ def lyapunov_exponents(
 
     Numerics:
         Exact sums of logarithms for diagonal transitions, where the product is diagonal. For
-        `Dense` and `DiagonalPlusLowRank` the QR method: Q_t R_t = Λ_t Q_{t−1}, and the logarithms
+        all others the QR method: Q_t R_t = Λ_t Q_{t−1}, and the logarithms
         of the diagonals of R_t are averaged, O(L H n³).
 
     References:
@@ -50,22 +50,19 @@ def lyapunov_exponents(
         >>> [round(x, 3) + 0.0 for x in lyapunov_exponents(s, length=41)[0].tolist()]
         [0.0, 0.0]
     """
-    if isinstance(system, KernelSystem) or not isinstance(system.A, Dense | DiagonalPlusLowRank):
+    if not has_finite_state(system) or system.A.is_diagonal:
         mean = mean_log_modulus(system, length=length)
         return jnp.sort(mean, axis=-1)[:, ::-1]
-    steps = num_steps("lyapunov_exponents", system, length)
-    paper = normalized(system, length=steps)
+    length = steps(system, length, owner="lyapunov_exponents")
+    paper = normalized(system, length=length)
     heads, n, _ = paper.state_shape
     A = paper.A
-    kept = ~starts(paper, steps)
-    xs, rebuild = split_time(A, steps)
+    kept = ~starts(paper, length)
+    xs, step_of = by_steps(A, length)
 
     def advance(Q: Array, step: tuple[Array, list[Array]]) -> tuple[Array, Array]:
         carries, arrays = step
-        now = rebuild(arrays, lambda x: x[0])
-        assert isinstance(now, Dense | DiagonalPlusLowRank)
-        matrix = jnp.broadcast_to(now.matrix_of_step(), (heads, n, n)).astype(Q.dtype)
-        new, R = jnp.linalg.qr(jnp.matmul(matrix, Q, precision="highest"))
+        new, R = jnp.linalg.qr(step_of(arrays).apply(Q[None])[0])
         growth = jnp.log(jnp.abs(jnp.diagonal(R, axis1=-2, axis2=-1)))
         return jnp.where(carries, new, Q), jnp.where(carries, growth, 0)
 

@@ -8,12 +8,23 @@ transition is :math:`Λ_t = (η_{t-1}/η_t) A_t`.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from functools import singledispatch
+from typing import Any, NamedTuple, TypeGuard
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsfjax.core import GivenNormalizer, InnerOutput, KernelSystem, OuterInput, System, rescale
+from dsfjax.core import (
+    DenseSkip,
+    InnerOutput,
+    KernelSystem,
+    OuterInput,
+    SummedNormalizer,
+    System,
+    rescale,
+    steps,
+)
+from dsfjax.core.dense import bonus_skip, skip_matrix
 from dsfjax.engines import log_normalizer, scan
 
 
@@ -54,16 +65,30 @@ def normalizers(system: System | KernelSystem, *, length: int | None = None) -> 
         >>> normalizers(System(*parts, eta=eta, state_shape=(1, 1, 1))).log[:, 0].tolist()
         [0.5, 1.5]
     """
-    steps = num_steps("normalizers", system, length)
-    if isinstance(system, KernelSystem):
-        return SignedLog(log_normalizer(system), None)
-    real = jnp.finfo(system.dtype).dtype
-    shape = (steps, system.state_shape[0])
+    return _signed_log(system, steps(system, length, owner="normalizers"))
+
+
+@singledispatch
+def _signed_log(system: Any, count: int) -> SignedLog:
+    raise TypeError(
+        f"normalizers: expected a System or a KernelSystem, got {type(system).__name__}."
+    )
+
+
+@_signed_log.register
+def _(system: KernelSystem, count: int) -> SignedLog:
+    return SignedLog(log_normalizer(system), None)
+
+
+@_signed_log.register
+def _(system: System, count: int) -> SignedLog:
+    shape = (count, system.num_heads)
     if system.eta is None:
-        return SignedLog(jnp.zeros(shape, real), None)
-    if isinstance(system.eta, GivenNormalizer):
-        return SignedLog(jnp.broadcast_to(system.eta.log_eta.astype(real), shape), None)
-    eta = _summed(system, steps)
+        return SignedLog(jnp.zeros(shape, system.real_dtype), None)
+    if not system.eta.num_channels:
+        log_eta = system.eta.log().astype(system.real_dtype)
+        return SignedLog(jnp.broadcast_to(log_eta, shape), None)
+    eta = _summed(system, count)
     return SignedLog(jnp.log(jnp.abs(eta)), jnp.sign(eta))
 
 
@@ -103,45 +128,54 @@ def normalized(system: System, *, length: int | None = None) -> System:
     if system.eta is None:
         return system
     log_eta, sign = normalizers(system, length=length)
-    assert isinstance(system.C, InnerOutput)
-    gate = system.C.gate
-    if sign is not None:
-        gate = sign[:, :, None] if gate is None else gate * sign[:, :, None].astype(gate.dtype)
     moved = rescale(dataclasses.replace(system, eta=None), -log_eta)
-    return dataclasses.replace(moved, C=InnerOutput(system.C.c, gate, system.C.conjugate_pairs))
+    C, D, one = system.C, system.D, jnp.ones_like(log_eta) if sign is None else sign
+    # What `rescale` makes of C, exp(log η), meets the 1/η of the read-out: the sign is left.
+    if C.before_update:  # the state that is read is in the coordinates of the step before
+        before = jnp.roll(log_eta, 1, axis=0).at[0].set(0)
+        C = C.rescale(one * jnp.exp(before - log_eta), system.state_shape, vectors=False)
+    elif sign is not None:
+        C = C.rescale(sign, system.state_shape, vectors=False)
+    if (bonus := bonus_skip(system, log_eta, one)) is not None:
+        D = bonus if D is None else DenseSkip(skip_matrix(system) + bonus.matrix(system))
+    return dataclasses.replace(moved, C=C, D=D)
+
+
+def has_finite_state(system: System | KernelSystem) -> TypeGuard[System]:
+    """Whether there is a state of fixed size, rather than the whole past."""
+    return isinstance(system, System)
+
+
+def num_output_heads(system: System | KernelSystem) -> int:
+    """Heads to which the outputs belong; 1 where they belong to none."""
+    if not has_finite_state(system):
+        return system.num_heads
+    C = system.C
+    return system.num_heads if isinstance(C, InnerOutput) and C.rank == 1 else 1
 
 
 def finite(owner: str, system: System | KernelSystem) -> System:
     """The system, if it has a finite state to look at."""
-    if isinstance(system, KernelSystem):
+    if not has_finite_state(system):
         raise ValueError(
-            f"{owner}: a KernelSystem has no finite state, its state is the whole past. Use a "
-            "finite system that approximates it."
+            f"{owner}: a {type(system).__name__} has no finite state, its state is the whole past. "
+            "Use a finite system that approximates it."
         )
     return system
-
-
-def num_steps(owner: str, system: System | KernelSystem, length: int | None) -> int:
-    """L: the length of the system, or of what a constant one is looked at for."""
-    steps = system.length if length is None else length
-    if system.length not in (1, steps) or steps < 1:
-        raise ValueError(
-            f"{owner}: expected length {system.length}, that of the system, got {length}. Only a "
-            "system that is constant in time needs it."
-        )
-    return steps
 
 
 def _summed(system: System, steps: int) -> Float[Array, "L H"]:
     """η_t of a summed normaliser: the system itself, run on values of 1."""
     heads, n, _ = system.state_shape
-    assert isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
+    B, C, eta = system.B, system.C, system.eta
+    assert isinstance(B, OuterInput) and isinstance(C, InnerOutput)
+    assert isinstance(eta, SummedNormalizer)
     ones = dataclasses.replace(
         system,
-        B=OuterInput(system.B.b),
-        C=InnerOutput(system.C.c),
+        B=OuterInput(B.b, rank=B.rank),
+        C=InnerOutput(C.c, before_update=C.before_update),
         D=None,
         eta=None,
         state_shape=(heads, n, 1),
     )
-    return scan(ones, jnp.ones((steps, heads), system.dtype))[0]
+    return eta.eta(scan(ones, jnp.ones((steps, B.rank * heads), system.dtype))[0])

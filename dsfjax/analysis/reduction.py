@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from dsfjax.analysis.blocks import Blocks, blocks, is_structured
+from dsfjax.analysis.blocks import Blocks, blocks
 from dsfjax.analysis.gain import gain
 from dsfjax.analysis.gramians import (
     Gramians,
@@ -19,7 +19,7 @@ from dsfjax.analysis.gramians import (
     matmul,
     square_root,
 )
-from dsfjax.analysis.normalizer import finite, num_steps
+from dsfjax.analysis.normalizer import finite
 from dsfjax.core import (
     Dense,
     DenseInput,
@@ -29,7 +29,7 @@ from dsfjax.core import (
     KernelSystem,
     OuterInput,
     System,
-    ValueSkip,
+    steps,
 )
 from dsfjax.core.dense import skip_matrix
 from dsfjax.core.dtypes import real_dtype
@@ -103,28 +103,28 @@ def balanced_truncation(
         ((1, 1, 1), True)
     """
     system = finite("balanced_truncation", system)
-    constant = system.length == 1
+    constant = system.length is None
     if constant and length is None:
         raise ValueError(
             "balanced_truncation: expected a length, the steps over which the error is measured, "
             "because nothing in this system varies in time."
         )
-    steps = num_steps("balanced_truncation", system, length)
-    found = blocks("balanced_truncation", system, None if constant else steps)
+    length = steps(system, length, owner="balanced_truncation")
+    found = blocks("balanced_truncation", system, None if constant else length)
     n = found.B.shape[-2]
     if not 1 <= order <= n:
         raise ValueError(f"balanced_truncation: expected an order in [1, {n}], got {order}.")
     if constant:
         both = gramians(system)
     else:
-        both = gramians_of_blocks(found, steps, range(steps))
+        both = gramians_of_blocks(found, length, range(length))
     values, left, right = _projections(both, order)
     small = _assemble(system, _project(found, left, right), order)
     bound = None
     if constant:
         factor = 2 if system.C.conjugate_pairs and system.is_complex else 1
         bound = 2 * factor * jnp.max(jnp.sum(values[0, ..., order:], axis=-1))
-    return Reduction(small, values, _distance(system, small, steps), bound)
+    return Reduction(small, values, _distance(system, small, length), bound)
 
 
 def _projections(both: Gramians, order: int) -> tuple[Array, Array, Array]:
@@ -152,35 +152,41 @@ def _project(found: Blocks, left: Array, right: Array) -> Blocks:
 
 def _assemble(system: System, small: Blocks, order: int) -> System:
     """The reduced blocks as a System with the value map and the skip of the original."""
-    pairs, D = system.C.conjugate_pairs, system.D
-    if not is_structured(system):
+    pairs, before, D = system.C.conjugate_pairs, system.C.before_update, system.D
+    if before and small.C.shape[0] > 1:  # the blocks have the C of the step after
+        small = dataclasses.replace(small, C=jnp.roll(small.C, 1, axis=0))
+    if not system.acts_on_values:
         skip = None if D is None else DenseSkip(skip_matrix(system))
         B, C = (x[:, 0, 0] for x in (small.B, small.C))
         return System(
             Dense(small.A[:, 0]),
             DenseInput(B),
-            DenseOutput(C, pairs),
+            DenseOutput(C, pairs, before),
             skip,
             reset=system.reset,
             state_shape=(1, order, 1),
+            length=system.length,
         )
-    assert isinstance(system.B, OuterInput)
+    assert isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
+    if system.B.rank * system.C.rank > 1:
+        raise ValueError(
+            "balanced_truncation: expected one value and one output per channel; for an input or "
+            "output of higher rank take to_dense(system) first."
+        )
     heads, _, p = system.state_shape
     num_blocks = heads * small.B.shape[2]
 
     def merged(x: Array) -> Array:
         return x.reshape(x.shape[0], num_blocks, *x.shape[3:])
 
-    if isinstance(D, ValueSkip) and num_blocks != heads:
-        d = jnp.broadcast_to(D.d, (*D.d.shape[:2], p))
-        D = ValueSkip(d.reshape(-1, num_blocks, 1))
     return System(
         Dense(merged(small.A)),
         OuterInput(merged(small.B)[..., 0], W=system.B.W),
-        InnerOutput(merged(small.C)[..., 0, :], conjugate_pairs=pairs),
-        D,
+        InnerOutput(merged(small.C)[..., 0, :], conjugate_pairs=pairs, before_update=before),
+        None if D is None else D.split_heads(num_blocks, system.state_shape),
         reset=system.reset,
         state_shape=(num_blocks, order, heads * p // num_blocks),
+        length=system.length,
     )
 
 
@@ -189,8 +195,8 @@ def _distance(system: System, small: System, steps: int) -> Array:
 
     def bare(s: System) -> System:
         s = dataclasses.replace(s, D=None)
-        if isinstance(s.B, OuterInput) and isinstance(s.C, InnerOutput):
-            return dataclasses.replace(s, B=OuterInput(s.B.b, s.B.scale))
+        if s.acts_on_values and isinstance(s.B, OuterInput):
+            return dataclasses.replace(s, B=s.B.on_values())
         return s
 
     a, b = bare(system), bare(small)

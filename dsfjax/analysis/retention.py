@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dsfjax.analysis.normalizer import normalized
+from dsfjax.analysis.normalizer import has_finite_state, normalized, num_output_heads
 from dsfjax.analysis.spectra import carried_log_moduli
-from dsfjax.core import DenseOutput, KernelSystem, System
+from dsfjax.core import KernelSystem, System
 from dsfjax.engines import scan
 
 
@@ -87,12 +87,10 @@ def retention(
     steps = u.shape[0]
     log_modulus = carried_log_moduli(system, length=steps)
     index = jnp.arange(steps, dtype=marks.dtype)
-    is_kernel = isinstance(system, KernelSystem)
-    paper = system if is_kernel else normalized(dataclasses.replace(system, D=None), length=steps)
-    if is_kernel:
-        heads = system.num_heads
-    else:
-        heads = 1 if isinstance(system.C, DenseOutput) else system.state_shape[0]
+    paper, is_kernel = system, not has_finite_state(system)
+    if has_finite_state(system):
+        paper = normalized(dataclasses.replace(system, D=None), length=steps)
+    heads = num_output_heads(system)
 
     def relative(size: Array, mark: Array) -> Array:
         left = size / size[mark][None]

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeVar
+from functools import singledispatch
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import Diagonal, InnerOutput, KernelSystem, OuterInput, System
+from dsfjax.analysis.normalizer import has_finite_state
+from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System
 from dsfjax.core.dense import skip_matrix
 from dsfjax.engines import log_normalizer, scan
 
@@ -31,15 +33,41 @@ def kernel_rows(owner: str, system: System | KernelSystem, steps: int) -> Row:
         A row costs one backward pass of `scan`, O(L N) work and memory, and for a `KernelSystem`
         O(L H m).
     """
-    if isinstance(system, KernelSystem):
-        return _weights_of_queries(system)
+    return _kernel_rows(system, owner, steps)
+
+
+@singledispatch
+def _kernel_rows(system: Any, owner: str, steps: int) -> Row:
+    raise TypeError(f"{owner}: expected a System or KernelSystem, got {type(system).__name__}.")
+
+
+@_kernel_rows.register
+def _(system: System, owner: str, steps: int) -> Row:
     values = on_values(owner, system)
     heads, _, p = values.state_shape
-    zeros = jnp.zeros((steps, heads * p), jnp.finfo(system.dtype).dtype)
+    if values.B.rank * values.C.rank > 1:
+        raise ValueError(
+            f"{owner}: expected one value and one output per channel; with an input or output of "
+            "higher rank Φ has several entries there. Use jacobian_norms."
+        )
+    zeros = jnp.zeros((steps, heads * p), system.real_dtype)
     _, pullback = jax.vjp(lambda v: scan(values, v)[0], zeros)
 
     def row(t: Array) -> Array:
         return pullback(zeros.at[t].set(1))[0].reshape(steps, heads, p)
+
+    return row
+
+
+@_kernel_rows.register
+def _(system: KernelSystem, owner: str, steps: int) -> Row:
+    """Rows of the attention matrix from the streamed normaliser."""
+    log_eta, visible = log_normalizer(system), visible_to(system)
+    q, k = system.q.astype(log_eta.dtype), system.k.astype(log_eta.dtype)
+
+    def row(t: Array) -> Array:
+        weights = jnp.exp(scores_of_step(q[t], k) - log_eta[t][None])
+        return jnp.where(visible(t)[:, None], weights, 0)[..., None]
 
     return row
 
@@ -50,9 +78,10 @@ def token_rows(system: System | KernelSystem, steps: int) -> Row:
     Numerics:
         As `kernel_rows`; with a dense B or C, d_out backward passes of `scan` per row.
     """
-    dtype = system.q.dtype if isinstance(system, KernelSystem) else jnp.finfo(system.dtype).dtype
-    finite = isinstance(system, System)
-    if finite and not (isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)):
+    dtype = system.real_dtype
+    if has_finite_state(system) and not (
+        system.acts_on_values and system.B.rank * system.C.rank == 1
+    ):
         y, pullback = jax.vjp(
             lambda u: scan(system, u)[0], jnp.zeros((steps, system.token_width), dtype)
         )
@@ -64,10 +93,10 @@ def token_rows(system: System | KernelSystem, steps: int) -> Row:
 
         return jacobian
     on_values = kernel_rows("token_rows", system, steps)
-    W = system.B.W if finite else system.W  # type: ignore[union-attr]
+    W = system.W
     W = jnp.eye(system.token_width, dtype=dtype) if W is None else W.astype(dtype)
-    p = system.state_shape[2] if finite else system.num_channels
-    D = skip_matrix(system) if finite else None
+    p = system.output_width // system.num_heads
+    D = skip_matrix(system) if has_finite_state(system) else None
 
     def row(t: Array) -> Array:
         phi = on_values(t)
@@ -82,18 +111,19 @@ def token_rows(system: System | KernelSystem, steps: int) -> Row:
 
 def on_values(owner: str, system: System) -> System:
     """The system that acts on values, with one channel if nothing varies over the channels."""
-    A, B, C = system.A, system.B, system.C
-    if not isinstance(B, OuterInput) or not isinstance(C, InnerOutput):
+    B, C = system.B, system.C
+    if not system.acts_on_values:
         raise ValueError(
             f"{owner}: with a dense B or C the kernel has no values to act on; take the map from "
             "tokens instead, jacobian_norms(lambda u: dsfjax.scan(system, u)[0], u)."
         )
+    assert isinstance(B, OuterInput) and isinstance(C, InnerOutput)
     heads, n, p = system.state_shape
-    varies = isinstance(A, Diagonal) and not A.per_state
-    varies = varies or any(x is not None and x.shape[-1] > 1 for x in (B.scale, C.gate))
+    varies = any(x is not None and x.shape[-1] > 1 for x in (B.scale, C.gate))
+    varies = varies or system.A.per_channel
     return dataclasses.replace(
         system,
-        B=OuterInput(B.b, B.scale),
+        B=B.on_values(),
         D=None,
         state_shape=(heads, n, p if varies else 1),
     )
@@ -117,15 +147,3 @@ def visible_to(system: KernelSystem) -> Row:
 def map_rows(f: Callable[[Array], T], steps: int, block: int) -> T:
     """``f(t)`` for every step t, stacked; ``block`` steps at a time."""
     return jax.lax.map(f, jnp.arange(steps), batch_size=min(block, steps))
-
-
-def _weights_of_queries(system: KernelSystem) -> Row:
-    """Rows of the attention matrix from the streamed normaliser."""
-    log_eta, visible = log_normalizer(system), visible_to(system)
-    q, k = system.q.astype(log_eta.dtype), system.k.astype(log_eta.dtype)
-
-    def row(t: Array) -> Array:
-        weights = jnp.exp(scores_of_step(q[t], k) - log_eta[t][None])
-        return jnp.where(visible(t)[:, None], weights, 0)[..., None]
-
-    return row

@@ -2,21 +2,22 @@ r"""How a loss reaches back in time: the gradient to the state of every step."""
 
 from __future__ import annotations
 
+from functools import singledispatch
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from dsfjax.analysis.normalizer import finite, normalized
 from dsfjax.core import (
-    Dense,
     DenseInput,
-    DiagonalPlusLowRank,
     InnerOutput,
+    InputMap,
     KernelSystem,
     OuterInput,
+    OutputMap,
     System,
 )
 from dsfjax.core.pytree import map_time
-from dsfjax.core.transitions import Transition
 from dsfjax.engines import scan
 
 
@@ -54,8 +55,12 @@ def state_gradients(
         [0.25, 0.5, 1.0]
     """
     paper = normalized(finite("state_gradients", system), length=dy.shape[0])
-    adjoint = _adjoint(paper)
-    return scan(adjoint, dy[::-1], return_states=True)[2][::-1]
+    C = paper.C
+    if C.before_update:  # the output of a step reads the state of the step before
+        C, dy = map_time(_following, C), jnp.concatenate([dy[1:], jnp.zeros_like(dy[:1])])
+        if paper.reset is not None:
+            dy = jnp.where(_following(paper.reset)[:, None], 0, dy)
+    return scan(_adjoint(paper, C), dy[::-1], return_states=True)[2][::-1]
 
 
 def gradient_norms(
@@ -86,31 +91,37 @@ def gradient_norms(
     return jnp.linalg.norm(G.reshape(*G.shape[:2], -1), axis=-1)
 
 
-def _adjoint(system: System) -> System:
+def _adjoint(system: System, C: OutputMap) -> System:
     """The system of G_t = C_tᵀ dy_t + A_{t+1}ᵀ G_{t+1}, in reversed time, without outputs."""
-    factor = 2 if system.is_complex and system.C.conjugate_pairs else 1
-    heads, n, _ = system.state_shape
-    if isinstance(system.C, InnerOutput):
-        gate = system.C.gate
-        if factor == 2:
-            two = jnp.full((1, heads, 1), 2, jnp.finfo(system.dtype).dtype)
-            gate = two if gate is None else 2 * gate
-        B = OuterInput(system.C.c, gate)
-    else:
-        B = DenseInput(factor * system.C.matrix.swapaxes(1, 2))
+    n = system.state_shape[1]
+    B = _transposed(C, system)
     # Step t of the recursion uses the transition of t + 1; the last one meets a zero gradient.
-    A = map_time(_following, _transposed(system.A))
+    A = map_time(_following, system.A.transpose())
     reset = None if system.reset is None else _following(system.reset)
-    C = InnerOutput(None if n == 1 else jnp.zeros((1, 1, n), system.dtype))
-    flipped = System(A, B, C, reset=reset, state_shape=system.state_shape)
+    none = InnerOutput(None if n == 1 else jnp.zeros((1, 1, n), system.dtype))
+    shape = system.state_shape
+    flipped = System(A, B, none, reset=reset, state_shape=shape, length=system.length)
     return map_time(lambda x: x[::-1], flipped)
+
+
+@singledispatch
+def _transposed(C: OutputMap, system: System) -> InputMap:
+    """The input map Cᵀ, twice it for a state of one of each conjugate pair."""
+    factor = 2 if system.is_complex and C.conjugate_pairs else 1
+    return DenseInput(factor * C.matrix(system.state_shape).swapaxes(1, 2))
+
+
+@_transposed.register
+def _(C: InnerOutput, system: System) -> InputMap:
+    if C.over == "p":
+        return _transposed.dispatch(OutputMap)(C, system)
+    gate = C.gate
+    if system.is_complex and C.conjugate_pairs:
+        shape = (1, system.num_heads, 1) if C.rank == 1 else (1, C.rank, system.num_heads, 1)
+        two = jnp.full(shape, 2, system.real_dtype)
+        gate = two if gate is None else 2 * gate
+    return OuterInput(C.c, gate, rank=C.rank)
 
 
 def _following(x: Array) -> Array:
     return x if x.shape[0] == 1 else jnp.concatenate([x[1:], x[-1:]])
-
-
-def _transposed(A: Transition) -> Transition:
-    if isinstance(A, DiagonalPlusLowRank):
-        return DiagonalPlusLowRank(A.log_a, A.z, A.w)
-    return Dense(A.matrix.swapaxes(-1, -2)) if isinstance(A, Dense) else A

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from dsfjax.core import KernelSystem, OuterInput, System
+from dsfjax.analysis.normalizer import has_finite_state
+from dsfjax.core import KernelSystem, System
 
 
 @runtime_checkable
@@ -103,7 +104,7 @@ def state_size(model: SequenceModel, length: int) -> int:
         The sum over the layers.
     """
     return sum(
-        length * _slot(s) if isinstance(s, KernelSystem) else s.num_states
+        s.num_states if has_finite_state(s) else length * s.slot_size
         for s in _abstract_systems(model)
     )
 
@@ -122,7 +123,7 @@ def cache_equivalent(model: SequenceModel, length: int) -> float:
     Returns:
         `state_size` over the numbers written per token, all layers.
     """
-    return state_size(model, length) / sum(_slot(s) for s in _abstract_systems(model))
+    return state_size(model, length) / sum(s.slot_size for s in _abstract_systems(model))
 
 
 def match_size(
@@ -205,13 +206,3 @@ def _abstract_systems(model: SequenceModel) -> list[System | KernelSystem]:
     tokens = abstract_tokens(model, 1)
     layers = jax.eval_shape(model.systems, abstract_parameters(model), tokens)
     return [system for system, _ in layers]
-
-
-def _slot(system: System | KernelSystem) -> int:
-    """Numbers that a cache would keep of one token."""
-    if isinstance(system, KernelSystem):
-        return system.slot_size
-    if not isinstance(system.B, OuterInput):
-        return system.token_width
-    heads, _, p = system.state_shape
-    return (0 if system.B.b is None else math.prod(system.B.b.shape[1:])) + heads * p

@@ -12,14 +12,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
-from dsfjax.analysis.normalizer import normalizers, num_steps
-from dsfjax.core import (
-    Dense,
-    DiagonalPlusLowRank,
-    KernelSystem,
-    SummedNormalizer,
-    System,
-)
+from dsfjax.analysis.normalizer import has_finite_state, normalizers
+from dsfjax.core import KernelSystem, System, steps
+from dsfjax.core.dtypes import state_dtype
 
 
 class LogEigenvalues(NamedTuple):
@@ -50,6 +45,7 @@ def eigenvalues(
     `Diagonal`                 n, p or n·p (row-major), as the decay varies     p, n or 1 states
     `DiagonalPlusLowRank`      n, in the order of the eigensolver               p states
     `Dense`                    n, in the order of the eigensolver               p states
+    your `Transition`          n, in the order of the eigensolver               p states
     `KernelSystem`             1: the ratio of its normalisers                  the whole past
     =========================  ===============================================  ===================
 
@@ -130,10 +126,10 @@ def log_eigenvalues(system: System | KernelSystem, *, length: int | None = None)
 
 def are_positive(system: System | KernelSystem) -> bool:
     """Whether all eigenvalues are real and not negative, by the structure of the system."""
-    if isinstance(system, KernelSystem):
+    if not has_finite_state(system):
         return True
-    diagonal = not isinstance(system.A, Dense | DiagonalPlusLowRank)
-    return diagonal and not system.is_complex and not isinstance(system.eta, SummedNormalizer)
+    summed = system.eta is not None and system.eta.num_channels > 0
+    return system.A.is_positive and not system.is_complex and not summed
 
 
 def carried_log_moduli(
@@ -153,37 +149,36 @@ def starts(system: System | KernelSystem, steps: int) -> Array:
 def _log_values(
     owner: str, system: System | KernelSystem, length: int | None
 ) -> tuple[Array, Array | None]:
-    """Logarithms of the eigenvalues (L, H, k), and where their sign is flipped (L, H, 1)."""
-    steps = num_steps(owner, system, length)
-    if isinstance(system, System) and system.eta is None:
-        log_values = _of_transition(system, steps)
-        if system.reset is not None:
-            zero = jnp.asarray(-jnp.inf, log_values.dtype)
-            log_values = jnp.where(system.reset[:, None, None], zero, log_values)
-        return log_values, None
-    log_eta, sign = normalizers(system, length=steps)
+    """Logarithms of the eigenvalues (L, H, k), and where their sign is flipped."""
+    length = steps(system, length, owner=owner)
+    log_values, negative = None, None
+    if has_finite_state(system):
+        log_values, negative = _of_transition(system, length)
+        if system.eta is None:
+            if system.reset is not None:
+                zero = jnp.asarray(-jnp.inf, log_values.dtype)
+                log_values = jnp.where(system.reset[:, None, None], zero, log_values)
+            return log_values, negative
+    log_eta, sign = normalizers(system, length=length)
     ratio = (log_eta[:-1] - log_eta[1:])[:, :, None]
-    if isinstance(system, System):
-        log_values = _of_transition(system, steps)
+    if log_values is not None:
         ratio = log_values[1:] + ratio.astype(log_values.dtype)
     nan = jnp.full((1, *ratio.shape[1:]), jnp.nan, ratio.dtype)
     log_values = jnp.concatenate([nan, ratio])
     if system.reset is not None:
         log_values = jnp.where(system.reset[:, None, None], nan, log_values)
     if sign is None:
-        return log_values, None
+        return log_values, negative
     flipped = jnp.concatenate([jnp.zeros_like(sign[:1]), sign[:-1] * sign[1:]]) < 0
-    return log_values, flipped[:, :, None]
+    flipped = flipped[:, :, None]
+    return log_values, flipped if negative is None else flipped != negative
 
 
-def _of_transition(system: System, steps: int) -> Array:
-    """Logarithms of the eigenvalues of A, (L, H, k); log 0 is -inf."""
-    heads = system.state_shape[0]
-    if isinstance(system.A, Dense | DiagonalPlusLowRank):
-        A = system.A
-        matrices = A.with_heads() if isinstance(A, Dense) else A.matrix_of_step()
-        log_values = jnp.log(jnp.linalg.eigvals(matrices.astype(system.dtype)))
-    else:
-        log_values = system.A.log_decay().astype(system.dtype)
-        log_values = log_values.reshape(*log_values.shape[:2], -1)
-    return jnp.broadcast_to(log_values, (steps, heads, log_values.shape[-1]))
+def _of_transition(system: System, steps: int) -> tuple[Array, Array | None]:
+    """Logarithms of the eigenvalues of A, (L, H, k); log 0 is -inf; and where they are negative."""
+    log_values, negative = system.A.log_eigenvalues()
+    dtype = state_dtype(log_values.dtype, system.dtype)
+    shape = (steps, system.num_heads, log_values.shape[-1])
+    if negative is not None:
+        negative = jnp.broadcast_to(negative, shape)
+    return jnp.broadcast_to(log_values.astype(dtype), shape), negative

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dsfjax.analysis.lyapunov import lyapunov_exponents
-from dsfjax.analysis.normalizer import normalized, normalizers
+from dsfjax.analysis.normalizer import has_finite_state, normalized, normalizers
 from dsfjax.analysis.spectra import log_eigenvalues
 from dsfjax.core import KernelSystem, System
 from dsfjax.engines import scan
@@ -89,7 +89,7 @@ def stability(system: System | KernelSystem, u: Float[Array, "L d"]) -> Stabilit
         return jnp.sum(condition & counted, axis=(0, 2)).astype(total.dtype) / total
 
     heads = log_eta.shape[1]
-    if isinstance(system, KernelSystem):
+    if not has_finite_state(system):
         growth = jnp.full(heads, jnp.nan, log_eta.dtype)
         finite = jnp.isfinite(scan(system, u)[0]).reshape(steps, heads, -1).all(axis=(0, 2))
     else:

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dsfjax.analysis.gramians import gramians, hankel_singular_values
-from dsfjax.analysis.normalizer import num_steps
+from dsfjax.analysis.normalizer import finite
 from dsfjax.core import KernelSystem, System
+from dsfjax.core.steps import steps
 
 
 def state_use(
@@ -44,8 +45,8 @@ def state_use(
         >>> [round(x, 3) for x in state_use(s, at=1, length=3).tolist()]
         [1.25, 1.25, 1.25, 0.0, 0.0, 0.0]
     """
-    steps = num_steps("state_use", system, length)
-    found = gramians(system, at=[steps // 2 if at is None else at], length=steps)
+    length = steps(system, length, owner="state_use")
+    found = gramians(system, at=[length // 2 if at is None else at], length=length)
     values = hankel_singular_values(found).reshape(-1)
-    assert isinstance(system, System)
-    return jnp.sort(jnp.repeat(values, system.num_states // values.size))[::-1]
+    copies = finite("state_use", system).num_states // values.size
+    return jnp.sort(jnp.repeat(values, copies))[::-1]

@@ -15,9 +15,8 @@ from dsfjax.bench.case import Case, Layer
 from dsfjax.bench.contestant import Contestant, batched
 from dsfjax.bench.peers import PEERS
 from dsfjax.bench.signals import Draw, Signals
-from dsfjax.core import KernelSystem
 from dsfjax.engines import Explanation, explain, scan
-from dsfjax.engines.scan import METHODS
+from dsfjax.engines.scan import methods as methods_of
 from dsfjax.interop import reference
 
 OneSequence = Callable[[Mapping[str, Array]], Array]
@@ -72,11 +71,10 @@ def contest(case: Case | Layer, *, baselines: bool = True, seed: int = 0) -> Con
             for name, x in signals.items()
         },
     )
-    structure = KernelSystem if isinstance(abstract, KernelSystem) else type(abstract.A)
     chosen = explain(abstract).method
     methods = [
         method
-        for method in METHODS[structure]
+        for method in methods_of(abstract)
         if case.engines is None or method in (*case.engines, chosen)
     ]
     explanations = {method: explain(abstract, method=method) for method in methods}

@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float
 
 from dsfjax.core import Diagonal, InnerOutput, KernelSystem, OuterInput, Scalar, System
-from dsfjax.core.maps import to_heads
+from dsfjax.core.transitions import to_heads
 
 Run = Callable[[System | KernelSystem, Array], Array]
 

@@ -25,8 +25,8 @@ from dsfjax.core import (
     OuterInput,
     Scalar,
     System,
+    Transition,
 )
-from dsfjax.core.transitions import Transition
 
 Signals = dict[str, np.ndarray]
 Draw = np.random.Generator

@@ -12,10 +12,11 @@ from jax import Array
 from jax.core import Tracer
 
 from dsfjax.core.dense import Matrices, matrices
-from dsfjax.core.dtypes import real_dtype, state_dtype
+from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem
 from dsfjax.core.maps import DenseInput, DenseOutput, DenseSkip
 from dsfjax.core.pytree import map_time, time_leaves
+from dsfjax.core.steps import steps
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense
 
@@ -41,12 +42,12 @@ def parallel(a: System, b: System) -> System:
             "parallel: expected systems of equal widths, got (d, d_out) = "
             f"{(a.token_width, a.output_width)} and {(b.token_width, b.output_width)}."
         )
-    first, second = _dense_pair("parallel", a, b)
+    length, first, second = _dense_pair("parallel", a, b)
     zero = jnp.zeros((*first.A.shape[:2], second.A.shape[1]), first.A.dtype)
     A = _block(first.A, zero, zero.swapaxes(1, 2), second.A)
     B = jnp.concatenate([first.B, second.B], axis=1)
     C = jnp.concatenate([first.C, second.C], axis=2)
-    return _from_matrices(Matrices(A, B, C, first.D + second.D))
+    return _from_matrices(Matrices(A, B, C, first.D + second.D), length)
 
 
 def series(a: System, b: System) -> System:
@@ -71,12 +72,12 @@ def series(a: System, b: System) -> System:
             f"series: expected a second system that reads tokens of width {a.output_width}, the "
             f"output width of the first, got one that reads width {b.token_width}."
         )
-    first, second = _dense_pair("series", a, b)
+    length, first, second = _dense_pair("series", a, b)
     BC, BD = _matmul(second.B, first.C), _matmul(second.B, first.D)
     A = _block(first.A, jnp.zeros_like(BC).swapaxes(1, 2), _matmul(BC, first.A), second.A)
     B = jnp.concatenate([first.B, _matmul(BC, first.B) + BD], axis=1)
     C = jnp.concatenate([_matmul(second.D, first.C), second.C], axis=2)
-    return _from_matrices(Matrices(A, B, C, _matmul(second.D, first.D)))
+    return _from_matrices(Matrices(A, B, C, _matmul(second.D, first.D)), length)
 
 
 def slice_time(system: AnySystem, start: int, stop: int) -> AnySystem:
@@ -96,9 +97,22 @@ def slice_time(system: AnySystem, start: int, stop: int) -> AnySystem:
         ValueError: If the range is empty or outside the sequence.
     """
     length = system.length
-    if not 0 <= start < stop or (stop > length and length != 1):
-        raise ValueError(f"slice_time: expected 0 ≤ start < stop ≤ {length}, got {start}, {stop}.")
-    return map_time(lambda x: x if x.shape[0] == 1 else x[start:stop], system)
+    if not 0 <= start < stop or (length is not None and stop > length):
+        most = "L" if length is None else length
+        raise ValueError(f"slice_time: expected 0 ≤ start < stop ≤ {most}, got {start}, {stop}.")
+    cut = map_time(lambda x: x if x.shape[0] == 1 else x[start:stop], system)
+    return with_length(cut, stop - start)
+
+
+def with_length(system: AnySystem, length: int | None) -> AnySystem:
+    """The same arrays, said to cover so many steps; nothing is checked."""
+    if not hasattr(system, "state_shape"):
+        return system  # a kernel system has the length of its queries
+    new = object.__new__(type(system))
+    for field in dataclasses.fields(system):
+        value = length if field.name == "length" else getattr(system, field.name)
+        object.__setattr__(new, field.name, value)
+    return new
 
 
 def concat_time(*systems: AnySystem) -> AnySystem:
@@ -119,13 +133,13 @@ def concat_time(*systems: AnySystem) -> AnySystem:
     if not systems:
         raise ValueError("concat_time: expected at least one system, got none.")
     first = systems[0]
-    structure = jax.tree.structure(first)
-    if any(jax.tree.structure(s) != structure for s in systems[1:]):
+    structures = [jax.tree.structure(with_length(s, None)) for s in systems]
+    if any(structure != structures[0] for structure in structures):
         raise ValueError(
             "concat_time: expected systems of one structure (types, state shape, optional parts), "
-            f"got {[str(jax.tree.structure(s)) for s in systems]}."
+            f"got {[str(structure) for structure in structures]}."
         )
-    lengths = [s.length for s in systems]
+    lengths = [steps(s) for s in systems]
     iterators = [iter(time_leaves(s)) for s in systems]
 
     def join(leaf: Array) -> Array:
@@ -139,7 +153,8 @@ def concat_time(*systems: AnySystem) -> AnySystem:
 
     for other in systems[1:]:
         _check_constants(first, other)
-    return map_time(join, first)
+    known = all(s.length is not None for s in systems)
+    return with_length(map_time(join, first), sum(lengths) if known else None)
 
 
 def flip_time(system: AnySystem) -> AnySystem:
@@ -169,21 +184,28 @@ def _check_constants(a: object, b: object) -> None:
                 )
 
 
-def _dense_pair(name: str, a: System, b: System) -> tuple[Matrices, Matrices]:
+def _dense_pair(name: str, a: System, b: System) -> tuple[int | None, Matrices, Matrices]:
     """Both systems as real matrices over the same steps, in the wider dtype."""
-    steps = max(a.length, b.length)
-    if not {a.length, b.length} <= {1, steps}:
+    lengths = {a.length, b.length} - {None}
+    if len(lengths) > 1:
         raise ValueError(
             f"{name}: expected systems of one length (or constant in time), got {a.length} and "
             f"{b.length}."
         )
-    dtype = state_dtype(real_dtype(a.dtype), real_dtype(b.dtype))
-    return _real_matrices(a, steps, dtype), _real_matrices(b, steps, dtype)
+    for system in (a, b):
+        if system.C.before_update:
+            raise ValueError(
+                f"{name}: expected outputs that read the state after the update; the state of the "
+                "whole would have to be read both before and after it."
+            )
+    length = next(iter(lengths), None)
+    dtype = state_dtype(a.real_dtype, b.real_dtype)
+    return length, _real_matrices(a, length, dtype), _real_matrices(b, length, dtype)
 
 
-def _real_matrices(system: System, steps: int, dtype: np.dtype) -> Matrices:
+def _real_matrices(system: System, length: int | None, dtype: np.dtype) -> Matrices:
     """Matrices for a real state: real and imaginary parts become separate states."""
-    A, B, C, D = matrices(system, steps)
+    A, B, C, D = matrices(system, length)
     if system.is_complex:
         factor = 2 if system.C.conjugate_pairs else 1
         A = _block(A.real, -A.imag, A.imag, A.real)
@@ -192,13 +214,14 @@ def _real_matrices(system: System, steps: int, dtype: np.dtype) -> Matrices:
     return Matrices(*(x.astype(dtype) for x in (A, B, C, D)))
 
 
-def _from_matrices(m: Matrices) -> System:
+def _from_matrices(m: Matrices, length: int | None) -> System:
     return System(
         Dense(m.A),
         DenseInput(m.B),
         DenseOutput(m.C),
         DenseSkip(m.D),
         state_shape=(1, m.A.shape[-1], 1),
+        length=length,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import NamedTuple
+from functools import singledispatch
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,16 @@ from dsfjax.core.maps import (
     DenseInput,
     DenseOutput,
     DenseSkip,
-    GivenNormalizer,
     InnerOutput,
+    Normalizer,
     OuterInput,
-    TokenSkip,
-    to_heads,
+    SummedNormalizer,
+    ValueSkip,
 )
+from dsfjax.core.pytree import map_time
+from dsfjax.core.steps import steps
 from dsfjax.core.system import System
-from dsfjax.core.transitions import Dense, Diagonal, Scalar
+from dsfjax.core.transitions import Dense, to_heads
 
 
 class Matrices(NamedTuple):
@@ -41,7 +43,8 @@ def to_dense(system: System | KernelSystem, *, length: int | None = None) -> Sys
     .. math:: Λ_t = \frac{η_{t-1}}{η_t} A_t, \quad B_t / η_t, \quad C_t, \quad D_t.
 
     The first step and every reset step have no η before them; their Λ_t is 0, which is exact when
-    the sequence starts from a zero state. N is the row-major flattening of (H, n, p).
+    the sequence starts from a zero state. N is the row-major flattening of (H, n, p). A C that
+    reads the state before the update still does, as (η_{t−1}/η_t) C_t.
 
     Args:
         system: Any finite system.
@@ -70,124 +73,103 @@ def to_dense(system: System | KernelSystem, *, length: int | None = None) -> Sys
     return System(
         Dense(A),
         DenseInput(B),
-        DenseOutput(C, system.C.conjugate_pairs),
+        DenseOutput(C, system.C.conjugate_pairs, system.C.before_update),
         DenseSkip(D),
         state_shape=(1, system.num_states, 1),
+        length=A.shape[0],
     )
 
 
-def matrices(system: System | KernelSystem, length: int | None = None) -> Matrices:
+@singledispatch
+def matrices(system: Any, length: int | None = None) -> Matrices:
     """The arrays of `to_dense`."""
-    if isinstance(system, KernelSystem):
-        raise TypeError(
-            "to_dense: a KernelSystem (softmax attention) has no finite matrices. Use materialize "
-            "for its attention map, or softmax_attention.taylor_system for a finite approximation."
-        )
-    steps = length or system.length
-    A = jnp.broadcast_to(_transition(system), (steps, system.num_states, system.num_states))
-    B = jnp.broadcast_to(_input(system), (steps, system.num_states, system.token_width))
-    C = jnp.broadcast_to(_output(system), (steps, system.output_width, system.num_states))
-    D = jnp.broadcast_to(skip_matrix(system), (steps, system.output_width, system.token_width))
-    A = A.astype(system.dtype)
+    raise TypeError(
+        f"to_dense: a {type(system).__name__} (softmax attention) has no finite matrices. Use "
+        "materialize for its attention map, or softmax_attention.taylor_system for a finite "
+        "approximation."
+    )
+
+
+@matrices.register
+def _(system: System, length: int | None = None) -> Matrices:
+    count, states = steps(system, length, owner="to_dense"), system.num_states
+    shape = system.state_shape
+    A = jnp.broadcast_to(system.A.dense(shape).astype(system.dtype), (count, states, states))
+    B = system.B.matrix(shape).astype(system.dtype)
+    C = system.C.matrix(shape).astype(system.dtype)
+    B = jnp.broadcast_to(B, (count, states, system.token_width))
+    C = jnp.broadcast_to(C, (count, system.output_width, states))
+    D = jnp.broadcast_to(skip_matrix(system), (count, system.output_width, system.token_width))
+    before_update = system.C.before_update
     if system.reset is not None:
         A = jnp.where(system.reset[:, None, None], 0, A)
+        if before_update:  # what is read there is the zero state
+            C = jnp.where(system.reset[:, None, None], 0, C)
     if system.eta is not None:
-        log_eta = jnp.broadcast_to(_log_eta(system, steps), (steps, system.state_shape[0]))
-        per_head = system.num_states // system.state_shape[0]
-        log_eta = jnp.repeat(log_eta, per_head, axis=1).astype(system.dtype)[:, :, None]
-        first = jnp.zeros_like(A[:1])
-        A = jnp.concatenate(
-            [first, jnp.where(A[1:] == 0, 0, jnp.exp(log_eta[:-1] - log_eta[1:]) * A[1:])]
-        )
-        B = jnp.exp(-log_eta) * B
+        log_eta, sign = signed_log_eta(system.eta, system, count)
+        if (bonus := bonus_skip(system, log_eta, sign)) is not None:
+            D = D + bonus.matrix(system).astype(D.dtype)
+
+        def per_state(x: Array) -> Array:
+            x = jnp.broadcast_to(x, (count, system.num_heads)).astype(system.dtype)
+            return jnp.repeat(x, states // system.num_heads, axis=1)[:, :, None]
+
+        log_eta, sign = per_state(log_eta), per_state(sign)
+        ratio = jnp.exp(log_eta[:-1] - log_eta[1:]) * sign[:-1] * sign[1:]
+        first = jnp.zeros_like(ratio[:1])
+        A = jnp.where(A == 0, 0, jnp.concatenate([first, ratio]) * A)
+        if before_update:
+            C = jnp.where(C == 0, 0, jnp.concatenate([first, ratio]).swapaxes(1, 2) * C)
+        B = jnp.exp(-log_eta) * sign * B
     return Matrices(A, B, C, D)
 
 
-def _transition(system: System) -> Array:
-    heads, n, p = system.state_shape
-    if isinstance(system.A, Scalar | Diagonal):
-        a = jnp.exp(system.A.log_decay())
-        a = jnp.broadcast_to(a, (a.shape[0], heads, n, p)).reshape(a.shape[0], -1)
-        return jax.vmap(jnp.diag)(a)
-    m = system.A.with_heads() if isinstance(system.A, Dense) else system.A.matrix_of_step()
-    m = jnp.broadcast_to(m, (m.shape[0], heads, n, n))
-    eye_h, eye_p = jnp.eye(heads, dtype=m.dtype), jnp.eye(p, dtype=m.dtype)
-    full = jnp.einsum("thij,hg,qr->thiqgjr", m, eye_h, eye_p)
-    return full.reshape(m.shape[0], heads * n * p, heads * n * p)
+@singledispatch
+def signed_log_eta(eta: Normalizer, system: System, count: int) -> tuple[Array, Array]:
+    """Logarithm of |η_t| and the sign of η_t, (T, H) each."""
+    log_eta = eta.log()
+    return log_eta, jnp.ones_like(log_eta)
 
 
-def _input(system: System) -> Array:
-    heads, n, p = system.state_shape
-    B, dtype = system.B, system.dtype
-    if isinstance(B, DenseInput):
-        return B.matrix.astype(dtype)
-    one = jnp.ones((1, heads, 1), dtype)
-    b = one if B.b is None else to_heads(B.b, heads).astype(dtype)
-    s = one if B.scale is None else B.scale.astype(dtype)
-    W = _value_map(system).astype(dtype).reshape(heads, p, -1)
-    full = b[:, :, :, None, None] * s[:, :, None, :, None] * W[None, :, None, :, :]
-    full = jnp.broadcast_to(full, (*full.shape[:3], p, full.shape[4]))
-    return full.reshape(full.shape[0], heads * n * p, -1)
+@signed_log_eta.register
+def _(eta: SummedNormalizer, system: System, count: int) -> tuple[Array, Array]:
+    heads, n, _ = system.state_shape
+    assert isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
+    one, b, c = jnp.ones((1, 1, 1), system.dtype), system.B.b, system.C.c
+    b = one[None] if b is None else system.B.vectors().astype(system.dtype)  # type: ignore
+    c = one if c is None else c.astype(system.dtype)
+    b, c = to_heads(b.sum(axis=1), heads), to_heads(c, heads)
+    b, c = (jnp.broadcast_to(x, (count, heads, n)) for x in (b, c))
+    reset = jnp.zeros(count, bool) if system.reset is None else system.reset
+
+    def advance(z: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        t, b, c, reset = step
+        before = jnp.where(reset, 0, z)
+        A = map_time(lambda x: x if x.shape[0] == 1 else x[t][None], system.A)
+        z = A.apply(before[None])[0] + b[:, :, None]
+        read = before if system.C.before_update else z
+        return z, jnp.sum(c[:, :, None] * read, axis=(1, 2))
+
+    xs = (jnp.arange(count), b, c, reset)
+    _, summed = jax.lax.scan(advance, jnp.zeros((heads, n, 1), system.dtype), xs)
+    values = eta.eta(summed)
+    return jnp.log(jnp.abs(values)), jnp.where(values < 0, -1, 1).astype(values.dtype)
 
 
-def _output(system: System) -> Array:
-    heads, n, p = system.state_shape
-    C, dtype = system.C, system.dtype
-    if isinstance(C, DenseOutput):
-        return C.matrix.astype(dtype)
-    one = jnp.ones((1, heads, 1), dtype)
-    c = one if C.c is None else to_heads(C.c, heads).astype(dtype)
-    gate = jnp.broadcast_to(one, (1, heads, p)) if C.gate is None else C.gate.astype(dtype)
-    gate = jnp.broadcast_to(gate, (gate.shape[0], heads, p))
-    rows = (
-        c[:, :, :, None] * gate[:, :, None, :]
-    )  # (T, H, n, p): weight of state (h, i, q) in y[h, q]
-    eye_h, eye_p = jnp.eye(heads, dtype=dtype), jnp.eye(p, dtype=dtype)
-    full = jnp.einsum("thiq,hg,qr->tgrhiq", rows, eye_h, eye_p)
-    return full.reshape(rows.shape[0], heads * p, heads * n * p)
+def bonus_skip(system: System, log_eta: Array, sign: Array) -> ValueSkip | None:
+    """What the bonus of a summed normaliser is, divided by η (L, H): a skip from the values."""
+    bonus = getattr(system.eta, "bonus", None)
+    if bonus is None:
+        return None
+    assert isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
+    weight = (bonus.astype(log_eta.dtype) * jnp.exp(-log_eta) * sign)[:, :, None]
+    for factor in (system.B.scale, system.C.gate):
+        weight = weight if factor is None else weight * factor.astype(weight.dtype)
+    return ValueSkip(weight)
 
 
 def skip_matrix(system: System) -> Array:
     """D as matrices (T, d_out, d); zeros where there is no skip."""
-    heads, _, p = system.state_shape
-    real = jnp.finfo(system.dtype).dtype
     if system.D is None:
-        return jnp.zeros((1, system.output_width, system.token_width), real)
-    if isinstance(system.D, DenseSkip):
-        return system.D.matrix.astype(real)
-    if isinstance(system.D, TokenSkip):
-        return jax.vmap(jnp.diag)(system.D.d.astype(real))
-    d = jnp.broadcast_to(system.D.d, (system.D.d.shape[0], heads, p)).astype(real)
-    return d.reshape(-1, heads * p, 1) * _value_map(system)[None].astype(real)
-
-
-def _value_map(system: System) -> Array:
-    """W as a matrix (H·p, d), the identity where the token is the value."""
-    assert isinstance(system.B, OuterInput)
-    W = system.B.W
-    return jnp.eye(system.token_width, dtype=system.dtype) if W is None else W
-
-
-def _log_eta(system: System, steps: int) -> Array:
-    """Logarithm of η_t per head, (T, H)."""
-    if isinstance(system.eta, GivenNormalizer):
-        return system.eta.log_eta
-    heads, n, _ = system.state_shape
-    assert isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
-    ones = dataclasses.replace(
-        system,
-        B=OuterInput(system.B.b, W=None),
-        C=InnerOutput(system.C.c),
-        D=None,
-        eta=None,
-        state_shape=(heads, n, 1),
-    )
-    A, B, C, _ = matrices(ones, steps)
-
-    def advance(z: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        A, B, C = step
-        z = A @ z + B.sum(axis=1)
-        return z, C @ z
-
-    _, eta = jax.lax.scan(advance, jnp.zeros(heads * n, A.dtype), (A, B, C))
-    return jnp.log(eta)
+        return jnp.zeros((1, system.output_width, system.token_width), system.real_dtype)
+    return system.D.matrix(system).astype(system.real_dtype)

@@ -11,11 +11,13 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from dsfjax.core.pytree import constant, pytree, static, time_leaves
-from dsfjax.core.transitions import _expect
+from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.pytree import constant, pytree, static
+from dsfjax.core.transitions import expect
 
 
 @pytree
@@ -45,13 +47,13 @@ class KernelSystem:
     num_channels: int = static(kw_only=True)
 
     def __post_init__(self) -> None:
-        _expect(self.q.ndim == 3, self, "q", "(L, H, m)", self.q.shape)
+        expect(self.q.ndim == 3, self, "q", "(L, H, m)", self.q.shape)
         length, heads, m = self.q.shape
         ok = self.k.ndim == 3 and self.k.shape[::2] == (length, m) and heads % self.k.shape[1] == 0
-        _expect(ok, self, "k", f"({length}, G, {m}) with G dividing {heads}", self.k.shape)
+        expect(ok, self, "k", f"({length}, G, {m}) with G dividing {heads}", self.k.shape)
         if self.W is not None:
             width = heads * self.num_channels
-            _expect(
+            expect(
                 self.W.ndim == 2 and self.W.shape[0] == width,
                 self,
                 "W (no time axis)",
@@ -61,12 +63,12 @@ class KernelSystem:
         if self.reset is not None:
             ok = self.reset.shape == (length,) and self.reset.dtype == jnp.bool_
             got = f"{self.reset.dtype}{list(self.reset.shape)}"
-            _expect(ok, self, "reset", f"({length},) and dtype bool", got)
+            expect(ok, self, "reset", f"({length},) and dtype bool", got)
 
     @property
     def length(self) -> int:
         """Number of steps L."""
-        return max(leaf.shape[0] for leaf in time_leaves(self))
+        return self.q.shape[0]
 
     @property
     def num_heads(self) -> int:
@@ -82,6 +84,16 @@ class KernelSystem:
     def output_width(self) -> int:
         """d_out = H·p."""
         return self.num_heads * self.num_channels
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype of scores and sums, at least float32."""
+        return state_dtype(self.q.dtype)
+
+    @property
+    def real_dtype(self) -> np.dtype:
+        """The same: a kernel system is real."""
+        return self.dtype
 
     @property
     def slot_size(self) -> int:

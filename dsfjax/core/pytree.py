@@ -15,26 +15,41 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 
 T = TypeVar("T")
 
 
 def constant(**kwargs: Any) -> Any:
-    """Declare an array field that has no time axis."""
+    """Declare an array field of a `dsfjax.pytree` class that has no time axis."""
     return dataclasses.field(metadata={"time": False}, **kwargs)
 
 
 def static(**kwargs: Any) -> Any:
-    """Declare a field that belongs to the pytree structure instead of its leaves."""
+    """Declare a field of a `dsfjax.pytree` class that is a Python value, part of the structure."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(constant, static, dataclasses.field))
 def pytree(cls: type[T]) -> type[T]:
-    """Make ``cls`` a frozen dataclass and register it as a JAX pytree."""
+    """Make a class a frozen dataclass and register it as a JAX pytree.
+
+    Use it for a part of a `System` of your own: a subclass of `dsfjax.Transition`, for example.
+    Annotated fields are arrays with a leading time axis, unless `constant` or `static` marks them.
+
+    Example:
+        >>> import jax, dsfjax
+        >>> @dsfjax.pytree
+        ... class Pair:
+        ...     moving: jax.Array  # (T, 2)
+        ...     fixed: jax.Array = dsfjax.constant()
+        ...     name: str = dsfjax.static(default="pair")
+        >>> len(jax.tree.leaves(Pair(jax.numpy.ones((3, 2)), jax.numpy.ones(2))))
+        2
+    """
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     leaves = tuple(f.name for f in fields if not f.metadata.get("static"))
@@ -91,6 +106,34 @@ def time_leaves(x: Any) -> list[Any]:
 
     map_time(visit, x)
     return found
+
+
+class Partition(NamedTuple):
+    """How a pytree is put together from its real and complex leaves and the others; hashable.
+
+    Attributes:
+        structure: Of the pytree.
+        is_inexact: Per leaf, whether it is real or complex (and thus differentiable).
+    """
+
+    structure: Any
+    is_inexact: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, tree: Any) -> tuple[Partition, list[Any], list[Any]]:
+        """The partition of a pytree, its real and complex leaves, and the others."""
+        leaves, structure = jax.tree.flatten(tree)
+        flags = tuple(jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves)
+        inexact = [x for x, flag in zip(leaves, flags, strict=True) if flag]
+        others = [x for x, flag in zip(leaves, flags, strict=True) if not flag]
+        return cls(structure, flags), inexact, others
+
+    def join(self, inexact: list[Any], others: list[Any]) -> Any:
+        """The pytree with these leaves."""
+        first, second = iter(inexact), iter(others)
+        return self.structure.unflatten(
+            [next(first if flag else second) for flag in self.is_inexact]
+        )
 
 
 def _repr(x: Any) -> str:

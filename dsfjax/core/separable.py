@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from dsfjax.core.diagonal import Scalar
 from dsfjax.core.features import check_even_order, taylor_features
 from dsfjax.core.kernel import KernelSystem
 from dsfjax.core.maps import InnerOutput, Normalizer, OuterInput, SummedNormalizer
 from dsfjax.core.system import System
-from dsfjax.core.transitions import Scalar
 
 
 def separable_system(
@@ -63,6 +63,7 @@ def separable_system(
         eta=eta,
         reset=reset,
         state_shape=(heads, n, num_channels),
+        length=phi.shape[0],
     )
 
 

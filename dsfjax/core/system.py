@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import maps
 from dsfjax.core.dtypes import state_dtype
-from dsfjax.core.maps import DenseInput, DenseOutput, InnerOutput, OuterInput
-from dsfjax.core.pytree import pytree, static, time_leaves
-from dsfjax.core.transitions import Diagonal, Transition
+from dsfjax.core.maps import InputMap, Normalizer, OutputMap, Skip
+from dsfjax.core.pytree import pytree, static
+from dsfjax.core.steps import common_length
+from dsfjax.core.transitions import Transition
 
 
 @pytree
@@ -34,17 +34,21 @@ class System:
     B_t/η_t are a view of it: `to_dense`.
 
     Attributes:
-        A: Transition; its type is its structure (`Scalar`, `Diagonal`, `DiagonalPlusLowRank`,
-            `Dense`). The paper calls it Λ.
-        B: Input map, `OuterInput` or `DenseInput`.
-        C: Output map, `InnerOutput` or `DenseOutput`.
-        D: Skip, `TokenSkip`, `ValueSkip`, `DenseSkip` or None.
-        eta: Normaliser η, `GivenNormalizer`, `SummedNormalizer` or None.
+        A: `Transition`; its type is its structure (`Scalar`, `Diagonal`, `DiagonalPlusLowRank`,
+            `Dense`, or a subclass of your own). The paper calls it Λ.
+        B: `InputMap`: `OuterInput`, `DenseInput`, or your own.
+        C: `OutputMap`: `InnerOutput`, `DenseOutput`, or your own.
+        D: `Skip`: `TokenSkip`, `ValueSkip`, `DenseSkip`, your own, or None.
+        eta: `Normalizer`: `GivenNormalizer`, `SummedNormalizer`, your own, or None.
         reset: Boolean (L,) or None. Before a step where it is true, state and normaliser are zero.
         state_shape: (H, n, p), static.
+        length: L, static. By default the common number of steps above 1 of all time axes; None if
+            nothing varies in time: such a time-invariant system fits any number of steps. A time
+            axis of 1 means constant, so the system of a single step has to say ``length=1``.
 
     Raises:
         ValueError: While tracing, if shapes or lengths do not fit together.
+        TypeError: If a part is not of its kind.
 
     Example:
         An exponential moving average of two channels, with decay 0.5:
@@ -58,36 +62,29 @@ class System:
     """
 
     A: Transition
-    B: OuterInput | DenseInput
-    C: InnerOutput | DenseOutput
-    D: maps.Skip | None = None
-    eta: maps.Normalizer | None = None
+    B: InputMap
+    C: OutputMap
+    D: Skip | None = None
+    eta: Normalizer | None = None
     reset: Array | None = None
     state_shape: tuple[int, int, int] = static(kw_only=True)
+    length: int | None = static(kw_only=True, default=None)
 
     def __post_init__(self) -> None:
-        for name, value, types in (
-            ("A", self.A, Transition),
-            ("B", self.B, maps.InputMap),
-            ("C", self.C, maps.OutputMap),
-            ("D", self.D, maps.Skip | None),
-            ("eta", self.eta, maps.Normalizer | None),
-        ):
-            if not isinstance(value, types):
+        kinds = {"A": Transition, "B": InputMap, "C": OutputMap, "D": Skip, "eta": Normalizer}
+        for name, kind in kinds.items():
+            part = getattr(self, name)
+            if not isinstance(part, kind) and (part is not None or name in "ABC"):
                 raise TypeError(
-                    f"System: expected {name} to be one of {types}, got {type(value).__name__}."
+                    f"System: expected {name} to be of type {kind.__name__}, got "
+                    f"{type(part).__name__}. Subclass dsfjax.{kind.__name__} for one of your own."
                 )
-        self.A.check(self.state_shape)
-        self.B.check(self.state_shape)
-        self.C.check(self.state_shape)
-        _check_skip(self)
-        _check_normalizer(self)
-        lengths = {leaf.shape[0] for leaf in time_leaves(self)} - {1}
-        if len(lengths) > 1:
-            raise ValueError(
-                f"System: parts cover different numbers of steps {sorted(lengths)}; every time "
-                "axis must be L, or 1 for what is constant in time."
-            )
+        for part in (self.A, self.B, self.C):
+            part.check(self.state_shape)
+        for part in (self.D, self.eta):
+            if part is not None:
+                part.check(self)
+        object.__setattr__(self, "length", common_length("System", self, self.length))
         if self.reset is not None and (self.reset.ndim != 1 or self.reset.dtype != jnp.bool_):
             raise ValueError(
                 f"System: expected reset of shape (L,) and dtype bool, got {self.reset.dtype}"
@@ -96,9 +93,9 @@ class System:
             )
 
     @property
-    def length(self) -> int:
-        """Number of steps L; 1 if nothing varies in time (the system then fits any L)."""
-        return max(leaf.shape[0] for leaf in time_leaves(self))
+    def num_heads(self) -> int:
+        """H."""
+        return self.state_shape[0]
 
     @property
     def num_states(self) -> int:
@@ -116,6 +113,21 @@ class System:
         return self.C.output_width(self.state_shape)
 
     @property
+    def W(self) -> Array | None:
+        """The map from tokens to values, or None if the tokens are the values."""
+        return self.B.W
+
+    @property
+    def slot_size(self) -> int:
+        """Numbers that a cache of everything written would keep of one step."""
+        return self.B.slot_size(self.state_shape)
+
+    @property
+    def acts_on_values(self) -> bool:
+        """Whether B writes values and C reads each value channel by itself (no dense map)."""
+        return self.B.acts_on_values and self.C.acts_on_values
+
+    @property
     def is_complex(self) -> bool:
         """Whether the state is complex (the output is real in any case)."""
         return jnp.issubdtype(self.dtype, jnp.complexfloating)
@@ -123,54 +135,15 @@ class System:
     @property
     def dtype(self) -> jnp.dtype:
         """Dtype of the state: that of the widest array, at least float32; complex if any is."""
-        return state_dtype(*(x.dtype for x in jax.tree.leaves(self)))
+        return state_dtype(self.A.dtype, *(x.dtype for x in jax.tree.leaves(self)))
+
+    @property
+    def real_dtype(self) -> jnp.dtype:
+        """The real counterpart of `dtype`, that of the normaliser and the outputs."""
+        return jnp.finfo(self.dtype).dtype
 
     @property
     def carried_shape(self) -> tuple[int, int, int]:
         """Shape of the state that `scan` carries: (H, n, p), or (H, n, p + 1) with a summed η."""
         heads, n, p = self.state_shape
-        return (heads, n, p + isinstance(self.eta, maps.SummedNormalizer))
-
-
-def _check_skip(system: System) -> None:
-    heads, _, p = system.state_shape
-    d, d_out = system.token_width, system.output_width
-    D = system.D
-    if isinstance(D, maps.TokenSkip):
-        if D.d.ndim != 2 or D.d.shape[1] != d_out or d != d_out:
-            raise ValueError(
-                f"TokenSkip: expected d of shape (T, {d_out}) and tokens of the output's width "
-                f"{d_out}, got {D.d.shape} and tokens of width {d}. Use DenseSkip otherwise."
-            )
-    elif isinstance(D, maps.ValueSkip):
-        if not isinstance(system.B, OuterInput) or d_out != heads * p:
-            raise ValueError(
-                "ValueSkip: needs an OuterInput and an output of width H·p; use DenseSkip."
-            )
-        maps._check_channels(D, "d", D.d, heads, p)
-    elif isinstance(D, maps.DenseSkip) and (D.matrix.ndim != 3 or D.shape[1:] != (d_out, d)):
-        raise ValueError(f"DenseSkip: expected matrix of shape (T, {d_out}, {d}), got {D.shape}.")
-
-
-def _check_normalizer(system: System) -> None:
-    eta = system.eta
-    if eta is None:
-        return
-    if not isinstance(system.C, InnerOutput):
-        raise ValueError(
-            "System: a normaliser needs an InnerOutput; fold η into the matrix of C instead."
-        )
-    if isinstance(eta, maps.GivenNormalizer):
-        heads = system.state_shape[0]
-        if eta.log_eta.ndim != 2 or eta.log_eta.shape[1] != heads:
-            raise ValueError(
-                f"GivenNormalizer: expected log_eta of shape (T, {heads}), got {eta.log_eta.shape}."
-            )
-    else:
-        if not isinstance(system.B, OuterInput) or system.is_complex:
-            raise ValueError("SummedNormalizer: needs an OuterInput and real A, B, C.")
-        if isinstance(system.A, Diagonal) and not system.A.per_state:
-            raise ValueError(
-                "SummedNormalizer: z has one entry per state, so the decay must not vary over the "
-                "value channels p."
-            )
+        return (heads, n, p + (0 if self.eta is None else self.eta.num_channels))

@@ -1,35 +1,38 @@
 r"""Transitions A_t: how the state decays and mixes from one step to the next.
 
 The paper writes the transition Λ_t; in code it is ``A``. The *type* is the structure, and the
-structure decides which engines apply. The state of one step is ``h`` of shape (H, n, p): heads,
+structure decides which algorithms apply. The state of one step is ``h`` of shape (H, n, p): heads,
 state expansion per head, value channels per head.
 
 ==========================  =====================================  ===========================
 type                        A_t on one head                        parameters per step
 ==========================  =====================================  ===========================
-`Scalar`                    a I                                    log a (H,)
-`Diagonal`                  diag(a) over n, over p, or both        log a (H, n|1, p|1)
-`DiagonalPlusLowRank`       diag(a) − W Zᵀ on the n axis           log a (H, n), W, Z (H, n, r)
+`Scalar`                    a I                                    log |a| (H,), sign
+`Diagonal`                  diag(a) over n, over p, or both        log |a| (H, n|1, p|1), sign
+`DiagonalPlusLowRank`       diag(a) − W Zᵀ on the n axis           log |a| (H, n), W, Z (G, n, r)
 `Dense`                     any matrix on the n axis               (H, n, n)
+your subclass               any matrix on the n axis               whatever it holds
 ==========================  =====================================  ===========================
 
-Decays are stored as logarithms: products over many steps become sums, and a decay of exactly 0 is
-``-inf``. A leading time axis of size 1 means constant in time. `apply` acts on objects whose time
-axis has been removed (one step).
+Every array has a leading time axis; a time axis of size 1 means constant in time.
 """
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from dsfjax.core.dtypes import product_dtype
-from dsfjax.core.pytree import constant, pytree
+from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.pytree import pytree
 
 
-def _expect(condition: bool, owner: Any, name: str, expected: str, got: Any) -> None:
+def expect(condition: bool, owner: Any, name: str, expected: str, got: Any) -> None:
+    """Raise `ValueError` about the shape of a field, unless the condition holds."""
     if not condition:
         raise ValueError(
             f"{type(owner).__name__}: expected {name} of shape {expected}, got {got}. The leading "
@@ -37,252 +40,318 @@ def _expect(condition: bool, owner: Any, name: str, expected: str, got: Any) -> 
         )
 
 
-@pytree
-class Scalar:
-    """One decay per head: A_t = exp(log_a) I.
-
-    Attributes:
-        log_a: log a_t, real or complex, shape (T, H) with T the number of steps or 1.
+def to_heads(x: Array, num_heads: int, axis: int = -2) -> Array:
+    """Repeat G groups to H heads along an axis; heads of a group are neighbours.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> Scalar(jnp.zeros((1, 4)))
-        Scalar(log_a=float32[1, 4])
+        >>> to_heads(jnp.array([[1.0], [2.0]]), 4)[:, 0].tolist()
+        [1.0, 1.0, 2.0, 2.0]
+    """
+    groups = x.shape[axis]
+    return x if groups == num_heads else jnp.repeat(x, num_heads // groups, axis=axis)
+
+
+class Transition(abc.ABC):
+    """The transition A_t of a `System`. Subclass it to bring a structure of your own.
+
+    You write a class with the decorator `dsfjax.pytree`, arrays with a leading time axis as its
+    fields (`dsfjax.constant()` marks an array without one, `dsfjax.static()` a Python value), and
+    one method, `matrix`, which is always called with the time axis in place.
+
+    You get everything else: `dsfjax.scan` (sequential, associative, checkpointed, materialized),
+    `dsfjax.step`, `dsfjax.materialize`, `dsfjax.to_dense`, `dsfjax.rescale`, `dsfjax.pad_state`,
+    composition in time, in parallel and in series, resets, gradients, and every function of
+    `dsfjax.analysis`. The other methods have defaults that follow from `matrix`. Override one where
+    your structure allows something cheaper, as the built-in structures do; all are called with the
+    time axis, which is 1 for a single step.
+
+    Example:
+        A rotation of two states by an angle per step and head:
+
+        >>> import dsfjax
+        >>> @dsfjax.pytree
+        ... class Rotation(dsfjax.Transition):
+        ...     angle: jax.Array  # (T, H)
+        ...
+        ...     def matrix(self):
+        ...         c, s = jnp.cos(self.angle), jnp.sin(self.angle)
+        ...         rows = jnp.stack([c, -s], axis=-1), jnp.stack([s, c], axis=-1)
+        ...         return jnp.stack(rows, axis=-2)
+        >>> quarter = Rotation(jnp.full((4, 1), jnp.pi / 2))
+        >>> e = jnp.array([[[1.0, 0.0]]])
+        >>> B, C = dsfjax.OuterInput(e), dsfjax.InnerOutput(e)
+        >>> s = dsfjax.System(quarter, B, C, state_shape=(1, 2, 1))
+        >>> y, h = dsfjax.scan(s, jnp.array([[1.0], [0.0], [0.0], [0.0]]))
+        >>> [abs(round(x)) * (1 if x > 0 else -1) for x in y[:, 0].tolist()]
+        [1, 0, -1, 0]
     """
 
-    log_a: Array
-
-    def __post_init__(self) -> None:
-        _expect(jnp.ndim(self.log_a) == 2, self, "log_a", "(T, H)", jnp.shape(self.log_a))
-
-    def log_decay(self) -> Array:
-        """Log decay with axes (…, H, 1, 1), broadcasting against the state."""
-        return self.log_a[..., None, None]
-
-    def apply(self, h: Array) -> Array:
-        """A_t h for one step, h (H, n, p)."""
-        return jnp.exp(self.log_decay()).astype(h.dtype) * h
-
-    def check(self, state_shape: tuple[int, int, int]) -> None:
-        """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
-        _expect(
-            self.log_a.shape[-1] == state_shape[0],
-            self,
-            "log_a",
-            f"(T, {state_shape[0]})",
-            self.log_a.shape,
-        )
-
-
-@pytree
-class Factored:
-    """A log decay that is an outer product: log a_t = step_t × rate (the Δ_t A of S6).
-
-    No engine forms the product for all steps at once.
-
-    Attributes:
-        step: (T, H, p) or (T, H, 1), usually Δ_t ≥ 0.
-        rate: (H, n, p), (H, 1, p) or (H, n, 1), constant in time, usually A ≤ 0.
-    """
-
-    step: Array
-    rate: Array = constant()
-
-    def __post_init__(self) -> None:
-        _expect(jnp.ndim(self.step) == 3, self, "step", "(T, H, p)", jnp.shape(self.step))
-        heads = jnp.shape(self.step)[1]
-        ok = jnp.ndim(self.rate) == 3 and jnp.shape(self.rate)[0] == heads
-        _expect(ok, self, "rate (no time axis)", f"({heads}, n, p)", jnp.shape(self.rate))
+    @abc.abstractmethod
+    def matrix(self) -> Array:
+        """A_t of every step and head, (T, H, n, n) with T steps or 1."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the product, (…, H, n, p)."""
-        return (
-            *self.step.shape[:-1],
-            self.rate.shape[-2],
-            max(self.step.shape[-1], self.rate.shape[-1]),
-        )
+    def is_diagonal(self) -> bool:
+        """Whether A_t acts on every entry of the state alone; then it is an `Elementwise`."""
+        return False
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether A_t differs between the value channels p of a head."""
+        return False
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether all eigenvalues are real and not negative, whatever the values of the fields."""
+        return False
 
     @property
     def dtype(self) -> Any:
-        """Dtype of the product."""
-        return product_dtype(self.step.dtype, self.rate.dtype)
-
-    def product(self) -> Array:
-        """The log decay (…, H, n, p), with or without a time axis as ``step``."""
-        rate = self.rate[(None,) * (self.step.ndim - 2)]  # a time axis, if step still has one
-        return self.step[..., None, :].astype(self.dtype) * rate.astype(self.dtype)
-
-
-@pytree
-class Diagonal:
-    """A diagonal transition over the n axis, the p axis, or both.
-
-    Attributes:
-        log_a: log a_t, real or complex, shape (T, H, n, p) where n or p (or both) may be 1 if the
-            decay does not vary along that axis; or `Factored`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> Diagonal(jnp.zeros((5, 2, 8, 1))).log_decay().shape
-        (5, 2, 8, 1)
-    """
-
-    log_a: Array | Factored
-
-    def __post_init__(self) -> None:
-        _expect(
-            len(self.log_a.shape) == 4, self, "log_a", "(T, H, n or 1, p or 1)", self.log_a.shape
-        )
-
-    @classmethod
-    def factored(cls, step: Array, rate: Array) -> Diagonal:
-        """Diagonal with log a_t = step_t × rate, kept as the two factors."""
-        return cls(Factored(step, rate))
-
-    @property
-    def per_state(self) -> bool:
-        """Whether the decay is the same for all value channels p of a head."""
-        return self.log_a.shape[-1] == 1
-
-    def log_decay(self) -> Array:
-        """Log decay with axes (…, H, n|1, p|1)."""
-        return self.log_a.product() if isinstance(self.log_a, Factored) else self.log_a
-
-    def apply(self, h: Array) -> Array:
-        """A_t h for one step, h (H, n, p)."""
-        return jnp.exp(self.log_decay()).astype(h.dtype) * h
+        """Dtype of A_t."""
+        return jax.eval_shape(lambda A: A.matrix(), self).dtype
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
         """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
+        heads, n, _ = state_shape
+        shape = jax.eval_shape(lambda A: A.matrix(), self).shape
+        ok = len(shape) == 4 and shape[1] in (1, heads) and shape[2:] == (n, n)
+        expect(ok, self, "matrix()", f"(T, {heads}, {n}, {n})", shape)
+
+    def apply(self, h: Array, precision: str = "highest") -> Array:
+        """A_t h_t for every step t: from (T, H, n, p) to (T, H, n, p); time axes of 1 broadcast."""
+        return jnp.matmul(self.matrix().astype(h.dtype), h, precision=precision)
+
+    def transpose(self) -> Transition:
+        """The transition A_tᵀ, transposed and not conjugated."""
+        return Dense(self.matrix().swapaxes(-1, -2))
+
+    def rescale(self, log_r: Array) -> Transition:
+        """The transition exp(log_r_t) A_t, for log_r (T, H)."""
+        m = self.matrix()
+        return Dense(m * jnp.exp(log_r)[:, :, None, None].astype(m.dtype))
+
+    def pad(self, n_now: int, n: int) -> Transition:
+        """A transition of n states per head that acts on the first ``n_now`` as this one."""
+        return Dense(jnp.pad(self.matrix(), [(0, 0)] * 2 + [(0, n - n_now)] * 2))
+
+    def log_eigenvalues(self) -> tuple[Array, Array | None]:
+        """Logarithms of the distinct eigenvalues (T, H or 1, k), and which of them are negative.
+
+        An eigenvalue is the exponential of its logarithm, with the sign flipped where the second
+        array (of the same shape, or None for nowhere) says so.
+        """
+        m = self.matrix()
+        return jnp.log(jnp.linalg.eigvals(m.astype(state_dtype(m.dtype)))), None
+
+    def product(self, length: int) -> Transition:
+        """A_L ⋯ A_1 over all of ``length`` steps, as a transition of one step."""
+        m = self.matrix()
+        m = m.astype(state_dtype(m.dtype))
+        if m.shape[0] == 1:
+            power = jnp.linalg.matrix_power(m[0], length)
+            return Dense(power[None])
+
+        def advance(P: Array, now: Array) -> tuple[Array, None]:
+            return jnp.matmul(now, P, precision="highest"), None
+
+        return Dense(jax.lax.scan(advance, m[0], m[1:])[0][None])
+
+    def compose(self, late: Any) -> Transition:
+        """The transition of a stretch of steps followed by ``late``, both of one step."""
+        return Dense(jnp.matmul(late.matrix(), self.matrix(), precision="highest"))
+
+    def dense(self, state_shape: tuple[int, int, int]) -> Array:
+        """A_t on the flattened state, (T, N, N)."""
         heads, n, p = state_shape
-        got = self.log_a.shape[-3:]
-        ok = got[0] == heads and got[1] in (1, n) and got[2] in (1, p)
-        _expect(ok, self, "log_a", f"(T, {heads}, {n} or 1, {p} or 1)", self.log_a.shape)
+        m = self.matrix()
+        m = jnp.broadcast_to(m, (m.shape[0], heads, n, n))
+        eye_h, eye_p = jnp.eye(heads, dtype=m.dtype), jnp.eye(p, dtype=m.dtype)
+        full = jnp.einsum("thij,hg,qr->thiqgjr", m, eye_h, eye_p)
+        return full.reshape(m.shape[0], heads * n * p, heads * n * p)
+
+    def describe(self) -> str:
+        """The structure in words, for `dsfjax.explain`."""
+        return f"{type(self).__name__}, run by its matrices"
 
 
 @pytree
-class DiagonalPlusLowRank:
-    """A_t = diag(exp(log_a_t)) − W_t Z_tᵀ on the n axis (delta rule, RWKV-7).
+class DiagonalPlusLowRank(Transition):
+    """A_t = diag(a_t) − W_t Z_tᵀ on the n axis, |a_t| = exp(log_a_t) (delta rule, RWKV-7).
 
     Attributes:
         log_a: (T, H, n) or (T, H, 1).
-        w: Left factor W, (T, H, n, r).
-        z: Right factor Z, (T, H, n, r); transposed, not conjugated.
+        w: Left factor W, (T, G, n, r), with G groups of heads, G divides H.
+        z: Right factor Z, (T, G', n, r); transposed, not conjugated.
+        sign: Negative where a_t is, of a shape that broadcasts to that of ``log_a``; None if all
+            are positive. It has no gradient.
     """
 
     log_a: Array
     w: Array
     z: Array
+    sign: Array | None = None
 
     def __post_init__(self) -> None:
-        _expect(jnp.ndim(self.log_a) == 3, self, "log_a", "(T, H, n)", jnp.shape(self.log_a))
+        expect(jnp.ndim(self.log_a) == 3, self, "log_a", "(T, H, n)", jnp.shape(self.log_a))
         for name in ("w", "z"):
             shape = jnp.shape(getattr(self, name))
-            _expect(len(shape) == 4, self, name, "(T, H, n, r)", shape)
-        _expect(
-            self.w.shape[1:] == self.z.shape[1:],
+            expect(len(shape) == 4, self, name, "(T, G, n, r)", shape)
+        expect(
+            self.w.shape[2:] == self.z.shape[2:],
             self,
             "w and z",
-            "the same (H, n, r)",
+            "the same (n, r)",
             (self.w.shape, self.z.shape),
         )
-
-    def apply(self, h: Array) -> Array:
-        """A_t h for one step, h (H, n, p)."""
-        a = jnp.exp(self.log_a).astype(h.dtype)[..., None]
-        read = jnp.einsum("hnr,hnp->hrp", self.z.astype(h.dtype), h, precision="highest")
-        return a * h - jnp.einsum("hnr,hrp->hnp", self.w.astype(h.dtype), read, precision="highest")
-
-    def matrix_of_step(self) -> Array:
-        """The n×n matrices, with axes (…, H, n, n)."""
-        n = self.w.shape[-2]
-        diagonal = jnp.broadcast_to(jnp.exp(self.log_a), (*self.log_a.shape[:-1], n))
-        low_rank = jnp.einsum("...nr,...mr->...nm", self.w, self.z, precision="highest")
-        eye = jnp.eye(n, dtype=diagonal.dtype)
-        return jnp.einsum("...n,nm->...nm", diagonal, eye) - low_rank
-
-    def check(self, state_shape: tuple[int, int, int]) -> None:
-        """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
-        heads, n, _ = state_shape
-        _expect(
-            self.w.shape[-3:-1] == (heads, n),
-            self,
-            "w and z",
-            f"(T, {heads}, {n}, r)",
-            self.w.shape,
-        )
-        ok = self.log_a.shape[-2] == heads and self.log_a.shape[-1] in (1, n)
-        _expect(ok, self, "log_a", f"(T, {heads}, {n} or 1)", self.log_a.shape)
-
-
-class _ArrayLike:
-    """Lets a one-matrix dataclass be read as that matrix by NumPy and jax.numpy."""
-
-    matrix: Array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the matrix."""
-        return self.matrix.shape
+        check_sign(self)
 
     @property
     def dtype(self) -> Any:
-        """Dtype of the matrix."""
-        return self.matrix.dtype
-
-    def __getitem__(self, index: Any) -> Array:
-        return self.matrix[index]
-
-    def __jax_array__(self) -> Array:
-        return self.matrix
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        import numpy as np
-
-        return np.array(self.matrix, dtype=dtype) if copy else np.asarray(self.matrix, dtype=dtype)
-
-
-@pytree
-class Dense(_ArrayLike):
-    """An unstructured transition on the n axis.
-
-    Attributes:
-        matrix: (T, H, n, n), or (T, n, n) for one matrix shared by the heads. Reads as an array
-            (``np.asarray(system.A)``).
-    """
-
-    matrix: Array
-
-    def __post_init__(self) -> None:
-        _expect(
-            jnp.ndim(self.matrix) in (3, 4),
-            self,
-            "matrix",
-            "(T, H, n, n) or (T, n, n)",
-            jnp.shape(self.matrix),
-        )
-
-    def apply(self, h: Array) -> Array:
-        """A_t h for one step, h (H, n, p)."""
-        m = self.matrix_of_step()
-        return jnp.einsum("hnm,hmp->hnp", m.astype(h.dtype), h, precision="highest")
-
-    def matrix_of_step(self) -> Array:
-        """The matrices of one step with a head axis, (H or 1, n, n)."""
-        return self.matrix if self.matrix.ndim == 3 else self.matrix[None]
-
-    def with_heads(self) -> Array:
-        """The matrices of all steps with a head axis, (T, H or 1, n, n)."""
-        return self.matrix if self.matrix.ndim == 4 else self.matrix[:, None]
+        """Dtype of A_t."""
+        return state_dtype(self.log_a.dtype, self.w.dtype, self.z.dtype)
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
         """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
         heads, n, _ = state_shape
-        ok = self.matrix.shape[-2:] == (n, n) and (
-            self.matrix.ndim == 3 or self.matrix.shape[1] == heads
+        for name in ("w", "z"):
+            shape = getattr(self, name).shape
+            ok = heads % shape[1] == 0 and shape[2] == n
+            expect(ok, self, name, f"(T, G, {n}, r) with G dividing {heads}", shape)
+        ok = self.log_a.shape[-2] == heads and self.log_a.shape[-1] in (1, n)
+        expect(ok, self, "log_a", f"(T, {heads}, {n} or 1)", self.log_a.shape)
+
+    def matrix(self) -> Array:
+        """A_t of every step and head, (T, H, n, n)."""
+        heads, n = self.log_a.shape[1], self.w.shape[2]
+        a = signed_exp(self.log_a, self.sign)
+        diagonal = jnp.broadcast_to(a, (*a.shape[:-1], n))
+        w, z = (to_heads(x, heads, -3) for x in (self.w, self.z))
+        low_rank = jnp.einsum("...nr,...mr->...nm", w, z, precision="highest")
+        eye = jnp.eye(n, dtype=diagonal.dtype)
+        return jnp.einsum("...n,nm->...nm", diagonal, eye) - low_rank
+
+    def apply(self, h: Array, precision: str = "highest") -> Array:
+        """A_t h_t in O(n r p) per head and step."""
+        heads = h.shape[1]
+        a = signed_exp(self.log_a, self.sign).astype(h.dtype)[..., None]
+        w, z = (to_heads(x, heads, -3).astype(h.dtype) for x in (self.w, self.z))
+        read = jnp.matmul(z.swapaxes(-1, -2), h, precision=precision)
+        return a * h - jnp.matmul(w, read, precision=precision)
+
+    def transpose(self) -> DiagonalPlusLowRank:
+        """The transition A_tᵀ: W and Z change places."""
+        return DiagonalPlusLowRank(self.log_a, self.z, self.w, self.sign)
+
+    def rescale(self, log_r: Array) -> DiagonalPlusLowRank:
+        """The transition exp(log_r_t) A_t."""
+        w = to_heads(self.w, log_r.shape[1], -3)
+        w = w * jnp.exp(log_r)[:, :, None, None].astype(w.dtype)
+        log_a = self.log_a + log_r[:, :, None].astype(self.log_a.dtype)
+        return DiagonalPlusLowRank(log_a, w, self.z, self.sign)
+
+    def pad(self, n_now: int, n: int) -> DiagonalPlusLowRank:
+        """A transition of n states per head; the new ones neither decay nor meet the others."""
+        log_a = jnp.broadcast_to(self.log_a, (*self.log_a.shape[:-1], n_now))
+        w, z = (pad_axis(x, -2, n) for x in (self.w, self.z))
+        sign = self.sign
+        if sign is not None and sign.shape[-1] > 1:
+            sign = pad_axis(sign, -1, n)
+        return DiagonalPlusLowRank(pad_axis(log_a, -1, n), w, z, sign)
+
+    def describe(self) -> str:
+        """The structure in words."""
+        return f"diagonal plus rank {self.w.shape[-1]}"
+
+
+class ArrayLike:
+    """Lets a dataclass of one array be read as that array by NumPy and jax.numpy."""
+
+    array: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the array."""
+        return self.array.dtype
+
+    def __getitem__(self, index: Any) -> Array:
+        return self.array[index]
+
+    def __jax_array__(self) -> Array:
+        return self.array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return np.array(self.array, dtype=dtype) if copy else np.asarray(self.array, dtype=dtype)
+
+
+@pytree
+class Dense(ArrayLike, Transition):
+    """An unstructured transition on the n axis.
+
+    Attributes:
+        array: (T, H, n, n), or (T, n, n) for one matrix shared by the heads. Reads as an array
+            (``np.asarray(system.A)``).
+    """
+
+    array: Array
+
+    def __post_init__(self) -> None:
+        shape = jnp.shape(self.array)
+        expect(len(shape) in (3, 4), self, "array", "(T, H, n, n) or (T, n, n)", shape)
+
+    def check(self, state_shape: tuple[int, int, int]) -> None:
+        """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
+        heads, n, _ = state_shape
+        ok = self.array.shape[-2:] == (n, n)
+        ok = ok and (self.array.ndim == 3 or self.array.shape[1] == heads)
+        expect(ok, self, "array", f"(T, {heads}, {n}, {n}) or (T, {n}, {n})", self.array.shape)
+
+    def matrix(self) -> Array:
+        """A_t of every step with a head axis, (T, H or 1, n, n)."""
+        return self.array if self.array.ndim == 4 else self.array[:, None]
+
+    def transpose(self) -> Dense:
+        """The transition A_tᵀ."""
+        return Dense(self.array.swapaxes(-1, -2))
+
+    def pad(self, n_now: int, n: int) -> Dense:
+        """A transition of n states per head, zero on the new ones."""
+        return Dense(pad_axis(pad_axis(self.array, -1, n), -2, n))
+
+    def describe(self) -> str:
+        """The structure in words."""
+        return "dense"
+
+
+def pad_axis(x: Array, axis: int, size: int) -> Array:
+    """Zeros at the end of an axis, up to a size."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, size - x.shape[axis])
+    return jnp.pad(x, widths)
+
+
+def check_sign(owner: Any) -> None:
+    """Bring the field ``sign`` to −1 and 1 in int8, which has no gradient; raise if it misfits."""
+    if owner.sign is None:
+        return
+    object.__setattr__(owner, "sign", jnp.where(owner.sign < 0, -1, 1).astype(jnp.int8))
+    sign, log_a = jnp.shape(owner.sign), owner.log_a.shape
+    ok = len(sign) == len(log_a) and all(
+        s in (1, a) or (i == 0 and a == 1) for i, (s, a) in enumerate(zip(sign, log_a, strict=True))
+    )
+    expect(ok, owner, "sign", f"{log_a}, or 1 along an axis", sign)
+    if jnp.issubdtype(owner.log_a.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"{type(owner).__name__}: expected a real log_a together with a sign, got "
+            f"{owner.log_a.dtype}. A complex decay has its sign in its phase."
         )
-        _expect(ok, self, "matrix", f"(T, {heads}, {n}, {n}) or (T, {n}, {n})", self.matrix.shape)
 
 
-Transition = Scalar | Diagonal | DiagonalPlusLowRank | Dense
+def signed_exp(log_a: Array, sign: Array | None) -> Array:
+    """The decay a with log |a| and the sign given apart."""
+    a = jnp.exp(log_a)
+    return a if sign is None else jnp.where(sign < 0, -a, a)

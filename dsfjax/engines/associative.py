@@ -2,8 +2,8 @@ r"""The recurrence as a prefix product, by `jax.lax.associative_scan`.
 
 A step is the affine map h ↦ A_t h + f_t. Affine maps compose, (A', f') ∘ (A, f) = (A'A, A'f + f'),
 and composition is associative: all prefixes cost O(log L) parallel steps. The products A'A stay in
-the class for scalar, diagonal and dense transitions; those of diagonal plus low rank do not (the
-rank grows with every step), so that structure has no associative engine.
+the class for scalar, diagonal and dense transitions. Those of diagonal plus low rank do not (the
+rank grows with every step), so that structure runs as matrices, as any other one does.
 
 The backward pass is the adjoint recurrence, G_t = ∂h_t + A_{t+1}ᵀ G_{t+1}, by the same scan from
 the other end; what it needs of the forward pass is computed again.
@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.transitions import Dense, Diagonal, Scalar
 from dsfjax.engines.guard import finite
-from dsfjax.engines.recurrence import Recurrence, read_states
+from dsfjax.engines.recurrence import Recurrence
 
 Affine = tuple[Array, Array]
 
@@ -45,20 +44,14 @@ def compose(early: Affine, late: Affine, *, dense: bool, precision: str = "highe
 def associative(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     """Run the recurrence by an associative scan. O(L H n p) memory, O(log L) depth."""
     problem, h0 = finite((problem, h0))
-    dense = isinstance(problem.A, Dense)
+    A, dense = problem.A, not problem.A.is_diagonal
     f = jnp.broadcast_to(problem.forcing(), (problem.length, *h0.shape))
-    if isinstance(problem.A, Dense):
-        a = problem.A.with_heads()
-    else:
-        assert isinstance(problem.A, Scalar | Diagonal)
-        a = jnp.exp(problem.A.log_decay())
+    a = A.matrix() if dense else A.decay()  # type: ignore[attr-defined]
     a = jnp.broadcast_to(a, (problem.length, *a.shape[1:])).astype(f.dtype)
     if problem.reset is not None:
         a = jnp.where(problem.reset[:, None, None, None], 0, a)
     states: Any = _states(dense, problem.precision, a, f, h0)
-    if problem.emit_states:
-        return states, states[-1]
-    return read_states(problem.c, states, problem.precision), states[-1]
+    return problem.read(states), states[-1]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -10,7 +10,6 @@ memory at once.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,20 +18,40 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.pytree import map_time
-from dsfjax.engines.plan import plan
+from dsfjax.core.pytree import Partition, map_time
+from dsfjax.engines.plan import CHECKPOINTED, Plan, plan
 from dsfjax.engines.recurrence import Recurrence
 from dsfjax.engines.varying import zeros_as
 
 
 def chunked(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     """Run the recurrence chunk by chunk; keeps O(L / chunk) states for the backward pass."""
-    return _chunked(dataclasses.replace(problem, reset=None), problem.reset, h0)
+    if plan(problem, h0.shape).name == "elementwise" and problem.rank > 1:
+        # That form writes and reads one vector per step.
+        empty = problem.x[..., :0]
+        plain = Recurrence(
+            problem.A, None, empty, None, problem.forcing(), problem.reset, True, problem.precision
+        )
+        states, h_last = chunked(plain, h0)
+        return problem.read(states), h_last
+    return _in_chunks(plan(problem, h0.shape), problem, h0)
 
 
-@jax.custom_vjp
-def _chunked(problem: Recurrence, reset: Array | None, h0: Array) -> tuple[Array, Array]:
-    return _forward(problem, reset, h0)[0]
+def checkpointed(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
+    """Run the recurrence step by step; every structure; keeps one state per chunk."""
+    return _in_chunks(CHECKPOINTED, problem, h0)
+
+
+def _in_chunks(form: Plan, problem: Recurrence, h0: Array) -> tuple[Array, Array]:
+    partition, arrays, others = Partition.of(problem)
+    return _chunked(form, partition, arrays, others, h0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked(
+    form: Plan, partition: Partition, arrays: list[Array], others: list[Array], h0: Array
+) -> tuple[Array, Array]:
+    return _forward(form, partition, arrays, others, h0)[0]
 
 
 class _Piece(NamedTuple):
@@ -108,54 +127,57 @@ def _cut(piece: _Piece, x: Array) -> Array:
 
 
 def _forward(
-    problem: Recurrence, reset: Array | None, h0: Array
-) -> tuple[tuple[Array, Array], tuple[Recurrence, Array | None, list[Array]]]:
+    form: Plan, partition: Partition, arrays: list[Array], others: list[Array], h0: Array
+) -> tuple[tuple[Array, Array], tuple[list[Array], list[Array], list[Array]]]:
     """Outputs and last state; and what the backward pass needs."""
-    form = plan(problem, h0.shape)
-    (varying, constant), assemble = _take_apart(problem)
+    problem = partition.join(arrays, others)
+    varying, constant, assemble = _take_apart(problem)
     h, outs, boundaries = h0, [], []
     for piece in _pieces(problem.length, form.segment, form.chunk):
 
         def run(h: Array, xs: Any, chunk: int = piece.chunk) -> Any:
-            arrays, reset = xs
-            local = dataclasses.replace(assemble(arrays, constant), reset=reset)
-            out, h, starts = form.forward(local, h, chunk)
+            out, h, starts = form.forward(assemble(xs, constant), h, chunk)
             return h, (out, starts)
 
-        xs = jax.tree.map(partial(_cut, piece), (varying, reset))
+        xs = [_cut(piece, x) for x in varying]
         h, (out, starts) = _over_segments(run, piece, h, xs, reverse=False)
         outs.append(out)
         boundaries.append(starts)
-    return (_concatenate(outs), h), (problem, reset, boundaries)
+    return (_concatenate(outs), h), (arrays, others, boundaries)
 
 
 def _backward(
-    kept: tuple[Recurrence, Array | None, list[Array]], cotangents: tuple[Array, Array]
-) -> tuple[Recurrence, None, Array]:
-    problem, reset, boundaries = kept
+    form: Plan,
+    partition: Partition,
+    kept: tuple[list[Array], list[Array], list[Array]],
+    cotangents: tuple[Array, Array],
+) -> tuple[list[Array], None, Array]:
+    arrays, others, boundaries = kept
+    problem = partition.join(arrays, others)
     d_out, dh = cotangents
-    form = plan(problem, dh.shape)
-    (varying, constant), assemble = _take_apart(problem)
-    d_constant = [zeros_as(x, x.shape) for x in constant]
+    varying, constant, assemble = _take_apart(problem)
+    moves = [x for x, flag in zip(_varies(problem), partition.is_inexact, strict=True) if flag]
+    d_constant = [zeros_as(x, x.shape) for x, m in zip(arrays, moves, strict=True) if not m]
     parts: list[list[Array]] = []
     pieces = _pieces(problem.length, form.segment, form.chunk)
     for piece, starts in zip(reversed(pieces), reversed(boundaries), strict=True):
 
         def run(carry: Any, xs: Any, chunk: int = piece.chunk) -> Any:
             dh, d_constant = carry
-            arrays, reset, starts, d_out = xs
-            local = dataclasses.replace(assemble(arrays, constant), reset=reset)
-            d_local, dh = form.backward(local, starts, d_out, dh, chunk)
-            d_varying, added = _split(d_local, problem)
+            varying, starts, d_out = xs
+            found, dh = form.backward(assemble(varying, constant), starts, d_out, dh, chunk)
+            d_varying = [x for x, m in zip(found, moves, strict=True) if m]
+            added = [x for x, m in zip(found, moves, strict=True) if not m]
             return (dh, [x + y for x, y in zip(d_constant, added, strict=True)]), d_varying
 
-        varying_, reset_, d_out_ = jax.tree.map(partial(_cut, piece), (varying, reset, d_out))
+        xs = jax.tree.map(partial(_cut, piece), (varying, d_out))
         (dh, d_constant), part = _over_segments(
-            run, piece, (dh, d_constant), (varying_, reset_, starts, d_out_), reverse=True
+            run, piece, (dh, d_constant), (xs[0], starts, xs[1]), reverse=True
         )
         parts.append(part)
-    d_varying = [_concatenate(xs[::-1]) for xs in zip(*parts, strict=True)]
-    return assemble(d_varying, d_constant), None, dh
+    d_varying = iter([_concatenate(xs[::-1]) for xs in zip(*parts, strict=True)])
+    rest = iter(d_constant)
+    return [next(d_varying if m else rest) for m in moves], None, dh
 
 
 _chunked.defvjp(_forward, _backward)
@@ -165,24 +187,24 @@ def _concatenate(xs: Any) -> Array:
     return xs[0] if len(xs) == 1 else jnp.concatenate(xs)
 
 
-def _split(x: Recurrence, like: Recurrence) -> tuple[list[Array], list[Array]]:
-    """The arrays of x: those that vary in time in ``like``, and the constant ones."""
-    length = like.length
-    flags = jax.tree.leaves(map_time(lambda leaf: leaf.shape[0] == length, like))
-    leaves = list(zip(jax.tree.leaves(x), flags, strict=True))
-    return [a for a, f in leaves if f is True], [a for a, f in leaves if f is not True]
+def _varies(problem: Recurrence) -> list[bool]:
+    """Per leaf, whether it has a time axis of L entries (an array without one has none)."""
+    length = problem.length
+    marked = map_time(lambda leaf: leaf.shape[0] == length, problem)
+    return [flag is True for flag in jax.tree.leaves(marked)]
 
 
 def _take_apart(
     problem: Recurrence,
-) -> tuple[tuple[list[Array], list[Array]], Callable[[list[Array], list[Array]], Recurrence]]:
+) -> tuple[list[Array], list[Array], Callable[[list[Array], list[Array]], Recurrence]]:
     """Varying and constant arrays, and the function that puts such lists together again."""
-    length = problem.length
-    flags = jax.tree.leaves(map_time(lambda leaf: leaf.shape[0] == length, problem))
-    structure = jax.tree.structure(problem)
+    flags = _varies(problem)
+    leaves, structure = jax.tree.flatten(problem)
+    varying = [x for x, flag in zip(leaves, flags, strict=True) if flag]
+    constant = [x for x, flag in zip(leaves, flags, strict=True) if not flag]
 
     def assemble(varying: list[Array], constant: list[Array]) -> Recurrence:
         rest = iter(varying), iter(constant)
-        return structure.unflatten([next(rest[0] if f is True else rest[1]) for f in flags])
+        return structure.unflatten([next(rest[0] if f else rest[1]) for f in flags])
 
-    return _split(problem, problem), assemble
+    return varying, constant, assemble

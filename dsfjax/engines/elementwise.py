@@ -18,14 +18,14 @@ its results there, so that no array is copied to bring time to the front.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.maps import to_heads
-from dsfjax.core.transitions import Diagonal, Factored, Scalar
+from dsfjax.core.diagonal import Diagonal, Elementwise, Factored
+from dsfjax.core.transitions import to_heads
 from dsfjax.engines.recurrence import Recurrence
 from dsfjax.engines.varying import zeros_as
 
@@ -36,6 +36,7 @@ class _Inputs(NamedTuple):
     Attributes:
         log_a: (k, c, H, p, n), any of the last two 1; of a factored decay the step, (…, p or 1, 1).
         rate: Of a factored decay, (1, H, p, n); None otherwise.
+        negative: Where the decay is negative, (k, c, H, p, n), any of the last two 1; or None.
         b: (k, c, H, n); None for n = 1, and with full forcing.
         x: (k, c, H, p); with b None the forcing (k, c, H, p, n).
         c: (k, c, H, n); None for n = 1, and if all states are emitted.
@@ -44,6 +45,7 @@ class _Inputs(NamedTuple):
 
     log_a: Array
     rate: Array | None
+    negative: Array | None
     b: Array | None
     x: Array
     c: Array | None
@@ -60,7 +62,8 @@ class _Inputs(NamedTuple):
     def decay(self, dtype: jnp.dtype) -> Array:
         """a_t of one step, (k, H, p, n)."""
         log_a = self.log_a if self.rate is None else self.log_a * self.rate
-        return jnp.exp(log_a).astype(dtype)
+        a = jnp.exp(log_a).astype(dtype)
+        return a if self.negative is None else jnp.where(self.negative, -a, a)
 
     def forcing(self) -> Array:
         """b_t ⊗ x_t of one step, (k, H, p, n)."""
@@ -84,7 +87,7 @@ class _Inputs(NamedTuple):
 
 
 def forward(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
-    """Outputs (L, H, p) or states, the last state, and the states before every chunk."""
+    """Outputs (L, 1, H, p) or states, the last state, and the states before every chunk."""
     inputs = _inputs(problem, h0.shape, chunk)
     starts = _states_between(inputs, h0.swapaxes(-1, -2), problem.length // chunk, chunk)
 
@@ -102,8 +105,8 @@ def forward(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, A
     out = out.reshape(-1, *shape)
     if problem.emit_states:
         out = out.swapaxes(-1, -2)
-    elif inputs.c is None:
-        out = out[..., 0]
+    else:
+        out = (out[..., 0] if inputs.c is None else out)[:, None]
     return out, h[-1].swapaxes(-1, -2), starts.swapaxes(-1, -2)
 
 
@@ -139,6 +142,13 @@ def _cross_chunks(
     log_a = inputs.log_a
     total = log_a[:, 0] * chunk if log_a.shape[1] == 1 else log_a.sum(axis=1)
     decay = jnp.exp(total if inputs.rate is None else total * inputs.rate).astype(added.dtype)
+    if (negative := inputs.negative) is not None:
+        count = (
+            negative[:, 0].astype(jnp.int32) * chunk
+            if negative.shape[1] == 1
+            else negative.sum(axis=1)
+        )
+        decay = jnp.where(count % 2 == 1, -decay, decay)
     decay = jnp.broadcast_to(decay, added.shape)
     cut = None if inputs.reset is None else inputs.reset.any(axis=1)
 
@@ -153,15 +163,15 @@ def _cross_chunks(
 
 def backward(
     problem: Recurrence, starts: Array, d_out: Array, dh: Array, chunk: int
-) -> tuple[Recurrence, Array]:
-    """Cotangents of the recurrence and of the state before it."""
+) -> tuple[list[Array], Array]:
+    """Cotangents of the arrays of the recurrence and of the state before it."""
     precision = problem.precision
     inputs = _inputs(problem, dh.shape, chunk)
     d_out = d_out.reshape(-1, chunk, *d_out.shape[1:])
     if problem.emit_states:
         d_out = d_out.swapaxes(-1, -2)
-    elif inputs.c is None:
-        d_out = d_out[..., None]
+    else:
+        d_out = d_out[:, :, 0, ..., None] if inputs.c is None else d_out[:, :, 0]
     aG = _cotangents_between(inputs, d_out, dh.swapaxes(-1, -2), chunk)
 
     def again(h: Array, t: Array) -> tuple[Array, tuple[Array, Array | None]]:
@@ -190,9 +200,9 @@ def backward(
             d_rate = d_log * now.log_a
             d_log = d_log * now.rate
         d_log = _sum_last(d_log, now.log_a.shape[-2:])
-        return aG, _accumulate(total, _Inputs(d_log, d_rate, d_b, d_x, None, None), inputs, t)
+        return aG, _accumulate(total, _Inputs(d_log, d_rate, None, d_b, d_x, None, None), inputs, t)
 
-    bare = inputs._replace(rate=None, c=None, reset=None)
+    bare = inputs._replace(rate=None, negative=None, c=None, reset=None)
     total = jax.tree.map(lambda v: zeros_as(dh, (starts.shape[0], *v.shape[1:])), bare)
     if inputs.rate is not None:
         total = total._replace(rate=zeros_as(aG, aG.shape))
@@ -200,7 +210,7 @@ def backward(
     if inputs.c is not None and d_c is not None:
         constant = inputs.c.shape[1] == 1
         total = total._replace(c=d_c.sum(axis=0)[:, None] if constant else d_c.swapaxes(0, 1))
-    return _recurrence(total, problem), aG[0].swapaxes(-1, -2)
+    return jax.tree.leaves(_recurrence(total, problem)), aG[0].swapaxes(-1, -2)
 
 
 def _accumulate(total: _Inputs, now: _Inputs, inputs: _Inputs, t: Array | int) -> _Inputs:
@@ -210,43 +220,51 @@ def _accumulate(total: _Inputs, now: _Inputs, inputs: _Inputs, t: Array | int) -
         return total + value[:, None] if of.shape[1] == 1 else _put(total, value, t)
 
     rate = None if now.rate is None or total.rate is None else total.rate + now.rate
-    bare = [v._replace(rate=None, c=None, reset=None) for v in (total, now, inputs)]
+    bare = [v._replace(rate=None, negative=None, c=None, reset=None) for v in (total, now, inputs)]
     return jax.tree.map(put, *bare)._replace(rate=rate)
 
 
 def _inputs(problem: Recurrence, state_shape: tuple[int, ...], chunk: int) -> _Inputs:
-    """Bring a recurrence to the axes of this module."""
+    """Bring a recurrence of rank 1 to the axes of this module."""
     A, heads = problem.A, state_shape[0]
-    assert isinstance(A, Scalar | Diagonal)
+    assert isinstance(A, Elementwise)
 
     def cut(v: Array) -> Array:
         constant = v.shape[0] != problem.length
         return v[None] if constant else v.reshape(-1, chunk, *v.shape[1:])
 
-    if isinstance(A, Diagonal) and isinstance(A.log_a, Factored):
-        log_a, rate = A.log_a.step[..., None], A.log_a.rate.swapaxes(-1, -2)[None]
-    else:
+    if (factors := factors_of(A)) is None:
         log_a, rate = A.log_decay().swapaxes(-1, -2), None
+    else:
+        log_a, rate = factors.step[..., None], factors.rate.swapaxes(-1, -2)[None]
     if problem.f is not None:
         b, x = None, problem.f.swapaxes(-1, -2)
     elif problem.b is None:
-        b, x = None, problem.x[..., None]
+        b, x = None, problem.x[:, 0, ..., None]
     else:
-        b, x = cut(to_heads(problem.b, heads)), problem.x
-    no_c = problem.emit_states or problem.c is None
+        b, x = cut(to_heads(problem.b[:, 0], heads)), problem.x[:, 0]
+    c = None if problem.emit_states or problem.c is None else problem.c[:, 0]
+    negative = A.negative()
     return _Inputs(
         cut(log_a),
         rate,
+        None if negative is None else cut(negative.swapaxes(-1, -2)),
         b,
         cut(x),
-        None if no_c else cut(to_heads(problem.c, heads)),  # type: ignore[arg-type]
+        None if c is None else cut(to_heads(c, heads)),
         None if problem.reset is None else problem.reset.reshape(-1, chunk),
     )
 
 
-def _recurrence(d: _Inputs, problem: Recurrence) -> Recurrence:
-    """Cotangents in the axes of ``problem``; those of constants are still apart by chunk."""
+def factors_of(A: Elementwise) -> Factored | None:
+    """The factors of a decay that is kept as two, or None."""
+    return A.log_a if isinstance(A, Diagonal) and isinstance(A.log_a, Factored) else None
+
+
+def _recurrence(d: _Inputs, problem: Recurrence) -> tuple[Any, ...]:
+    """Cotangents of the arrays of ``problem``, in their axes and order (A, b, x, c, f)."""
     A, full = problem.A, problem.f is not None
+    assert isinstance(A, Elementwise)
 
     def join(v: Array, like: Array) -> Array:
         v = v.sum(axis=0) if like.shape[0] != problem.length else v.reshape(-1, *v.shape[2:])
@@ -256,27 +274,23 @@ def _recurrence(d: _Inputs, problem: Recurrence) -> Recurrence:
         if v is None or like is None:
             return None if like is None else jnp.zeros_like(like)
         v = join(v, like)
-        return v.reshape(v.shape[0], like.shape[1], -1, v.shape[-1]).sum(axis=2)
+        return v.reshape(v.shape[0], like.shape[2], -1, v.shape[-1]).sum(axis=2)[:, None]
 
-    if isinstance(A, Diagonal) and isinstance(A.log_a, Factored):
-        assert d.rate is not None
-        rate = _sum_last(d.rate.sum(axis=0).swapaxes(-1, -2), A.log_a.rate.shape[-2:])
-        rate = rate if jnp.iscomplexobj(A.log_a.rate) else rate.real
-        dA = Diagonal(Factored(join(d.log_a, A.log_a.step)[..., 0], rate))
-    elif isinstance(A, Scalar):
-        dA = Scalar(join(d.log_a, A.log_a)[..., 0, 0])
+    if (factors := factors_of(A)) is None:
+        of_decay = join(d.log_a, A.log_decay()).swapaxes(-1, -2)
+        dA: Any = of_decay.reshape(jax.tree.leaves(A)[0].shape)
     else:
-        assert isinstance(A, Diagonal) and not isinstance(A.log_a, Factored)
-        dA = Diagonal(join(d.log_a, A.log_a).swapaxes(-1, -2))
+        assert d.rate is not None
+        rate = _sum_last(d.rate.sum(axis=0).swapaxes(-1, -2), factors.rate.shape[-2:])
+        rate = rate if jnp.iscomplexobj(factors.rate) else rate.real
+        dA = (join(d.log_a, factors.step)[..., 0], rate)
     x = d.x.reshape(-1, *d.x.shape[2:])
-    return Recurrence(
+    return (
         dA,
         vector(d.b, problem.b),
         jnp.zeros_like(problem.x) if full else x.reshape(problem.x.shape),
         vector(d.c, problem.c),
         x.swapaxes(-1, -2) if full else None,
-        emit_states=problem.emit_states,
-        precision=problem.precision,
     )
 
 

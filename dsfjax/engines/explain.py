@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import singledispatch
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem
-from dsfjax.core.maps import OuterInput
+from dsfjax.core.maps import InputMap, OuterInput
+from dsfjax.core.pytree import time_leaves
+from dsfjax.core.steps import steps
 from dsfjax.core.system import System
-from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Factored, Scalar
 from dsfjax.engines import attention
-from dsfjax.engines.plan import Plan, by_matrix_products, plan
+from dsfjax.engines.plan import (
+    CHECKPOINTED,
+    Plan,
+    by_matrix_products,
+    has_chunks,
+    low_rank,
+    plan,
+)
 from dsfjax.engines.recurrence import prepare, reads_states
 from dsfjax.engines.scan import Method, choose, resolve_method
 
@@ -88,17 +98,24 @@ def explain(
         >>> explain(dsfjax.System(A, B, C, state_shape=(1, 4, 8))).method
         'chunked'
     """
-    steps = length or system.length
-    name = resolve_method(system, steps, method)
-    reason = choose(system, steps)[1] if method == "auto" else "asked for"
-    if isinstance(system, KernelSystem):
-        return _explain_kernel(system, name, reason)
-    form = _plan(system, steps)
-    if name != "chunked":
+    count = steps(system, length, owner="explain")
+    name = resolve_method(system, count, method)
+    reason = choose(system, count)[1] if method == "auto" else "given"
+    return _explain(system, name, reason, count)
+
+
+@singledispatch
+def _explain(system: Any, name: str, reason: str, steps: int) -> Explanation:
+    raise TypeError(f"explain: expected a System or KernelSystem, got {type(system).__name__}.")
+
+
+@_explain.register
+def _(system: System, name: str, reason: str, steps: int) -> Explanation:
+    form = CHECKPOINTED if name == "checkpointed" else _plan(system, steps)
+    if name not in ("chunked", "checkpointed"):
         form = form._replace(name=name, chunk=steps, segment=steps)
     flops, memory = _cost(system, steps, name, form)
-    if isinstance(system.B, OuterInput) and system.B.W is not None:
-        flops += 2 * steps * math.prod(system.state_shape[::2]) * system.token_width
+    flops += _cost_of_values(system.B, system, steps)
     width = jnp.dtype(system.dtype).itemsize
     io = _bytes(system) + steps * (system.token_width + system.output_width) * width
     low = any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(system))
@@ -110,7 +127,7 @@ def explain(
         reason=reason,
         length=steps,
         state_size=system.num_states,
-        chunk=form.chunk if name == "chunked" else None,
+        chunk=form.chunk if name in ("chunked", "checkpointed") else None,
         flops=flops,
         bytes=io,
         peak_memory=memory * width,
@@ -118,8 +135,19 @@ def explain(
     )
 
 
+@singledispatch
+def _cost_of_values(B: InputMap, system: System, steps: int) -> int:
+    """Operations of the map from tokens to values; none for maps that have no values."""
+    return 0
+
+
+@_cost_of_values.register
+def _(B: OuterInput, system: System, steps: int) -> int:
+    return 0 if B.W is None else 2 * steps * B.W.shape[0] * B.W.shape[1]
+
+
 def _plan(system: System, steps: int) -> Plan:
-    tokens = jax.ShapeDtypeStruct((steps, system.token_width), jnp.finfo(system.dtype).dtype)
+    tokens = jax.ShapeDtypeStruct((steps, system.token_width), system.real_dtype)
     states = reads_states(system)
     problem = jax.eval_shape(lambda s, u: prepare(s, u, emit_states=states), system, tokens)
     return plan(problem, system.carried_shape)
@@ -130,43 +158,43 @@ def _cost(system: System, steps: int, name: str, form: Plan) -> tuple[int, int]:
     A, (heads, n, p) = system.A, system.carried_shape
     states, chunk, segment = heads * n * p, min(form.chunk, steps), min(form.segment, steps)
     boundaries = math.ceil(steps / chunk) * states
-    rank = A.w.shape[-1] if isinstance(A, DiagonalPlusLowRank) else 0
+    rank = low_rank(A)
     if name == "associative":
-        dense = isinstance(A, Dense)
-        combine = 2 * heads * n**2 * (n + p) if dense else 3 * states
-        map_size = heads * n * n if dense else states
+        combine = 3 * states if A.is_diagonal else 2 * heads * n**2 * (n + p)
+        map_size = states if A.is_diagonal else heads * n * n
         return steps * (2 * combine + 4 * states), 2 * steps * (map_size + states)
     if form.name == "matrix products" or (name == "materialized" and by_matrix_products(A)):
         rows = chunk * rank
         within = chunk**2 * (2 * n * (1 + rank) ** 2 + 2 * p)
-        low_rank = rank and (
+        of_rank = rank and (
             2 * rows * chunk * p
             + rows**3 // 2
             + 2 * (rows**2 + chunk * rows + n * rows) * (n + p)
             + 2 * n * n * p
         )
-        per_chunk = within + low_rank + 4 * chunk * n * p + 2 * n * p
+        per_chunk = within + of_rank + 4 * chunk * n * p + 2 * n * p
         numbers = 2 * (chunk + rows) ** 2 + (3 * chunk + 2 * rows) * (n + p)
         count = math.ceil(steps / chunk)
         return count * heads * per_chunk, boundaries + segment // chunk * heads * numbers
     if name == "materialized":
-        channels = p if isinstance(A, Diagonal) and not A.per_state else 1
+        channels = p if A.per_channel else 1
         return (
             steps**2 * heads * (2 * n * channels + 2 * p),
             steps**2 * heads * channels + 2 * steps * heads * n * channels,
         )
-    per_step = (5 if isinstance(A, Scalar | Diagonal) else 4) * states
-    if isinstance(A, Dense):
+    per_step = (5 if A.is_diagonal else 4) * states
+    if not has_chunks(A):
         per_step += 2 * states * n
     elif rank:
         per_step += 2 * states + 4 * states * rank
     passes = 2 if form.name == "elementwise" and segment > chunk else 1  # chunks side by side
-    held = boundaries + segment * heads * p if name == "chunked" else states
+    held = boundaries + segment * heads * p if name in ("chunked", "checkpointed") else states
     return steps * per_step * passes, held
 
 
-def _explain_kernel(system: KernelSystem, name: str, reason: str) -> Explanation:
-    steps, heads, m = system.q.shape
+@_explain.register
+def _(system: KernelSystem, name: str, reason: str, steps: int) -> Explanation:
+    _, heads, m = system.q.shape
     p, width = system.num_channels, max(4, jnp.dtype(system.q.dtype).itemsize)
     chunk = attention.BLOCK if name == "chunked" else None
     flops = steps * steps * heads * (2 * m + 2 * p) + (
@@ -193,21 +221,9 @@ def _explain_kernel(system: KernelSystem, name: str, reason: str) -> Explanation
 def _structure(system: System) -> str:
     A = system.A
     kind = "complex " if system.is_complex else ""
-    constant = (
-        ", constant in time"
-        if all(x.shape[0] == 1 for x in jax.tree.leaves(A)) and system.length > 1
-        else ""
-    )
-    if isinstance(A, Scalar):
-        return f"{kind}scalar decay per head{constant}"
-    if isinstance(A, Diagonal):
-        n_varies, p_varies = (size > 1 for size in A.log_a.shape[-2:])
-        over = {(1, 1): "full", (1, 0): "per state", (0, 1): "per channel", (0, 0): "per head"}
-        factored = ", factored as step × rate" if isinstance(A.log_a, Factored) else ""
-        return f"{kind}diagonal, {over[int(n_varies), int(p_varies)]}{factored}{constant}"
-    if isinstance(A, Dense):
-        return f"{kind}dense{constant}"
-    return f"{kind}diagonal plus rank {A.w.shape[-1]}{constant}"
+    fixed = system.length != 1 and all(x.shape[0] == 1 for x in time_leaves(A))
+    constant = ", constant in time" if fixed and system.length is not None else ""
+    return f"{kind}{A.describe()}{constant}"
 
 
 def _bytes(system: System | KernelSystem) -> int:

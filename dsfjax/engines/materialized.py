@@ -2,8 +2,9 @@ r"""The kernel Φ_{t,s} = c_tᵀ A_t ⋯ A_{s+1} b_s written out: attention as a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import partial, singledispatch
 from typing import Any
 
 import jax
@@ -13,21 +14,15 @@ from jaxtyping import Float
 
 from dsfjax.core.dense import matrices, skip_matrix
 from dsfjax.core.kernel import KernelSystem
-from dsfjax.core.maps import (
-    DenseOutput,
-    GivenNormalizer,
-    InnerOutput,
-    OuterInput,
-    SummedNormalizer,
-    to_heads,
-)
+from dsfjax.core.maps import InnerOutput, Normalizer, OuterInput, SummedNormalizer
+from dsfjax.core.steps import steps
 from dsfjax.core.system import System
-from dsfjax.core.transitions import Dense
+from dsfjax.core.transitions import to_heads
 from dsfjax.engines import attention
 from dsfjax.engines.guard import finite
 from dsfjax.engines.plan import by_matrix_products
 from dsfjax.engines.products import chunk_map, kernel
-from dsfjax.engines.recurrence import Recurrence, prepare, read_states, split_time
+from dsfjax.engines.recurrence import Recurrence, by_steps, prepare
 from dsfjax.engines.varying import zeros_as
 
 
@@ -49,10 +44,12 @@ def materialize(
 
     Returns:
         Φ of shape (H, L, L), indexed [head, t, s]; (H, p, L, L) if decay, scale or gate vary over
-        the value channels p; with ``full`` (L, d_out, L, d). Real, in the dtype of the state.
+        the value channels p; (R, r, H, …, L, L) if input or output have a rank r or R above 1; with
+        ``full`` (L, d_out, L, d). Real, in the dtype of the state.
 
     Raises:
-        ValueError: Without ``full``, if B or C is dense: there is no value between W and Φ.
+        ValueError: Without ``full``, if B or C is dense, or the output over p: there is no value
+            between W and Φ.
 
     Numerics:
         O(L²) memory and O(L² n) work per kernel entry; exact zeros above the diagonal.
@@ -67,31 +64,42 @@ def materialize(
         >>> dsfjax.materialize(ema, length=3)[0].tolist()
         [[1.0, 0.0, 0.0], [0.5, 1.0, 0.0], [0.25, 0.5, 1.0]]
     """
-    if isinstance(system, System) and _is_dense(system) and not full:
-        raise ValueError(
-            "materialize: with a dense B or C the kernel has no values to act on; use "
-            "materialize(system, full=True) for the map from tokens, (L, d_out, L, d)."
-        )
-    return _phi(system, full, length or system.length)
-
-
-def _is_dense(system: System) -> bool:
-    return not isinstance(system.B, OuterInput) or isinstance(system.C, DenseOutput)
+    return _phi(system, full, steps(system, length, owner="materialize"))
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _phi(system: System | KernelSystem, full: bool, steps: int) -> Array:
-    if isinstance(system, KernelSystem):
-        phi = attention.attention_map(system)
-        return _with_value_map(phi, system.W, system.token_width) if full else phi
-    if _is_dense(system):
-        return _full_from_matrices(system, steps)
-    phi = _kernel_on_values(system, steps)
-    if not full:
-        return phi
-    phi = _with_value_map(phi, system.B.W, system.token_width)  # type: ignore[union-attr]
-    t = jnp.arange(steps)
-    return phi.at[t, :, t, :].add(skip_matrix(system).astype(phi.dtype))
+def _phi(system: System | KernelSystem, full: bool, length: int) -> Array:
+    return _kernel_of(system, full, length)
+
+
+@singledispatch
+def _kernel_of(system: Any, full: bool, length: int) -> Array:
+    raise TypeError(f"materialize: expected a System or KernelSystem, got {type(system).__name__}.")
+
+
+@_kernel_of.register
+def _(system: KernelSystem, full: bool, length: int) -> Array:
+    phi = attention.attention_map(system)
+    return _with_value_map(phi[None, None, :, None], system.W, system.token_width) if full else phi
+
+
+@_kernel_of.register
+def _(system: System, full: bool, length: int) -> Array:
+    if not system.acts_on_values:
+        if full:
+            return _full_from_matrices(system, length)
+        raise ValueError(
+            "materialize: with a dense B or C, or an output over p, the kernel has no values to "
+            "act on; use materialize(system, full=True) for the map from tokens, (L, d_out, L, d)."
+        )
+    phi = _kernel_on_values(system, length)
+    assert isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
+    if full:
+        full_phi = _with_value_map(phi, system.B.W, system.token_width)
+        t = jnp.arange(length)
+        return full_phi.at[t, :, t, :].add(skip_matrix(system).astype(phi.dtype))
+    phi = phi[:, :, :, 0] if phi.shape[3] == 1 else phi
+    return phi[0, 0] if system.B.rank * system.C.rank == 1 else phi
 
 
 @jax.checkpoint
@@ -100,29 +108,36 @@ def materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     problem, h0 = finite((problem, h0))
     if problem.f is not None or problem.emit_states:
         return _superposition(problem, h0)
+    heads, _, p = h0.shape
     if by_matrix_products(problem.A):
-        maps = chunk_map(problem, h0.shape[0])
+        maps = chunk_map(problem, heads)
         out = maps.out + jnp.matmul(maps.reader, h0, precision=problem.precision)
-        return out.swapaxes(0, 1), maps.apply(h0, problem.precision)
+        out = out.reshape(heads, problem.length, -1, p)
+        return jnp.moveaxis(out, 0, 2), maps.apply(h0, problem.precision)
     (phi, carried), impulses, h = _kernel(problem, h0)
-    phi = jnp.broadcast_to(phi, (*phi.shape[:3], h0.shape[-1]))
-    within = jnp.einsum("tshp,shp->thp", phi, problem.x, precision=problem.precision)
-    return within + carried, jnp.sum(impulses * problem.x[:, :, None, :], axis=0) + h
+    phi = jnp.broadcast_to(phi, (*phi.shape[:-1], p))
+    within = jnp.einsum("tsrkhp,srhp->tkhp", phi, problem.x, precision=problem.precision)
+    h_last = jnp.sum(impulses * problem.x[:, :, :, None, :], axis=(0, 1)) + h
+    return within + carried, h_last
 
 
 def _kernel(problem: Recurrence, h0: Array) -> tuple[tuple[Array, Array], Array, Array]:
-    """Rows of Φ, (L, L, H, p or 1), and cᵀ times the decayed h0; then as `_transport`."""
+    """Rows of Φ, (L, L, r, R, H, p or 1), and cᵀ times the decayed h0; then as `_transport`."""
     heads, n, p = h0.shape
-    channels = 1 if isinstance(problem.A, Dense) else p
-    one = jnp.ones((1, 1), h0.dtype)
+    channels = p if problem.A.per_channel else 1
+    one = jnp.ones((1, 1, 1, 1), h0.dtype)
+
+    def vectors(v: Array | None) -> Array:
+        return to_heads(one if v is None else v, heads)[0]
 
     def impulse(now: Recurrence) -> Array:
-        b = to_heads(one if now.b is None else now.b, heads)
-        return jnp.broadcast_to(b[..., None], (heads, n, channels))
+        b = vectors(now.b)
+        return jnp.broadcast_to(b[..., None], (b.shape[0], heads, n, channels))
 
     def row(now: Recurrence, impulses: Array, h: Array) -> tuple[Array, Array]:
-        c = to_heads(one if now.c is None else now.c, heads)[..., None]
-        return jnp.sum(c[None] * impulses, axis=2), jnp.sum(c * h, axis=1)
+        c = vectors(now.c)
+        weights = jnp.sum(c[None, None, ..., None] * impulses[:, :, None], axis=4)
+        return weights, jnp.sum(c[..., None] * h[None], axis=2)
 
     return _transport(problem, h0, impulse, row)
 
@@ -131,14 +146,13 @@ def _superposition(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     """States, or their read-out, as the sum over s of the decayed forcings f_s."""
 
     def impulse(now: Recurrence) -> Array:
-        return jnp.broadcast_to(now.forcing(), h0.shape)
+        return jnp.broadcast_to(now.forcing(), (1, *h0.shape))
 
     def row(now: Recurrence, impulses: Array, h: Array) -> Array:
-        state = impulses.sum(axis=0) + h
-        return state if now.emit_states else read_states(now.c, state, now.precision)
+        return now.read((impulses.sum(axis=(0, 1)) + h)[None])[0]
 
     out, impulses, h = _transport(problem, h0, impulse, row)
-    return out, impulses.sum(axis=0) + h
+    return out, impulses.sum(axis=(0, 1)) + h
 
 
 def _transport(
@@ -151,78 +165,105 @@ def _transport(
 
     Returns:
         What ``row(step, impulses, decayed h0)`` gives at each step, stacked; the impulses
-        A_L ⋯ A_{s+1} impulse_s after the last step (L, …); the decayed h0.
+        A_L ⋯ A_{s+1} impulse_s after the last step (L, r, H, n, ·); the decayed h0.
     """
-    xs, rebuild = split_time(problem, problem.length)
+    xs, rebuild = by_steps(problem, problem.length)
 
     def body(
         carry: tuple[Array, Array], step: tuple[Array, list[Array]]
     ) -> tuple[tuple[Array, Array], Any]:
         t, arrays = step
-        now = rebuild(arrays, lambda v: v[0])
+        now = rebuild(arrays)
         if (reset := now.reset) is not None:
-            carry = jax.tree.map(lambda v: jnp.where(reset, 0, v), carry)
-        impulses, h = jax.vmap(now.A.apply)(carry[0]), now.A.apply(carry[1])
-        impulses = impulses.at[t].set(impulse(now))
+            carry = jax.tree.map(lambda v: jnp.where(reset[0], 0, v), carry)
+        impulses, h = carry
+        moved = now.A.apply(impulses.reshape(-1, *impulses.shape[2:])).reshape(impulses.shape)
+        h = now.A.apply(h[None])[0]
+        impulses = moved.at[t].set(impulse(now))
         return (impulses, h), row(now, impulses, h)
 
-    first = jax.eval_shape(impulse, rebuild([x[0] for x in xs], lambda v: v[0]))
+    first = jax.eval_shape(impulse, rebuild([x[0] for x in xs]))
     start = (zeros_as(h0, (problem.length, *first.shape)), h0)
     (impulses, h), rows = jax.lax.scan(body, start, (jnp.arange(problem.length), xs))
     return rows, impulses, h
 
 
-def _kernel_on_values(system: System, steps: int) -> Array:
-    """Φ with scale, gate and normaliser, (H, L, L) or (H, p, L, L)."""
-    heads, n, _ = system.state_shape
-    tokens = jnp.zeros((steps, system.token_width), jnp.finfo(system.dtype).dtype)
-    problem = prepare(system, tokens, emit_states=False)
-    if not by_matrix_products(system.A):
-        h0 = jnp.zeros((heads, n, problem.x.shape[-1]), problem.x.dtype)
-        phi = _kernel(problem, h0)[0][0].transpose(2, 3, 0, 1)
-    else:
-        phi = kernel(problem, heads)[:, None]
+def _kernel_on_values(system: System, length: int) -> Array:
+    """Φ with scale, gate and normaliser, (R, r, H, p or 1, L, L)."""
+    heads, n, p = system.state_shape
     assert isinstance(system.C, InnerOutput) and isinstance(system.B, OuterInput)
-    if n == 1:  # b and c are not in the recurrence then
-        one = jnp.ones((1, 1, 1), phi.dtype)
-        b, c = (one if v is None else v for v in (system.B.b, system.C.c))
-        b, c = (to_heads(v, heads).transpose(1, 2, 0).astype(phi.dtype) for v in (b, c))
-        phi = phi * c[..., None] * b[:, :, None]
-    if jnp.iscomplexobj(phi):
-        phi = phi.real * (2 if system.C.conjugate_pairs else 1)
-    if isinstance(system.eta, SummedNormalizer):
-        phi = phi / phi.sum(axis=-1, keepdims=True)
-    elif isinstance(system.eta, GivenNormalizer):
-        phi = phi * jnp.exp(-system.eta.log_eta.astype(phi.dtype)).T[:, None, :, None]
-    if system.B.scale is not None:
-        phi = phi * system.B.scale.astype(phi.dtype).transpose(1, 2, 0)[:, :, None, :]
-    if system.C.gate is not None:
-        phi = phi * system.C.gate.astype(phi.dtype).transpose(1, 2, 0)[:, :, :, None]
-    return phi[:, 0] if phi.shape[1] == 1 else phi
+    B, C = system.B, system.C
+    tokens = jnp.zeros((length, system.token_width), system.real_dtype)
+    problem = prepare(system, tokens, emit_states=False)
+    dtype = problem.x.dtype
+    if n == 1:  # there b and c are not in the recurrence; here they are
+        b, c = B.vectors(), C.vectors()
+        c = c if c is None or not C.before_update else jnp.roll(c, -1, axis=0)
+        b, c = (v if v is None else v.astype(dtype) for v in (b, c))
+        x = jnp.zeros((length, B.rank, heads, p), dtype)
+        b = jnp.ones((1, B.rank, 1, 1), dtype) if b is None else b
+        c = jnp.ones((1, C.rank, 1, 1), dtype) if c is None else c
+        problem = dataclasses.replace(problem, b=b, c=c, x=x)
+    if by_matrix_products(system.A):
+        phi = kernel(problem, heads).reshape(heads, length, C.rank, length, B.rank)
+        phi = phi.transpose(2, 4, 0, 1, 3)[:, :, :, None]
+    else:
+        h0 = jnp.zeros((heads, n, p), dtype)
+        phi = _kernel(problem, h0)[0][0].transpose(3, 2, 4, 5, 0, 1)
+    if C.before_update:
+        phi = jnp.pad(phi, [(0, 0)] * 4 + [(1, 0), (0, 0)])[..., :-1, :]
+        if system.reset is not None:
+            phi = jnp.where(system.reset[:, None], 0, phi)
+    phi = C.real(phi)
+    phi = phi if system.eta is None else _normalized(system.eta, phi)
+    if (scale := B.scales()) is not None:
+        scale = scale.astype(phi.dtype).transpose(1, 2, 3, 0)  # (r, H, p or 1, T)
+        phi = phi * scale[None, :, :, :, None, :]
+    if (gate := C.gates()) is not None:
+        gate = gate.astype(phi.dtype).transpose(1, 2, 3, 0)
+        phi = phi * gate[:, None, :, :, :, None]
+    return phi
+
+
+@singledispatch
+def _normalized(eta: Normalizer, phi: Array) -> Array:
+    """Φ (1, r, H, ·, L, L) divided by the normaliser."""
+    return phi * jnp.exp(-eta.log().astype(phi.dtype)).T[None, None, :, None, :, None]
+
+
+@_normalized.register
+def _(eta: SummedNormalizer, phi: Array) -> Array:
+    summed = phi.sum(axis=(0, 1, 3, 5)).T  # its decays do not vary over p
+    if eta.bonus is not None:
+        length = phi.shape[-1]
+        bonus = jnp.broadcast_to(eta.bonus, (length, phi.shape[2])).T  # type: ignore[arg-type]
+        t = jnp.arange(length)
+        phi = phi.at[..., t, t].add(bonus[None, None, :, None].astype(phi.dtype))
+    return phi / eta.eta(summed).T[None, None, :, None, :, None]
 
 
 def _with_value_map(phi: Array, W: Array | None, d: int) -> Array:
-    """(L, d_out, L, d) from Φ on values and the value map."""
-    heads, steps = phi.shape[0], phi.shape[-1]
+    """(L, d_out, L, d) from Φ on values, (R, r, H, p or 1, L, L), and the value map."""
+    rank, heads, length = phi.shape[1], phi.shape[2], phi.shape[-1]
     W = jnp.eye(d, dtype=phi.dtype) if W is None else W.astype(phi.dtype)
-    W = W.reshape(heads, -1, d)
-    phi = phi[:, None] if phi.ndim == 3 else phi
-    full = phi.transpose(2, 0, 1, 3)[..., None] * W[None, :, :, None, :]
-    return full.reshape(steps, -1, steps, d)
+    W = W.reshape(rank, heads, -1, d)
+    phi = jnp.broadcast_to(phi, (*phi.shape[:3], W.shape[2], length, length))
+    full = jnp.einsum("krhpts,rhpd->tkhpsd", phi, W, precision="highest")
+    return full.reshape(length, -1, length, d)
 
 
-def _full_from_matrices(system: System, steps: int) -> Array:
-    """(L, d_out, L, d) from the dense matrices, for dense input or output maps."""
-    A, B, C, D = matrices(system, steps)
+def _full_from_matrices(system: System, length: int) -> Array:
+    """(L, d_out, L, d) from the dense matrices, for maps that read or write states."""
+    A, B, C, D = matrices(system, length)
+    before_update = system.C.before_update
 
     def body(impulses: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
         t, A, B, C = step
-        impulses = jnp.einsum("nm,smd->snd", A, impulses, precision="highest").at[t].set(B)
-        return impulses, jnp.einsum("on,snd->osd", C, impulses, precision="highest")
+        after = jnp.einsum("nm,smd->snd", A, impulses, precision="highest").at[t].set(B)
+        seen = impulses if before_update else after
+        return after, jnp.einsum("on,snd->osd", C, seen, precision="highest")
 
-    start = zeros_as(B, (steps, *B.shape[1:]))
-    t = jnp.arange(steps)
+    start = zeros_as(B, (length, *B.shape[1:]))
+    t = jnp.arange(length)
     _, full = jax.lax.scan(body, start, (t, A, B, C))
-    if jnp.iscomplexobj(full):
-        full = full.real * (2 if system.C.conjugate_pairs else 1)
-    return full.at[t, :, t, :].add(D)
+    return system.C.real(full).at[t, :, t, :].add(D)

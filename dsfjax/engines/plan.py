@@ -18,7 +18,8 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Scalar, Transition
+from dsfjax.core.diagonal import Elementwise
+from dsfjax.core.transitions import DiagonalPlusLowRank, Transition
 from dsfjax.engines import affine, elementwise, stepwise
 from dsfjax.engines.recurrence import Recurrence
 
@@ -32,16 +33,15 @@ class Plan(NamedTuple):
         segment: Steps handled at once, a multiple of the chunk.
         forward: ``(problem, h0, chunk) -> (out, h_last, starts)`` for one segment; ``starts`` are
             the states before every chunk.
-        backward: ``(problem, starts, d_out, d_h_last, chunk) -> (d_problem, d_h0)``.
-        exact: Whether it gives what the sequential engine gives also for NaN and ∞.
+        backward: ``(problem, starts, d_out, d_h_last, chunk) -> (d_arrays, d_h0)``, with
+            the cotangents of the real and complex arrays of the problem.
     """
 
     name: str
     chunk: int
     segment: int
     forward: Callable[[Recurrence, Array, int], tuple[Array, Array, Array]]
-    backward: Callable[[Recurrence, Array, Array, Array, int], tuple[Recurrence, Array]]
-    exact: bool = False
+    backward: Callable[[Recurrence, Array, Array, Array, int], tuple[list[Array], Array]]
 
 
 def plan(problem: Recurrence, state_shape: tuple[int, ...]) -> Plan:
@@ -49,16 +49,16 @@ def plan(problem: Recurrence, state_shape: tuple[int, ...]) -> Plan:
     A = problem.A
     heads, n, p = state_shape
     states = problem.f is not None or problem.emit_states
-    if isinstance(A, Dense) or (isinstance(A, DiagonalPlusLowRank) and states):
-        return Plan("step by step", 64, 64, stepwise.forward, stepwise.backward, True)
-    if isinstance(A, Scalar | Diagonal) and (states or n == 1 or not by_matrix_products(A)):
+    if A.is_diagonal and (states or n == 1 or A.per_channel):
         side_by_side = max(1, min(32, 2**11 // (heads * n * p)))
         chunk = 16 if side_by_side > 1 else 32
         segment = chunk * side_by_side
         return Plan("elementwise", chunk, segment, elementwise.forward, elementwise.backward)
-    if isinstance(A, DiagonalPlusLowRank):
-        chunk = max(8, 32 // A.w.shape[-1])
-    elif isinstance(A, Scalar):
+    if states or not by_matrix_products(A):
+        return CHECKPOINTED
+    if rank := low_rank(A):
+        chunk = max(8, 32 // rank)
+    elif varies_by_head(A):
         chunk = min(128, max(32, 2 ** round(math.log2(math.sqrt(n * p)))))
     else:
         chunk = 32
@@ -66,6 +66,24 @@ def plan(problem: Recurrence, state_shape: tuple[int, ...]) -> Plan:
     return Plan("matrix products", chunk, chunks * chunk, affine.forward, affine.backward)
 
 
+CHECKPOINTED = Plan("step by step", 64, 64, stepwise.forward, stepwise.backward)
+
+
 def by_matrix_products(A: Transition) -> bool:
     """Whether a chunk has a form in matrix products: decays the same for all value channels."""
-    return not isinstance(A, Dense) and (not isinstance(A, Diagonal) or A.per_state)
+    return has_chunks(A) and not A.per_channel
+
+
+def has_chunks(A: Transition) -> bool:
+    """Whether there is an algorithm for chunks of such transitions."""
+    return A.is_diagonal or low_rank(A) > 0
+
+
+def varies_by_head(A: Transition) -> bool:
+    """Whether a head has one decay."""
+    return isinstance(A, Elementwise) and A.decay_axes() == (1, 1)
+
+
+def low_rank(A: Transition) -> int:
+    """The rank of the part that comes on top of a diagonal; 0 for all but low-rank transitions."""
+    return A.w.shape[-1] if isinstance(A, DiagonalPlusLowRank) else 0

@@ -27,9 +27,9 @@ from dsfjax.core import (
     Scalar,
     System,
     TokenSkip,
+    Transition,
     ValueSkip,
 )
-from dsfjax.core.transitions import Transition
 
 LENGTH = 300  # no multiple of a chunk, and on a CPU longer than a segment of most structures
 H, N, P, D_TOKEN = 2, 8, 4, 5

@@ -21,15 +21,15 @@ References:
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, singledispatch
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.maps import to_heads
-from dsfjax.core.transitions import Diagonal, DiagonalPlusLowRank, Scalar
+from dsfjax.core.diagonal import Elementwise
+from dsfjax.core.transitions import DiagonalPlusLowRank, Transition, to_heads
 from dsfjax.engines.decay import Sums, between, block_sums, halves, lower_blocks
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence
@@ -39,8 +39,8 @@ class ChunkMap(NamedTuple):
     """A chunk of c steps as an affine map of the state before it, one sequence, heads first.
 
     Attributes:
-        out: Outputs from the zero state Y, (H, c, p).
-        reader: How the outputs see the state R, (H, c, n).
+        out: Outputs from the zero state Y, (H, c·R, p).
+        reader: How the outputs see the state R, (H, c·R, n).
         decay: How the state crosses the chunk P: (H, 1, 1) or (H, n, 1) elementwise, or (H, n, n).
         added: State after the chunk from the zero state Q, (H, n, p).
     """
@@ -70,11 +70,13 @@ class _Chunk(NamedTuple):
 
     Attributes:
         levels: Sums of log decays, axes (H, blocks, m, n or 1).
-        x: (H, c, p).
-        b: (c, G, 1, n).
-        c: (c, G, 1, n).
-        w: (c, H, r, n), or None without a low-rank part.
-        z: (c, H, r, n), 0 at reset steps, where what is read is the zero state.
+        x: (H, c·r, p).
+        b: (c, G, r, n).
+        c: (c, G, R, n).
+        w: (c, H, k, n), or None without a low-rank part.
+        z: (c, H, k, n), 0 at reset steps, where what is read is the zero state.
+        sign: Sign of the product of all decays, (H, n or 1), or None. Negative decays are positive
+            ones in coordinates that change sign with them; b, c, w and z are in these.
     """
 
     levels: list[Sums]
@@ -83,6 +85,7 @@ class _Chunk(NamedTuple):
     c: Array
     w: Array | None
     z: Array | None
+    sign: Array | None
 
 
 def chunk_map(problem: Recurrence, heads: int) -> ChunkMap:
@@ -94,8 +97,8 @@ def chunk_map(problem: Recurrence, heads: int) -> ChunkMap:
     chunk = _chunk(problem, heads)
     whole, n = chunk.levels[-1], chunk.b.shape[-1]
     from_start, to_end = jnp.exp(whole.upto[:, 0]), jnp.exp(whole.after[:, 0])
-    reader = _by_head(chunk.c[:, :, 0], heads) * from_start
-    writer = _by_head(chunk.b[:, :, 0], heads) * to_end
+    reader = (_by_head(chunk.c, heads) * from_start[:, :, None]).reshape(heads, -1, n)
+    writer = (_by_head(chunk.b, heads) * to_end[:, :, None]).reshape(heads, -1, n)
     decay = from_start[:, -1, :, None]
     added = jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision)
     read_b, reads = _products(chunk, heads, precision)
@@ -112,17 +115,21 @@ def chunk_map(problem: Recurrence, heads: int) -> ChunkMap:
         reader, out = reader - corrected[..., :n], out - corrected[..., n:]
         decay = decay * jnp.eye(n, dtype=decay.dtype)[None] - lost[..., :n]
         added = added - lost[..., n:]
-    return ChunkMap(out[:, :steps], reader[:, :steps], decay, added)
+    if chunk.sign is not None:
+        decay, added = (chunk.sign[:, :, None] * x for x in (decay, added))
+    rows = steps * chunk.c.shape[2]
+    return ChunkMap(out[:, :rows], reader[:, :rows], decay, added)
 
 
 def kernel(problem: Recurrence, heads: int) -> Array:
-    """Φ_{t,s} = c_tᵀ A_t ⋯ A_{s+1} b_s of all steps as one chunk, (H, L, L)."""
+    """Φ_{t,s} = c_tᵀ A_t ⋯ A_{s+1} b_s of all steps as one chunk, (H, L·R, L·r)."""
     steps, precision = problem.length, problem.precision
-    read_b, reads = _products(_chunk(problem, heads), heads, precision)
+    chunk = _chunk(problem, heads)
+    read_b, reads = _products(chunk, heads, precision)
     if reads is not None:
         seen = jnp.matmul(reads.inverse, reads.seen_b, precision=precision)
         read_b = read_b - jnp.matmul(reads.read_w, seen, precision=precision)
-    return read_b[:, :steps, :steps]
+    return read_b[:, : steps * chunk.c.shape[2], : steps * chunk.b.shape[2]]
 
 
 class _Reads(NamedTuple):
@@ -140,17 +147,18 @@ class _Reads(NamedTuple):
 
 
 def _products(chunk: _Chunk, heads: int, precision: str) -> tuple[Array, _Reads | None]:
-    """The products of c with b, (H, c, c); and those of the low-rank part, if there is one."""
+    """The products of c with b, (H, c·R, c·r); and those of the low-rank part, if there is one."""
     weights = partial(_weights, chunk.levels, heads=heads, precision=precision)
     if chunk.w is None or chunk.z is None:
         return weights(chunk.c, chunk.b), None
     b, c = (to_heads(v.swapaxes(1, 2), heads).swapaxes(1, 2) for v in (chunk.b, chunk.c))
     writers = jnp.concatenate([b, chunk.w], axis=2)
-    steps, kinds = writers.shape[0], writers.shape[2]
+    steps, rank, kinds = writers.shape[0], b.shape[2], writers.shape[2]
 
     def split(products: Array) -> tuple[Array, Array]:
         products = products.reshape(heads, -1, steps, kinds)
-        return products[..., 0], products[..., 1:].reshape(heads, -1, steps * (kinds - 1))
+        first, second = products[..., :rank], products[..., rank:]
+        return first.reshape(heads, -1, steps * rank), second.reshape(heads, -1, second[0, 0].size)
 
     read_b, read_w = split(weights(c, writers))
     seen_b, seen_w = split(weights(chunk.z, writers, exclusive=True))
@@ -159,27 +167,52 @@ def _products(chunk: _Chunk, heads: int, precision: str) -> tuple[Array, _Reads 
 
 def _chunk(problem: Recurrence, heads: int) -> _Chunk:
     """Bring a recurrence to the axes of `_Chunk`."""
-    A, dtype, steps = problem.A, problem.x.dtype, problem.length
-    assert isinstance(A, Scalar | Diagonal | DiagonalPlusLowRank)
+    dtype, steps = problem.x.dtype, problem.length
+    log_a, negative, w, z = decay_and_low_rank(problem.A)
     padded = 1 << (steps - 1).bit_length()
 
     def over(v: Array) -> Array:
         v = jnp.broadcast_to(v, (steps, *v.shape[1:]))
         return jnp.pad(v, [(0, padded - steps)] + [(0, 0)] * (v.ndim - 1))
 
-    log_a = A.log_a if isinstance(A, DiagonalPlusLowRank) else A.log_decay()[..., 0]
     log_a = jnp.broadcast_to(log_a, (log_a.shape[0], heads, log_a.shape[2])).astype(dtype)
     if problem.reset is not None:
         log_a = jnp.where(problem.reset[:, None, None], -jnp.inf, log_a)
-    one = jnp.ones((1, 1, 1), dtype)
-    b, c = (over(one if v is None else v)[:, :, None] for v in (problem.b, problem.c))
-    w = z = None
-    if isinstance(A, DiagonalPlusLowRank):
-        w, z = (over(v.astype(dtype).swapaxes(-1, -2)) for v in (A.w, A.z))
+    one = jnp.ones((1, 1, 1, 1), dtype)
+    b, c = (over(one if v is None else v).swapaxes(1, 2) for v in (problem.b, problem.c))
+    if w is not None and z is not None:
+        w, z = (over(to_heads(v, heads, -3).astype(dtype).swapaxes(-1, -2)) for v in (w, z))
         if problem.reset is not None:
             z = jnp.where(over(problem.reset)[:, None, None, None], 0, z)
-    x = jnp.moveaxis(over(problem.x), 0, 1)
-    return _Chunk(block_sums(jnp.moveaxis(over(log_a), 0, 1)), x, b, c, w, z)
+    sign = None
+    if negative is not None:
+        odd = jnp.cumsum(over(negative), axis=0) % 2 == 1
+        after = jnp.where(odd, -1, 1).astype(dtype)[:, :, None]  # (c, H, 1, n or 1)
+        before = jnp.where(over(negative)[:, :, None], -after, after)
+        b, c = (to_heads(v, heads, 1) * after for v in (b, c))
+        w, z = (None if v is None else v * s for v, s in ((w, after), (z, before)))
+        sign = after[-1, :, 0]
+    x = jnp.moveaxis(over(problem.x), 2, 0).reshape(heads, -1, problem.x.shape[-1])
+    return _Chunk(block_sums(jnp.moveaxis(over(log_a), 0, 1)), x, b, c, w, z, sign)
+
+
+@singledispatch
+def decay_and_low_rank(
+    A: Transition,
+) -> tuple[Array, Array | None, Array | None, Array | None]:
+    """Log |a| (T, H, n or 1), where a is negative, W and Z (T, G, n, k) of A = diag(a) − W Zᵀ."""
+    raise TypeError(f"chunks by matrix products: no form for {type(A).__name__}.")
+
+
+@decay_and_low_rank.register
+def _(A: Elementwise) -> tuple[Array, Array | None, Array | None, Array | None]:
+    negative = A.negative()
+    return A.log_decay()[..., 0], None if negative is None else negative[..., 0], None, None
+
+
+@decay_and_low_rank.register
+def _(A: DiagonalPlusLowRank) -> tuple[Array, Array | None, Array | None, Array | None]:
+    return A.log_a, None if A.sign is None else A.sign < 0, A.w, A.z
 
 
 def _weights(

@@ -1,14 +1,18 @@
 r"""The plain recurrence that every engine runs, and the way from a `System` to it and back.
 
-.. math:: h_t = A_t h_{t-1} + b_t ⊗ x_t \;(+ f_t), \qquad s_t = c_t^\top h_t .
+.. math:: h_t = A_t h_{t-1} + \sum_r b^r_t ⊗ x^r_t \;(+ f_t), \qquad s^k_t = {c^k_t}^\top h_t .
 
 `prepare` applies the value map and the input scale; `read_out` applies η, the gate and the skip.
-Engines thus know four structures of A and nothing else: no skip, no normaliser, no gate.
+Engines thus know transitions and nothing else: no skip, no normaliser, no gate.
+
+An output that reads the state before the update is the same thing one step late: with c of the next
+step, an engine reads at step t − 1 what the output of step t needs (`prepare`, `delay`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import singledispatch
 from typing import Any, TypeVar
 
 import jax
@@ -17,18 +21,19 @@ from jax import Array
 
 from dsfjax.core.dtypes import product_dtype, state_dtype
 from dsfjax.core.maps import (
-    DenseOutput,
-    DenseSkip,
-    GivenNormalizer,
     InnerOutput,
+    InputMap,
+    Normalizer,
     OuterInput,
+    OutputMap,
+    Skip,
     SummedNormalizer,
     TokenSkip,
-    to_heads,
+    ValueSkip,
 )
 from dsfjax.core.pytree import map_time, pytree, static, time_leaves
 from dsfjax.core.system import System
-from dsfjax.core.transitions import Transition
+from dsfjax.core.transitions import Transition, to_heads
 
 T = TypeVar("T")
 
@@ -39,12 +44,12 @@ class Recurrence:
 
     Attributes:
         A: Transition.
-        b: (T, G, n) with G groups of heads; None for n = 1, where x contains it.
-        x: Values (L, H, p).
-        c: (T, G, n); None for n = 1, where `read_out` applies it.
+        b: (T, r, G, n) with G groups of heads; None for n = 1, where x contains it.
+        x: Values (L, r, H, p).
+        c: (T, R, G, n); None for n = 1, where `read_out` applies it.
         f: Full forcing (L, H, n, p) in place of b ⊗ x, or None.
         reset: Boolean (L,) or None.
-        emit_states: Engines return all states (L, H, n, p) instead of s (L, H, p).
+        emit_states: Engines return all states (L, H, n, p) instead of s (L, R, H, p).
         precision: Of matrix products: "highest" (float32 and float64) or "default" (bfloat16).
     """
 
@@ -62,26 +67,41 @@ class Recurrence:
         """Number of steps L."""
         return self.x.shape[0]
 
+    @property
+    def rank(self) -> int:
+        """The larger rank of what is written and read per step."""
+        return max(1 if v is None else v.shape[1] for v in (self.b, self.c))
+
     def forcing(self) -> Array:
-        """The forcing b ⊗ x with axes (…, H, n, p); works on all steps and on one."""
+        """The forcing Σ b ⊗ x, (T, H, n, p)."""
         if self.f is not None:
             return self.f
         if self.b is None:
-            return self.x[..., None, :]
-        return to_heads(self.b, self.x.shape[-2])[..., None] * self.x[..., None, :]
+            return self.x[:, 0, :, None, :]
+        b = to_heads(self.b, self.x.shape[-2])
+        if b.shape[1] == 1:
+            return b[:, 0, :, :, None] * self.x[:, 0, :, None, :]
+        b = jnp.broadcast_to(b, (*self.x.shape[:3], b.shape[3]))
+        return jnp.einsum("trhn,trhp->thnp", b, self.x, precision=self.precision)
+
+    def read(self, h: Array) -> Array:
+        """What is read of the states after the steps (T, H, n, p): s (T, R, H, p), or h itself."""
+        return h if self.emit_states else read_states(self.c, h, self.precision)
 
 
 def read_states(c: Array | None, h: Array, precision: str) -> Array:
-    """The inner product cᵀh over n: (…, H, p) from c (…, G, n) or None and h (…, H, n, p)."""
+    """The inner products cᵀh over n: (T, R, H, p) from c (T, R, G, n) or None, h (T, H, n, p)."""
     if c is None:
-        return h[..., 0, :]
-    c = to_heads(c, h.shape[-3])
-    if h.shape[-2] == 1:
-        return c * h[..., 0, :]
+        return h[:, None, :, 0, :]
+    c = to_heads(c, h.shape[1])
+    if h.shape[2] == 1:
+        return c * h[:, None, :, 0, :]
     # A product, not a multiplication and a sum: inside loops on a CPU XLA takes ten times as long
     # for the latter.
-    c = jnp.broadcast_to(c, h.shape[:-1])
-    return jnp.einsum("...hn,...hnp->...hp", c, h, precision=precision)
+    c = jnp.broadcast_to(c, (h.shape[0], *c.shape[1:]))
+    if c.shape[1] == 1:
+        return jnp.einsum("thn,thnp->thp", c[:, 0], h, precision=precision)[:, None]
+    return jnp.einsum("trhn,thnp->trhp", c, h, precision=precision)
 
 
 def split_time(
@@ -108,67 +128,157 @@ def split_time(
     return [leaf for leaf in time_leaves(x) if varies(leaf)], rebuild
 
 
+def by_steps(x: T, length: int) -> tuple[list[Array], Callable[[list[Array]], T]]:
+    """`split_time` for a loop over steps: what the loop gets becomes one step, its time axis 1."""
+    xs, rebuild = split_time(x, length)
+    return xs, lambda arrays: rebuild([leaf[None] for leaf in arrays], lambda leaf: leaf)
+
+
 def prepare(system: System, u: Array, *, emit_states: bool) -> Recurrence:
     """Apply value map and scale; cast to the dtype of the state."""
     dtype = state_dtype(system.dtype, u.dtype)
-    real = jnp.finfo(dtype).dtype
     precision = "default" if u.dtype == jnp.bfloat16 else "highest"
-    heads, n, _ = system.state_shape
-    b = c = f = None
-    x = jnp.zeros((u.shape[0], heads, 0), real)
-    if isinstance(system.B, OuterInput):
-        b = None if system.B.b is None else system.B.b.astype(dtype)
-        x = _values(system, u).astype(real)
-        if system.B.scale is not None:
-            x = x * system.B.scale.astype(real)
-        if isinstance(system.eta, SummedNormalizer):
-            x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), real)], axis=-1)
-        x = x.astype(dtype)
-        if n == 1 and b is not None:
-            x, b = x * to_heads(b, heads), None
-    else:
-        f = _matvec(system.B.matrix.astype(dtype), u.astype(dtype), precision)
-        f = f.reshape(u.shape[0], *system.state_shape)
-    if isinstance(system.C, InnerOutput) and system.C.c is not None and n > 1:
-        c = system.C.c.astype(dtype)
-    A = jax.tree.map(lambda leaf: leaf.astype(_like(leaf, dtype)), system.A)
+    b, x, f = write(system.B, system, u, dtype)
+    c = read_vectors(system.C, system, dtype)
+    if c is not None and system.C.before_update and c.shape[0] > 1:
+        c = jnp.roll(c, -1, axis=0)
+
+    def cast(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        return leaf.astype(dtype if jnp.iscomplexobj(leaf) else jnp.finfo(dtype).dtype)
+
+    A = jax.tree.map(cast, system.A)
     return Recurrence(A, b, x, c, f, system.reset, emit_states=emit_states, precision=precision)
 
 
+@singledispatch
+def write(
+    B: InputMap, system: System, u: Array, dtype: Any
+) -> tuple[Array | None, Array, Array | None]:
+    """What a step writes, as b, x and f of a `Recurrence`; by its matrix for any input map."""
+    precision = "default" if u.dtype == jnp.bfloat16 else "highest"
+    f = matvec(B.matrix(system.state_shape).astype(dtype), u.astype(dtype), precision)
+    empty = jnp.zeros((u.shape[0], 1, system.num_heads, 0), jnp.finfo(dtype).dtype)
+    return None, empty, f.reshape(u.shape[0], *system.state_shape)
+
+
+@write.register
+def _(
+    B: OuterInput, system: System, u: Array, dtype: Any
+) -> tuple[Array | None, Array, Array | None]:
+    heads, n, _ = system.state_shape
+    real = jnp.finfo(dtype).dtype
+    x = _scaled_values(system, u, real)
+    if system.eta is not None and system.eta.num_channels:
+        x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), real)], axis=-1)
+    x, b = x.astype(dtype), B.vectors()
+    b = None if b is None else b.astype(dtype)
+    if n > 1:
+        return b, x, None
+    x = x if b is None else x * to_heads(b, heads)
+    return None, (x if B.rank == 1 else x.sum(axis=1, keepdims=True)), None
+
+
+@singledispatch
+def read_vectors(C: OutputMap, system: System, dtype: Any) -> Array | None:
+    """The vectors c that an engine reads with, (T, R, G, n); None for maps that read states."""
+    return None
+
+
+@read_vectors.register
+def _(C: InnerOutput, system: System, dtype: Any) -> Array | None:
+    if C.c is None or not C.acts_on_values or system.state_shape[1] == 1:
+        return None
+    return ranked_c(C, dtype)
+
+
+def ranked_c(C: InnerOutput, dtype: Any) -> Array:
+    """C with the axis of the rank, (T, R, G, n)."""
+    c = C.vectors()
+    assert c is not None
+    return c.astype(dtype)
+
+
 def reads_states(system: System) -> bool:
-    """Whether dense input or output maps need the states themselves."""
-    return isinstance(system.C, DenseOutput) or not isinstance(system.B, OuterInput)
+    """Whether input or output maps need the states themselves."""
+    return not system.acts_on_values
 
 
-def read_out(system: System, u: Array, s: Array, *, from_states: bool) -> Array:
-    """Outputs y (L, d_out) from s = cᵀh (L, H, p), or from the states if ``from_states``."""
-    dtype, precision = s.dtype, "default" if u.dtype == jnp.bfloat16 else "highest"
-    C, steps = system.C, u.shape[0]
-    if from_states and isinstance(C, DenseOutput):
-        s = _matvec(C.matrix.astype(dtype), s.reshape(steps, -1), precision)
-    elif from_states:
+def observe(system: System, problem: Recurrence, out: Array, h0: Array) -> Array:
+    """What the output map sees, for `read_out`, from what an engine gave for ``problem``.
+
+    An output before the update sees what there was one step earlier: first ``h0``, and zero at
+    resets.
+    """
+    states, dtype = problem.emit_states, problem.x.dtype
+    c = read_vectors(system.C, system, dtype)
+    if system.C.before_update:
+        first = h0[None]
+        if not states:
+            first = read_states(None if c is None else c[:1], first, problem.precision)
+        out = jnp.concatenate([first.astype(out.dtype), out[:-1]])
+        if system.reset is not None:
+            out = jnp.where(system.reset.reshape(-1, *[1] * (out.ndim - 1)), 0, out)
+    if states and not reads_states(system):
+        return read_states(c, out, problem.precision)
+    return out
+
+
+def read_out(system: System, u: Array, s: Array) -> Array:
+    """Outputs y (L, d_out) from s = cᵀh (L, R, H, p), or from states if the system reads them."""
+    precision = "default" if u.dtype == jnp.bfloat16 else "highest"
+    C = system.C
+    if reads_states(system):
+        s = C.real(read_map(C, system, s, precision))
+    else:
         assert isinstance(C, InnerOutput)
-        s = read_states(None if C.c is None else C.c.astype(dtype), s, precision)
-    elif isinstance(C, InnerOutput) and C.c is not None and system.state_shape[1] == 1:
-        s = s * to_heads(C.c.astype(dtype), s.shape[1])
-    if jnp.iscomplexobj(s):
-        s = s.real * (2 if C.conjugate_pairs else 1)
-    real = s.dtype
-    if isinstance(system.eta, SummedNormalizer):
-        s = _quotient(s[..., :-1], s[..., -1:])
-    elif isinstance(system.eta, GivenNormalizer):
-        s = s * jnp.exp(-system.eta.log_eta.astype(real))[..., None]
-    if isinstance(C, InnerOutput) and C.gate is not None:
-        s = s * C.gate.astype(real)
-    y = s.reshape(steps, -1)
-    D = system.D
-    if isinstance(D, TokenSkip):
-        y = y + D.d.astype(real) * u.astype(real)
-    elif isinstance(D, DenseSkip):
-        y = y + _matvec(D.matrix.astype(real), u.astype(real), precision)
-    elif D is not None:
-        y = y + (D.d.astype(real) * _values(system, u).astype(real)).reshape(steps, -1)
-    return y.astype(u.dtype)
+        if C.c is not None and system.state_shape[1] == 1:
+            s = s * to_heads(ranked_c(C, s.dtype), s.shape[2])
+        s = C.real(s)
+    s = s if system.eta is None else normalize(system.eta, system, u, s)
+    y = gated(C, s).reshape(u.shape[0], -1)
+    return (y if system.D is None else y + skip(system.D, system, u, y.dtype)).astype(u.dtype)
+
+
+@singledispatch
+def read_map(C: OutputMap, system: System, h: Array, precision: str) -> Array:
+    """What an output map reads of the states (L, H, n, p), without gate; by its matrix."""
+    m = C.matrix(system.state_shape).astype(h.dtype)
+    return matvec(m, h.reshape(h.shape[0], -1), precision)
+
+
+@read_map.register
+def _(C: InnerOutput, system: System, h: Array, precision: str) -> Array:
+    c = None if C.c is None else ranked_c(C, h.dtype)
+    return read_states(c, h if C.over == "n" else h.swapaxes(2, 3), precision)
+
+
+@singledispatch
+def gated(C: OutputMap, s: Array) -> Array:
+    """The gate of an output map; most have none."""
+    return s
+
+
+@gated.register
+def _(C: InnerOutput, s: Array) -> Array:
+    gate = C.gates()
+    return s if gate is None else s * gate.astype(s.dtype)
+
+
+@singledispatch
+def normalize(eta: Normalizer, system: System, u: Array, s: Array) -> Array:
+    """Divide what was read, (L, R, H, p), by the normaliser."""
+    return s * jnp.exp(-eta.log().astype(s.dtype))[:, None, :, None]
+
+
+@normalize.register
+def _(eta: SummedNormalizer, system: System, u: Array, s: Array) -> Array:
+    numerator, summed = s[..., :-1], eta.eta(s[:, 0, :, -1])
+    if eta.bonus is not None:
+        bonus = eta.bonus.astype(s.dtype)[:, None, :, None]  # type: ignore[union-attr]
+        numerator = numerator + bonus * _scaled_values(system, u, s.dtype)
+    return _quotient(numerator, summed[:, None, :, None])
 
 
 @jax.custom_jvp
@@ -184,14 +294,32 @@ def _quotient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -
     return y, (ds - y * d_eta) / eta
 
 
+@singledispatch
+def skip(D: Skip, system: System, u: Array, dtype: Any) -> Array:
+    """D_t u_t, (L, d_out); by its matrix for any skip."""
+    precision = "default" if u.dtype == jnp.bfloat16 else "highest"
+    return matvec(D.matrix(system).astype(dtype), u.astype(dtype), precision)
+
+
+@skip.register
+def _(D: TokenSkip, system: System, u: Array, dtype: Any) -> Array:
+    return D.d.astype(dtype) * u.astype(dtype)
+
+
+@skip.register
+def _(D: ValueSkip, system: System, u: Array, dtype: Any) -> Array:
+    v = _values(system, u)[:, 0].astype(dtype)
+    return (D.d.astype(dtype) * v).reshape(u.shape[0], -1)
+
+
 def check_tokens(owner: str, system: Any, u: Array) -> None:
     """Raise unless u is (L, d) and fits the system."""
     length = system.length
     fits = u.ndim == 2 and u.shape[1] == system.token_width and u.shape[0] >= 1
-    if not fits or (length != 1 and u.shape[0] != length):
-        steps = "L" if length == 1 else length
+    if not fits or length not in (None, u.shape[0]):
+        count = "L" if length is None else length
         raise ValueError(
-            f"{owner}: expected tokens u of shape ({steps}, {system.token_width}), one sequence, "
+            f"{owner}: expected tokens u of shape ({count}, {system.token_width}), one sequence, "
             f"got {u.shape}. For a batch use jax.vmap over systems and tokens."
         )
     if system.reset is not None and system.reset.shape != u.shape[:1]:
@@ -201,15 +329,22 @@ def check_tokens(owner: str, system: Any, u: Array) -> None:
         )
 
 
+def _scaled_values(system: System, u: Array, dtype: Any) -> Array:
+    """The values with their scale, (L, r, H, p)."""
+    assert isinstance(system.B, OuterInput)
+    x, scale = _values(system, u).astype(dtype), system.B.scales()
+    return x if scale is None else x * scale.astype(dtype)
+
+
 def _values(system: System, u: Array) -> Array:
-    """The values W u_t, (L, H, p), in the wider dtype of W and u."""
+    """The values W u_t, (L, r, H, p), in the wider dtype of W and u."""
     assert isinstance(system.B, OuterInput)
     heads, _, p = system.state_shape
     W = system.B.W
     if W is not None:
         precision = "default" if u.dtype == jnp.bfloat16 else "highest"
         u = project(u, W, precision)
-    return u.reshape(u.shape[0], heads, p)
+    return u.reshape(u.shape[0], system.B.rank, heads, p)
 
 
 def project(u: Array, W: Array, precision: str) -> Array:
@@ -221,12 +356,8 @@ def project(u: Array, W: Array, precision: str) -> Array:
     )
 
 
-def _matvec(matrix: Array, x: Array, precision: str) -> Array:
+def matvec(matrix: Array, x: Array, precision: str) -> Array:
+    """M_t x_t for every t, from (T, o, i) and (L, i)."""
     if matrix.shape[0] == 1:
         return jnp.einsum("li,oi->lo", x, matrix[0], precision=precision)
     return jnp.einsum("li,loi->lo", x, matrix, precision=precision)
-
-
-def _like(leaf: Array, dtype: Any) -> Any:
-    """``dtype`` for complex leaves, its real counterpart for real ones."""
-    return dtype if jnp.iscomplexobj(leaf) else jnp.finfo(dtype).dtype

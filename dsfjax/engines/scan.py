@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, singledispatch
 from typing import Any, Literal
 
 import jax
@@ -16,47 +16,24 @@ from dsfjax.core.composition import flip_time
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem, KVCache
 from dsfjax.core.system import System
-from dsfjax.core.transitions import Dense, Diagonal, DiagonalPlusLowRank, Scalar
 from dsfjax.engines import attention
 from dsfjax.engines.associative import associative
-from dsfjax.engines.chunked import chunked
+from dsfjax.engines.chunked import checkpointed, chunked
 from dsfjax.engines.guard import guarded, reverse_only
 from dsfjax.engines.materialized import materialized
-from dsfjax.engines.plan import by_matrix_products, plan
-from dsfjax.engines.recurrence import (
-    check_tokens,
-    prepare,
-    read_out,
-    reads_states,
-    split_time,
-)
+from dsfjax.engines.plan import has_chunks, low_rank, varies_by_head
+from dsfjax.engines.recurrence import check_tokens, observe, prepare, read_out, reads_states
 from dsfjax.engines.sequential import advance, sequential
 from dsfjax.engines.varying import vary_alike
 
-Method = Literal["auto", "sequential", "associative", "chunked", "materialized"]
+Method = Literal["auto", "sequential", "associative", "chunked", "checkpointed", "materialized"]
 
 ENGINES: dict[str, Callable[..., tuple[Array, Array]]] = {
     "sequential": sequential,
     "associative": associative,
     "chunked": chunked,
+    "checkpointed": checkpointed,
     "materialized": materialized,
-}
-
-# Which method runs which structure; the docstring of `scan` shows it and a test compares the two.
-METHODS: dict[type, tuple[str, ...]] = {
-    Scalar: ("sequential", "associative", "chunked", "materialized"),
-    Diagonal: ("sequential", "associative", "chunked", "materialized"),
-    DiagonalPlusLowRank: ("sequential", "chunked", "materialized"),
-    Dense: ("sequential", "associative", "chunked", "materialized"),
-    KernelSystem: ("sequential", "chunked", "materialized"),
-}
-
-_REASONS_AGAINST = {
-    (
-        DiagonalPlusLowRank,
-        "associative",
-    ): "products of such transitions are not closed: their rank grows",
-    (KernelSystem, "associative"): "a kernel has no finite state",
 }
 
 
@@ -76,15 +53,19 @@ def scan(
     All methods give the same values, gradients, dtypes and pytrees, for every L ≥ 1, and splitting
     a sequence anywhere and carrying the state changes nothing. Which method runs which structure:
 
-    ====================  ==========  ===========  =======  ============
-    structure of A        sequential  associative  chunked  materialized
-    ====================  ==========  ===========  =======  ============
-    Scalar                yes         yes          yes      yes
-    Diagonal              yes         yes          yes      yes
-    DiagonalPlusLowRank   yes         no           yes      yes
-    Dense                 yes         yes          yes      yes
-    KernelSystem          yes         no           yes      yes
-    ====================  ==========  ===========  =======  ============
+    ====================  ==========  ===========  =======  ============  ============
+    structure of A        sequential  associative  chunked  checkpointed  materialized
+    ====================  ==========  ===========  =======  ============  ============
+    Scalar                yes         yes          yes      yes           yes
+    Diagonal              yes         yes          yes      yes           yes
+    DiagonalPlusLowRank   yes         yes          yes      yes           yes
+    Dense                 yes         yes          no       yes           yes
+    your Transition       yes         yes          no       yes           yes
+    KernelSystem          yes         no           yes      no            yes
+    ====================  ==========  ===========  =======  ============  ============
+
+    "chunked" has no algorithm either for `DiagonalPlusLowRank` where all states are wanted: with
+    ``return_states``, or around a dense B or C.
 
     Args:
         system: The system of one sequence of length L (or constant in time).
@@ -132,7 +113,7 @@ def scan(
         y, *rest = scan(flip_time(system), u[::-1], h0, method=method, return_states=return_states)
         states = [x[::-1] for x in rest[1:]]
         return (y[::-1], rest[0], *states)
-    method_name = resolve_method(system, u.shape[0], method)
+    method_name = resolve_method(system, u.shape[0], method, states=return_states)
     if isinstance(system, KernelSystem):
         if return_states:
             raise ValueError(
@@ -159,19 +140,18 @@ def _run_kernel(
 def _run(
     system: System, u: Array, h0: Array, method: str, return_states: bool
 ) -> tuple[Array, Array, Array | None]:
-    needs_states = return_states or reads_states(system)
-    problem = prepare(system, u, emit_states=needs_states)
+    problem = prepare(system, u, emit_states=return_states or reads_states(system))
     problem, h0 = vary_alike((problem, h0))
     if method == "sequential":
         out, h_last = sequential(problem, h0)
     else:
         problem, h0 = reverse_only((problem, h0), method)
         run = ENGINES[method]
-        if method == "chunked" and plan(problem, h0.shape).exact:
+        if method == "checkpointed":
             out, h_last = run(problem, h0)
         else:
             out, h_last = guarded(run, sequential, problem, h0)
-    y = read_out(system, u, out, from_states=needs_states)
+    y = read_out(system, u, observe(system, problem, out, h0))
     return y, h_last, out if return_states else None
 
 
@@ -205,7 +185,7 @@ def step(
         >>> step(ema, jnp.array([0.0]), h)[0].tolist()
         [0.5]
     """
-    if system_t.length != 1:
+    if system_t.length not in (None, 1):
         raise ValueError(
             f"step: expected the system of one step, got one of length {system_t.length}. Use "
             "slice_time(system, t, t + 1), or scan for several steps."
@@ -230,9 +210,8 @@ def _step_kernel(system_t: KernelSystem, u: Array, cache: KVCache | None) -> tup
 @jax.jit
 def _step(system_t: System, u: Array, h: Array) -> tuple[Array, Array]:
     problem = prepare(system_t, u, emit_states=reads_states(system_t))
-    xs, rebuild = split_time(problem, 1)
-    h, out = advance(rebuild([x[0] for x in xs], lambda x: x), h)
-    return read_out(system_t, u, out[None], from_states=problem.emit_states)[0], h
+    h_last, out = advance(problem, h)
+    return read_out(system_t, u, observe(system_t, problem, out[None], h))[0], h_last
 
 
 def initial_state(owner: str, system: System, u: Array, h0: Array | KVCache | None) -> Array:
@@ -268,38 +247,95 @@ def _cache(
     return h0
 
 
-def resolve_method(system: System | KernelSystem, length: int, method: str) -> str:
+def methods(system: System | KernelSystem, *, states: bool = False) -> tuple[str, ...]:
+    """The names of the engines that run a system, the slowest first.
+
+    Args:
+        system: The system.
+        states: Whether all states are wanted as well.
+
+    Example:
+        >>> import dsfjax
+        >>> A = dsfjax.Dense(jnp.eye(2)[None])
+        >>> e = jnp.ones((1, 1, 2))
+        >>> B, C = dsfjax.OuterInput(e), dsfjax.InnerOutput(e)
+        >>> methods(dsfjax.System(A, B, C, state_shape=(1, 2, 1)))
+        ('sequential', 'associative', 'checkpointed', 'materialized')
+    """
+    return tuple(name for name in ENGINES if against(system, name, states=states) is None)
+
+
+@singledispatch
+def against(system: Any, method: str, *, states: bool = False) -> str | None:
+    """Why a method does not run a system, or None if it does."""
+    raise TypeError(f"scan: expected a System or a KernelSystem, got {type(system).__name__}.")
+
+
+@against.register
+def _(system: KernelSystem, method: str, *, states: bool = False) -> str | None:
+    reasons = {
+        "associative": "KernelSystem (a kernel has no finite state)",
+        "checkpointed": "KernelSystem (a kernel has no finite state to keep)",
+    }
+    return reasons.get(method)
+
+
+@against.register
+def _(system: System, method: str, *, states: bool = False) -> str | None:
+    if method != "chunked":
+        return None
+    name = type(system.A).__name__
+    if not has_chunks(system.A):
+        return f"{name} (it has no algorithm for chunks; checkpointed keeps as little)"
+    if not system.A.is_diagonal and (states or reads_states(system)):
+        return f"{name} where every state is wanted (chunks skip them; use checkpointed)"
+    return None
+
+
+def resolve_method(
+    system: System | KernelSystem, length: int, method: str, *, states: bool = False
+) -> str:
     """The engine that will run, after checking that it runs this structure."""
-    structure = KernelSystem if isinstance(system, KernelSystem) else type(system.A)
     if method == "auto":
-        return choose(system, length)[0]
+        return choose(system, length, states=states)[0]
     names.choose("method of scan", method, ("auto", *ENGINES))
-    if method not in METHODS[structure]:
-        reason = _REASONS_AGAINST[structure, method]
+    if reason := against(system, method, states=states):
         raise ValueError(
-            f"scan: method {method!r} does not run {structure.__name__} ({reason}); "
-            f"use one of {list(METHODS[structure])}."
+            f"scan: method {method!r} does not run {reason}; "
+            f"use one of {list(methods(system, states=states))}."
         )
     return method
 
 
-def choose(system: System | KernelSystem, length: int) -> tuple[str, str]:
+@singledispatch
+def choose(system: Any, length: int, *, states: bool = False) -> tuple[str, str]:
     """What "auto" picks for this structure and length, and why."""
-    if isinstance(system, KernelSystem):
-        if length <= 2 * attention.BLOCK:
-            return "materialized", "the L × L scores of a short sequence are small"
-        return "chunked", "blocks of keys keep memory linear in L"
-    if isinstance(system.A, Dense):
-        return "chunked", "a dense transition runs step by step, one state kept per chunk"
+    raise TypeError(f"scan: expected a System or a KernelSystem, got {type(system).__name__}.")
+
+
+@choose.register
+def _(system: KernelSystem, length: int, *, states: bool = False) -> tuple[str, str]:
+    if length <= 2 * attention.BLOCK:
+        return "materialized", "the L × L scores of a short sequence are small"
+    return "chunked", "blocks of keys keep memory linear in L"
+
+
+@choose.register
+def _(system: System, length: int, *, states: bool = False) -> tuple[str, str]:
+    A, n = system.A, system.state_shape[1]
+    if not has_chunks(A):
+        return "checkpointed", "a dense transition runs step by step, one state kept per chunk"
+    if against(system, "chunked", states=states):
+        return "checkpointed", "every state is wanted: step by step, one kept per chunk"
     if reads_states(system):
         return "chunked", "a dense map reads every state: step by step, one kept per chunk"
-    if isinstance(system.A, DiagonalPlusLowRank):
+    if low_rank(A):
         return "chunked", "the WY form of a low-rank update turns chunks into matrix products"
-    if system.state_shape[1] == 1 and jax.default_backend() == "cpu":
+    if n == 1 and jax.default_backend() == "cpu":
         return "sequential", "one state per channel: a step is little work, and a CPU has few cores"
-    if system.state_shape[1] == 1:
+    if n == 1:
         return "chunked", "one state per channel: step by step, chunks side by side"
-    if not by_matrix_products(system.A):
+    if A.per_channel:
         return "chunked", "a decay per channel runs step by step, one state kept per chunk"
-    decay = "a scalar decay" if isinstance(system.A, Scalar) else "a decay per state"
+    decay = "a scalar decay" if varies_by_head(A) else "a decay per state"
     return "chunked", f"{decay} turns chunks into matrix products"

@@ -24,7 +24,7 @@ from jax import Array
 from dsfjax._util.ahead import compiled
 from dsfjax.core import KernelSystem, KVCache, to_dense
 from dsfjax.engines.problems import STRUCTURES, Problem
-from dsfjax.engines.scan import METHODS, scan
+from dsfjax.engines.scan import methods, scan
 
 # Largest normwise errors of values and gradients. In bfloat16 outputs, gradients and the operands
 # of products are rounded to 8 bits, a relative error of 2^-8 each, while states and sums are
@@ -111,9 +111,10 @@ class _Structure:
             shapes = jax.eval_shape(lambda problem: _outputs(problem, "sequential"), wide)
             bars = _cotangents(shapes, dtype)
             self.gradients = _pull_back(wide, "sequential", bars)
-        methods = METHODS[KernelSystem if is_kernel else type(wide.system.A)]
         with jax.enable_x64(dtype == "float64"):
-            self.engines = {method: _pull_back(self.problem, method, bars) for method in methods}
+            self.engines = {
+                method: _pull_back(self.problem, method, bars) for method in methods(wide.system)
+            }
 
     def compile(self) -> _Structure:
         for program in (self.dense, self.gradients, *self.engines.values()):

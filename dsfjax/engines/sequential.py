@@ -6,29 +6,27 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.engines.recurrence import Recurrence, read_states, split_time
+from dsfjax.engines.recurrence import Recurrence, by_steps
 
 
 def advance(now: Recurrence, h: Array) -> tuple[Array, Array]:
-    """One step of a recurrence whose time axis has been removed.
+    """One step of a recurrence whose time axis is 1.
 
     Returns:
-        The new state (H, n, p), and s = cᵀh (H, p) or the state again.
+        The new state (H, n, p), and what is read of it: s = cᵀh (R, H, p) or the state again.
     """
     if now.reset is not None:
-        h = jnp.where(now.reset, 0, h)
-    h = now.A.apply(h) + now.forcing()
-    if now.emit_states:
-        return h, h
-    return h, read_states(now.c, h, now.precision)
+        h = jnp.where(now.reset[0], 0, h)
+    h = now.A.apply(h[None]) + now.forcing()
+    return h[0], now.read(h)[0]
 
 
 def sequential(problem: Recurrence, h0: Array, *, unroll: int = 1) -> tuple[Array, Array]:
     """Run the recurrence by `jax.lax.scan`. O(L) steps; every structure; forward mode works."""
-    xs, rebuild = split_time(problem, problem.length)
+    xs, step = by_steps(problem, problem.length)
 
     def body(h: Array, arrays: list[Array]) -> tuple[Array, Array]:
-        return advance(rebuild(arrays, lambda x: x[0]), h)
+        return advance(step(arrays), h)
 
     h_last, out = jax.lax.scan(body, h0, xs, unroll=unroll)
     return out, h_last

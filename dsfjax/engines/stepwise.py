@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 from jax import Array
 
+from dsfjax.core.pytree import Partition
 from dsfjax.engines.recurrence import Recurrence
 from dsfjax.engines.sequential import sequential
 
@@ -20,12 +19,13 @@ def forward(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, A
 
 def backward(
     problem: Recurrence, starts: Array, d_out: Array, dh: Array, chunk: int
-) -> tuple[Recurrence, Array]:
+) -> tuple[list[Array], Array]:
     """Cotangents of the recurrence and of the state before it: the chunk is run again."""
     assert problem.length == chunk
+    partition, arrays, others = Partition.of(problem)
 
-    def run(problem_: Recurrence, h0: Array) -> tuple[Array, Array]:
-        return sequential(dataclasses.replace(problem_, reset=problem.reset), h0)
+    def run(arrays: list[Array], h0: Array) -> tuple[Array, Array]:
+        return sequential(partition.join(arrays, others), h0)
 
-    _, pull = jax.vjp(run, dataclasses.replace(problem, reset=None), starts[0])
+    _, pull = jax.vjp(run, arrays, starts[0])
     return pull((d_out, dh))

@@ -11,7 +11,7 @@ operation is associative: prefixes over chunks, devices or files follow from the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jaxtyping import Float, Inexact
 
 from dsfjax.core.maps import InnerOutput, OuterInput
 from dsfjax.core.system import System
-from dsfjax.core.transitions import Dense, Diagonal, Scalar
+from dsfjax.core.transitions import Dense, Transition
 from dsfjax.engines.scan import initial_state, scan
 from dsfjax.engines.varying import vary_alike
 
@@ -29,22 +29,21 @@ class Summary(NamedTuple):
     """Steps as one affine map of the state, h ↦ P h + Q.
 
     Attributes:
-        P: Transition over all of the steps, one time step long; `Dense` for `DiagonalPlusLowRank`,
-            whose products have no structure.
+        P: Transition over all of the steps, one time step long; `Dense` where products have no
+            structure, as those of `DiagonalPlusLowRank`.
         Q: State after the steps from the zero state, (H, n, p); with a summed normaliser
             (H, n, p + 1), as `scan` carries it.
         cut: Whether a reset lies among the steps, (): nothing of the state before is left, not even
             a NaN.
     """
 
-    P: Scalar | Diagonal | Dense
+    P: Transition
     Q: Array
     cut: Array
 
     def apply(self, h: Inexact[Array, "H n p"]) -> Inexact[Array, "H n p"]:
         """The state after the steps, (H, n, p), from the state before them."""
-        of_step = jax.tree.map(lambda x: x[0], self.P)
-        return jnp.where(self.cut, 0, of_step.apply(h)) + self.Q
+        return jnp.where(self.cut, 0, self.P.apply(h[None])[0]) + self.Q
 
 
 def summarize(system: System, u: Float[Array, "L d"], *, method: str = "auto") -> Summary:
@@ -74,19 +73,21 @@ def summarize(system: System, u: Float[Array, "L d"], *, method: str = "auto") -
         3.5
     """
     _, Q = scan(system, u, method=method)
-    A, length = system.A, u.shape[0]
-    if isinstance(A, Scalar | Diagonal):
-        log_a = A.log_a if isinstance(A, Scalar) else A.log_decay()
-        total = log_a * length if log_a.shape[0] == 1 else log_a.sum(axis=0, keepdims=True)
-        P: Scalar | Diagonal | Dense = type(A)(total)
-    else:
-        heads, n, _ = system.state_shape
-        nothing = jnp.zeros((1, 1, n), Q.dtype)
-        unforced = System(A, OuterInput(nothing), InnerOutput(nothing), state_shape=(heads, n, n))
-        eye = jnp.broadcast_to(jnp.eye(n, dtype=Q.dtype), (heads, n, n))
-        P = Dense(scan(unforced, jnp.zeros((length, heads * n), u.dtype), eye)[1][None])
     cut = jnp.zeros((), bool) if system.reset is None else system.reset.any()
-    return Summary(P, Q, cut)
+    return Summary(_product(system, u.shape[0], Q.dtype), Q, cut)
+
+
+def _product(system: System, length: int, dtype: Any) -> Transition:
+    """A_L ⋯ A_1 without regard to resets, one step long."""
+    if system.A.is_diagonal:
+        return system.A.product(length)
+    heads, n, _ = system.state_shape
+    nothing = jnp.zeros((1, 1, n), dtype)
+    maps = OuterInput(nothing), InnerOutput(nothing)
+    unforced = System(system.A, *maps, state_shape=(heads, n, n), length=system.length)
+    eye = jnp.broadcast_to(jnp.eye(n, dtype=dtype), (heads, n, n))
+    zeros = jnp.zeros((length, heads * n), jnp.finfo(dtype).dtype)
+    return Dense(scan(unforced, zeros, eye)[1][None])
 
 
 def combine(early: Summary, late: Summary) -> Summary:
@@ -109,13 +110,7 @@ def combine(early: Summary, late: Summary) -> Summary:
         >>> combine(one, one).Q.tolist(), jnp.exp(combine(one, one).P.log_a).round(2).tolist()
         ([[[1.5]]], [[0.25]])
     """
-    if isinstance(early.P, Dense):
-        assert isinstance(late.P, Dense)
-        product = jnp.matmul(late.P.matrix, early.P.matrix, precision="highest")
-        P: Scalar | Diagonal | Dense = Dense(product)
-    else:
-        P = jax.tree.map(jnp.add, early.P, late.P)
-    return Summary(P, late.apply(early.Q), early.cut | late.cut)
+    return Summary(early.P.compose(late.P), late.apply(early.Q), early.cut | late.cut)
 
 
 def scan_shards(

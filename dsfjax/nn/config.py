@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from dsfjax import systems
 from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
-from dsfjax.engines.scan import METHODS
+from dsfjax.engines.scan import ENGINES
 
 BlockName = Literal["prenorm", "transformer", "mamba"]
 HeadName = Literal["tied", "untied", "classifier"]
@@ -89,9 +89,7 @@ class ModelConfig:
         choose("head", self.head, get_args(HeadName))
         choose("pooling", self.pooling, ("mean", "last"))
         choose("init", self.init, ("published", "authors"))
-        choose(
-            "method", self.method, ("auto", *sorted({m for row in METHODS.values() for m in row}))
-        )
+        choose("method", self.method, ("auto", *ENGINES))
         if self.channels and (self.vocab_size or self.head == "tied"):
             raise ValueError(
                 f"expected inputs of {self.channels} channels to have vocab_size = 0 and a head of "

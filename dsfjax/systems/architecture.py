@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from dsfjax.core import KernelSystem, System
+from dsfjax.core.composition import with_length
 
 
 class Traits(NamedTuple):
@@ -68,4 +69,5 @@ class Architecture(NamedTuple):
         Returns:
             The System of the sequence ``u``.
         """
-        return self.assemble(params, self.signals(params, u), reset=reset)
+        system = self.assemble(params, self.signals(params, u), reset=reset)
+        return with_length(system, u.shape[0])

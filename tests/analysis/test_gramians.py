@@ -166,7 +166,7 @@ def test_constant_systems_agree_with_scipy(name: str) -> None:
 
 def test_unstable_systems_have_no_gramian_over_infinite_time() -> None:
     system = constant_systems()["dense"]
-    A = Dense(system.A.matrix.at[0, 1].multiply(1.5))  # type: ignore[union-attr]
+    A = Dense(system.A.array.at[0, 1].multiply(1.5))  # type: ignore[union-attr]
     P, Q = gramians(dataclasses.replace(system, A=A))
     for x in (np.asarray(P), np.asarray(Q)):
         assert np.isnan(x[0, 1]).all() and np.isfinite(x[0, 0]).all()

@@ -15,7 +15,7 @@ from dsfjax.bench.measure import compare, cotangent_of, measure, reference_outco
 from dsfjax.bench.naive import BASELINES
 from dsfjax.bench.peers import PEERS
 from dsfjax.bench.roofline import Roofline
-from dsfjax.engines.scan import METHODS
+from dsfjax.engines.scan import methods
 from dsfjax.interop import reference
 from tests.bench.small import small
 from tests.engine_runs import compiled
@@ -133,7 +133,7 @@ def test_engines_are_those_of_the_structure() -> None:
             assert set(case.baselines) <= set(BASELINES)
             ours = [c.name for c in found.contestants if c.side == "ours"]
             system = case.build({k: jnp.asarray(x) for k, x in first(found).items()})[0]
-            runnable = METHODS[type(getattr(system, "A", system))]
+            runnable = methods(system)
             wanted = {*(case.engines or runnable), found.chosen}
             assert ours == [method for method in runnable if method in wanted]
 

@@ -87,11 +87,10 @@ def test_slices_join_to_the_whole(cuts, name):
     system = zoo.system(name, L)
     edges = [0, *sorted(cuts), L]
     parts = [slice_time(system, a, b) for a, b in zip(edges, edges[1:], strict=False)]
-    assert [p.length for p in parts] == [
-        1 if system.length == 1 else b - a for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    assert [p.length for p in parts] == [b - a for a, b in zip(edges, edges[1:], strict=False)]
     whole = concat_time(*parts)
-    assert jax.tree.structure(whole) == jax.tree.structure(system)
+    assert whole.length == L
+    assert type(whole.A) is type(system.A) and whole.state_shape == system.state_shape
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(system), strict=True):
         np.testing.assert_array_equal(a, b)
 

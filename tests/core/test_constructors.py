@@ -69,20 +69,20 @@ MISFITS = {
     ),
     "low rank factors": (
         lambda: DiagonalPlusLowRank(zeros(L, 4, 3), zeros(L, 4, 3, 1), zeros(L, 4, 3, 2)),
-        r"expected w and z of shape the same \(H, n, r\)",
+        r"expected w and z of shape the same \(n, r\)",
     ),
     "low rank states": (
         lambda: system(DiagonalPlusLowRank(zeros(L, 4, 2), *2 * [zeros(L, 4, 2, 1)])),
-        r"expected w and z of shape \(T, 4, 3, r\), got \(5, 4, 2, 1\)",
+        r"expected w of shape \(T, G, 3, r\) with G dividing 4, got \(5, 4, 2, 1\)",
     ),
     "low rank decay": (
         lambda: system(DiagonalPlusLowRank(zeros(L, 4, 2), *2 * [zeros(L, 4, 3, 1)])),
         r"expected log_a of shape \(T, 4, 3 or 1\), got \(5, 4, 2\)",
     ),
-    "dense rank": (lambda: Dense(zeros(3, 3)), r"Dense: expected matrix .* got \(3, 3\)"),
+    "dense rank": (lambda: Dense(zeros(3, 3)), r"Dense: expected array .* got \(3, 3\)"),
     "dense states": (
         lambda: system(Dense(zeros(L, 4, 2, 2))),
-        r"Dense: expected matrix of shape \(T, 4, 3, 3\) or \(T, 3, 3\), got \(5, 4, 2, 2\)",
+        r"Dense: expected array of shape \(T, 4, 3, 3\) or \(T, 3, 3\), got \(5, 4, 2, 2\)",
     ),
     "b groups": (
         lambda: system(B=OuterInput(zeros(L, 3, 3))),
@@ -99,7 +99,7 @@ MISFITS = {
     ),
     "dense input": (
         lambda: system(B=DenseInput(zeros(L, 23, 5))),
-        r"DenseInput: expected matrix of shape \(T, 24, d\), got \(5, 23, 5\)",
+        r"DenseInput: expected array of shape \(T, 24, d\), got \(5, 23, 5\)",
     ),
     "c": (
         lambda: system(C=InnerOutput(zeros(L, 4, 2))),
@@ -111,7 +111,7 @@ MISFITS = {
     ),
     "dense output": (
         lambda: system(C=DenseOutput(zeros(L, 5, 23))),
-        r"DenseOutput: expected matrix of shape \(T, d_out, 24\), got \(5, 5, 23\)",
+        r"DenseOutput: expected array of shape \(T, d_out, 24\), got \(5, 5, 23\)",
     ),
     "token skip": (
         lambda: system(D=TokenSkip(zeros(1, 7))),
@@ -131,7 +131,7 @@ MISFITS = {
     ),
     "dense skip": (
         lambda: system(D=DenseSkip(zeros(1, 8, 7))),
-        r"DenseSkip: expected matrix of shape \(T, 8, 8\), got \(1, 8, 7\)",
+        r"DenseSkip: expected array of shape \(T, 8, 8\), got \(1, 8, 7\)",
     ),
     "given normaliser": (
         lambda: system(eta=GivenNormalizer(zeros(L, 2))),

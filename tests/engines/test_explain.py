@@ -50,7 +50,7 @@ def test_bytes_are_those_of_the_arrays():
         ("complex_per_state", "complex diagonal, per state", "chunked", 32, 24),
         ("dense_maps", "diagonal, full", "chunked", 16, 24),
         ("low_rank", "diagonal plus rank 2", "chunked", 16, 24),
-        ("dense", "dense", "chunked", 64, 24),
+        ("dense", "dense", "checkpointed", 64, 24),
     ],
 )
 def test_structures(name, structure, method, chunk, states):
@@ -65,7 +65,7 @@ def test_the_text_has_the_reason_and_the_numbers():
     assert e.reason == "a scalar decay turns chunks into matrix products"
     for part in (e.reason, e.structure, "N = 24", "in chunks of 32", "L = 100", "state float64"):
         assert part in text
-    assert "asked for" in str(explain(zoo.system("scalar", 100), method="sequential"))
+    assert "sequential: given" in str(explain(zoo.system("scalar", 100), method="sequential"))
 
 
 def test_precision_follows_the_inputs():

@@ -45,10 +45,12 @@ def test_dense_matrices(name):
     factor = 2 if dense.C.conjugate_pairs and system.is_complex else 1
     full = np.zeros((L, system.output_width, L, system.token_width))
     for s in range(L):
-        impulse = B[s]
+        impulse = np.zeros_like(B[s])
         for t in range(s, L):
-            impulse = A[t] @ impulse if t > s else impulse
-            full[t, :, s] = factor * np.real(C[t] @ impulse)
+            before = impulse
+            impulse = A[t] @ impulse if t > s else B[s]
+            seen = before if dense.C.before_update else impulse
+            full[t, :, s] = factor * np.real(C[t] @ seen)
         full[s, :, s] += D[s]
     assert reference.error(full, impulse_responses(system)) < 1e-12
 
@@ -56,20 +58,22 @@ def test_dense_matrices(name):
 @pytest.mark.parametrize("name", zoo.EVERY)
 def test_kernel_on_values(name):
     system = zoo.system(name, L)
-    if name in ("dense_maps", "dense_input", "dense_output", "complex_lti"):
+    if not system.acts_on_values:
         with pytest.raises(ValueError, match="full=True"):
             materialize(system, length=L)
         return
     heads, _, p = system.state_shape
     phi = np.asarray(compiled(materialize, length=L)(system))
-    per_channel = phi.ndim == 4
-    assert phi.shape == ((heads, p, L, L) if per_channel else (heads, L, L))
-    phi = phi if per_channel else np.broadcast_to(phi[:, None], (heads, p, L, L))
+    written, read = system.B.rank, system.C.rank
+    lead = () if written * read == 1 else (read, written)
+    assert phi.shape in [(*lead, heads, L, L), (*lead, heads, p, L, L)]
+    phi = phi.reshape(read, written, heads, -1, L, L)
     u = np.asarray(zoo.tokens(system, L))
     y = np.zeros((L, system.output_width))
     for t in range(L):
         for s in range(t + 1):
-            y[t] += (phi[:, :, t, s] * reference.values(system, u, s)).reshape(-1)
+            v = reference.values(system, u, s).reshape(written, heads, p)
+            y[t] += (phi[..., t, s] * v).sum(axis=1).reshape(-1)
     without_skip = reference.run(dataclasses.replace(system, D=None), u).y
     assert reference.error(y, without_skip) < 1e-12
 

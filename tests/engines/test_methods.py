@@ -7,8 +7,8 @@ import re
 import jax.numpy as jnp
 import pytest
 
-from dsfjax import KernelSystem, explain, scan, slice_time, step
-from dsfjax.engines.scan import ENGINES, METHODS
+from dsfjax import explain, materialize, scan, slice_time, step
+from dsfjax.engines.scan import ENGINES, methods
 from tests import systems_zoo as zoo
 
 ONE_PER_STRUCTURE = ["scalar", "diagonal_full", "low_rank", "dense"]
@@ -16,12 +16,12 @@ SYSTEMS = [zoo.system(name, 3) for name in ONE_PER_STRUCTURE] + [zoo.kernel_syst
 
 
 def structure(system):
-    return KernelSystem if isinstance(system, KernelSystem) else type(system.A)
+    return type(getattr(system, "A", system))
 
 
 def test_the_table_in_the_docstring():
     doc = inspect.getdoc(scan) or ""  # without the indentation, which Python 3.13 leaves out
-    rows = re.findall(r"^(\w+) +((?:(?:yes|no) *){4})$", doc, re.MULTILINE)
+    rows = re.findall(r"^(\w+) +((?:(?:yes|no) *){5})$", doc, re.MULTILINE)
     order = re.search(r"structure of A +(.*)", doc)
     assert order is not None
     columns = order[1].split()
@@ -29,13 +29,13 @@ def test_the_table_in_the_docstring():
         name: tuple(c for c, cell in zip(columns, cells.split(), strict=True) if cell == "yes")
         for name, cells in rows
     }
-    assert table == {cls.__name__: methods for cls, methods in METHODS.items()}
+    assert table == {structure(s).__name__: methods(s) for s in SYSTEMS}
 
 
 @pytest.mark.parametrize("method", ENGINES)
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: structure(s).__name__)
 def test_every_pair_runs_or_raises(system, method):
-    u, runs = zoo.tokens(system, 3), METHODS[structure(system)]
+    u, runs = zoo.tokens(system, 3), methods(system)
     if method in runs:
         assert jnp.all(jnp.isfinite(scan(system, u, method=method)[0]))
         return
@@ -48,9 +48,16 @@ def test_every_pair_runs_or_raises(system, method):
         explain(system, method=method)
 
 
+def test_chunks_skip_states():
+    """Where every state is wanted, low-rank transitions run step by step, and say so."""
+    system = zoo.system("low_rank", 3)
+    with pytest.raises(ValueError, match="every state is wanted.*checkpointed"):
+        scan(system, zoo.tokens(system, 3), method="chunked", return_states=True)
+
+
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: structure(s).__name__)
 def test_auto_is_one_of_the_table(system):
-    assert explain(system).method in METHODS[structure(system)]
+    assert explain(system).method in methods(system)
 
 
 def test_unknown_method_names_the_nearest():
@@ -90,7 +97,7 @@ U = jnp.zeros((3, zoo.D))
         (lambda: step(SCALAR, U[0], None), r"expected the system of one step, got .* length 3"),
         (
             lambda: step(slice_time(SCALAR, 0, 1), U[0, :4], None),
-            r"expected tokens u of shape \(L, 5\).*got \(1, 4\)",
+            r"expected tokens u of shape \(1, 5\).*got \(1, 4\)",
         ),
         (
             lambda: scan(
@@ -103,6 +110,19 @@ U = jnp.zeros((3, zoo.D))
 def test_misuse_says_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_one_step_is_not_constant():
+    """The system of one step says so, and is not taken for one that never changes."""
+    constant = zoo.system("scalar_lti", 1)
+    one = slice_time(constant, 0, 1)
+    u = zoo.tokens(constant, 3)
+    assert (constant.length, one.length) == (None, 1)
+    assert scan(constant, u)[0].shape == (3, constant.output_width)
+    with pytest.raises(ValueError, match=r"expected tokens u of shape \(1, 8\).*got \(3, 8\)"):
+        scan(one, u)
+    with pytest.raises(ValueError, match="expected length 1"):
+        materialize(one, length=3)
 
 
 def test_batched_tokens_are_refused():

@@ -210,7 +210,7 @@ def test_matrices_of_the_paper(name: str) -> None:
 
 
 def _matrices(dense: Any) -> Any:
-    return dense.A.matrix, dense.B.matrix, dense.C.matrix, dense.D.matrix
+    return dense.A.array, dense.B.array, dense.C.array, dense.D.array
 
 
 DTYPES = [("float32", "float32", 2e-6), ("float64", "float32", 2e-6), ("float32", "bfloat16", 2e-2)]
