@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dsfjax._util.factor import one_by_one
 from dsfjax.analysis.blocks import Blocks, blocks
 from dsfjax.core import KernelSystem, System, steps
 
@@ -132,12 +133,12 @@ def hankel_singular_values(found: Gramians) -> Float[Array, "M H c n"]:
         1.3333
     """
     P, Q = (square_root(x) for x in found)
-    return jnp.linalg.svd(matmul(adjoint(Q), P), compute_uv=False)
+    return one_by_one(lambda x: jnp.linalg.svd(x, compute_uv=False), matmul(adjoint(Q), P))
 
 
 def square_root(P: Array) -> Array:
     """S with P = S Sᴴ for Hermitian P ≥ 0; eigenvalues that are rounding errors are taken as 0."""
-    values, vectors = jnp.linalg.eigh(P)
+    values, vectors = one_by_one(jnp.linalg.eigh, P)
     noise = values.shape[-1] * jnp.finfo(values.dtype).eps * values[..., -1:]
     values = jnp.where(values > noise, values, 0)
     return vectors * jnp.sqrt(values).astype(P.dtype)[..., None, :]
@@ -219,7 +220,7 @@ def _stationary(found: Blocks) -> Gramians:
         products = jnp.where(stable, products, 1)
         P, Q = BB / products, CC / products.conj()
     else:
-        stable = jnp.max(jnp.abs(jnp.linalg.eigvals(A)), axis=-1)[..., None, None] < 1
+        stable = jnp.max(jnp.abs(one_by_one(jnp.linalg.eigvals, A)), axis=-1)[..., None, None] < 1
         A = jnp.where(stable, A, 0)
         P, Q = _doubling(A, BB), _doubling(adjoint(A), CC)
     return Gramians(*(jnp.where(stable, x, jnp.nan)[None] for x in (P, Q)))

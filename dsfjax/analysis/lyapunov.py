@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dsfjax._util.factor import one_by_one
 from dsfjax.analysis.horizon import mean_log_modulus
 from dsfjax.analysis.normalizer import has_finite_state, normalized
 from dsfjax.analysis.spectra import starts
@@ -62,7 +63,7 @@ def lyapunov_exponents(
 
     def advance(Q: Array, step: tuple[Array, list[Array]]) -> tuple[Array, Array]:
         carries, arrays = step
-        new, R = jnp.linalg.qr(step_of(arrays).apply(Q[None])[0])
+        new, R = one_by_one(jnp.linalg.qr, step_of(arrays).apply(Q[None])[0])
         growth = jnp.log(jnp.abs(jnp.diagonal(R, axis1=-2, axis2=-1)))
         return jnp.where(carries, new, Q), jnp.where(carries, growth, 0)
 

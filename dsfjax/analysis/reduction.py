@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from dsfjax._util.factor import one_by_one
 from dsfjax.analysis.blocks import Blocks, blocks
 from dsfjax.analysis.gain import gain
 from dsfjax.analysis.gramians import (
@@ -130,7 +131,9 @@ def balanced_truncation(
 def _projections(both: Gramians, order: int) -> tuple[Array, Array, Array]:
     """Singular values (T, H, c, n), L (T, H, c, r, n) and T (T, H, c, n, r)."""
     S, R = (square_root(x) for x in both)
-    U, values, Vh = jnp.linalg.svd(matmul(adjoint(R), S), full_matrices=False)
+    U, values, Vh = one_by_one(
+        lambda x: jnp.linalg.svd(x, full_matrices=False), matmul(adjoint(R), S)
+    )
     noise = values.shape[-1] * jnp.finfo(values.dtype).eps
     largest = values[..., :1]
     kept = values[..., :order]

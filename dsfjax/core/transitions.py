@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dsfjax._util.factor import one_by_one
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.pytree import pytree
 
@@ -141,7 +142,7 @@ class Transition(abc.ABC):
         array (of the same shape, or None for nowhere) says so.
         """
         m = self.matrix()
-        return jnp.log(jnp.linalg.eigvals(m.astype(state_dtype(m.dtype)))), None
+        return jnp.log(one_by_one(jnp.linalg.eigvals, m.astype(state_dtype(m.dtype)))), None
 
     def product(self, length: int) -> Transition:
         """A_L ⋯ A_1 over all of ``length`` steps, as a transition of one step."""
