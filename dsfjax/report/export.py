@@ -121,6 +121,8 @@ def _costs(entries: Sequence[Entry]) -> Rows:
     for entry in entries:
         for name in PHASES:
             phase = getattr(entry.cost, name)
+            if phase is None:  # a classifier decodes nothing
+                continue
             yield {
                 "mixer": entry.mixer,
                 "phase": name,

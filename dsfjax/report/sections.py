@@ -388,19 +388,21 @@ def training(comparison: Comparison) -> str:
 
 def costs(comparison: Comparison) -> str:
     """What a token costs."""
+    # All models have one task: either all decode, or none does, as classifiers answer once.
+    known = [phase for phase in PHASES if getattr(comparison.entries[0].cost, phase) is not None]
     columns = (
         Column("mixer", "ascending", "text"),
         Column("parameters", "ascending"),
         Column("state size N", "ascending"),
         Column("as KV cache, tokens", "ascending"),
-        *[Column(f"{phase}: operations", "ascending") for phase in PHASES],
-        *[Column(f"{phase}: bytes", "ascending") for phase in PHASES],
+        *[Column(f"{phase}: operations", "ascending") for phase in known],
+        *[Column(f"{phase}: bytes", "ascending") for phase in known],
     )
     color = colors([entry.mixer for entry in comparison.entries])
     rows = []
     for entry in comparison.entries:
         cost = entry.cost
-        phases = [getattr(cost, phase) for phase in PHASES]
+        phases = [getattr(cost, phase) for phase in known]
         rows.append(
             (
                 Cell(entry.mixer, entry.mixer, color=color[entry.mixer]),

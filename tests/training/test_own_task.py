@@ -73,6 +73,16 @@ def test_it_trains_from_the_command_line(own: Path, capsys: pytest.CaptureFixtur
     assert "unknown task 'peek'; did you mean 'peak'?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_its_report_is_written(own: Path, capsys: pytest.CaptureFixture) -> None:
+    """A classifier of values: no single token is the answer, and nothing is decoded."""
+    words = "compare peak --import waves --preset smoke --mixers ssd softmax_attention"
+    assert main([*words.split(), "--run-dir", str(own / "run")]) == 0
+    assert "report: " in capsys.readouterr().out
+    page = (own / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "The loudest wave" in page and "Multi-query" not in page
+
+
 def test_a_module_that_is_not_there(capsys: pytest.CaptureFixture) -> None:
     assert main(["systems", "--import", "no_such_module"]) == 2
     assert "expected a module 'no_such_module'" in capsys.readouterr().err

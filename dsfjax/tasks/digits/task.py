@@ -56,7 +56,7 @@ class Digits(Resident):
         "demo": Preset(
             settings={
                 "eval_examples": NUM_HELD_OUT,
-                "steps": 400,
+                "steps": 300,
                 "eval_every": 50,
                 "learning_rates": (5e-3,),
                 "stop_at": 0.97,
