@@ -129,7 +129,7 @@ class _Counter:
         if name in ("scan", "while", "cond"):
             return self._control(eqn, inputs)
         if name in CALLS:
-            inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr") if k in eqn.params)
+            inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "call") if k in eqn.params)
             return self.run(getattr(inner, "jaxpr", inner), inputs)
         out = [v.aval for v in eqn.outvars]
         self.flops += flops(eqn)

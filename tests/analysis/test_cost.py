@@ -198,3 +198,12 @@ def test_models_of_seventy_million_parameters_and_of_the_state_of_a_cache() -> N
     cache = state_size(model("softmax_attention"), 512)
     assert cache == 512 * (16 + D)
     assert match_size(of_expansion, cache, lambda m: state_size(m, 512)) == Match(576, 576 * D)
+
+
+def test_a_function_with_a_rule_for_batches_is_counted_as_what_it_calls() -> None:
+    @jax.custom_batching.sequential_vmap
+    def product(x: jax.Array) -> jax.Array:
+        return x @ x
+
+    x = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    assert count_operations(product, x) == count_operations(lambda x: x @ x, x)
