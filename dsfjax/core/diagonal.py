@@ -110,7 +110,15 @@ class Elementwise(Transition):
 
 def _total(x: Array, length: int) -> Array:
     """The sum over the steps, one step long."""
-    return x * length if x.shape[0] == 1 else x.sum(axis=0, keepdims=True)
+    return repeated(x, length) if x.shape[0] == 1 else x.sum(axis=0, keepdims=True)
+
+
+def repeated(log_a: Array, steps: int) -> Array:
+    """The sum of a log decay over steps in which it is the same; a decay of 0 stays one."""
+    if not jnp.iscomplexobj(log_a):
+        return log_a * steps
+    # In complex numbers (−∞ + 0i) (k + 0i) has the imaginary part −∞ · 0, which is NaN.
+    return jax.lax.complex(log_a.real * steps, log_a.imag * steps)
 
 
 def _both_signs(early: Array | None, late: Array | None) -> Array | None:

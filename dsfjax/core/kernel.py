@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.dtypes import real_numbers, state_dtype
 from dsfjax.core.pytree import constant, pytree, static
 from dsfjax.core.transitions import expect
 
@@ -47,6 +47,10 @@ class KernelSystem:
     num_channels: int = static(kw_only=True)
 
     def __post_init__(self) -> None:
+        for name in ("q", "k", "W"):
+            if (x := getattr(self, name)) is not None:
+                dtypes = (self.q.dtype, self.k.dtype)
+                object.__setattr__(self, name, real_numbers("KernelSystem", name, x, *dtypes))
         expect(self.q.ndim == 3, self, "q", "(L, H, m)", self.q.shape)
         length, heads, m = self.q.shape
         ok = self.k.ndim == 3 and self.k.shape[::2] == (length, m) and heads % self.k.shape[1] == 0

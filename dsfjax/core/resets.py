@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
+
+from dsfjax.core.dtypes import whole_numbers
 
 
 def reset_from_segment_ids(
-    segment_ids: Int[Array, " L"], previous: Int[Array, ""] | int | None = None
+    segment_ids: Shaped[Array, " L"], previous: Int[Array, ""] | int | None = None
 ) -> Bool[Array, " L"]:
     """True at the first step of every segment.
 
@@ -22,6 +24,7 @@ def reset_from_segment_ids(
 
     Raises:
         ValueError: If ``segment_ids`` is not one sequence.
+        TypeError: If they are no integers.
 
     Example:
         >>> reset_from_segment_ids(jnp.array([7, 7, 9, 9, 9, 7])).tolist()
@@ -32,12 +35,39 @@ def reset_from_segment_ids(
             f"reset_from_segment_ids: expected one sequence (L,), got {segment_ids.shape}. Use "
             "jax.vmap for a batch."
         )
-    changed = segment_ids[1:] != segment_ids[:-1]
-    first = jnp.array([True]) if previous is None else (segment_ids[:1] != previous)
+    ids = whole_numbers("reset_from_segment_ids", "segment_ids", segment_ids)
+    changed = ids[1:] != ids[:-1]
+    first = jnp.array([True])
+    if previous is not None:
+        previous = whole_numbers("reset_from_segment_ids", "previous", previous)
+        first = ids[:1] != previous.astype(ids.dtype)
     return jnp.concatenate([first, changed])
 
 
-def reset_from_lengths(lengths: Int[Array, " K"], length: int) -> Bool[Array, " L"]:
+def starts(
+    length: int,
+    reset: Bool[Array, " L"] | None = None,
+    continued: Bool[Array, ""] | bool = False,
+) -> Bool[Array, " L"]:
+    """True at the steps before which the state is zero: resets, and the first step of all.
+
+    Args:
+        length: L, the number of steps.
+        reset: Boolean (L,) or None.
+        continued: Whether a state is carried into the first step, which then is no start.
+
+    Returns:
+        Boolean mask (L,).
+
+    Example:
+        >>> starts(3).tolist(), starts(3, jnp.array([False, True, False]), continued=True).tolist()
+        ([True, False, False], [False, True, False])
+    """
+    first = (jnp.arange(length) == 0) & ~jnp.asarray(continued)
+    return first if reset is None else first | reset
+
+
+def reset_from_lengths(lengths: Shaped[Array, " K"], length: int) -> Bool[Array, " L"]:
     """True at the first step of each of K consecutive segments of the given lengths.
 
     Args:
@@ -49,6 +79,7 @@ def reset_from_lengths(lengths: Int[Array, " K"], length: int) -> Bool[Array, " 
 
     Raises:
         ValueError: If ``lengths`` is not one-dimensional.
+        TypeError: If they are no integers.
 
     Example:
         >>> reset_from_lengths(jnp.array([2, 3]), 6).tolist()
@@ -58,7 +89,7 @@ def reset_from_lengths(lengths: Int[Array, " K"], length: int) -> Bool[Array, " 
         raise ValueError(
             f"reset_from_lengths: expected lengths of shape (K,), got {lengths.shape}."
         )
-    starts = jnp.concatenate(
-        [jnp.zeros(1, lengths.dtype), jnp.cumsum(lengths, dtype=lengths.dtype)]
-    )
-    return (jnp.arange(length, dtype=lengths.dtype)[:, None] == starts[None, :]).any(axis=1)
+    lengths = whole_numbers("reset_from_lengths", "lengths", lengths)
+    ends = jnp.cumsum(lengths, dtype=lengths.dtype)
+    first = jnp.concatenate([jnp.zeros(1, lengths.dtype), ends])
+    return (jnp.arange(length, dtype=lengths.dtype)[:, None] == first[None, :]).any(axis=1)

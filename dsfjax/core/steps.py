@@ -72,4 +72,9 @@ def steps(system: Any, length: int | None = None, *, owner: str = "steps") -> in
         )
     if own < 1:
         raise ValueError(f"{owner}: expected a length of at least 1, got {own}.")
+    if system.reset is not None and system.reset.shape != (own,):
+        raise ValueError(
+            f"{owner}: expected reset of shape ({own},), one per token, got {system.reset.shape}. "
+            "Resets are never constant in time."
+        )
     return own

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.dtypes import floating, real_numbers, state_dtype
 from dsfjax.core.maps import InputMap, Normalizer, OutputMap, Skip
 from dsfjax.core.pytree import pytree, static
 from dsfjax.core.steps import common_length
@@ -79,6 +79,7 @@ class System:
                     f"System: expected {name} to be of type {kind.__name__}, got "
                     f"{type(part).__name__}. Subclass dsfjax.{kind.__name__} for one of your own."
                 )
+        _take_real_numbers(self)
         for part in (self.A, self.B, self.C):
             part.check(self.state_shape)
         for part in (self.D, self.eta):
@@ -147,3 +148,21 @@ class System:
         """Shape of the state that `scan` carries: (H, n, p), or (H, n, p + 1) with a summed η."""
         heads, n, p = self.state_shape
         return (heads, n, p + (0 if self.eta is None else self.eta.num_channels))
+
+
+def _take_real_numbers(system: System) -> None:
+    """Promote integers and booleans, and refuse complex numbers where only real ones have a sense.
+
+    In parts of this package; what integers mean in one of your own is known to nobody else.
+    """
+    for name in ("A", "B", "C", "D", "eta"):
+        part = getattr(system, name)
+        if not type(part).__module__.startswith("dsfjax.core."):
+            continue
+        object.__setattr__(system, name, floating(part, system.dtype))
+        real = part if name in ("D", "eta") else [getattr(part, x, None) for x in _REAL]
+        for leaf in jax.tree.leaves(real):
+            real_numbers("System", f"{name} (scale, gate, W, skip or normaliser)", leaf)
+
+
+_REAL = ("scale", "gate", "W")

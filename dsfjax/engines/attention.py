@@ -44,7 +44,7 @@ def run(
         method: "materialized", "chunked" (blocks of queries and keys, O(L) memory) or "sequential"
             (a step at a time through the cache).
     """
-    if method == "sequential" and u.shape[0] > 1:
+    if method == "sequential" and u.shape[0] != 1:
         return _sequential(system, u, h0)
     k, v = _keys_and_values(system, u)
     offset, cache = _append(k, v, h0)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.diagonal import Diagonal, Elementwise, Factored
+from dsfjax.core.diagonal import Diagonal, Elementwise, Factored, repeated
 from dsfjax.core.transitions import to_heads
 from dsfjax.engines.recurrence import Recurrence
 from dsfjax.engines.varying import zeros_as
@@ -140,7 +140,7 @@ def _cross_chunks(
 ) -> Array:
     """What enters every chunk, (k, H, p, n), from what enters the first and what each adds."""
     log_a = inputs.log_a
-    total = log_a[:, 0] * chunk if log_a.shape[1] == 1 else log_a.sum(axis=1)
+    total = repeated(log_a[:, 0], chunk) if log_a.shape[1] == 1 else log_a.sum(axis=1)
     decay = jnp.exp(total if inputs.rate is None else total * inputs.rate).astype(added.dtype)
     if (negative := inputs.negative) is not None:
         count = (

@@ -128,33 +128,22 @@ def reverse_only(x: T, method: str) -> T:
     """
 
     def identity(leaf: Array) -> Array:
-        return _identity(leaf, method) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+        inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return _identity_p.bind(leaf, method=method) if inexact else leaf
 
     return jax.tree.map(identity, x)
 
 
-_tangent_p = Primitive("dsfjax_reverse_only")
+# Two primitives, as reverse mode also pushes tangents forward, abstractly: it then transposes what
+# it has found, and a tangent is never evaluated. Forward mode evaluates it, lowers it, or (jacfwd)
+# takes it through vmap: each says the sentence below. The identity is a primitive as well, and no
+# `custom_jvp`, so that vmap inside of a gradient meets the identity and not its tangent.
+_identity_p, _tangent_p = Primitive("dsfjax_reverse_only"), Primitive("dsfjax_tangent")
 
 
-def _identity_of(method: str) -> Any:
-    @jax.custom_jvp
-    def identity(x: Array) -> Array:
-        return x
-
-    @identity.defjvp
-    def _jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-        return primals[0], _tangent_p.bind(tangents[0], method=method)
-
-    return identity
-
-
-_IDENTITIES: dict[str, Any] = {}
-
-
-def _identity(x: Array, method: str) -> Array:
-    if method not in _IDENTITIES:
-        _IDENTITIES[method] = _identity_of(method)
-    return _IDENTITIES[method](x)
+def _identity_jvp(primals: Any, tangents: Any, *, method: str) -> Any:
+    (x,), (tangent,) = primals, tangents
+    return x, tangent if type(tangent) is ad.Zero else _tangent_p.bind(tangent, method=method)
 
 
 def _refuse(*_: Any, method: str) -> Any:
@@ -165,11 +154,16 @@ def _refuse(*_: Any, method: str) -> Any:
     )
 
 
+_identity_p.def_impl(lambda x, *, method: x)
+_identity_p.def_abstract_eval(lambda x, *, method: x)
+mlir.register_lowering(_identity_p, lambda _, x, *, method: [x])
+ad.primitive_jvps[_identity_p] = _identity_jvp
+batching.primitive_batchers[_identity_p] = lambda args, dims, *, method: (
+    _identity_p.bind(*args, method=method),
+    dims[0],
+)
 _tangent_p.def_impl(_refuse)
 _tangent_p.def_abstract_eval(lambda x, *, method: x)
 mlir.register_lowering(_tangent_p, _refuse)
 ad.deflinear2(_tangent_p, lambda cotangent, _, *, method: [cotangent])
-batching.primitive_batchers[_tangent_p] = lambda args, dims, *, method: (
-    _tangent_p.bind(*args, method=method),
-    dims[0],
-)
+batching.primitive_batchers[_tangent_p] = _refuse

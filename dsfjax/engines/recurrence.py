@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.dtypes import product_dtype, state_dtype
+from dsfjax.core.dtypes import product_dtype, real_numbers, state_dtype
 from dsfjax.core.maps import (
     InnerOutput,
     InputMap,
@@ -32,6 +32,7 @@ from dsfjax.core.maps import (
     ValueSkip,
 )
 from dsfjax.core.pytree import map_time, pytree, static, time_leaves
+from dsfjax.core.steps import steps
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Transition, to_heads
 
@@ -211,8 +212,8 @@ def observe(system: System, problem: Recurrence, out: Array, h0: Array) -> Array
     An output before the update sees what there was one step earlier: first ``h0``, and zero at
     resets.
     """
-    states, dtype = problem.emit_states, problem.x.dtype
-    c = read_vectors(system.C, system, dtype)
+    states = problem.emit_states
+    c = read_vectors(system.C, system, h0.dtype)
     if system.C.before_update:
         first = h0[None]
         if not states:
@@ -312,8 +313,9 @@ def _(D: ValueSkip, system: System, u: Array, dtype: Any) -> Array:
     return (D.d.astype(dtype) * v).reshape(u.shape[0], -1)
 
 
-def check_tokens(owner: str, system: Any, u: Array) -> None:
-    """Raise unless u is (L, d) and fits the system."""
+def check_tokens(owner: str, system: Any, u: Array) -> Array:
+    """The tokens as real numbers; raise unless they are (L, d) and fit the system."""
+    u = real_numbers(owner, "tokens u", u, *(x.dtype for x in jax.tree.leaves(system)))
     length = system.length
     fits = u.ndim == 2 and u.shape[1] == system.token_width and u.shape[0] >= 1
     if not fits or length not in (None, u.shape[0]):
@@ -322,11 +324,8 @@ def check_tokens(owner: str, system: Any, u: Array) -> None:
             f"{owner}: expected tokens u of shape ({count}, {system.token_width}), one sequence, "
             f"got {u.shape}. For a batch use jax.vmap over systems and tokens."
         )
-    if system.reset is not None and system.reset.shape != u.shape[:1]:
-        raise ValueError(
-            f"{owner}: expected reset of shape ({u.shape[0]},), one per token, got "
-            f"{system.reset.shape}. Resets are never constant in time."
-        )
+    steps(system, u.shape[0], owner=owner)
+    return u
 
 
 def _scaled_values(system: System, u: Array, dtype: Any) -> Array:

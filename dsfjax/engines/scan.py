@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from dsfjax._util import names
 from dsfjax.core.composition import flip_time
@@ -39,7 +39,7 @@ ENGINES: dict[str, Callable[..., tuple[Array, Array]]] = {
 
 def scan(
     system: System | KernelSystem,
-    u: Float[Array, "L d"],
+    u: Shaped[Array, "L d"],
     h0: Array | KVCache | None = None,
     *,
     method: Method | str = "auto",
@@ -69,7 +69,8 @@ def scan(
 
     Args:
         system: The system of one sequence of length L (or constant in time).
-        u: Tokens (L, d), float64, float32 or bfloat16. For a batch use `jax.vmap`.
+        u: Tokens (L, d), float64, float32 or bfloat16; integers become real numbers of the dtype
+            of the state. For a batch use `jax.vmap`.
         h0: Initial state (H, n, p), zero by default; (H, n, p + 1) with a summed normaliser, whose
             z is the last channel; a `KVCache` for a kernel system. Differentiable.
         method: "auto" (see `explain`), or one of the table.
@@ -85,6 +86,7 @@ def scan(
     Raises:
         ValueError: While tracing: tokens or state of a wrong shape, an unknown method, or one that
             does not run this structure.
+        TypeError: For complex tokens.
 
     Numerics:
         sequential O(L) steps; associative O(log L) depth and O(L H n p) memory; chunked O(L) work
@@ -108,7 +110,7 @@ def scan(
         >>> y[:, 0].tolist(), h.shape
         ([1.0, 1.5, 1.75, 1.875], (1, 1, 1))
     """
-    check_tokens("scan", system, u)
+    u = check_tokens("scan", system, u)
     if reverse:
         y, *rest = scan(flip_time(system), u[::-1], h0, method=method, return_states=return_states)
         states = [x[::-1] for x in rest[1:]]
@@ -156,7 +158,7 @@ def _run(
 
 
 def step(
-    system_t: System | KernelSystem, u_t: Float[Array, " d"], h: Array | KVCache | None
+    system_t: System | KernelSystem, u_t: Shaped[Array, " d"], h: Array | KVCache | None
 ) -> tuple[Float[Array, " d_out"], Array | KVCache]:
     r"""Run one step of decoding.
 
@@ -194,8 +196,7 @@ def step(
         raise ValueError(
             f"step: expected one token (d,), got {u_t.shape}. For a batch use jax.vmap."
         )
-    u = u_t[None]
-    check_tokens("step", system_t, u)
+    u = check_tokens("step", system_t, u_t[None])
     if isinstance(system_t, KernelSystem):
         return _step_kernel(system_t, u, _cache("step", system_t, u, h))
     return _step(system_t, u, initial_state("step", system_t, u, h))
@@ -296,6 +297,13 @@ def resolve_method(
     system: System | KernelSystem, length: int, method: str, *, states: bool = False
 ) -> str:
     """The engine that will run, after checking that it runs this structure."""
+    if not isinstance(length, int):  # symbolic, under jax.export
+        if method in ("auto", "sequential"):
+            return "sequential"
+        raise ValueError(
+            f"scan: expected a known number of steps for method {method!r}, got the symbolic "
+            f'length {length}. Use method="sequential", which runs any length.'
+        )
     if method == "auto":
         return choose(system, length, states=states)[0]
     names.choose("method of scan", method, ("auto", *ENGINES))

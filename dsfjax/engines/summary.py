@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Inexact
+from jaxtyping import Inexact, Shaped
 
 from dsfjax.core.maps import InnerOutput, OuterInput
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense, Transition
+from dsfjax.engines.recurrence import check_tokens
 from dsfjax.engines.scan import initial_state, scan
 from dsfjax.engines.varying import vary_alike
 
@@ -46,7 +47,7 @@ class Summary(NamedTuple):
         return jnp.where(self.cut, 0, self.P.apply(h[None])[0]) + self.Q
 
 
-def summarize(system: System, u: Float[Array, "L d"], *, method: str = "auto") -> Summary:
+def summarize(system: System, u: Shaped[Array, "L d"], *, method: str = "auto") -> Summary:
     """Summarise all steps of a system.
 
     Args:
@@ -72,6 +73,7 @@ def summarize(system: System, u: Float[Array, "L d"], *, method: str = "auto") -
         >>> float(two.apply(jnp.full((1, 1, 1), 8.0))[0, 0, 0])  # 8/4 + 1/2 + 1
         3.5
     """
+    u = check_tokens("summarize", system, u)
     _, Q = scan(system, u, method=method)
     cut = jnp.zeros((), bool) if system.reset is None else system.reset.any()
     return Summary(_product(system, u.shape[0], Q.dtype), Q, cut)
@@ -115,7 +117,7 @@ def combine(early: Summary, late: Summary) -> Summary:
 
 def scan_shards(
     system: System,
-    u: Float[Array, "L d"],
+    u: Shaped[Array, "L d"],
     h0: Array | None = None,
     *,
     axis_name: str,
@@ -157,6 +159,7 @@ def scan_shards(
         >>> y[:, 0].tolist()
         [1.0, 1.5, 1.75, 1.875]
     """
+    u = check_tokens("scan_shards", system, u)
     h0 = initial_state("scan_shards", system, u, h0)
     mine = summarize(system, u, method=method)
     shards, h0 = vary_alike((jax.lax.all_gather(mine, axis_name), h0))

@@ -1,9 +1,24 @@
 """The paper's matrices: one loop over them gives what the structured system gives."""
 
+import dataclasses
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax import to_dense
+from dsfjax import (
+    InnerOutput,
+    OuterInput,
+    Scalar,
+    SummedNormalizer,
+    System,
+    materialize,
+    parallel,
+    scan,
+    series,
+    to_dense,
+)
+from dsfjax.analysis import eigenvalues
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_runs import compiled
@@ -19,6 +34,29 @@ def test_densify(name):
     assert dense.is_complex == system.is_complex
     assert (dense.eta, dense.reset) == (None, None)
     assert reference.error(reference.run(dense, u).y, reference.run(system, u).y) < 1e-12
+
+
+def test_negative_normalizer():
+    """A summed η changes its sign; matrices, series and parallel run what `scan` runs."""
+    b = jnp.array([1.0, 1.0, -3.0, 2.5, 1.0])[:, None, None]
+    parts = Scalar(jnp.zeros((1, 1))), OuterInput(b), InnerOutput()
+    system = System(*parts, eta=SummedNormalizer(), state_shape=(1, 1, 1))
+    u = jnp.arange(1.0, 6.0)[:, None]
+    expected = reference.run(system, u).y
+    assert reference.error(reference.run(to_dense(system), u).y, expected) < 1e-12
+    both = reference.run(parallel(system, system), u).y
+    assert reference.error(both, 2 * expected) < 1e-12
+    twice = reference.run(series(system, system), u).y
+    assert reference.error(twice, reference.run(system, expected).y) < 1e-12
+
+
+def test_a_mask_of_resets_is_never_constant():
+    system = dataclasses.replace(zoo.system("scalar_lti", 1), reset=jnp.array([True]))
+    for call in (to_dense, materialize, eigenvalues):
+        with pytest.raises(ValueError, match=rf"{call.__name__}: expected reset of shape \(3,\)"):
+            call(system, length=3)
+    with pytest.raises(ValueError, match="expected tokens u of shape"):
+        scan(zoo.kernel_system(1), zoo.tokens(zoo.kernel_system(1), 5))
 
 
 @pytest.mark.parametrize("name", ["scalar_given", "scalar_summed", "diagonal_summed"])

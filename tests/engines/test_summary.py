@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax import combine, scan, slice_time, summarize
+from dsfjax import (
+    DenseInput,
+    Diagonal,
+    InnerOutput,
+    OuterInput,
+    System,
+    combine,
+    scan,
+    slice_time,
+    summarize,
+)
 from tests import systems_zoo as zoo
 from tests.systems_zoo import system as zoo_system
 
@@ -59,3 +69,18 @@ def test_associative_scan_over_chunks():
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
     prefixes = jax.lax.associative_scan(jax.vmap(combine), stacked)
     close(prefixes.Q, states[2::3])
+
+
+def test_a_complex_decay_of_zero():
+    """(−∞ + 0i) times a number of steps is −∞ + 0i, also between chunks."""
+    log_a = jnp.full((1, 1, 2, 1), -jnp.inf, jnp.complex128)
+    ones = jnp.ones((1, 1, 2), jnp.complex128)
+    parts = Diagonal(log_a), OuterInput(ones), InnerOutput(ones)
+    system = System(*parts, state_shape=(1, 2, 1))
+    u = jnp.arange(1.0, 81.0)[:, None]
+    close(
+        summarize(system, u).apply(jnp.ones((1, 2, 1), jnp.complex128)), jnp.full((1, 2, 1), 80.0)
+    )
+    full = System(Diagonal(log_a), DenseInput(ones[0][..., None]), parts[2], state_shape=(1, 2, 1))
+    for one in (system, full):
+        close(scan(one, u, method="chunked")[0], 2 * u)

@@ -9,6 +9,7 @@ from dsfjax import scan
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_runs import COMPILE_FAST, differentiable, inputs, methods, run_all
+from tests.unchecked import unchecked
 
 SOME = ["scalar_summed", "diagonal_factored", "complex_per_state", "low_rank", "dense"]
 
@@ -96,6 +97,76 @@ def test_forward_over_reverse():
     forward = jax.jit(lambda x: jax.jvp(jax.grad(loss), (x,), (direction,))[1])(arrays)
     for a, b in zip(forward, jax.jit(jax.grad(along))(arrays), strict=True):
         assert reference.error(a, b) < 1e-10
+
+
+FORWARD = {
+    "jvp": lambda f, x: jax.jvp(f, (x,), (x,)),
+    "jvp in jit": lambda f, x: jax.jit(lambda x: jax.jvp(f, (x,), (x,)))(x),
+    "jvp in vmap": lambda f, x: jax.vmap(lambda x: jax.jvp(f, (x,), (x,)))(x[None]),
+    "jacfwd": lambda f, x: jax.jacfwd(f)(x),
+    "jacfwd in jit": lambda f, x: jax.jit(jax.jacfwd(f))(x),
+    "jacfwd in vmap": lambda f, x: jax.vmap(jax.jacfwd(f))(x[None]),
+    "jacfwd of a checkpoint": lambda f, x: jax.jacfwd(jax.checkpoint(f))(x),
+    "forward over forward": lambda f, x: jax.jacfwd(jax.jacfwd(f))(x),
+    "linearize": lambda f, x: jax.linearize(f, x)[1](x),
+}
+
+
+@pytest.mark.parametrize("way", FORWARD)
+def test_forward_mode_says_which_method_has_one(way):
+    for system in (zoo.system("scalar_no_reset", 3), zoo.kernel_system(3)):
+        u = zoo.tokens(system, 3)
+        with pytest.raises(TypeError, match='"chunked" has a backward pass.*method="sequential"'):
+            FORWARD[way](lambda u: scan(system, u, method="chunked")[0].sum(), u)  # noqa: B023
+
+
+def test_every_order_of_reverse_mode_works_beside_it():
+    """Gradients inside and around vmap, of checkpoints, and forward over reverse."""
+    system, u, _ = inputs("scalar_no_reset", 3)
+
+    def f(u, method="chunked"):
+        return jnp.sum(scan(system, u, method=method)[0] ** 3)
+
+    expected = jax.grad(lambda u: f(u, "sequential"))(u)
+
+    @jax.jit
+    def ways(u):
+        return [
+            jax.vmap(jax.grad(f))(u[None])[0],
+            jax.grad(lambda u: jnp.sum(jax.vmap(f)(u)))(u[None])[0],
+            jax.vmap(jax.grad(jax.checkpoint(f)))(u[None])[0],
+        ], jax.hessian(f)(u)
+
+    gradients, hessian = ways(u)
+    for x in gradients:
+        assert reference.error(x, expected) < 1e-12
+    exact = jax.jacfwd(jax.grad(lambda u: f(u, "sequential")))(u)
+    assert reference.error(hessian, exact) < 1e-12
+
+
+def test_attention_step_by_step_has_a_forward_mode():
+    system = zoo.kernel_system(4)
+    u = zoo.tokens(system, 4)
+    forward = jax.jacfwd(lambda u: scan(system, u, method="sequential")[0])(u)
+    reverse = jax.jacrev(lambda u: scan(system, u, method="chunked")[0])(u)
+    assert reference.error(forward, reverse) < 1e-12
+
+
+def test_export_with_a_symbolic_length():
+    from jax import export
+
+    system, _, _ = inputs("scalar_lti", 1)
+    (T,) = export.symbolic_shape("T")
+    shape = jax.ShapeDtypeStruct((T, system.token_width), jnp.float64)
+    u = zoo.tokens(system, 5)
+    with unchecked():  # a symbol is no int
+        program = export.export(jax.jit(lambda u: scan(system, u)[0]))(shape)
+    assert reference.error(program.call(u), reference.run(system, u).y) < 1e-12
+    with (
+        unchecked(),
+        pytest.raises(ValueError, match='got the symbolic length T.*method="sequential"'),
+    ):
+        export.export(jax.jit(lambda u: scan(system, u, method="chunked")[0]))(shape)
 
 
 def test_repeatable_bit_for_bit():
