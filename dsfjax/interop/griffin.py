@@ -24,7 +24,8 @@ def _rglru(*, width: int, num_heads: int) -> Function:
 
     def system(weights: Weights, x: Array, segment_pos: Array) -> tuple[System, Array]:
         core = Params(**_core(weights, num_heads))
-        return arch.assemble(core, arch.signals(core, x), reset=segment_pos == 0), x
+        # Where the positions say so, and only there, a document starts.
+        return arch.system(core, x, reset=segment_pos == 0, continued=True), x
 
     def run(weights: Weights, x: Array, segment_pos: Array) -> Array:
         return scan(*system(weights, x, segment_pos))[0]

@@ -45,10 +45,17 @@ BARE = Surrounding()
 
 
 class MixerState(NamedTuple):
-    """What a mixer carries from step to step: the convolution's tail and the system's state."""
+    """What a mixer carries from step to step.
+
+    Attributes:
+        conv: The convolution's tail, or None.
+        h: The state of the system.
+        started: Whether it is that of a token, (): before the first one it is not.
+    """
 
     conv: Array | None
     h: Array | KVCache
+    started: Array | bool = True
 
 
 class Mixer(nnx.Module):
@@ -133,7 +140,7 @@ class Mixer(nnx.Module):
             h0 = None if state is None else state.h
             y, h = scan(system, tokens, h0, method=self.method)  # type: ignore[arg-type]
         y = y if added is None else y + added
-        return self._output(x, y), MixerState(tail, h)  # type: ignore[arg-type]
+        return self._output(x, y), MixerState(tail, h, jnp.array(True))  # type: ignore[arg-type]
 
     def step(
         self, x: Float[Array, " d"], state: MixerState
@@ -141,7 +148,7 @@ class Mixer(nnx.Module):
         """Mix one token x (d_model,) with constant memory; `__call__` on a sequence of length 1."""
         system, tokens, tail = self._system(x[None], state, None)
         y, h = step(system, tokens[0], state.h)
-        return self._output(x[None], y[None])[0], MixerState(tail, h)
+        return self._output(x[None], y[None])[0], MixerState(tail, h, jnp.array(True))
 
     def system(
         self, x: Float[Array, "L d"], *, reset: Bool[Array, " L"] | None = None
@@ -161,9 +168,9 @@ class Mixer(nnx.Module):
             cache = KVCache.allocate(
                 max_length, groups, m, system.num_heads, system.num_channels, dtype
             )
-            return MixerState(tail, cache)
+            return MixerState(tail, cache, jnp.array(False))
         h = jax.eval_shape(lambda s, u: scan(s, u)[1], system, tokens)
-        return MixerState(tail, jnp.zeros(h.shape, h.dtype))
+        return MixerState(tail, jnp.zeros(h.shape, h.dtype), jnp.array(False))
 
     def parameters(self) -> Any:
         """Parameters of the architecture, the NamedTuple that `Architecture.init` gives."""
@@ -180,7 +187,8 @@ class Mixer(nnx.Module):
         if around.conv_width and not around.conv_on:
             inner, tail = self.conv(inner, carried, reset=reset)
             inner = activation(inner)
-        signals = self.arch.signals(params, inner)
+        continued = False if state is None else state.started
+        signals = self.arch.read(params, inner, reset=reset, continued=continued)
         if around.conv_on:
             branches = [getattr(signals, name) for name in around.conv_on]
             flat = jnp.concatenate([b.reshape(b.shape[0], -1) for b in branches], axis=1)

@@ -78,19 +78,24 @@ def log_softplus(x: Array) -> Array:
     return jnp.where(x < -30, x, jnp.log(jax.nn.softplus(jnp.where(x < -30, -30, x))))
 
 
-def complement(log_a: Array, reset: Array | None = None) -> Array:
-    """√(1 − a²) of a decay (L, …), and 1 where ``reset`` (L,) is true, as no state is kept there.
+def complement(log_a: Array, start: Array, reset: Array | None = None) -> Array:
+    """√(1 − a²) of a decay (L, …), and 1 where a document starts, as no state is kept there.
 
-    Its gradient is bounded where a → 1.
+    Args:
+        log_a: Log decays (L, …).
+        start: Boolean (L,), as `Architecture.read` gives it to ``signals``.
+        reset: Boolean (L,) of further starts, or None.
+
+    Returns:
+        The factor (L, …). Its gradient is bounded where a → 1.
 
     Example:
         >>> complement(jnp.log(jnp.array([0.6, 0.8])), jnp.array([False, True])).tolist()
         [0.800000011920929, 1.0]
     """
     kept = _bounded_sqrt(-jnp.expm1(2 * log_a))
-    if reset is None:
-        return kept
-    return jnp.where(reset.reshape(-1, *[1] * (log_a.ndim - 1)), 1, kept)
+    start = start if reset is None else start | reset
+    return jnp.where(start.reshape(-1, *[1] * (log_a.ndim - 1)), 1, kept)
 
 
 def divide(name: str, total: int, parts: int, what: str) -> int:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
+from dsfjax.core.resets import starts
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, complement, labels_without_decay, projection
 
@@ -27,12 +28,13 @@ class Params(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """log of the forget gate, input and output gates and the value, all (L, d)."""
+    """log of the forget gate, input and output gates and the value (L, d); starts (L,)."""
 
     log_f: Array
     i: Array
     o: Array
     v: Array
+    start: Array
 
 
 def qlstm(
@@ -49,7 +51,8 @@ def qlstm(
     Args:
         d_model: d, width of tokens, state and outputs.
         value_map: Whether W is learnt; otherwise W = I.
-        coupled: Whether the input is scaled by √(1 − λ_t²) as in `rg_lru`.
+        coupled: Whether the input is scaled by √(1 − λ_t²) as in `rg_lru`, but at
+            the first step of a document.
         init: "published": weights N(0, 1/d); "authors": N(0, 0.02²). Biases 0.
 
     Returns:
@@ -101,7 +104,8 @@ def _qlstm(
         alpha = jnp.ones(()) if reversed_gate else None
         return Params(W_f, zero, W_i, zero, W_o, zero, W if value_map else None, alpha)
 
-    def signals(params: Params, u: Array) -> Signals:
+    def signals(params: Params, u: Array, start: Array | None = None) -> Signals:
+        start = starts(u.shape[0]) if start is None else start
         f = affine(params.W_f, u, params.bias_f, wide=True)
         if params.alpha is None:
             log_f = jax.nn.log_sigmoid(f)
@@ -109,7 +113,7 @@ def _qlstm(
             log_f = jax.nn.relu(params.alpha).astype(f.dtype) * jax.nn.log_sigmoid(-f)
         i = jax.nn.sigmoid(affine(params.W_i, u, params.bias_i))
         o = jax.nn.sigmoid(affine(params.W_o, u, params.bias_o))
-        return Signals(log_f, i, o, u if params.W is None else affine(params.W, u))
+        return Signals(log_f, i, o, u if params.W is None else affine(params.W, u), start)
 
     def assemble(
         params: Params,
@@ -118,7 +122,9 @@ def _qlstm(
         reset: Array | None = None,
         token_is_value: bool = False,
     ) -> System:
-        i = complement(signals.log_f, reset) * signals.i if coupled else signals.i
+        i = signals.i
+        if coupled:
+            i = complement(signals.log_f, signals.start, reset) * i
         return System(
             Diagonal(signals.log_f[:, None, None, :]),
             OuterInput(scale=i[:, None, :], W=None if token_is_value else params.W),
@@ -130,4 +136,5 @@ def _qlstm(
     bounds = "(0, 1]" if reversed_gate else "(0, 1)"
     shared = "yes: λ_t, as √(1 − λ_t²)" if coupled else "no"
     traits = Traits("diagonal, per channel", "d", shared, bounds, "none")
-    return Architecture(init_params, signals, assemble, labels_without_decay("alpha"), traits)
+    labels = labels_without_decay("alpha")
+    return Architecture(init_params, signals, assemble, labels, traits, reads_start=coupled)

@@ -10,6 +10,7 @@ from jax import Array
 
 from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.resets import starts
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
@@ -34,11 +35,12 @@ class Params(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """log a (L, H, p), input gate i (L, H, p), value v (L, H, p)."""
+    """log a (L, H, p), input gate i (L, H, p), value v (L, H, p), starts of documents (L,)."""
 
     log_a: Array
     i: Array
     v: Array
+    start: Array
 
 
 def rg_lru(
@@ -51,7 +53,7 @@ def rg_lru(
        a_t = e^{-8\, \mathrm{softplus}(Λ) ⊙ r_t},
 
     with gates r_t = σ(W_r u_t + b_r), i_t = σ(W_i u_t + b_i), block-diagonal over the heads. Λ_t
-    and B_t share a_t. Where ``reset`` is true the state starts anew and √(1 − a²) is 1.
+    and B_t share a_t. At the first step of a document, which no state precedes, √(1 − a²) is 1.
 
     Args:
         d_model: d, width of tokens, state and outputs.
@@ -85,7 +87,8 @@ def rg_lru(
             zero,
         )
 
-    def signals(params: Params, u: Array) -> Signals:
+    def signals(params: Params, u: Array, start: Array | None = None) -> Signals:
+        start = starts(u.shape[0]) if start is None else start
         v, dtype = u.reshape(u.shape[0], *params.a_param.shape), state_dtype(u.dtype)
 
         def gate(W: Array, bias: Array) -> Array:
@@ -94,7 +97,7 @@ def rg_lru(
 
         r = gate(params.W_r, params.bias_r)
         log_a = -DECAY_SCALE * jax.nn.softplus(params.a_param)[None].astype(dtype) * r
-        return Signals(log_a, gate(params.W_i, params.bias_i), v)
+        return Signals(log_a, gate(params.W_i, params.bias_i), v, start)
 
     def assemble(
         params: Params,
@@ -104,7 +107,9 @@ def rg_lru(
         token_is_value: bool = False,
     ) -> System:
         del token_is_value  # the token is the value
-        scale = complement(signals.log_a, reset) * signals.i if coupled else signals.i
+        scale = signals.i
+        if coupled:
+            scale = complement(signals.log_a, signals.start, reset) * scale
         return System(
             Diagonal(signals.log_a[:, :, None, :]),
             OuterInput(scale=scale),
@@ -115,4 +120,5 @@ def rg_lru(
 
     shared = "yes: a_t, as √(1 − a_t²)" if coupled else "no"
     traits = Traits("diagonal, per channel", "d", shared, "(0, 1)", "none")
-    return Architecture(init_params, signals, assemble, labels_without_decay("a_param"), traits)
+    labels = labels_without_decay("a_param")
+    return Architecture(init_params, signals, assemble, labels, traits, reads_start=coupled)

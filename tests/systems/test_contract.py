@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax import KernelSystem, materialize, scan, systems, to_dense
+from dsfjax import KernelSystem, materialize, scan, step, systems, to_dense
 from tests.reference_loop import error
-from tests.systems.small import D_MODEL, case, cast, perturbed, tokens
+from tests.systems.small import D_MODEL, build, case, cast, perturbed, tokens
 from tests.systems_zoo import slow_unless
 
 LENGTH = 9
@@ -56,7 +56,7 @@ def test_split_anywhere_and_carry_the_state(name: str) -> None:
     def in_parts(params: Any, u: Any) -> Any:
         outputs, h = [], None
         for part in (u[:1], u[1:5], u[5:]):
-            y, h = scan(arch.system(params, part), part, h)
+            y, h = scan(arch.system(params, part, continued=h is not None), part, h)
             outputs.append(y)
         return jnp.concatenate(outputs)
 
@@ -155,6 +155,36 @@ def test_reset_runs_segments_apart(name: str) -> None:
     joined = run(params, u, jnp.arange(11) == 0)
     assert error(packed[:4], joined[:4]) < 1e-13
     assert error(packed[4:], joined[4:]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [*((name, {}) for name in NAMES), ("qlstm", {"coupled": True})]
+)
+def test_packed_is_alone_is_prefill_and_step(name: str, own: dict[str, Any]) -> None:
+    """Two documents of three tokens, in one program."""
+    arch = build(name, **own)
+    params, u = perturbed(arch), tokens(6)
+
+    @jax.jit
+    def ways(params: Any, u: Any) -> Any:
+        def alone(u: Any) -> Any:
+            return scan(arch.system(params, u), u)[0]
+
+        def prefill_and_step(u: Any) -> Any:
+            y, h = scan(arch.system(params, u[:2]), u[:2])
+            last, _ = step(arch.system(params, u[2:], continued=True), u[2], h)
+            return jnp.concatenate([y, last[None]])
+
+        packed = scan(arch.system(params, u, reset=jnp.arange(6) % 3 == 0), u)[0]
+        # Packed without a reset at its first step, where it starts in any case.
+        again = scan(arch.system(params, u, reset=jnp.arange(6) == 3), u)[0]
+        documents = u.reshape(2, 3, -1)
+        apart = jax.vmap(alone)(documents), jax.vmap(prefill_and_step)(documents)
+        return packed, again, *(y.reshape(packed.shape) for y in apart)
+
+    packed, *others = ways(params, u)
+    for y in others:
+        assert error(y, packed) < 1e-13
 
 
 @few

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -163,7 +164,7 @@ def test_qlstm(name: str, value_map: bool, coupled: bool) -> None:
             z = p.W_f @ u[t] + p.bias_f
             decay = sigmoid(z) if name == "qlstm" else sigmoid(-z) ** max(p.alpha, 0)
             value = p.W @ u[t] if value_map else u[t]
-            scale = np.sqrt(1 - decay**2) if coupled else 1
+            scale = np.sqrt(1 - decay**2) if coupled and t > 0 else 1
             h = decay * h + scale * sigmoid(p.W_i @ u[t] + p.bias_i) * value
             y[t] = sigmoid(p.W_o @ u[t] + p.bias_o) * h
         return y
@@ -194,7 +195,8 @@ def test_rg_lru(coupled: bool) -> None:
                 r = sigmoid(p.W_r[i] @ x[i] + p.bias_r[i])
                 gate = sigmoid(p.W_i[i] @ x[i] + p.bias_i[i])
                 a = np.exp(-8 * softplus(p.a_param[i]) * r)
-                h[i] = a * h[i] + (np.sqrt(1 - a**2) if coupled else 1) * gate * x[i]
+                scale = np.sqrt(1 - a**2) if coupled and t > 0 else 1
+                h[i] = a * h[i] + scale * gate * x[i]
             y[t] = h
         return y.reshape(len(u), -1)
 
@@ -206,16 +208,24 @@ def test_what_is_coupled_does_not_scale_the_first_input_of_a_document(name: str)
     arch: Any = build(name, coupled=True)
     params, u = perturbed(arch), tokens(2)
     reset = np.array([False, True])
-    scale = jax.jit(lambda r: arch.system(params, u, reset=r).B.scale)(reset)
+
+    @jax.jit
+    def scale_of(reset: Any) -> Any:
+        alone = arch.system(params, u).B.scale
+        return arch.system(params, u, reset=reset, continued=True).B.scale, alone
+
+    scale, alone = scale_of(reset)
     gate = np.asarray(arch.signals(params, u).i)
     assert error(scale[1].reshape(-1), gate[1].reshape(-1)) < 1e-15
     assert (np.asarray(scale[0]).reshape(-1) < gate[0].reshape(-1)).all()
+    assert error(alone[0].reshape(-1), gate[0].reshape(-1)) < 1e-15
+    assert (np.asarray(alone[1]).reshape(-1) < gate[1].reshape(-1)).all()
 
 
 def test_gradient_of_the_root_is_bounded() -> None:
     arch: Any = build("rg_lru")
     params = perturbed(arch)
-    signals = arch.signals(params, tokens(3))
+    signals = arch.signals(params, tokens(3), jnp.zeros(3, bool))  # no start among them
 
     def scale(log_a: Any) -> Any:
         return arch.assemble(params, signals._replace(log_a=log_a)).B.scale.sum()
