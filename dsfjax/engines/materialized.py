@@ -15,12 +15,13 @@ from jaxtyping import Float
 from dsfjax.core.dense import matrices, skip_matrix
 from dsfjax.core.kernel import KernelSystem
 from dsfjax.core.maps import InnerOutput, Normalizer, OuterInput, SummedNormalizer
+from dsfjax.core.pytree import map_time
 from dsfjax.core.steps import steps
 from dsfjax.core.system import System
 from dsfjax.core.transitions import to_heads
-from dsfjax.engines import attention
-from dsfjax.engines.guard import finite
-from dsfjax.engines.plan import by_matrix_products
+from dsfjax.engines import affine, attention
+from dsfjax.engines.guard import finite, guarded
+from dsfjax.engines.plan import by_matrix_products, low_rank, plan
 from dsfjax.engines.products import chunk_map, kernel
 from dsfjax.engines.recurrence import Recurrence, by_steps, prepare
 from dsfjax.engines.varying import zeros_as
@@ -109,6 +110,11 @@ def materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     if problem.f is not None or problem.emit_states:
         return _superposition(problem, h0)
     heads, _, p = h0.shape
+    if low_rank(problem.A):
+        (phi, carried), impulses, h = _responses(problem, h0)
+        within = jnp.einsum("tkhsr,srhp->tkhp", phi, problem.x, precision=problem.precision)
+        h_last = jnp.einsum("hnsr,srhp->hnp", impulses, problem.x, precision=problem.precision)
+        return within + carried, h_last + h
     if by_matrix_products(problem.A):
         maps = chunk_map(problem, heads)
         out = maps.out + jnp.matmul(maps.reader, h0, precision=problem.precision)
@@ -119,6 +125,37 @@ def materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     within = jnp.einsum("tsrkhp,srhp->tkhp", phi, problem.x, precision=problem.precision)
     h_last = jnp.sum(impulses * problem.x[:, :, :, None, :], axis=(0, 1)) + h
     return within + carried, h_last
+
+
+def _responses(problem: Recurrence, h0: Array) -> tuple[tuple[Array, Array], Array, Array]:
+    """Rows of Φ, (L, R, H, L, r), for a transition with a low-rank part, as answers to impulses.
+
+    One inverse over all steps loses digits where steps nearly undo one another (reflections along
+    near-parallel keys), and costs O(L³). So the recurrence is run in short chunks: every step
+    writes 1 into a channel of its own, and ``h0`` stands in channels next to them.
+
+    Returns:
+        Φ, and cᵀ times the decayed h0 (L, R, H, p); the states that the impulses leave
+        (H, n, L, r); the decayed h0.
+    """
+    (length, rank, heads, _), (_, n, p) = problem.x.shape, h0.shape
+    count, dtype = length * rank, problem.x.dtype
+    units = jnp.eye(count, dtype=dtype).reshape(length, rank, 1, count)
+    units = jnp.broadcast_to(units, (length, rank, heads, count))
+    silent = jnp.zeros((length, rank, heads, p), dtype)
+    answered = dataclasses.replace(problem, x=jnp.concatenate([units, silent], axis=-1))
+    h = jnp.concatenate([zeros_as(h0, (heads, n, count)), h0], axis=-1)
+    chunk, outs = min(length, plan(problem, h0.shape).chunk), []
+    whole = length - length % chunk
+    for start, stop in ((0, whole), (whole, length)):
+        if start < stop:
+            part = map_time(lambda x: x if x.shape[0] == 1 else x[start:stop], answered)  # noqa: B023
+            out, h, _ = affine.forward(part, h, min(chunk, stop - start))
+            outs.append(out)
+    out = jnp.concatenate(outs)
+    phi = out[..., :count].reshape(*out.shape[:-1], length, rank)
+    impulses = h[..., :count].reshape(heads, n, length, rank)
+    return (phi, out[..., count:]), impulses, h[..., count:]
 
 
 def _kernel(problem: Recurrence, h0: Array) -> tuple[tuple[Array, Array], Array, Array]:
@@ -140,6 +177,18 @@ def _kernel(problem: Recurrence, h0: Array) -> tuple[tuple[Array, Array], Array,
         return weights, jnp.sum(c[..., None] * h[None], axis=2)
 
     return _transport(problem, h0, impulse, row)
+
+
+def _low_rank_by_chunks(problem: Recurrence) -> Array:
+    """Φ (R, r, H, 1, L, L)."""
+    h0 = jnp.zeros((problem.x.shape[2], problem.A.w.shape[-2], 0), problem.x.dtype)
+    return _responses(problem, h0)[0][0].transpose(1, 4, 2, 0, 3)[:, :, :, None]
+
+
+def _low_rank_by_steps(problem: Recurrence) -> Array:
+    """The same, with NaN and ∞ where they belong."""
+    h0 = jnp.zeros((problem.x.shape[2], problem.A.w.shape[-2], 0), problem.x.dtype)
+    return _kernel(problem, h0)[0][0].transpose(3, 2, 4, 5, 0, 1)
 
 
 def _superposition(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
@@ -204,7 +253,9 @@ def _kernel_on_values(system: System, length: int) -> Array:
         b = jnp.ones((1, B.rank, 1, 1), dtype) if b is None else b
         c = jnp.ones((1, C.rank, 1, 1), dtype) if c is None else c
         problem = dataclasses.replace(problem, b=b, c=c, x=x)
-    if by_matrix_products(system.A):
+    if low_rank(system.A):
+        phi = guarded(_low_rank_by_chunks, _low_rank_by_steps, problem)
+    elif by_matrix_products(system.A):
         phi = kernel(problem, heads).reshape(heads, length, C.rank, length, B.rank)
         phi = phi.transpose(2, 4, 0, 1, 3)[:, :, :, None]
     else:

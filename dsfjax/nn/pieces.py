@@ -110,13 +110,13 @@ class CausalConv(nnx.Module):
         segment = jnp.zeros(width - 1 + length, jnp.int32)
         if reset is not None:
             segment = segment.at[width - 1 :].set(jnp.cumsum(reset, dtype=jnp.int32))
-        y = jnp.broadcast_to(bias, x.shape).astype(x.dtype)
+        y = jnp.broadcast_to(bias[None], x.shape).astype(x.dtype)
         for tap in range(width):
             piece = padded[tap : tap + length]
             if reset is not None:
                 same = segment[tap : tap + length] == segment[width - 1 :]
                 piece = jnp.where(same[:, None], piece, 0)
-            y = y + kernel[tap].astype(x.dtype) * piece
+            y = y + kernel[tap][None].astype(x.dtype) * piece
         tail = jnp.where((segment[length:] == segment[-1])[:, None], padded[length:], 0)
         return y, tail
 

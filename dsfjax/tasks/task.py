@@ -107,7 +107,7 @@ def cross_entropy(
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return {
         "loss": jax.nn.logsumexp(logits, axis=-1) - chosen,
-        "accuracy": logits.argmax(axis=-1) == targets,
+        "accuracy": logits.argmax(axis=-1).astype(targets.dtype) == targets,
     }
 
 

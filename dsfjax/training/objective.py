@@ -148,5 +148,6 @@ def _mean(
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     weights = weights.astype(outputs.dtype)
     weights = weights / division.total(weights.sum(), axis_name)
-    means = {name: (weights * each).sum() for name, each in measure(outputs, targets).items()}
+    found = measure(outputs, targets)
+    means = {name: (weights * x.astype(weights.dtype)).sum() for name, x in found.items()}
     return means["loss"], means

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsfjax.nn import ModelConfig, build
 from dsfjax.tasks import mqar
 from dsfjax.training import full_loss, query_loss
 from tests.training.toy import TOY, VOCAB, echo_batch
@@ -72,3 +73,16 @@ def test_dropout_only_with_a_key() -> None:
     assert losses[0] == losses[1]
     dropped = [float(query_loss(TOY, params, batch, jax.random.key(i))[0]) for i in (0, 1)]
     assert len({*losses, *dropped}) == 3
+
+
+@jax.enable_x64(False)  # Flax's norms promote float64 by themselves
+def test_nothing_is_promoted_in_silence() -> None:
+    """Loss and gradient of a model with a convolution, with strict dtypes and without rank."""
+    task = mqar.MQARConfig(vocab_size=64, seq_len=32, num_kv_pairs=4)
+    config = ModelConfig("linear_attention", 64, d_model=4, num_layers=1, surroundings="practice")
+    model, batch = build(config), mqar.batch(jax.random.key(0), task, 2)
+    params = jax.jit(model.init)(jax.random.key(1))
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        slope = jax.jit(jax.value_and_grad(lambda p: query_loss(model, p, batch)[0]))
+        loss, gradient = slope(params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((loss, gradient)))
