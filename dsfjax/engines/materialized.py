@@ -181,14 +181,20 @@ def _kernel(problem: Recurrence, h0: Array) -> tuple[tuple[Array, Array], Array,
 
 def _low_rank_by_chunks(problem: Recurrence) -> Array:
     """Φ (R, r, H, 1, L, L)."""
-    h0 = jnp.zeros((problem.x.shape[2], problem.A.w.shape[-2], 0), problem.x.dtype)
+    h0 = _no_channels(problem)
     return _responses(problem, h0)[0][0].transpose(1, 4, 2, 0, 3)[:, :, :, None]
 
 
 def _low_rank_by_steps(problem: Recurrence) -> Array:
     """The same, with NaN and ∞ where they belong."""
-    h0 = jnp.zeros((problem.x.shape[2], problem.A.w.shape[-2], 0), problem.x.dtype)
+    h0 = _no_channels(problem)
     return _kernel(problem, h0)[0][0].transpose(3, 2, 4, 5, 0, 1)
+
+
+def _no_channels(problem: Recurrence) -> Array:
+    """A state (H, n, 0), where only the responses to impulses are wanted."""
+    assert problem.b is not None
+    return jnp.zeros((problem.x.shape[2], problem.b.shape[-1], 0), problem.x.dtype)
 
 
 def _superposition(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
