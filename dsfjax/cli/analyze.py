@@ -5,7 +5,7 @@ from pathlib import Path
 from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import UsageError, usage_errors, writable
-from dsfjax.report import write_all
+from dsfjax.report import render_joint, write_all
 from dsfjax.training import RunError
 
 
@@ -35,7 +35,9 @@ def main(command: options.Analyze) -> int:
 
 
 def report(folder: Path, out: Path | None) -> None:
-    """Write the report of a folder, and print its answer and its place.
+    """Write the report of a folder, and print its answers and its place.
+
+    Over several tasks the answers follow one table of all of them.
 
     Args:
         folder: The folder of a run, comparison or sweep.
@@ -46,8 +48,12 @@ def report(folder: Path, out: Path | None) -> None:
         console().print(f"report: {text}", soft_wrap=True, highlight=False, markup=False)
         console().file.flush()
 
-    for page, verdict in write_all(folder, out or folder / "report", said=said):
-        console().print(verdict.answer, soft_wrap=True, highlight=False)
+    index, reports, joint = write_all(folder, out or folder / "report", said=said)
+    if joint:
+        console().print(render_joint(joint))
+    for i, (_, verdict) in enumerate(reports):
+        task = f"{joint[i].name}: " if joint else ""
+        console().print(f"{task}{verdict.answer}", soft_wrap=True, highlight=False)
         for doubt in verdict.doubts:
             console().print(f"- {doubt}", soft_wrap=True, highlight=False)
-        console().print(f"report: {page}", soft_wrap=True)
+    console().print(f"report: {index}", soft_wrap=True)

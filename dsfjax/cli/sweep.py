@@ -90,7 +90,7 @@ def main(command: options.Sweep) -> int:
         progress(console()) as listener,
     ):
         rows = run(listener=listener)
-    finish(rows, folder)
+    finish(rows, folder, command)
     return conclude(rows, folder, command)
 
 

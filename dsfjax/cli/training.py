@@ -15,7 +15,7 @@ from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.cli.usage import usage_errors, writable
-from dsfjax.report.table import render
+from dsfjax.report import read_joint, render, render_joint
 from dsfjax.training import (
     MemoryShortage,
     Resources,
@@ -63,7 +63,7 @@ def main(command: options.Train | options.Compare) -> int:
             rows = sweep(
                 configs, folder, listener=listener, resources=resources, retry_failed=retry
             )
-    finish(rows, folder)
+    finish(rows, folder, command)
     if isinstance(command, options.Compare):
         return conclude(rows, folder, command)
     return 0
@@ -184,15 +184,25 @@ def check(configs: Mapping[str, TrainConfig], resources: Resources) -> None:
         run.program_of(config)
 
 
-def finish(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Print the table.
+def finish(
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path,
+    command: options.Train | options.Compare | options.Sweep,
+) -> None:
+    """Print the table, unless it is the one over several tasks with which a report ends.
 
     Args:
         rows: A row per program.
         folder: The run directory.
+        command: The options.
     """
     out = console()
-    out.print(render(rows))
+    # Accuracies on different tasks are not to be sorted among each other.
+    joint = read_joint(folder) if isinstance(command, options.Compare) else []
+    if len(joint) < 2:
+        out.print(render(rows))
+    elif isinstance(command, options.Compare) and command.no_report:
+        out.print(render_joint(joint))
     out.print(f"run directory: {folder}", soft_wrap=True)
 
 

@@ -3,8 +3,11 @@
 from dsfjax.report import state_over_time as state_over_time
 from dsfjax.report.aspects import Aspect as Aspect
 from dsfjax.report.aspects import register as register
+from dsfjax.report.joint import read_joint as read_joint
 from dsfjax.report.table import render as render
+from dsfjax.report.table import render_joint as render_joint
 from dsfjax.report.verdict import Verdict as Verdict
 from dsfjax.report.writer import Report as Report
+from dsfjax.report.writer import Reports as Reports
 from dsfjax.report.writer import write as write
 from dsfjax.report.writer import write_all as write_all

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from dsfjax.analysis import Cost
 from dsfjax.report.dynamics import Dynamics
 from dsfjax.report.findings import Findings
+from dsfjax.tasks import Baseline
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Comparison:
         entries: One per mixer, by mean accuracy, best first; equal ones by steps to 90 %.
         title: Name of the task.
         trivial: What the answer behind ``unbound`` does, as the end of "this is what you get by".
+        linear: A linear model of the whole input; None where there is no such baseline.
     """
 
     facts: dict[str, str]
@@ -124,6 +126,7 @@ class Comparison:
     entries: tuple[Entry, ...]
     title: str = ""
     trivial: str = "naming any value of the sequence"
+    linear: Baseline | None = None
 
 
 def band(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from dsfjax.report.svg import to_svg
+from dsfjax.report.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,24 @@ def section(heading: str, how: str, *parts: str) -> str:
     intro = lead(how) if how else ""
     body = "\n".join(part for part in parts if part)
     return f"<section>\n<h2>{html.escape(heading)}</h2>\n{intro}\n{body}\n</section>"
+
+
+def decision(heading: str, verdict: Verdict, *parts: str) -> str:
+    """The frame with an answer, what it stands on and what makes it doubtful.
+
+    Args:
+        heading: HTML.
+        verdict: The answer.
+        parts: HTML between the answer and the doubts.
+
+    Returns:
+        HTML.
+    """
+    said = f'<p class="verdict">{subscripts(html.escape(verdict.answer))}</p>'
+    doubts = bullets("doubts", verdict.doubts)
+    thin = f"<p>What makes this evidence thin:</p>\n{doubts}" if doubts else ""
+    body = "\n".join(part for part in (said, *parts, thin) if part)
+    return f'<section class="decision">\n<h2>{heading}</h2>\n{body}\n</section>'
 
 
 def lead(text: str) -> str:

@@ -1,13 +1,15 @@
 """The report page: one HTML file that needs nothing else, neither network nor other files."""
 
 import html
+from collections.abc import Sequence
 from importlib import resources
 from string import Template
 
 from dsfjax.report import sections
 from dsfjax.report.aspects import registered
 from dsfjax.report.comparison import Comparison
-from dsfjax.report.html import bullets, definitions, subscripts
+from dsfjax.report.html import decision, definitions
+from dsfjax.report.joint import TaskScores
 from dsfjax.report.verdict import Verdict
 
 _SECTIONS = (
@@ -35,21 +37,53 @@ def render(comparison: Comparison, verdict: Verdict, title: str, files: list[str
     Returns:
         A complete HTML document.
     """
-    doubts = bullets("doubts", verdict.doubts)
     links = [f'<a href="data/{html.escape(name)}">{html.escape(name)}</a>' for name in files]
     shown = [section(comparison) for section in _SECTIONS]
     # Before what training and the mixers cost, where the page leaves the systems.
     shown[-2:-2] = [sections.own_section(comparison, aspect) for aspect in registered()]
+    heading = "Which architecture for this task, and why"
+    answer = decision(heading, verdict, definitions("reasons", verdict.reasons))
+    files_said = (
+        "The numbers behind every table and figure are in <code>data/</code> beside this page: "
+        f"{', '.join(links)}."
+    )
+    return _document(title, comparison.facts, [answer, *shown], files_said)
+
+
+def render_index(joint: Sequence[TaskScores], verdicts: Sequence[Verdict], data: str) -> str:
+    """The page over several tasks: one table, and a verdict and a link per task.
+
+    Args:
+        joint: The columns of the table; the page of a task is ``index.html`` in the folder of its
+            name.
+        verdicts: One per task, in the same order.
+        data: Name of the CSV file with the numbers of the table.
+
+    Returns:
+        A complete HTML document.
+    """
+    answers = []
+    for task, verdict in zip(joint, verdicts, strict=True):
+        page = f"{html.escape(task.name)}/index.html"
+        link = (
+            f'<p><a href="{page}">All results and the analysis of {html.escape(task.name)}</a></p>'
+        )
+        heading = f"Which architecture for {html.escape(task.name)}, and why"
+        answers.append(decision(heading, verdict, link))
+    facts = {task.name: f"{task.title}: {task.sizes}" for task in joint}
+    file = html.escape(data)
+    said = f'The numbers of the table are in <a href="{file}">{file}</a> beside this page.'
+    return _document(f"{len(joint)} tasks", facts, [sections.joint(joint), *answers], said)
+
+
+def _document(title: str, facts: dict[str, str], shown: Sequence[str], files: str) -> str:
     return Template(_asset("page.html")).substitute(
         title=html.escape(title),
         css=_asset("page.css"),
         script=_asset("page.js"),
-        verdict=subscripts(html.escape(verdict.answer)),
-        reasons=definitions("reasons", verdict.reasons),
-        doubts=f"<p>What makes this evidence thin:</p>\n{doubts}" if doubts else "",
-        facts=definitions("facts", comparison.facts),
+        facts=definitions("facts", facts),
         sections="\n".join(shown),
-        files=", ".join(links),
+        files=files,
     )
 
 

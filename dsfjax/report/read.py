@@ -74,12 +74,14 @@ def read(
         said(f"{label}: read after {time.perf_counter() - began:.1f} s ({done})")
     entries.sort(key=lambda entry: (-entry.accuracy_mean, entry.steps_to_90 or math.inf))
     (task,) = tasks
+    baselines, trivial = task.baselines(), task.trivial()
     return Comparison(
         title=task.title,
         facts=_facts([loaded for _, loaded in runs]),
-        chance=task.baselines()["chance"].accuracy,
-        unbound=task.trivial().accuracy,
-        trivial=task.trivial().about,
+        chance=baselines["chance"].accuracy,
+        unbound=trivial.accuracy,
+        trivial=trivial.about,
+        linear=baselines.get("linear"),
         entries=tuple(entries),
     )
 

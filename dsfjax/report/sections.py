@@ -10,6 +10,7 @@ from dsfjax.report.aspects import Aspect, Layers, registered
 from dsfjax.report.comparison import Comparison, Entry
 from dsfjax.report.findings import FADED, Findings, Layer
 from dsfjax.report.html import Cell, Column, bullets, figure, grid, lead, note, section, table
+from dsfjax.report.joint import TaskScores, baselines, mixers
 from dsfjax.report.style import colors
 from dsfjax.report.words import count, factor, number, percent, rate
 
@@ -59,6 +60,58 @@ def results(comparison: Comparison) -> str:
         note(explained),
         grid("pair", _accuracy_figures(comparison)),
     )
+
+
+def joint(tasks: Sequence[TaskScores]) -> str:
+    """All tasks in one table: a row per mixer and per baseline."""
+    columns = (
+        Column("mixer", "ascending", "text"),
+        *[Column(task.name) for task in tasks],
+        *[Column(f"N, {task.name}", "ascending") for task in tasks],
+        *[Column(f"parameters, {task.name}", "ascending") for task in tasks],
+    )
+    names = mixers(tasks)
+    color = colors(names)
+    rows = []
+    for mixer in names:
+        scores = [task.scores.get(mixer) for task in tasks]
+        sizes = [None if score is None else score.state_size for score in scores]
+        params = [None if score is None else score.num_params for score in scores]
+        rows.append(
+            (
+                Cell(mixer, mixer, color=color[mixer]),
+                *[_joint_cell(task, mixer) for task in tasks],
+                *[Cell(count(value), value) for value in (*sizes, *params)],
+            )
+        )
+    for name, known in (
+        ("trivial answer", [task.trivial for task in tasks]),
+        ("linear model", [task.linear for task in tasks]),
+    ):
+        if any(known):
+            cells = [Cell("–", None) if b is None else Cell(percent(b[0]), b[0]) for b in known]
+            rows.append((Cell(name, name), *cells, *[Cell("–", None)] * (2 * len(tasks))))
+    explained = (
+        "Accuracy: mean ± standard deviation over seeds at the best learning rate of the mixer on "
+        "the task; a member that diverged counts as 0 %. Not learnt: not told apart from the "
+        f"trivial answer. {baselines(tasks)} N: numbers of state in all layers after the last "
+        "token of a sequence. A click on a heading sorts, baselines included."
+    )
+    return section(
+        "Every mixer on every task",
+        "",
+        table("Results on all tasks, scrollable", columns, rows),
+        note(explained),
+    )
+
+
+def _joint_cell(task: TaskScores, mixer: str) -> Cell:
+    if (score := task.scores.get(mixer)) is None:
+        return Cell("–", None)
+    spread = f"± {100 * score.accuracy_std:.1f}"
+    if not task.learnt(mixer):
+        spread += ", not learnt"
+    return Cell(percent(score.accuracy_mean), score.accuracy_mean, spread)
 
 
 def _accuracy_figures(comparison: Comparison) -> list[str]:

@@ -5,8 +5,10 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from dsfjax.report import words
+from dsfjax.report.joint import TaskScores, baselines, mixers
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -45,3 +47,60 @@ def render(rows: Sequence[Mapping[str, Any]]) -> Table:
         if row.get("status") == "failed":
             table.add_row(row["mixer"], "failed", *["–"] * 5)
     return table
+
+
+def render_joint(joint: Sequence[TaskScores]) -> Table:
+    """Several tasks as one table: accuracy at the best learning rate, a column per task.
+
+    Args:
+        joint: The columns.
+
+    Returns:
+        The table. The last rows are what the baselines of the tasks reach; a star marks an accuracy
+        that is not told apart from the trivial answer, and a note below says so.
+    """
+    note = (
+        "Accuracy at the best learning rate, mean ± standard deviation over seeds. "
+        "* not learnt: not told apart from the trivial answer. "
+        f"{baselines(joint)} N and params: by task, where they differ."
+    )
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+        caption=Text(note),
+        caption_justify="left",
+    )
+    table.add_column("mixer", no_wrap=True)
+    for head in (*[task.name for task in joint], "N", "params"):
+        table.add_column(head, justify="right")
+    for mixer in mixers(joint):
+        scores = [task.scores.get(mixer) for task in joint]
+        table.add_row(
+            mixer,
+            *[_accuracy(task, mixer) for task in joint],
+            _by_task([None if score is None else score.state_size for score in scores]),
+            _by_task([None if score is None else score.num_params for score in scores]),
+        )
+    table.add_section()
+    for name, known in (
+        ("trivial answer", [task.trivial for task in joint]),
+        ("linear model", [task.linear for task in joint]),
+    ):
+        if any(known):
+            table.add_row(name, *["–" if b is None else words.percent(b.accuracy) for b in known])
+    return table
+
+
+def _accuracy(task: TaskScores, mixer: str) -> Text | str:
+    if (score := task.scores.get(mixer)) is None:
+        return "–"
+    shown = words.accuracy(score.accuracy_mean, score.accuracy_std)
+    return shown if task.learnt(mixer) else Text(f"* {shown}", style="dim")
+
+
+def _by_task(values: Sequence[int | None]) -> str:
+    """One number where all tasks have the same, else one per task."""
+    distinct = values if len(set(values)) > 1 else values[:1]
+    return " / ".join(words.count(value) for value in distinct)

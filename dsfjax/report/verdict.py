@@ -83,7 +83,7 @@ def decide(comparison: Comparison) -> Verdict:
     reasons["Cost"] = _cost(entries)
     if text := _company(comparison):
         reasons["What goes with accuracy"] = text
-    return Verdict(choice, answer, reasons, tuple(_doubts(comparison)))
+    return Verdict(choice, answer + _linear(comparison), reasons, tuple(_doubts(comparison)))
 
 
 def apart(a: Entry, b: Entry) -> bool:
@@ -110,10 +110,26 @@ def learnt(comparison: Comparison) -> list[Entry]:
         Those above it by more than their standard deviation and two percentage points, in order.
     """
     return [
-        e
-        for e in comparison.entries
-        if e.accuracy_mean - comparison.unbound > max(e.accuracy_std, RELIABLE)
+        e for e in comparison.entries if beats(e.accuracy_mean, e.accuracy_std, comparison.unbound)
     ]
+
+
+def beats(mean: float, std: float, baseline: float) -> bool:
+    """Whether a mean accuracy is told apart from a baseline, and above it.
+
+    Args:
+        mean: Mean over seeds.
+        std: Standard deviation over seeds.
+        baseline: Accuracy of the baseline.
+
+    Returns:
+        True where it is higher by more than the standard deviation and two percentage points.
+
+    Example:
+        >>> beats(0.30, 0.01, 0.25), beats(0.30, 0.06, 0.25), beats(0.26, 0.0, 0.25)
+        (True, False, False)
+    """
+    return mean - baseline > max(std, RELIABLE)
 
 
 def leaders(entries: Sequence[Entry]) -> list[Entry]:
@@ -185,6 +201,27 @@ def _choice(comparison: Comparison) -> tuple[str | None, str]:
         f"apart, and of these {take.mixer} has {why} ({listing([_sized(e) for e in others])})."
         f"{more}"
     )
+
+
+def _linear(comparison: Comparison) -> str:
+    """How the models compare with a linear one, or nothing where that baseline is not known."""
+    linear, best = comparison.linear, comparison.entries[0]
+    if linear is None:
+        return ""
+    given = (
+        f"a linear model of the whole input ({linear.about}) answers: {percent(linear.accuracy)}."
+    )
+    above = [
+        e.mixer
+        for e in comparison.entries
+        if e.accuracy_mean - linear.accuracy > max(e.accuracy_std, TIE)
+    ]
+    if above:
+        verb = "answers" if len(above) == 1 else "answer"
+        return f" {listing(above)} {verb} more than {given}"
+    if linear.accuracy - best.accuracy_mean > max(best.accuracy_std, TIE):
+        return f" No model reaches what {given}"
+    return f" {best.mixer} is not told apart from what {given}"
 
 
 def _sized(entry: Entry) -> str:

@@ -9,6 +9,7 @@ from scipy import stats
 
 from dsfjax.report.comparison import Comparison, Curve, Entry, Outcome
 from dsfjax.report.verdict import Verdict, apart, decide, leaders, rank_correlation
+from dsfjax.tasks import Baseline
 from tests.report.synthetic import comparison, cost, diverged
 
 BASE = comparison().entries[2]
@@ -52,6 +53,26 @@ def test_clear_winner() -> None:
         "from that: it did not learn the task. a and b reach 90 % after 200 to 300 steps."
     )
     assert found.doubts == ()
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        ((0.82, 0.7), "No model reaches what"),
+        ((0.85, 0.7), "a is not told apart from what"),
+        ((0.95, 0.7), "a answers more than"),
+        ((0.95, 0.9), "a and b answer more than"),
+    ],
+)
+def test_compared_with_a_linear_model_where_one_is_known(
+    means: tuple[float, float], said: str
+) -> None:
+    entries = (entry("a", means[0], 0.02), entry("b", means[1], 0.01))
+    whole = Comparison({}, 0.1, 0.11, entries, linear=Baseline(0.856, "least squares"))
+    given = " a linear model of the whole input (least squares) answers: 85.6 %."
+    answer = plain(decide(whole).answer)
+    assert answer.endswith(f" {said}{given}")
+    assert answer.startswith(plain(decide(dataclasses.replace(whole, linear=None)).answer))
 
 
 def test_among_equals_the_smallest_state() -> None:

@@ -1,7 +1,9 @@
 """From a small trained comparison to the folder with the report."""
 
 import csv
+import html
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -152,8 +154,17 @@ def test_two_tasks_are_two_reports(
     monkeypatch.setattr(read, "load", altered)
     with pytest.raises(ValueError, match="one task"):
         write(runs, tmp_path / "out")
-    pages = [page for page, _ in write_all(runs, tmp_path / "out")]
-    assert [page.parent.name for page in pages] == ["L16-n2-v32", "L16-n1-v32"]
+    index, reports, joint = write_all(runs, tmp_path / "out")
+    pages = [page for page, _ in reports]
+    # One kind of task in two sizes: its sizes tell them apart.
+    assert [page.parent.name for page in pages] == ["mqar-L16-n2-v32", "mqar-L16-n1-v32"]
+    assert [list(task.scores) for task in joint] == [["softmax_attention"], ["s6"]]
     texts = [page.read_text(encoding="utf-8") for page in pages]
     assert ["1 key–value pairs" in text for text in texts] == [False, True]
     assert ["softmax_attention" in text for text in texts] == [True, False]
+    assert index == tmp_path / "out" / "index.html"
+    first = index.read_text(encoding="utf-8")
+    links = re.findall(r'href="([^"#]+)"', first)
+    assert links == [*(f"{page.parent.name}/index.html" for page in pages), "joint.csv"]
+    assert all((tmp_path / "out" / link).exists() for link in links)
+    assert all(html.escape(verdict.answer) in first for _, verdict in reports)

@@ -1,0 +1,184 @@
+"""Several tasks in one table: a row per mixer, a column per task, and what no model is needed for.
+
+It is made from the rows of a comparison alone, so that it costs no analysis.
+"""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsfjax.report.read import labels, names_by_task
+from dsfjax.report.verdict import beats
+from dsfjax.tasks import Baseline, Task, name_of
+
+
+@dataclass(frozen=True)
+class Score:
+    """One mixer on one task, at its best learning rate.
+
+    Attributes:
+        accuracy_mean: Mean over seeds of the final accuracy, in [0, 1].
+        accuracy_std: Standard deviation over seeds.
+        learning_rate: The best learning rate.
+        state_size: Numbers of state in all layers after the last token of a sequence.
+        num_params: Number of trained parameters.
+    """
+
+    accuracy_mean: float
+    accuracy_std: float
+    learning_rate: float
+    state_size: int
+    num_params: int
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """One task of a comparison: a column of the table.
+
+    Attributes:
+        name: Short and different for every task; also the folder of its report.
+        title: The task's heading.
+        sizes: Its sizes in words.
+        trivial: The best answer that takes no model.
+        linear: A linear model of the whole input; None where there is no such baseline.
+        scores: Mixer to what it reached, in the order of the comparison.
+    """
+
+    name: str
+    title: str
+    sizes: str
+    trivial: Baseline
+    linear: Baseline | None
+    scores: Mapping[str, Score]
+
+    def learnt(self, mixer: str) -> bool:
+        """Whether a mixer is told apart from the trivial answer.
+
+        Args:
+            mixer: One of `scores`.
+        """
+        score = self.scores[mixer]
+        return beats(score.accuracy_mean, score.accuracy_std, self.trivial.accuracy)
+
+
+def read_joint(run_dir: Path) -> list[TaskScores]:
+    """The columns of a comparison.
+
+    Args:
+        run_dir: Its folder; one without ``compare.json`` has no columns.
+
+    Returns:
+        One per task, in the order of the rows.
+    """
+    tasks = names_by_task(run_dir)
+    if not tasks:
+        return []
+    rows = json.loads((run_dir / "compare.json").read_text(encoding="utf-8"))
+    by_name = {row["mixer"]: row for row in rows}
+    return [
+        _scores(short, task, [by_name[name] for name in tasks[task]])
+        for task, short in short_names(list(tasks)).items()
+    ]
+
+
+def short_names(tasks: Sequence[Task]) -> dict[Task, str]:
+    """The names that tasks are registered under, with their sizes where one occurs twice.
+
+    Args:
+        tasks: Distinct tasks.
+
+    Returns:
+        Task to name, all different.
+
+    Example:
+        >>> from dsfjax import tasks
+        >>> short, long = tasks.get("mqar", seq_len=32), tasks.get("mqar", seq_len=64)
+        >>> list(short_names([short]).values())
+        ['mqar']
+        >>> list(short_names([short, long]).values())
+        ['mqar-L32-n4-v8192', 'mqar-L64-n4-v8192']
+    """
+    names = {task: name_of(task) for task in tasks}
+    often = Counter(names.values())
+    return {
+        task: name if often[name] == 1 else f"{name}-{task.slug()}" for task, name in names.items()
+    }
+
+
+def mixers(joint: Sequence[TaskScores]) -> list[str]:
+    """All mixers of some tasks, the most accurate on the first task first.
+
+    Args:
+        joint: The columns.
+
+    Returns:
+        Every mixer once; those that were not trained on the first task come last, by the next.
+    """
+    found: dict[str, None] = {}
+    for task in joint:
+        found |= dict.fromkeys(sorted(task.scores, key=lambda m: -task.scores[m].accuracy_mean))
+    return list(found)
+
+
+def baselines(joint: Sequence[TaskScores]) -> str:
+    """What the baselines of all tasks do, in words.
+
+    Args:
+        joint: The columns.
+
+    Returns:
+        One or two sentences.
+    """
+    trivial = "; ".join(f"{task.name}, {task.trivial.about}" for task in joint)
+    linear = "; ".join(f"{task.name}, {task.linear.about}" for task in joint if task.linear)
+    text = f"Trivial answer: {trivial}."
+    return f"{text} Linear model of the whole input: {linear}." if linear else text
+
+
+def write_joint(joint: Sequence[TaskScores], path: Path) -> None:
+    """Write the table as CSV, a row per task and mixer, in full precision.
+
+    Args:
+        joint: The columns.
+        path: The file.
+    """
+    rows = list(_rows(joint))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _rows(joint: Sequence[TaskScores]) -> Iterable[dict[str, Any]]:
+    for task in joint:
+        for mixer, score in task.scores.items():
+            yield {
+                "task": task.name,
+                "mixer": mixer,
+                **vars(score),
+                "learnt": int(task.learnt(mixer)),
+                "trivial_accuracy": task.trivial.accuracy,
+                "linear_accuracy": None if task.linear is None else task.linear.accuracy,
+            }
+
+
+def _scores(name: str, task: Task, rows: Sequence[Mapping[str, Any]]) -> TaskScores:
+    found = labels([row["mixer"] for row in rows])
+    if len(found) == 1:  # nothing tells which words of its name are the task's
+        found = [found[0].partition("-")[0]]
+    scores = {
+        label: Score(
+            row["accuracy_mean"],
+            row["accuracy_std"],
+            row["best_learning_rate"],
+            row["state_size"],
+            row["num_params"],
+        )
+        for label, row in zip(found, rows, strict=True)
+    }
+    linear = task.baselines().get("linear")
+    return TaskScores(name, task.title, task.describe(), task.trivial(), linear, scores)
