@@ -73,7 +73,10 @@ def render_joint(joint: Sequence[TaskScores]) -> Table:
         caption_justify="left",
     )
     table.add_column("mixer", no_wrap=True)
-    for head in (*[task.name for task in joint], "N", "params"):
+    # The unit is in the heads: a table of two tasks fits a narrow terminal.
+    for task in joint:
+        table.add_column(f"{task.name}, %", justify="right", no_wrap=True)
+    for head in ("N", "params"):
         table.add_column(head, justify="right")
     for mixer in mixers(joint):
         scores = [task.scores.get(mixer) for task in joint]
@@ -89,18 +92,18 @@ def render_joint(joint: Sequence[TaskScores]) -> Table:
         ("linear model", [task.linear for task in joint]),
     ):
         if any(known):
-            table.add_row(name, *["–" if b is None else words.percent(b.accuracy) for b in known])
+            table.add_row(name, *["–" if b is None else f"{100 * b.accuracy:.1f}" for b in known])
     return table
 
 
 def _accuracy(task: TaskScores, mixer: str) -> Text | str:
     if (score := task.scores.get(mixer)) is None:
         return "–"
-    shown = words.accuracy(score.accuracy_mean, score.accuracy_std)
+    shown = f"{100 * score.accuracy_mean:.1f} ± {100 * score.accuracy_std:.1f}"
     return shown if task.learnt(mixer) else Text(f"* {shown}", style="dim")
 
 
 def _by_task(values: Sequence[int | None]) -> str:
     """One number where all tasks have the same, else one per task."""
     distinct = values if len(set(values)) > 1 else values[:1]
-    return " / ".join(words.count(value) for value in distinct)
+    return "/".join(words.count(value) for value in distinct)
