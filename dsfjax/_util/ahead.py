@@ -20,6 +20,7 @@ import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -84,15 +85,24 @@ def _threads() -> ThreadPoolExecutor:
 
 
 @functools.cache
-def quick_options() -> dict[str, Any]:
-    """Compiler options for a program that runs once, whose compilation takes longer than its run.
+def quick_options(level: int = 0) -> dict[str, Any]:
+    """Compiler options for a program that takes longer to compile than it runs.
+
+    They leave out what makes code faster rather than right.
+
+    Args:
+        level: Of LLVM's optimisations. At 0 a program runs several times longer, which suits one
+            that runs once; at 1 hardly longer, at half of the compiler's time.
 
     Returns:
-        On a CPU, options that leave out what makes code faster rather than right: half the time of
-        the compiler, for code that takes a few times as long; elsewhere none.
+        Values for ``compile(compiler_options=…)``; none except on a CPU.
     """
-    # Not for a program that loops over factorisations: with these options the one that looks at a
-    # whole model waited for ever, although nothing else ran.
     if jax.default_backend() != "cpu":
         return {}
-    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    options: dict[str, Any] = {"xla_backend_optimization_level": level}
+    if level == 0:
+        options["xla_llvm_disable_expensive_passes"] = True
+    if version("jaxlib").startswith("0.10."):
+        # Later releases have other names for these, and an unknown one is an error.
+        options |= {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+    return options

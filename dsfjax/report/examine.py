@@ -148,7 +148,7 @@ class _Program:
 
     @functools.cached_property
     def run(self) -> Callable[..., tuple[Measured, Summary]]:
-        return self._lowered.compile()
+        return self._lowered.compile(compiler_options=quick_options())
 
 
 def marked(

@@ -4,7 +4,6 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PyTree
 
-from dsfjax._util.ahead import ahead
+from dsfjax._util.ahead import ahead, quick_options
 from dsfjax.training.block import start, train_block
 from dsfjax.training.layout import SPLIT, WHOLE, Layout
 from dsfjax.training.program import (
@@ -27,15 +26,6 @@ from dsfjax.training.program import (
 )
 
 _CARRY: Any = Carry(*([SPLIT] * len(Carry._fields)))._replace(step=WHOLE)  # type: ignore
-
-
-# What the compiler may leave out where a program runs less long than it compiles. The start runs
-# once; a block at level 0 takes several times as long as at level 1, which costs little. Later
-# releases have other names for the last two, and an unknown one is an error.
-QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 1}
-if version("jaxlib").startswith("0.10."):
-    QUICK |= {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-ONCE = QUICK | {"xla_backend_optimization_level": 0}
 
 
 class Compiled(NamedTuple):
@@ -97,8 +87,8 @@ class _Lowered(NamedTuple):
 
     def compile(self) -> Compiled:
         began = time.perf_counter()
-        start = self.start.compile(ONCE)
-        block = self.block.compile(QUICK if self.quick else None)
+        start = self.start.compile(quick_options(0))  # it runs once
+        block = self.block.compile(quick_options(1) if self.quick else None)
         seconds = self.seconds + time.perf_counter() - began
         return Compiled(start, block, seconds, _bytes(block))
 
