@@ -59,8 +59,9 @@ EXPANDED = {
 VIEWS = _names("reshape squeeze expand_dims slice dynamic_slice split stop_gradient transpose")
 # Moved or relabelled without arithmetic.
 MOVES = VIEWS | _names(
-    "copy broadcast_in_dim concatenate pad rev iota real imag complex "
-    "bitcast_convert_type device_put sharding_constraint optimization_barrier name"
+    "copy broadcast_in_dim concatenate stack unstack pad rev iota real imag complex "
+    "bitcast_convert_type device_put sharding_constraint optimization_barrier name "
+    "dsfjax_reverse_only dsfjax_tangent"
 )
 REDUCTIONS = _names(
     "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin"

@@ -28,6 +28,7 @@ from dsfjax.analysis.jaxpr_rules import (
     nbytes,
     size,
 )
+from dsfjax.engines.guard import RARE
 
 
 class Operations(NamedTuple):
@@ -63,9 +64,10 @@ def count_operations(
     Numerics:
         Complex arithmetic counts as its real operations (6 for a product, 2 for a sum), where XLA
         counts one. A loop whose number of steps is not static counts once and is noted. Branches
-        count as the most expensive one. Random numbers count as nothing. Bytes are a model of a
-        compiler that fuses element-wise operations into what reads them and keeps nothing in
-        caches: matrix products, reductions and loops read and write memory.
+        count as the most expensive one; that of inputs that are not finite does not count. Random
+        numbers count as nothing. Bytes are a model of a compiler that fuses element-wise operations
+        into what reads them and keeps nothing in caches: matrix products, reductions and loops read
+        and write memory.
 
     Example:
         >>> import jax.numpy as jnp
@@ -189,11 +191,17 @@ class _Counter:
             for part in ("cond_jaxpr", "body_jaxpr"):
                 self._body(params[part].jaxpr, 1)
         else:
-            branches = [_Counter(self.loop_bodies_once) for _ in params["branches"]]
-            for counter, branch in zip(branches, params["branches"], strict=True):
-                counter._body(branch.jaxpr, 1)
+            common = [branch.jaxpr for branch in params["branches"] if not _is_rare(branch.jaxpr)]
+            branches = [_Counter(self.loop_bodies_once) for _ in common]
+            for counter, branch in zip(branches, common, strict=True):
+                counter._body(branch, 1)
             self._add(max(branches, key=lambda c: (c.flops, c.bytes)), 1)
         return [_Value(nbytes(v.aval), stored=True) for v in eqn.outvars]
+
+
+def _is_rare(branch: Jaxpr) -> bool:
+    """Whether a branch is that of inputs that are not finite, which no estimate is about."""
+    return any(eqn.params.get("name") == RARE for eqn in branch.eqns)
 
 
 def _alive(jaxpr: Jaxpr) -> list[Any]:

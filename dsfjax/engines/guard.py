@@ -26,6 +26,9 @@ from jax.interpreters import ad, batching, mlir
 
 T = TypeVar("T")
 
+RARE = "dsfjax_not_finite"
+"""Name of the compiled function in the branch that ordinary inputs never take."""
+
 
 def guarded(run: Callable[..., T], exact: Callable[..., T], *inputs: Any) -> T:
     """The results of an engine, and where something is not finite those of the definition.
@@ -80,7 +83,8 @@ def _mended(exact: Callable[..., T], results: T, broken: Array, inputs: tuple[An
     def definition() -> T:
         return jax.tree.map(lambda x, y: jnp.where(broken, x, y), exact(*inputs), results)
 
-    return jax.lax.cond(_anywhere(broken), definition, lambda: results)
+    definition.__name__ = RARE
+    return jax.lax.cond(_anywhere(broken), jax.jit(definition), lambda: results)
 
 
 @_mended.defjvp
