@@ -28,8 +28,10 @@ def defined() -> Any:
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
     yield names
-    registry._REGISTRY.clear(), registry._REGISTRY.update(known_tasks)
-    aspects._ASPECTS.clear(), aspects._ASPECTS.update(known_aspects)
+    registry._REGISTRY.clear()
+    registry._REGISTRY.update(known_tasks)
+    aspects._ASPECTS.clear()
+    aspects._ASPECTS.update(known_aspects)
 
 
 def test_transition(defined: dict[str, Any]) -> None:

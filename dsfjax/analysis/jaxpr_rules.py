@@ -55,8 +55,10 @@ EXPANDED = {
     "logistic": (3, 1),
     "sinh": (10, 3),
 }
+# The same numbers in the same order.
+RELABELLED = _names("reshape squeeze expand_dims")
 # A view of what is stored (matrix products read any order of axes), else part of an expression.
-VIEWS = _names("reshape squeeze expand_dims slice dynamic_slice split stop_gradient transpose")
+VIEWS = RELABELLED | _names("slice dynamic_slice split stop_gradient transpose")
 # Moved or relabelled without arithmetic.
 MOVES = VIEWS | _names(
     "copy broadcast_in_dim concatenate stack unstack pad rev iota real imag complex "

@@ -21,6 +21,7 @@ from dsfjax.analysis.jaxpr_rules import (
     MOVES,
     OPAQUE,
     REDUCTIONS,
+    RELABELLED,
     TRANSCENDENTAL,
     UPDATES,
     VIEWS,
@@ -137,6 +138,8 @@ class _Counter:
         self.flops += flops(eqn)
         if name in TRANSCENDENTAL:
             self.transcendentals += EXPANDED.get(name, (0, 1))[1] * size(out[0])
+        if name in RELABELLED:
+            return [inputs[0]]  # the same numbers in the same order: evaluated once for both
         if name in VIEWS and inputs[0].stored:
             return [_Value(nbytes(aval), stored=True) for aval in out]
         if name in ELEMENTWISE | TRANSCENDENTAL | MOVES:
