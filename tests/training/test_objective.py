@@ -33,7 +33,7 @@ def test_values_against_numpy() -> None:
     batch = echo_batch(3, 4)
     params = TOY.init(jax.random.key(2))
     losses, hits = [], []
-    for tokens, positions, targets in zip(*map(np.asarray, batch), strict=True):
+    for tokens, positions, targets in zip(*map(np.asarray, batch[:3]), strict=True):
         logits = np.asarray(TOY.apply(params, jnp.asarray(tokens)))[positions]
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         losses.append(-np.log(probabilities[np.arange(2), targets]))
