@@ -181,7 +181,8 @@ def test_precision_mode_changes_nothing() -> None:
     wide = mqar.batch(key, config, 4)
     with jax.enable_x64(False):
         narrow = mqar.batch(key, config, 4)
-    for a, b in zip(wide, narrow, strict=True):
+    assert wide.weights is narrow.weights is None
+    for a, b in zip(wide[:3], narrow[:3], strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
 
