@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from dsfjax._util.limits import cores
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
+from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import Resources, TrainConfig, environment, files, read_results, sweep
 from dsfjax.training.folder import finished
 from dsfjax.training.layout import reserve
@@ -163,9 +164,15 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
     return result
 
 
+def _recall(config: TrainConfig) -> MQARConfig:
+    """The task of a point: the experiments of this folder are on recall."""
+    assert isinstance(config.task, MQARConfig)
+    return config.task
+
+
 def run_name(config: TrainConfig) -> str:
     """The folder of a point's run: experiments that share a point share its run."""
-    model, task = config.model, config.task
+    model, task = config.model, _recall(config)
     state = "" if model.d_state is None else f"-n{model.d_state}"
     sizes = f"L{task.seq_len}-kv{task.num_kv_pairs}-d{model.d_model}{state}"
     return f"{model.mixer}-{sizes}-{config.fingerprint}"
@@ -187,7 +194,7 @@ def summarize(
         ``steps_to`` (level to the mean over seeds at that rate; None unless all got there),
         ``diverged`` (how many members), the ``members``, wall times and the environment.
     """
-    model, task = config.model, config.task
+    model, task = config.model, _recall(config)
     each = [
         {
             "learning_rate": member["learning_rate"],

@@ -148,7 +148,7 @@ def output(system: System, u: np.ndarray, t: int, h: np.ndarray) -> np.ndarray:
         return y + at(D.d, t) * u[t]
     if isinstance(D, ValueSkip):
         return y + (at(D.d, t) * values(system, u, t)).reshape(-1)
-    return y if D is None else y + at(D.array, t) @ u[t]
+    return y if D is None else y + at(D.array, t) @ u[t]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def run(system: System, u: Any, h0: Any = None, *, reverse: bool = False) -> Run:

@@ -25,7 +25,9 @@ def _rglru(*, width: int, num_heads: int) -> Function:
     def system(weights: Weights, x: Array, segment_pos: Array) -> tuple[System, Array]:
         core = Params(**_core(weights, num_heads))
         # Where the positions say so, and only there, a document starts.
-        return arch.system(core, x, reset=segment_pos == 0, continued=True), x
+        built = arch.system(core, x, reset=segment_pos == 0, continued=True)
+        assert isinstance(built, System)
+        return built, x
 
     def run(weights: Weights, x: Array, segment_pos: Array) -> Array:
         return scan(*system(weights, x, segment_pos))[0]

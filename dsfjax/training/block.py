@@ -132,7 +132,8 @@ def train_block(
         return states, nothing, nothing
 
     states, of_training, held_out = jax.lax.cond(active.any(), train, rest, carry.states)
-    metrics = BlockMetrics(*of_training, *held_out, active)
+    # Two rows of training and two of the held-out examples.
+    metrics = BlockMetrics(*of_training, *held_out, active)  # type: ignore[call-arg]
     finite = jnp.isfinite(metrics.train_loss) & jnp.isfinite(metrics.eval_loss)
     return _judge(program, carry, states, metrics, finite), metrics
 

@@ -74,7 +74,8 @@ def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
         absent = dataclasses.MISSING
         if name not in data and field.default is absent and field.default_factory is absent:
             raise ValueError(f"{where}: expected the key {name!r}, which is missing")
-    return kind(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+    values = {k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()}
+    return kind(**values)  # type: ignore[abstract]  # a registered task is a class of its own
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -140,7 +141,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         absent = value is None and type(None) in kinds
         config = kind is tasks.Task or (dataclasses.is_dataclass(kind) and isinstance(kind, type))
         if config and not absent:
-            return from_dict(kind, value, where=where)
+            return from_dict(typing.cast(Any, kind), value, where=where)
         if typing.get_origin(kind) is typing.Literal:
             return choose(where, str(value), typing.get_args(kind))
     return convert(hint, value, where)

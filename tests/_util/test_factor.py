@@ -51,8 +51,8 @@ def test_the_search_finds_a_batch() -> None:
 def test_analyses_factorise_one_matrix_after_the_other() -> None:
     b = jnp.ones((5, 2, 3))
     shape = {"state_shape": (2, 3, 4)}
-    diagonal = System(Diagonal(-b[..., None]), OuterInput(b), InnerOutput(b), **shape)
-    dense = System(Dense(jnp.ones((5, 2, 3, 3)) / 9), OuterInput(b), InnerOutput(b), **shape)
+    diagonal = System(Diagonal(-b[..., None]), OuterInput(b), InnerOutput(b), **shape)  # pyright: ignore[reportArgumentType]
+    dense = System(Dense(jnp.ones((5, 2, 3, 3)) / 9), OuterInput(b), InnerOutput(b), **shape)  # pyright: ignore[reportArgumentType]
     found = batches(analysis.state_use, diagonal)
     found += batches(analysis.eigenvalues, dense)
     found += batches(analysis.lyapunov_exponents, dense)

@@ -36,7 +36,7 @@ def on_values(system: System) -> System:
     """The system that reads values: white tokens are white values."""
     if isinstance(system.B, DenseInput) or isinstance(system.C, DenseOutput):
         return system
-    return dataclasses.replace(system, B=OuterInput(system.B.b, system.B.scale), D=None)
+    return dataclasses.replace(system, B=OuterInput(system.B.b, system.B.scale), D=None)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def recursions(system: System) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -48,7 +48,7 @@ def test_whole_numbers_in_a_system():
     """Decays and keys are then scaled without being cut down to whole numbers."""
     A = Scalar(jnp.array([[-1], [-1]]))
     system = System(A, OuterInput(jnp.ones((1, 1, 1), int)), InnerOutput(), state_shape=(1, 1, 1))
-    assert rescale(system, jnp.array([0.5, 0.75])).A.log_a[:, 0].tolist() == [-0.5, -0.75]
+    assert rescale(system, jnp.array([0.5, 0.75])).A.log_a[:, 0].tolist() == [-0.5, -0.75]  # pyright: ignore[reportAttributeAccessIssue]
     kernel = KernelSystem(jnp.ones((2, 1, 1), int), jnp.ones((2, 1, 1)), num_channels=1)
     assert kernel.q.dtype == jnp.float64
 

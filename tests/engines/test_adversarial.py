@@ -71,14 +71,14 @@ def with_log_decay(system: System, log_a: Callable[[tuple[int, ...]], np.ndarray
         return dataclasses.replace(
             system, A=Diagonal.factored(jnp.asarray(step), jnp.asarray(rate))
         )
-    new = log_a(A.log_a.shape)
-    if A.log_a.dtype == complex:
-        new = new + 1j * np.imag(np.asarray(A.log_a))
-    return dataclasses.replace(system, A=dataclasses.replace(A, log_a=jnp.asarray(new)))
+    new = log_a(A.log_a.shape)  # pyright: ignore[reportAttributeAccessIssue]
+    if A.log_a.dtype == complex:  # pyright: ignore[reportAttributeAccessIssue]
+        new = new + 1j * np.imag(np.asarray(A.log_a))  # pyright: ignore[reportAttributeAccessIssue]
+    return dataclasses.replace(system, A=dataclasses.replace(A, log_a=jnp.asarray(new)))  # pyright: ignore[reportArgumentType]
 
 
 def with_reset(system: System, *steps: int) -> System:
-    reset = np.zeros(system.length, bool)
+    reset = np.zeros(system.length, bool)  # pyright: ignore[reportArgumentType, reportCallIssue]
     reset[list(steps)] = True
     return dataclasses.replace(system, reset=jnp.asarray(reset))
 
@@ -94,7 +94,7 @@ def extreme_decays(system: System) -> Iterator[tuple[str, System]]:
 
 def reset_places(system: System, chunk: int) -> Iterator[tuple[str, System]]:
     """Resets at the ends, within chunks, around the cut between two, and everywhere."""
-    last, middle = system.length - 1, system.length // 2
+    last, middle = system.length - 1, system.length // 2  # pyright: ignore[reportOptionalOperand]
     cut = chunk if 1 < chunk < last else 16
     places = {
         "first step": (0,),
@@ -105,7 +105,7 @@ def reset_places(system: System, chunk: int) -> Iterator[tuple[str, System]]:
         "before a cut": (cut - 1,),
         "after a cut": (cut + 1,),
         "all around a cut": (cut - 1, cut, cut + 1),
-        "every step": tuple(range(system.length)),
+        "every step": tuple(range(system.length)),  # pyright: ignore[reportArgumentType]
     }
     for case, steps in places.items():
         yield f"reset at {case}", with_reset(system, *steps)

@@ -30,7 +30,7 @@ WITHIN = ("scalar_groups", "scalar_given", "diagonal_full", "diagonal_factored",
 QUICK = dict.fromkeys(OVER, 65) | dict.fromkeys((*WITHIN, "complex_lti", "dense", "dense_maps"), 7)
 SLOW = pytest.mark.slow
 CASES = [
-    pytest.param(name, length, marks=() if QUICK.get(name) == length else SLOW)
+    pytest.param(name, length, marks=() if QUICK.get(name) == length else SLOW)  # pyright: ignore[reportArgumentType]
     for name in zoo.NAMES
     for length in LENGTHS
 ]

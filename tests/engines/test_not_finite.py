@@ -122,7 +122,7 @@ def test_finite_tokens_whose_sum_overflows():
     system = System(Scalar(log_a), OuterInput(ones), InnerOutput(ones / 2), state_shape=(1, 2, 1))
     for method, (y, _) in run_all(system, u).items():
         # The step that is cut off multiplies ∞ by 0, in the definition as well.
-        expected = np.float32([3e38, np.inf, np.nan, np.nan])
+        expected = np.float32([3e38, np.inf, np.nan, np.nan])  # pyright: ignore[reportArgumentType]
         np.testing.assert_array_equal(y[:, 0], expected, err_msg=method)
 
 

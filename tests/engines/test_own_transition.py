@@ -51,7 +51,7 @@ def build(seed: int = 0, *, reset: bool = True, **parts) -> dsfjax.System:
     C = dsfjax.InnerOutput(normal(rng, L, H, 2), normal(rng, L, H, P))
     marks = jnp.asarray(np.isin(np.arange(L), (4, 9))) if reset else None
     given = dict(A=A, B=B, C=C, reset=marks, state_shape=(H, 2, P)) | parts
-    return dsfjax.System(**given)
+    return dsfjax.System(**given)  # pyright: ignore[reportArgumentType]
 
 
 def normal(rng: np.random.Generator, *shape: int) -> Array:
@@ -140,7 +140,7 @@ def test_gradients_are_right(runs):
         delta = np.zeros_like(x)
         delta[place] = 1e-6
         ends = [
-            loss(dataclasses.replace(SYSTEM.A, **{name: jnp.asarray(x + s * delta)}))
+            loss(dataclasses.replace(SYSTEM.A, **{name: jnp.asarray(x + s * delta)}))  # pyright: ignore[reportArgumentType]
             for s in (1, -1)
         ]
         assert abs((ends[0] - ends[1]) / 2e-6 - gradient[place]) < 1e-7 * abs(gradient[place])
@@ -187,7 +187,7 @@ def test_matrices_kernel_and_coordinates():
 def test_parallel_and_series():
     first, second = SYSTEM, build(5, reset=False)
     second = dataclasses.replace(
-        second, B=dataclasses.replace(second.B, W=normal(np.random.default_rng(6), H * P, H * P))
+        second, B=dataclasses.replace(second.B, W=normal(np.random.default_rng(6), H * P, H * P))  # pyright: ignore[reportArgumentType]
     )
     both = compiled(dsfjax.parallel)(first, first)
     assert error(compiled(scan)(both, U)[0], 2 * outputs(first)) < 1e-13
@@ -208,10 +208,10 @@ def test_summaries_combine():
 
 def test_eigenvalues_are_those_of_the_rotation():
     values = np.asarray(compiled(analysis.eigenvalues)(build(reset=False)))
-    size, turn = np.asarray(SYSTEM.A.size), np.asarray(SYSTEM.A.angle)
-    angle = turn + np.asarray(SYSTEM.A.turns) * np.pi / 2
+    size, turn = np.asarray(SYSTEM.A.size), np.asarray(SYSTEM.A.angle)  # pyright: ignore[reportAttributeAccessIssue]
+    angle = turn + np.asarray(SYSTEM.A.turns) * np.pi / 2  # pyright: ignore[reportAttributeAccessIssue]
     expected = size[None] * np.exp(1j * np.abs(np.angle(np.exp(1j * angle))))
-    found = np.where(values.imag[..., 0] > values.imag[..., 1], values[..., 0], values[..., 1])
+    found = np.where(values.imag[..., 0] > values.imag[..., 1], values[..., 0], values[..., 1])  # pyright: ignore[reportAttributeAccessIssue]
     assert error(found, expected) < 1e-12
 
 

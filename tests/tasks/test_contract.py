@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[2] / "dsfjax"
 def test_examples_are_what_the_task_says(name: str) -> None:
     task = tasks.get(name, **(tasks.kind(name).presets.get("smoke") or tasks.Preset()).settings)
     assert tasks.name_of(task) == name
-    assert task == tasks.get(name, **dataclasses.asdict(task)) and hash(task)
+    assert task == tasks.get(name, **dataclasses.asdict(task)) and hash(task)  # pyright: ignore[reportArgumentType]
     assert task.title and task.describe() and re.fullmatch(r"[\w-]+", task.slug())
     key = jax.random.key(0)
     seen, held_out = (jax.jit(lambda s=s: examples(task, s, 6, key))() for s in (TRAIN, HELD_OUT))
@@ -33,7 +33,7 @@ def test_examples_are_what_the_task_says(name: str) -> None:
         assert batch.targets.max() < (task.num_classes or task.vocab_size)
         sources = jax.vmap(task.sources)(batch)
         if sources is not None:
-            answers = np.take_along_axis(batch.inputs, sources, axis=1)
+            answers = np.take_along_axis(batch.inputs, sources, axis=1)  # pyright: ignore[reportArgumentType]
             np.testing.assert_array_equal(answers, batch.targets)
             assert (sources < batch.query_positions).all()
     assert not np.array_equal(seen.inputs, held_out.inputs)

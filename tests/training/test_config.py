@@ -187,7 +187,7 @@ def test_what_does_not_stand_for_its_type_is_refused(
 @pytest.mark.parametrize("field", ["weight_decay", "eps", "b1", "clip"])
 def test_numbers_that_are_not_finite_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"OptimizerConfig.{field}: expected a finite number"):
-        OptimizerConfig(**{field: float("nan")})
+        OptimizerConfig(**{field: float("nan")})  # pyright: ignore[reportArgumentType]
 
 
 def test_a_field_that_came_later_is_written_only_where_it_says_something() -> None:

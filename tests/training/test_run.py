@@ -346,7 +346,7 @@ def test_loaded_parameters_are_those_evaluated(finished: Path) -> None:
     run = load(finished)
     model = build(run.config.model)
     keys = [stream(jax.random.key(0), HELD_OUT, index) for index in range(8)]
-    batch = jax.vmap(lambda key: sample(key, CONFIG.task))(jax.numpy.stack(keys))
+    batch = jax.vmap(lambda key: sample(key, CONFIG.task))(jax.numpy.stack(keys))  # pyright: ignore[reportArgumentType]
     evaluate = jax.jit(lambda params: query_loss(model, params, batch))
     for index, member in enumerate(run.result["members"]):
         params = jax.tree.map(lambda leaf, i=index: leaf[i], run.params)

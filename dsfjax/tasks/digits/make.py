@@ -7,6 +7,7 @@ pixel and the last one the labels: column by column the bytes of a pixel compres
 import hashlib
 import lzma
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ def main() -> None:
     """Write the file and print what ``task.py`` must say of it."""
     from sklearn.datasets import load_digits  # type: ignore[import-not-found]
 
-    found = load_digits()
+    found: Any = load_digits()
     rows = np.concatenate([found.data, found.target[:, None]], axis=1)
     raw = rows.astype(np.uint8)
     assert (raw == rows).all()
