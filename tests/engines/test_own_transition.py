@@ -229,6 +229,7 @@ def test_every_analysis_runs():
         "eigenvalues": lambda s: analysis.eigenvalues(s),
         "log_eigenvalues": lambda s: analysis.log_eigenvalues(s),
         "spectrum": lambda s: analysis.spectrum(s),
+        "outside": lambda s: analysis.outside(s),
         "horizons": lambda s: analysis.horizons(s, 0.1),
         "half_life": lambda s: analysis.half_life(s),
         "lyapunov_exponents": lambda s: analysis.lyapunov_exponents(s),
