@@ -31,7 +31,8 @@ def test_vmap_is_a_loop(name):
 
 
 def run_methods(system, u, h0, **options):
-    return {method: scan(system, u, h0, method=method, **options) for method in methods(system)}
+    names = methods(system, states=options.get("return_states", False))
+    return {method: scan(system, u, h0, method=method, **options) for method in names}
 
 
 def test_vmap_over_tokens_of_one_system():
