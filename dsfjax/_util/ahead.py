@@ -4,7 +4,8 @@ XLA's CPU client has as many threads as the machine has cores. Two Python thread
 programs at the same time can take them all and then wait for each other for ever. So one rule holds
 in the whole package: trace and lower on the thread that executes; only ``.compile()`` may run in
 others; execute from one thread. Compilation leaves Python to the other threads, so it is also the
-only part that gains from them.
+only part that gains from them. (One program alone can wait for itself, too: see
+`dsfjax._util.factor`.)
 
 Example:
     Both programs compile at the same time; each runs here, when its turn comes:
@@ -59,8 +60,8 @@ def compiled(programs: Iterable[Lowered[T]], *, lead: int = MOST_THREADS) -> Ite
     """Compiled programs in order, the next ones being compiled while one is in use.
 
     Args:
-        programs: Lowered programs. An iterator is asked for the next one only when its turn is
-            near, on the thread of the caller, so that lowering overlaps with compilation, too.
+        programs: Lowered programs. From an iterator the next one is taken only shortly before it is
+            needed, on the thread of the caller, so that lowering overlaps with compilation, too.
         lead: How many programs to begin before the first one is handed out.
 
     Yields:
@@ -91,7 +92,7 @@ def quick_options(level: int = 0) -> dict[str, Any]:
     They leave out what makes code faster rather than right.
 
     Args:
-        level: Of LLVM's optimisations. At 0 a program runs several times longer, which suits one
+        level: Optimisation level of LLVM. At 0 a program runs several times longer, which suits one
             that runs once; at 1 hardly longer, at half of the compiler's time.
 
     Returns:

@@ -22,8 +22,8 @@ def end_at_once() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)  # the signal handler of Python demands it
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # Only a signal with a handler wakes the thread. An event loop that a library runs, as that of
-    # the checkpoints, has the wakeup for itself as long as it runs: then the handler writes.
+    # Only a signal with a handler wakes the thread. While the event loop of a library runs, such as
+    # the one for checkpoints, it takes the wakeup for itself; then the handler writes.
     signal.signal(signal.SIGINT, lambda number, _: os.write(writer, bytes([number])))
     threading.Thread(target=_wait, args=(reader,), daemon=True).start()
 

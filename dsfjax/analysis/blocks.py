@@ -33,7 +33,7 @@ class Blocks:
         B: (T, H, c, n, m): m values are written, as many as the rank of the input map, or the d
             tokens of the whole state.
         C: (T, H, c, r, n): r inner products, or the d_out outputs of the whole state. Where the
-            output reads the state before the update, that of the step after.
+            output reads the state before the update, the products of the next step.
         copies: How many equal blocks each of them stands for.
     """
 

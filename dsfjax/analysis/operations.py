@@ -65,10 +65,10 @@ def count_operations(
     Numerics:
         Complex arithmetic counts as its real operations (6 for a product, 2 for a sum), where XLA
         counts one. A loop whose number of steps is not static counts once and is noted. Branches
-        count as the most expensive one; that of inputs that are not finite does not count. Random
-        numbers count as nothing. Bytes are a model of a compiler that fuses element-wise operations
-        into what reads them and keeps nothing in caches: matrix products, reductions and loops read
-        and write memory.
+        count as the most expensive one; a branch for inputs that are not finite does not count.
+        Random numbers count as nothing. Bytes are a model of a compiler that fuses element-wise
+        operations into what reads them and keeps nothing in caches: matrix products, reductions and
+        loops read and write memory.
 
     Example:
         >>> import jax.numpy as jnp
@@ -203,7 +203,7 @@ class _Counter:
 
 
 def _is_rare(branch: Jaxpr) -> bool:
-    """Whether a branch is that of inputs that are not finite, which no estimate is about."""
+    """Whether a branch runs only for inputs that are not finite, which no estimate includes."""
     return any(eqn.params.get("name") == RARE for eqn in branch.eqns)
 
 

@@ -191,7 +191,7 @@ def abstract_tokens(model: SequenceModel, *shape: int) -> jax.ShapeDtypeStruct:
 
     Args:
         model: A model; one with ``channels`` above 0 reads values, any other one token ids.
-        *shape: Of the tokens.
+        *shape: Shape of the tokens.
 
     Returns:
         Token ids of this shape, or values with their channels as the last axis.

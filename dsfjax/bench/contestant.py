@@ -90,7 +90,7 @@ def prepare(
     Args:
         contestant: One that is not missing.
         signals: float32.
-        cotangent: Of the outputs, (B, L, d_out).
+        cotangent: Cotangent of the outputs, (B, L, d_out).
         shared: Names of signals without a batch axis.
         with_forward: Whether to compile the forward pass on its own as well; of JAX only.
 
@@ -122,7 +122,7 @@ class Traced:
     Args:
         contestant: One that is not missing.
         signals: float32.
-        cotangent: Of the outputs, (B, L, d_out).
+        cotangent: Cotangent of the outputs, (B, L, d_out).
         shared: Names of signals without a batch axis.
         with_forward: Whether to have the forward pass on its own as well.
     """

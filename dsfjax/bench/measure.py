@@ -113,7 +113,7 @@ def reference_outcome(contest: Contest, cotangent: np.ndarray) -> Outcome:
 
     Args:
         contest: The case; its plainest form is run.
-        cotangent: Of the outputs (B, L, d_out).
+        cotangent: Cotangent of the outputs (B, L, d_out).
 
     Returns:
         Outputs, and gradients by name.

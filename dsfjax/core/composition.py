@@ -14,8 +14,9 @@ from jax.core import Tracer
 from dsfjax.core.dense import Matrices, matrices
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem
-from dsfjax.core.maps import DenseInput, DenseOutput, DenseSkip
+from dsfjax.core.maps import DenseInput, DenseOutput
 from dsfjax.core.pytree import map_time, time_leaves
+from dsfjax.core.skips import DenseSkip
 from dsfjax.core.steps import steps
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense

@@ -10,17 +10,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.kernel import KernelSystem
-from dsfjax.core.maps import (
-    DenseInput,
-    DenseOutput,
-    DenseSkip,
-    InnerOutput,
-    Normalizer,
-    OuterInput,
-    SummedNormalizer,
-    ValueSkip,
-)
+from dsfjax.core.maps import DenseInput, DenseOutput, InnerOutput, OuterInput
+from dsfjax.core.normalizers import Normalizer, SummedNormalizer
 from dsfjax.core.pytree import map_time
+from dsfjax.core.skips import DenseSkip, ValueSkip
 from dsfjax.core.steps import steps
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense, to_heads

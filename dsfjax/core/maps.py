@@ -1,4 +1,4 @@
-r"""Input maps B_t, output maps C_t, skips D_t and normalisers η_t of a `System`.
+r"""Input maps B_t and output maps C_t of a `System`.
 
 A dense B_t of one step is (H·n·p) × d. The maps of real architectures are products of a few small
 arrays, and they are stored as those factors:
@@ -106,7 +106,7 @@ class OuterInput(InputMap):
         """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
         heads, n, p = state_shape
         _check_vector(self, "b", self.b, self.rank, heads, "n", n)
-        _check_channels(self, "scale", self.scale, self.rank, heads, p)
+        check_channels(self, "scale", self.scale, self.rank, heads, p)
         if self.W is not None:
             width = self.num_values(state_shape)
             ok = self.W.ndim == 2 and self.W.shape[0] == width
@@ -141,7 +141,7 @@ class OuterInput(InputMap):
         """B_t from the token to the flattened state, (T, N, d)."""
         heads, n, p = state_shape
         one = jnp.ones((1, self.rank, heads, 1))
-        dtype = _widest(*jax.tree.leaves(self)) if jax.tree.leaves(self) else one.dtype
+        dtype = widest(*jax.tree.leaves(self)) if jax.tree.leaves(self) else one.dtype
         b, s = self.vectors(), self.scales()
         b = one if b is None else to_heads(b, heads)
         s = one if s is None else s
@@ -284,7 +284,7 @@ class InnerOutput(OutputMap):
             raise ValueError(f'InnerOutput: expected over to be "n" or "p", got {self.over!r}.')
         heads, contracted, left = self._axes(state_shape)
         _check_vector(self, "c", self.c, self.rank, heads, self.over, contracted)
-        _check_channels(self, "gate", self.gate, self.rank, heads, left)
+        check_channels(self, "gate", self.gate, self.rank, heads, left)
 
     def output_width(self, state_shape: Shape) -> int:
         """d_out, the width of the outputs."""
@@ -312,7 +312,7 @@ class InnerOutput(OutputMap):
         """C_t from the flattened state to the output, (T, d_out, N)."""
         heads, _, left = self._axes(state_shape)
         one = jnp.ones((1, self.rank, heads, 1))
-        dtype = _widest(*jax.tree.leaves(self)) if jax.tree.leaves(self) else one.dtype
+        dtype = widest(*jax.tree.leaves(self)) if jax.tree.leaves(self) else one.dtype
         c, gate = self.vectors(), self.gates()
         c = one if c is None else to_heads(c, heads)
         gate = one if gate is None else gate
@@ -370,255 +370,12 @@ class DenseOutput(ArrayLike, OutputMap):
         return self.array
 
 
-class Skip(abc.ABC):
-    """The skip D_t of a `System`, a linear map of the token of the same step.
-
-    You write a class with the decorator `dsfjax.pytree` and one method, `matrix`.
-
-    You get every engine and every analysis. Override `check` to say early what does not fit.
-    """
-
-    @abc.abstractmethod
-    def matrix(self, system: Any) -> Array:
-        """D_t from the token to the output, (T, d_out, d)."""
-
-    def check(self, system: Any) -> None:
-        """Raise `ValueError` unless the skip fits the widths of the system."""
-        width = (system.output_width, system.token_width)
-        shape = jax.eval_shape(lambda s: s.D.matrix(s), system).shape
-        if len(shape) != 3 or shape[1:] != width:
-            raise ValueError(
-                f"{type(self).__name__}: expected matrix of shape (T, {width[0]}, {width[1]}), got "
-                f"{shape}."
-            )
-
-    def split_heads(self, num_heads: int, state_shape: Shape) -> Skip:
-        """The same skip for a system whose heads are divided into ``num_heads``."""
-        return self
-
-
-@pytree
-class TokenSkip(Skip):
-    """D_t u_t = d_t ⊙ u_t. Attribute ``d``: (T, d_out), and the token has width d_out."""
-
-    d: Array
-
-    def check(self, system: Any) -> None:
-        """Raise `ValueError` unless tokens and outputs have the width of d."""
-        d, d_out = system.token_width, system.output_width
-        if self.d.ndim != 2 or self.d.shape[1] != d_out or d != d_out:
-            raise ValueError(
-                f"TokenSkip: expected d of shape (T, {d_out}) and tokens of the output's width "
-                f"{d_out}, got {self.d.shape} and tokens of width {d}. Use DenseSkip otherwise."
-            )
-
-    def matrix(self, system: Any) -> Array:
-        """The diagonal matrices (T, d, d)."""
-        return self.d[:, :, None] * jnp.eye(self.d.shape[1], dtype=self.d.dtype)[None]
-
-
-@pytree
-class ValueSkip(Skip):
-    """D_t u_t = d_t ⊙ (W u_t), on the value before its scale.
-
-    Attributes:
-        d: (T, H, p) or (T, H, 1).
-    """
-
-    d: Array
-
-    def check(self, system: Any) -> None:
-        """Raise `ValueError` unless there is one value and one output per channel."""
-        heads, _, p = system.state_shape
-        B = system.B
-        if not B.acts_on_values or B.num_values(system.state_shape) != system.output_width:
-            raise ValueError(
-                "ValueSkip: needs an OuterInput and an output of as many channels as there are "
-                "values; use DenseSkip."
-            )
-        _check_channels(self, "d", self.d, 1, heads, p)
-
-    def matrix(self, system: Any) -> Array:
-        """The matrices d_t ⊙ W, (T, H·p, d)."""
-        heads, _, p = system.state_shape
-        d = jnp.broadcast_to(self.d, (self.d.shape[0], heads, p)).reshape(-1, heads * p, 1)
-        W = system.B.W  # an OuterInput: `check` saw to it
-        W = jnp.eye(heads * p, dtype=d.dtype) if W is None else W.astype(_widest(d, W))
-        return d.astype(W.dtype) * W[None]
-
-    def split_heads(self, num_heads: int, state_shape: Shape) -> ValueSkip:
-        """The same skip for a system whose heads are divided into ``num_heads``."""
-        heads, _, p = state_shape
-        if num_heads == heads:
-            return self
-        d = jnp.broadcast_to(self.d, (self.d.shape[0], heads, p))
-        return ValueSkip(d.reshape(d.shape[0], num_heads, -1))
-
-
-@pytree
-class DenseSkip(ArrayLike, Skip):
-    """D_t as a matrix: ``array`` of shape (T, d_out, d). Reads as an array."""
-
-    array: Array
-
-    def check(self, system: Any) -> None:
-        """Raise `ValueError` unless the shapes fit."""
-        width = (system.output_width, system.token_width)
-        if self.array.ndim != 3 or self.shape[1:] != width:
-            raise ValueError(
-                f"DenseSkip: expected array of shape (T, {width[0]}, {width[1]}), got {self.shape}."
-            )
-
-    def matrix(self, system: Any) -> Array:
-        """The array."""
-        return self.array
-
-
-class Normalizer(abc.ABC):
-    """The normaliser η_t of a `System`: what is read from the state is divided by it.
-
-    You write a class with the decorator `dsfjax.pytree` and one method, `log`, for a normaliser
-    that is known before the recurrence runs.
-
-    You get every engine and every analysis.
-
-    Attributes:
-        num_channels: Value channels that the engines carry for it next to those of the state; 0
-            but for `SummedNormalizer`.
-    """
-
-    num_channels: int = 0
-
-    @abc.abstractmethod
-    def log(self) -> Array:
-        """Log η_t per head, (T, H)."""
-
-    def check(self, system: Any) -> None:
-        """Raise `ValueError` unless the normaliser fits the system."""
-        if not isinstance(system.C, InnerOutput):
-            raise ValueError(
-                "System: a normaliser needs an InnerOutput; fold η into the matrix of C instead."
-            )
-        self.check_shape(system.state_shape[0])
-
-    def check_shape(self, heads: int) -> None:
-        """Raise `ValueError` unless the arrays fit the number of heads."""
-        shape = jax.eval_shape(lambda eta: eta.log(), self).shape
-        if len(shape) != 2 or shape[1] != heads:
-            raise ValueError(
-                f"{type(self).__name__}: expected log() of shape (T, {heads}), got {shape}."
-            )
-
-
-@pytree
-class GivenNormalizer(Normalizer):
-    """η_t computed from the token alone (normalized attention).
-
-    Attributes:
-        log_eta: log η_t, (T, H).
-    """
-
-    log_eta: Array
-
-    def check_shape(self, heads: int) -> None:
-        """Raise `ValueError` unless there is one number per head."""
-        if self.log_eta.ndim != 2 or self.log_eta.shape[1] != heads:
-            raise ValueError(
-                f"GivenNormalizer: expected log_eta of shape (T, {heads}), got "
-                f"{self.log_eta.shape}."
-            )
-
-    def log(self) -> Array:
-        """The array."""
-        return self.log_eta
-
-
-@pytree
-class SummedNormalizer(Normalizer):
-    r"""η_t = c_tᵀ z_t with z_t = A_t z_{t-1} + b_t: the recurrence applied to values of 1.
-
-    With A_t = I this is the normaliser of linear attention, z_t = z_{t-1} + b_t. Following A_t in
-    general makes it invariant under a change of coordinates. z is carried with the state, as one
-    more value channel: h has shape (H, n, p + 1). With all options
-
-    .. math:: η_t = \max(|c_t^\top z_t + β_t|, \mathrm{floor}_t) + ε_t, \qquad
-       y_t = (c_t^\top h_t + β_t v_t) / η_t .
-
-    Large gates overflow unless A, b and c are in coordinates that follow their running maximum:
-    `dsfjax.stabilized` makes them. The floor is then exp(−m_t).
-
-    Attributes:
-        floor: Smallest η_t, a number or (T, H); None for no floor.
-        modulus: Whether the modulus of c_tᵀ z_t is taken, static.
-        epsilon: Added at the end, a number or (T, H); None for 0.
-        bonus: β_t, the weight of the present value on top of the state, (T, H) (RWKV-4); None
-            for 0. It belongs to an output that reads the state before the update.
-
-    References:
-        Beck et al. (2024), arXiv:2405.04517 (floor and modulus). Peng et al. (2023),
-        arXiv:2305.13048 (bonus).
-    """
-
-    floor: Array | float | None = None
-    modulus: bool = static(default=False)
-    epsilon: Array | float | None = None
-    bonus: Array | float | None = None
-
-    num_channels = 1
-
-    def __post_init__(self) -> None:
-        for name in ("floor", "epsilon", "bonus"):
-            x = getattr(self, name)
-            if x is not None and jnp.ndim(x) == 0:
-                object.__setattr__(self, name, jnp.reshape(jnp.asarray(x), (1, 1)))
-
-    def check(self, system: Any) -> None:
-        """Raise `ValueError` unless z can be carried with the state."""
-        super().check(system)
-        if not system.B.acts_on_values or system.is_complex:
-            raise ValueError("SummedNormalizer: needs an OuterInput and real A, B, C.")
-        if not system.C.acts_on_values or system.C.rank != 1:
-            raise ValueError("SummedNormalizer: needs an InnerOutput of rank 1 over n.")
-        if self.bonus is not None and system.B.rank != 1:
-            raise ValueError("SummedNormalizer: a bonus needs an OuterInput of rank 1.")
-        if system.A.per_channel:
-            raise ValueError(
-                "SummedNormalizer: z has one entry per state, so the decay must not vary over the "
-                "value channels p."
-            )
-
-    def check_shape(self, heads: int) -> None:
-        """Raise `ValueError` unless the options fit the number of heads."""
-        for name in ("floor", "epsilon", "bonus"):
-            x = getattr(self, name)
-            if x is not None:
-                ok = x.ndim == 2 and x.shape[1] in (1, heads)
-                expect(ok, self, name, f"(T, {heads}), or one number,", x.shape)
-
-    def log(self) -> Array:
-        """Not known before the recurrence has run."""
-        raise TypeError(
-            "SummedNormalizer: η follows from the state; dsfjax.analysis.normalizers computes it."
-        )
-
-    def eta(self, summed: Array) -> Array:
-        """η_t (L, H) from what is read of z, c_tᵀ z_t (L, H)."""
-
-        def cast(x: Any) -> Array:
-            return x.astype(summed.dtype)
-
-        eta = summed if self.bonus is None else summed + cast(self.bonus)
-        eta = jnp.abs(eta) if self.modulus else eta
-        eta = eta if self.floor is None else jnp.maximum(eta, cast(self.floor))
-        return eta if self.epsilon is None else eta + cast(self.epsilon)
-
-
 def ranked(x: Array | None, rank: int) -> Array | None:
     """An array (T, …) of rank 1 with the axis of the rank, (T, 1, …); others as they are."""
     return x if x is None or rank > 1 else x[:, None]
 
 
-def _widest(*arrays: Array | None) -> Any:
+def widest(*arrays: Array | None) -> Any:
     """The dtype of a product of the arrays; theirs if they have one."""
     dtypes = [x.dtype for x in arrays if x is not None]
     return dtypes[0] if len({*dtypes}) == 1 else state_dtype(*dtypes)
@@ -658,9 +415,10 @@ def _check_vector(
     expect(ok, owner, name, f"(T, {r}G, {size}) with G dividing {heads}", x.shape)
 
 
-def _check_channels(
+def check_channels(
     owner: object, name: str, x: Array | None, rank: int, heads: int, p: int
 ) -> None:
+    """Raise unless x has the shape (T, [r,] H, p or 1)."""
     if x is not None:
         r = f"{rank}, " if rank > 1 else ""
         ok = x.ndim == 3 + (rank > 1) and x.shape[-2] == heads and x.shape[-1] in (1, p)

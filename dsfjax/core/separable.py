@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from dsfjax.core.diagonal import Scalar
 from dsfjax.core.features import check_even_order, taylor_features
 from dsfjax.core.kernel import KernelSystem
-from dsfjax.core.maps import InnerOutput, Normalizer, OuterInput, SummedNormalizer
+from dsfjax.core.maps import InnerOutput, OuterInput
+from dsfjax.core.normalizers import Normalizer, SummedNormalizer
 from dsfjax.core.system import System
 
 

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.dtypes import floating, real_numbers, state_dtype
-from dsfjax.core.maps import InputMap, Normalizer, OutputMap, Skip
+from dsfjax.core.maps import InputMap, OutputMap
+from dsfjax.core.normalizers import Normalizer
 from dsfjax.core.pytree import pytree, static
+from dsfjax.core.skips import Skip
 from dsfjax.core.steps import common_length
 from dsfjax.core.transitions import Transition
 

@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 from dsfjax.core.dense import matrices, skip_matrix
 from dsfjax.core.kernel import KernelSystem
-from dsfjax.core.maps import InnerOutput, Normalizer, OuterInput, SummedNormalizer
+from dsfjax.core.maps import InnerOutput, OuterInput
+from dsfjax.core.normalizers import Normalizer, SummedNormalizer
 from dsfjax.core.pytree import map_time
 from dsfjax.core.steps import steps
 from dsfjax.core.system import System

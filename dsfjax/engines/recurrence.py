@@ -20,18 +20,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.dtypes import product_dtype, real_numbers, state_dtype
-from dsfjax.core.maps import (
-    InnerOutput,
-    InputMap,
-    Normalizer,
-    OuterInput,
-    OutputMap,
-    Skip,
-    SummedNormalizer,
-    TokenSkip,
-    ValueSkip,
-)
+from dsfjax.core.maps import InnerOutput, InputMap, OuterInput, OutputMap
+from dsfjax.core.normalizers import Normalizer, SummedNormalizer
 from dsfjax.core.pytree import map_time, pytree, static, time_leaves
+from dsfjax.core.skips import Skip, TokenSkip, ValueSkip
 from dsfjax.core.steps import steps
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Transition, to_heads

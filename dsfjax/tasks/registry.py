@@ -9,8 +9,8 @@ from typing import Any
 from dsfjax._util.names import choose, unknown
 from dsfjax.tasks.digits import Digits
 from dsfjax.tasks.mqar import MQARConfig
+from dsfjax.tasks.protocol import Task
 from dsfjax.tasks.selective_copying import SelectiveCopying
-from dsfjax.tasks.task import Task
 
 _REGISTRY: dict[str, type[Task]] = {
     "mqar": MQARConfig,

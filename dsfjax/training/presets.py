@@ -45,6 +45,8 @@ PRESETS = {
             "stop_at": 0.999,
             "stop_when": "one_rate",
         },
+        # A state of the size of linear and normalized attention's, half of its own default.
+        own={"ssd": {"d_state": 32}},
     ),
     "smoke": Preset(
         about="two tiny mixers for a few steps: seconds, and learns nothing",

@@ -74,7 +74,7 @@ def test_registry_names_the_nearest() -> None:
         tasks.get("digit")
     with pytest.raises(TypeError, match="mqar has no option 'seq_length'; did you mean 'seq_len'"):
         tasks.get("mqar", seq_length=3)
-    with pytest.raises(ValueError, match="'mqar' is taken by dsfjax.tasks.mqar.task.MQARConfig"):
+    with pytest.raises(ValueError, match="'mqar' is taken by dsfjax.tasks.mqar.recall.MQARConfig"):
         tasks.register("mqar", tasks.kind("digits"))
     tasks.register("mqar", tasks.kind("mqar"))  # as when a notebook's cell runs twice
     with unchecked(), pytest.raises(TypeError, match="expected a dataclass below Task"):

@@ -12,4 +12,4 @@ References:
     Learning Repository. doi:10.24432/C50P49.
 """
 
-from dsfjax.tasks.digits.task import Digits as Digits
+from dsfjax.tasks.digits.pixels import Digits as Digits

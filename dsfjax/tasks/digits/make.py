@@ -13,7 +13,7 @@ import numpy as np
 
 
 def main() -> None:
-    """Write the file and print what ``task.py`` must say of it."""
+    """Write the file and print what ``pixels.py`` must say of it."""
     from sklearn.datasets import load_digits  # type: ignore[import-not-found]
 
     found: Any = load_digits()

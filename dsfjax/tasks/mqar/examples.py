@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Int32
 
-from dsfjax.tasks.task import Example
+from dsfjax.tasks.protocol import Example
 
 IGNORED = -100
 """Dense label of a position that is not a query."""

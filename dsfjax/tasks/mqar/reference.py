@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from dsfjax.tasks.mqar.examples import IGNORED
-from dsfjax.tasks.mqar.task import MQARConfig
+from dsfjax.tasks.mqar.recall import MQARConfig
 
 
 def reference_examples(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree, UInt8
 
-from dsfjax.tasks.task import HELD_OUT, Baseline, Example, Preset, Resident
+from dsfjax.tasks.protocol import HELD_OUT, Baseline, Example, Preset, Resident
 
 SHA256 = "ac9fdfe258aefd68bbcff8fd47e4f51466aa6edad18827c191d2c41d9d188f6e"
 NUM_TRAIN, NUM_HELD_OUT, NUM_PIXELS, NUM_CLASSES, NUM_VALUES = 1437, 360, 64, 10, 17
@@ -56,7 +56,7 @@ class Digits(Resident):
         "demo": Preset(
             settings={
                 "eval_examples": NUM_HELD_OUT,
-                "steps": 300,
+                "steps": 200,
                 "eval_every": 50,
                 "learning_rates": (5e-3,),
                 "stop_at": 0.97,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray
 
-from dsfjax.tasks.task import Baseline, Example, Generated, Preset, option
+from dsfjax.tasks.protocol import Baseline, Example, Generated, Preset, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ Use num_kv_pairs=16 or seq_len=80.
                 "vocab_size": 20,
                 "seq_len": 16,
                 "num_kv_pairs": 3,
-                "steps": 800,
+                "steps": 600,
                 "eval_examples": 256,
                 "learning_rates": (8e-3,),
                 "stop_at": 0.99,
