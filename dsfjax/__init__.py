@@ -49,6 +49,7 @@ from dsfjax.core import static as static
 from dsfjax.core import steps as steps
 from dsfjax.core import to_dense as to_dense
 from dsfjax.core import truncate_kernel as truncate_kernel
+from dsfjax.engines import Engine as Engine
 from dsfjax.engines import Explanation as Explanation
 from dsfjax.engines import Summary as Summary
 from dsfjax.engines import combine as combine
@@ -56,6 +57,7 @@ from dsfjax.engines import explain as explain
 from dsfjax.engines import materialize as materialize
 from dsfjax.engines import scan as scan
 from dsfjax.engines import scan_shards as scan_shards
+from dsfjax.engines import select as select
 from dsfjax.engines import step as step
 from dsfjax.engines import summarize as summarize
 
@@ -69,6 +71,7 @@ _SUBPACKAGES = (
     "interop",
     "nn",
     "report",
+    "selfcheck",
     "systems",
     "tasks",
     "training",

@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("dsfjax")
 
 _TESTS, _PROCESS = itertools.count(1), Path("/proc/self")
 _MOST_PAGES = 1_500_000_000 // resource.getpagesize()
-STRICT = frozenset({"core", "engines", "systems", "analysis"})
+STRICT = frozenset({"core", "engines", "systems", "analysis", "selfcheck"})
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -75,16 +75,11 @@ def _release_programs() -> Iterator[None]:
 
 @pytest.fixture
 def replace_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Any], None]]:
-    """``replace_engine(name, function)``, also where programs have been compiled with another."""
-    from dsfjax.engines.scan import ENGINES
+    """``replace_engine(name, engine)`` puts another engine in the place of the one of a name."""
+    from dsfjax.engines import ENGINES
 
-    def replace(name: str, engine: Any) -> None:
-        monkeypatch.setitem(ENGINES, name, engine)
-        jax.clear_caches()
-
-    yield replace
+    yield lambda name, engine: monkeypatch.setitem(ENGINES, name, engine)
     monkeypatch.undo()
-    jax.clear_caches()
 
 
 @pytest.fixture

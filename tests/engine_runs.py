@@ -1,5 +1,6 @@
 """All methods of a system in one compiled program; shared, so that equal shapes compile once."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax import System, scan, step
-from dsfjax.engines.scan import Method
-from dsfjax.engines.scan import methods as methods_of
+from dsfjax.engines import Engine, Method, Recurrence
+from dsfjax.engines import methods as methods_of
 from tests import systems_zoo as zoo
 
 # Hundreds of tiny programs: here the compiler is what costs.
@@ -31,6 +32,18 @@ def compiled(f: Callable[..., Any], **static: Any) -> Callable[..., Any]:
 
 
 compiled_step = compiled(step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Altered(Engine):
+    """An engine with something wrong: ``alter(run, recurrence, h0)`` in place of ``run``."""
+
+    name = "altered"
+    of: Engine
+    alter: Callable[..., tuple[Array, Array]]
+
+    def run(self, recurrence: Recurrence, h0: Array) -> tuple[Array, Array]:
+        return self.alter(self.of.run, recurrence, h0)
 
 
 def methods(system: System, *, states: bool = False) -> tuple[Method, ...]:

@@ -19,6 +19,7 @@ FLOORS = {
     "interop": 5,
     "training": 5,
     "bench": 6,
+    "selfcheck": 6,
     "report": 6,
     "cli": 7,
     "__main__": 8,

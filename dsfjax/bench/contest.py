@@ -16,7 +16,7 @@ from dsfjax.bench.contestant import Contestant, batched
 from dsfjax.bench.peers import PEERS
 from dsfjax.bench.signals import Draw, Signals
 from dsfjax.engines import Explanation, explain, scan
-from dsfjax.engines.scan import methods as methods_of
+from dsfjax.engines import methods as methods_of
 from dsfjax.interop import reference
 
 OneSequence = Callable[[Mapping[str, Array]], Array]

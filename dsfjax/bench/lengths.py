@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsfjax._util.ahead import compiled
+from dsfjax._util.errors import host, normwise
 from dsfjax.bench.case import Case
 from dsfjax.bench.contest import contest
 from dsfjax.bench.contestant import Traced, prepare
@@ -22,7 +23,6 @@ from dsfjax.bench.signals import FAMILIES, Sizes
 from dsfjax.bench.timing import take_turns
 from dsfjax.core import KernelSystem, KVCache, System, slice_time
 from dsfjax.engines import scan, step
-from dsfjax.engines.selfcheck import host, normwise
 
 Said = Callable[[str], Any]
 

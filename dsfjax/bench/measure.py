@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsfjax._util.errors import host, normwise
 from dsfjax.bench.contest import Contest, too_large
 from dsfjax.bench.contestant import Contestant, Outcome, Prepared, prepare, pull_back
 from dsfjax.bench.roofline import Roofline
 from dsfjax.bench.timing import take_turns
-from dsfjax.engines.selfcheck import host, normwise
 
 
 class Measurement(NamedTuple):

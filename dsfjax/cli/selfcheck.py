@@ -12,7 +12,7 @@ from dsfjax._util.names import choose
 from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import usage_errors
-from dsfjax.engines.selfcheck import BOUNDS, Check, selfcheck
+from dsfjax.selfcheck import BOUNDS, Check, selfcheck
 
 
 def main(command: options.Selfcheck) -> int:

@@ -11,13 +11,16 @@ the other end; what it needs of the forward pass is computed again.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax.core.system import System
+from dsfjax.engines.engine import Cost, Engine
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence
 
@@ -40,9 +43,29 @@ def compose(early: Affine, late: Affine, *, dense: bool, precision: str = "highe
     return act(late[0], early[0]), act(late[0], early[1]) + late[1]
 
 
+@dataclass(frozen=True)
+class Associative(Engine):
+    """A scan by `jax.lax.associative_scan`: O(log L) depth, O(L H n p) memory; every structure."""
+
+    name: ClassVar[str] = "associative"
+
+    def run(self, recurrence: Recurrence, h0: Array) -> tuple[Array, Array]:
+        """Run the recurrence; see `Engine.run`."""
+        return _associative(recurrence, h0)
+
+    def cost(self, system: System, length: int) -> Cost:
+        """What a forward pass costs; see `Engine.cost`."""
+        heads, n, p = system.carried_shape
+        states = heads * n * p
+        combine = 3 * states if system.A.is_diagonal else 2 * heads * n**2 * (n + p)
+        map_size = states if system.A.is_diagonal else heads * n * n
+        # The scan composes about twice as many maps as there are steps.
+        return Cost(length * (2 * combine + 4 * states), 2 * length * (map_size + states))
+
+
 @jax.checkpoint
-def associative(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
-    """Run the recurrence by an associative scan. O(L H n p) memory, O(log L) depth."""
+def _associative(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
+    # Where a decay is 0 the products below would turn ∞ into NaN: the guard has the values there.
     problem, h0 = finite((problem, h0))
     A, dense = problem.A, not problem.A.is_diagonal
     f = jnp.broadcast_to(problem.forcing(), (problem.length, *h0.shape))

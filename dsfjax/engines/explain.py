@@ -17,16 +17,10 @@ from dsfjax.core.pytree import time_leaves
 from dsfjax.core.steps import steps
 from dsfjax.core.system import System
 from dsfjax.engines import attention
-from dsfjax.engines.plan import (
-    CHECKPOINTED,
-    Plan,
-    by_matrix_products,
-    has_chunks,
-    low_rank,
-    plan,
-)
-from dsfjax.engines.recurrence import prepare, reads_states
-from dsfjax.engines.scan import Method, choose, resolve_method
+from dsfjax.engines.checkpointed import Checkpointed
+from dsfjax.engines.chunked import Chunked
+from dsfjax.engines.dispatch import Method, resolve
+from dsfjax.engines.engine import Engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +70,10 @@ class Explanation:
 
 
 def explain(
-    system: System | KernelSystem, *, method: Method | str = "auto", length: int | None = None
+    system: System | KernelSystem,
+    *,
+    method: Engine | Method | str = "auto",
+    length: int | None = None,
 ) -> Explanation:
     """Say which engine `scan` uses for a system, why, and at what cost. Runs nothing.
 
@@ -99,38 +96,38 @@ def explain(
         'chunked'
     """
     count = steps(system, length, owner="explain")
-    name = resolve_method(system, count, method)
-    reason = choose(system, count)[1] if method == "auto" else "given"
-    return _explain(system, name, reason, count)
+    engine, reason = resolve(system, count, method)
+    return _explain(system, engine, reason, count)
 
 
 @singledispatch
-def _explain(system: Any, name: str, reason: str, steps: int) -> Explanation:
+def _explain(system: Any, engine: Engine, reason: str, steps: int) -> Explanation:
     raise TypeError(f"explain: expected a System or KernelSystem, got {type(system).__name__}.")
 
 
 @_explain.register
-def _(system: System, name: str, reason: str, steps: int) -> Explanation:
-    form = CHECKPOINTED if name == "checkpointed" else _plan(system, steps)
-    if name not in ("chunked", "checkpointed"):
-        form = form._replace(name=name, chunk=steps, segment=steps)
-    flops, memory = _cost(system, steps, name, form)
-    flops += _cost_of_values(system.B, system, steps)
+def _(system: System, engine: Engine, reason: str, steps: int) -> Explanation:
+    form, chunk = engine.name, None
+    if isinstance(engine, Chunked) and engine.algorithm is not None:
+        form, chunk = engine.algorithm.name, engine.chunk
+    elif isinstance(engine, Checkpointed):
+        form, chunk = "step by step", engine.chunk
+    cost = engine.cost(system, steps)
     width = jnp.dtype(system.dtype).itemsize
     io = _bytes(system) + steps * (system.token_width + system.output_width) * width
     low = any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(system))
     products = "default (bfloat16 inputs), sums in float32" if low else "highest"
     return Explanation(
         structure=_structure(system),
-        method=name,
-        form=form.name,
+        method=engine.name,
+        form=form,
         reason=reason,
         length=steps,
         state_size=system.num_states,
-        chunk=form.chunk if name in ("chunked", "checkpointed") else None,
-        flops=flops,
+        chunk=chunk,
+        flops=cost.flops + _cost_of_values(system.B, system, steps),
         bytes=io,
-        peak_memory=memory * width,
+        peak_memory=cost.numbers * width,
         precision=f"matrix products {products}; state {system.dtype}",
     )
 
@@ -146,54 +143,9 @@ def _(B: OuterInput, system: System, steps: int) -> int:
     return 0 if B.W is None else 2 * steps * B.W.shape[0] * B.W.shape[1]
 
 
-def _plan(system: System, steps: int) -> Plan:
-    tokens = jax.ShapeDtypeStruct((steps, system.token_width), system.real_dtype)
-    states = reads_states(system)
-    problem = jax.eval_shape(lambda s, u: prepare(s, u, emit_states=states), system, tokens)
-    return plan(problem, system.carried_shape)
-
-
-def _cost(system: System, steps: int, name: str, form: Plan) -> tuple[int, int]:
-    """Operations, and numbers in temporaries, of the forward pass."""
-    A, (heads, n, p) = system.A, system.carried_shape
-    states, chunk, segment = heads * n * p, min(form.chunk, steps), min(form.segment, steps)
-    boundaries = math.ceil(steps / chunk) * states
-    rank = low_rank(A)
-    if name == "associative":
-        combine = 3 * states if A.is_diagonal else 2 * heads * n**2 * (n + p)
-        map_size = states if A.is_diagonal else heads * n * n
-        return steps * (2 * combine + 4 * states), 2 * steps * (map_size + states)
-    if form.name == "matrix products" or (name == "materialized" and by_matrix_products(A)):
-        rows = chunk * rank
-        within = chunk**2 * (2 * n * (1 + rank) ** 2 + 2 * p)
-        of_rank = rank and (
-            2 * rows * chunk * p
-            + rows**3 // 2
-            + 2 * (rows**2 + chunk * rows + n * rows) * (n + p)
-            + 2 * n * n * p
-        )
-        per_chunk = within + of_rank + 4 * chunk * n * p + 2 * n * p
-        numbers = 2 * (chunk + rows) ** 2 + (3 * chunk + 2 * rows) * (n + p)
-        count = math.ceil(steps / chunk)
-        return count * heads * per_chunk, boundaries + segment // chunk * heads * numbers
-    if name == "materialized":
-        channels = p if A.per_channel else 1
-        return (
-            steps**2 * heads * (2 * n * channels + 2 * p),
-            steps**2 * heads * channels + 2 * steps * heads * n * channels,
-        )
-    per_step = (5 if A.is_diagonal else 4) * states
-    if not has_chunks(A):
-        per_step += 2 * states * n
-    elif rank:
-        per_step += 2 * states + 4 * states * rank
-    passes = 2 if form.name == "elementwise" and segment > chunk else 1  # chunks side by side
-    held = boundaries + segment * heads * p if name in ("chunked", "checkpointed") else states
-    return steps * per_step * passes, held
-
-
 @_explain.register
-def _(system: KernelSystem, name: str, reason: str, steps: int) -> Explanation:
+def _(system: KernelSystem, engine: Engine, reason: str, steps: int) -> Explanation:
+    name = engine.name
     _, heads, m = system.q.shape
     p, width = system.num_channels, max(4, jnp.dtype(system.q.dtype).itemsize)
     chunk = attention.BLOCK if name == "chunked" else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial, singledispatch
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,12 @@ from dsfjax.core.pytree import map_time
 from dsfjax.core.steps import steps
 from dsfjax.core.system import System
 from dsfjax.core.transitions import to_heads
-from dsfjax.engines import affine, attention
+from dsfjax.engines import attention
+from dsfjax.engines.chunks.maps import cost_of_products
+from dsfjax.engines.chunks.products import MATRIX_PRODUCTS
+from dsfjax.engines.chunks.wy import WY, chunk_length
+from dsfjax.engines.engine import Cost, Engine, low_rank
 from dsfjax.engines.guard import finite, guarded
-from dsfjax.engines.plan import by_matrix_products, low_rank, plan
-from dsfjax.engines.products import chunk_map, kernel
 from dsfjax.engines.recurrence import Recurrence, by_steps, prepare
 from dsfjax.engines.varying import zeros_as
 
@@ -104,8 +106,30 @@ def _(system: System, full: bool, length: int) -> Array:
     return phi[0, 0] if system.B.rank * system.C.rank == 1 else phi
 
 
+@dataclasses.dataclass(frozen=True)
+class Materialized(Engine):
+    """The recurrence by its kernel: O(L²); every structure; keeps only its inputs."""
+
+    name: ClassVar[str] = "materialized"
+
+    def run(self, recurrence: Recurrence, h0: Array) -> tuple[Array, Array]:
+        """Run the recurrence; see `Engine.run`."""
+        return _materialized(recurrence, h0)
+
+    def cost(self, system: System, length: int) -> Cost:
+        """What a forward pass costs; see `Engine.cost`."""
+        if MATRIX_PRODUCTS.against(system.A) is None or low_rank(system.A):
+            return cost_of_products(system, length, length, length)
+        heads, n, p = system.carried_shape
+        channels = p if system.A.per_channel else 1
+        return Cost(
+            length**2 * heads * (2 * n * channels + 2 * p),
+            length**2 * heads * channels + 2 * length * heads * n * channels,
+        )
+
+
 @jax.checkpoint
-def materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
+def _materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     """Run the recurrence by its kernel. O(L²); every structure; keeps only its inputs."""
     problem, h0 = finite((problem, h0))
     if problem.f is not None or problem.emit_states:
@@ -116,8 +140,8 @@ def materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
         within = jnp.einsum("tkhsr,srhp->tkhp", phi, problem.x, precision=problem.precision)
         h_last = jnp.einsum("hnsr,srhp->hnp", impulses, problem.x, precision=problem.precision)
         return within + carried, h_last + h
-    if by_matrix_products(problem.A):
-        maps = chunk_map(problem, heads)
+    if MATRIX_PRODUCTS.against(problem.A) is None:  # the whole sequence as one chunk
+        maps = MATRIX_PRODUCTS.chunk_map(problem, heads)
         out = maps.out + jnp.matmul(maps.reader, h0, precision=problem.precision)
         out = out.reshape(heads, problem.length, -1, p)
         return jnp.moveaxis(out, 0, 2), maps.apply(h0, problem.precision)
@@ -146,12 +170,12 @@ def _responses(problem: Recurrence, h0: Array) -> tuple[tuple[Array, Array], Arr
     silent = jnp.zeros((length, rank, heads, p), dtype)
     answered = dataclasses.replace(problem, x=jnp.concatenate([units, silent], axis=-1))
     h = jnp.concatenate([zeros_as(h0, (heads, n, count)), h0], axis=-1)
-    chunk, outs = min(length, plan(problem, h0.shape).chunk), []
+    chunk, outs = min(length, chunk_length(problem.A)), []
     whole = length - length % chunk
     for start, stop in ((0, whole), (whole, length)):
         if start < stop:
             part = map_time(lambda x: x if x.shape[0] == 1 else x[start:stop], answered)  # noqa: B023
-            out, h, _ = affine.forward(part, h, min(chunk, stop - start))
+            out, h, _ = WY.forward(part, h, min(chunk, stop - start))
             outs.append(out)
     out = jnp.concatenate(outs)
     phi = out[..., :count].reshape(*out.shape[:-1], length, rank)
@@ -262,8 +286,8 @@ def _kernel_on_values(system: System, length: int) -> Array:
         problem = dataclasses.replace(problem, b=b, c=c, x=x)
     if low_rank(system.A):
         phi = guarded(_low_rank_by_chunks, _low_rank_by_steps, problem)
-    elif by_matrix_products(system.A):
-        phi = kernel(problem, heads).reshape(heads, length, C.rank, length, B.rank)
+    elif MATRIX_PRODUCTS.against(system.A) is None:
+        phi = MATRIX_PRODUCTS.kernel(problem, heads).reshape(heads, length, C.rank, length, B.rank)
         phi = phi.transpose(2, 4, 0, 1, 3)[:, :, :, None]
     else:
         h0 = jnp.zeros((heads, n, p), dtype)

@@ -42,6 +42,8 @@ class Recurrence:
         c: (T, R, G, n); None for n = 1, where `read_out` applies it.
         f: Full forcing (L, H, n, p) in place of b ⊗ x, or None.
         reset: Boolean (L,) or None.
+        live: Boolean (L,) or None; a step where it is False leaves the state as it is. Only
+            `advance` knows it: it is for what fills up a last chunk.
         emit_states: Engines return all states (L, H, n, p) instead of s (L, R, H, p).
         precision: Of matrix products: "highest" (float32 and float64) or "default" (bfloat16).
     """
@@ -52,6 +54,7 @@ class Recurrence:
     c: Array | None
     f: Array | None = None
     reset: Array | None = None
+    live: Array | None = None
     emit_states: bool = static(default=False)
     precision: str = static(default="highest")
 

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial, singledispatch
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Shaped
 
-from dsfjax._util import names
 from dsfjax.core.composition import flip_time
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem, KVCache
 from dsfjax.core.system import System
 from dsfjax.engines import attention
-from dsfjax.engines.associative import associative
-from dsfjax.engines.chunked import checkpointed, chunked
+from dsfjax.engines.dispatch import Method, resolve
+from dsfjax.engines.engine import Engine
 from dsfjax.engines.guard import guarded, reverse_only
-from dsfjax.engines.materialized import materialized
-from dsfjax.engines.plan import has_chunks, low_rank, varies_by_head
 from dsfjax.engines.recurrence import check_tokens, observe, prepare, read_out, reads_states
-from dsfjax.engines.sequential import advance, sequential
+from dsfjax.engines.sequential import Sequential, advance
 from dsfjax.engines.varying import vary_alike
-
-Method = Literal["auto", "sequential", "associative", "chunked", "checkpointed", "materialized"]
-
-ENGINES: dict[str, Callable[..., tuple[Array, Array]]] = {
-    "sequential": sequential,
-    "associative": associative,
-    "chunked": chunked,
-    "checkpointed": checkpointed,
-    "materialized": materialized,
-}
 
 
 def scan(
@@ -42,7 +28,7 @@ def scan(
     u: Shaped[Array, "L d"],
     h0: Array | KVCache | None = None,
     *,
-    method: Method | str = "auto",
+    method: Engine | Method | str = "auto",
     reverse: bool = False,
     return_states: bool = False,
 ) -> tuple[Any, ...]:
@@ -73,7 +59,8 @@ def scan(
             of the state. For a batch use `jax.vmap`.
         h0: Initial state (H, n, p), zero by default; (H, n, p + 1) with a summed normaliser, whose
             z is the last channel; a `KVCache` for a kernel system. Differentiable.
-        method: "auto" (see `explain`), or one of the table.
+        method: "auto" (`select` says which engine that is), the name of one of the table, or an
+            `Engine`, which may be one of your own.
         reverse: Run from the last step to the first. ``h0`` enters at the last step, the last state
             is that of the first step, and resets keep separating the same documents. (Going on to
             earlier steps, drop it if the first step has a reset.)
@@ -86,7 +73,7 @@ def scan(
     Raises:
         ValueError: While tracing: tokens or state of a wrong shape, an unknown method, or one that
             does not run this structure.
-        TypeError: For complex tokens.
+        TypeError: For complex tokens, or an engine that cannot be hashed.
 
     Numerics:
         sequential O(L) steps; associative O(log L) depth and O(L H n p) memory; chunked O(L) work
@@ -115,15 +102,15 @@ def scan(
         y, *rest = scan(flip_time(system), u[::-1], h0, method=method, return_states=return_states)
         states = [x[::-1] for x in rest[1:]]
         return (y[::-1], rest[0], *states)
-    method_name = resolve_method(system, u.shape[0], method, states=return_states)
+    engine, _ = resolve(system, u.shape[0], method, states=return_states)
     if isinstance(system, KernelSystem):
         if return_states:
             raise ValueError(
                 "scan: a KernelSystem has no finite states to return; its state is the KVCache."
             )
-        return _run_kernel(system, u, _cache("scan", system, u, h0), method_name)
+        return _run_kernel(system, u, _cache("scan", system, u, h0), engine)
     h0 = initial_state("scan", system, u, h0)
-    y, h_last, states = _run(system, u, h0, method_name, return_states)
+    y, h_last, states = _run(system, u, h0, engine, return_states)
     return (y, h_last, states) if return_states else (y, h_last)
 
 
@@ -131,28 +118,25 @@ def scan(
 # as long, and later ones a hundred times.
 @partial(jax.jit, static_argnums=3)
 def _run_kernel(
-    system: KernelSystem, u: Array, cache: KVCache | None, method: str
+    system: KernelSystem, u: Array, cache: KVCache | None, engine: Engine
 ) -> tuple[Array, KVCache]:
-    if method != "sequential":
-        system, u, cache = reverse_only((system, u, cache), method)
-    return attention.run(system, u, cache, method=method)
+    if not engine.has_forward_mode:
+        system, u, cache = reverse_only((system, u, cache), engine.name)
+    return attention.run(system, u, cache, method=engine.name)
 
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _run(
-    system: System, u: Array, h0: Array, method: str, return_states: bool
+    system: System, u: Array, h0: Array, engine: Engine, return_states: bool
 ) -> tuple[Array, Array, Array | None]:
     problem = prepare(system, u, emit_states=return_states or reads_states(system))
     problem, h0 = vary_alike((problem, h0))
-    if method == "sequential":
-        out, h_last = sequential(problem, h0)
+    if not engine.has_forward_mode:
+        problem, h0 = reverse_only((problem, h0), engine.name)
+    if engine.is_stepwise:
+        out, h_last = engine.run(problem, h0)
     else:
-        problem, h0 = reverse_only((problem, h0), method)
-        run = ENGINES[method]
-        if method == "checkpointed":
-            out, h_last = run(problem, h0)
-        else:
-            out, h_last = guarded(run, sequential, problem, h0)
+        out, h_last = guarded(engine.run, Sequential().run, problem, h0)
     y = read_out(system, u, observe(system, problem, out, h0))
     return y, h_last, out if return_states else None
 
@@ -246,104 +230,3 @@ def _cache(
         )
     attention.check_capacity(u.shape[0], h0)
     return h0
-
-
-def methods(system: System | KernelSystem, *, states: bool = False) -> tuple[str, ...]:
-    """The names of the engines that run a system, the slowest first.
-
-    Args:
-        system: The system.
-        states: Whether all states are wanted as well.
-
-    Example:
-        >>> import dsfjax
-        >>> A = dsfjax.Dense(jnp.eye(2)[None])
-        >>> e = jnp.ones((1, 1, 2))
-        >>> B, C = dsfjax.OuterInput(e), dsfjax.InnerOutput(e)
-        >>> methods(dsfjax.System(A, B, C, state_shape=(1, 2, 1)))
-        ('sequential', 'associative', 'checkpointed', 'materialized')
-    """
-    return tuple(name for name in ENGINES if against(system, name, states=states) is None)
-
-
-@singledispatch
-def against(system: Any, method: str, *, states: bool = False) -> str | None:
-    """Why a method does not run a system, or None if it does."""
-    raise TypeError(f"scan: expected a System or a KernelSystem, got {type(system).__name__}.")
-
-
-@against.register
-def _(system: KernelSystem, method: str, *, states: bool = False) -> str | None:
-    reasons = {
-        "associative": "KernelSystem (a kernel has no finite state)",
-        "checkpointed": "KernelSystem (a kernel has no finite state to keep)",
-    }
-    return reasons.get(method)
-
-
-@against.register
-def _(system: System, method: str, *, states: bool = False) -> str | None:
-    if method != "chunked":
-        return None
-    name = type(system.A).__name__
-    if not has_chunks(system.A):
-        return f"{name} (it has no algorithm for chunks; checkpointed keeps as little)"
-    if not system.A.is_diagonal and (states or reads_states(system)):
-        return f"{name} where every state is wanted (chunks skip them; use checkpointed)"
-    return None
-
-
-def resolve_method(
-    system: System | KernelSystem, length: int, method: str, *, states: bool = False
-) -> str:
-    """The engine that will run, after checking that it runs this structure."""
-    if not isinstance(length, int):  # symbolic, under jax.export
-        if method in ("auto", "sequential"):
-            return "sequential"
-        raise ValueError(
-            f"scan: expected a known number of steps for method {method!r}, got the symbolic "
-            f'length {length}. Use method="sequential", which runs any length.'
-        )
-    if method == "auto":
-        return choose(system, length, states=states)[0]
-    names.choose("method of scan", method, ("auto", *ENGINES))
-    if reason := against(system, method, states=states):
-        raise ValueError(
-            f"scan: method {method!r} does not run {reason}; "
-            f"use one of {list(methods(system, states=states))}."
-        )
-    return method
-
-
-@singledispatch
-def choose(system: Any, length: int, *, states: bool = False) -> tuple[str, str]:
-    """What "auto" picks for this structure and length, and why."""
-    raise TypeError(f"scan: expected a System or a KernelSystem, got {type(system).__name__}.")
-
-
-@choose.register
-def _(system: KernelSystem, length: int, *, states: bool = False) -> tuple[str, str]:
-    if length <= 2 * attention.BLOCK:
-        return "materialized", "the L × L scores of a short sequence are small"
-    return "chunked", "blocks of keys keep memory linear in L"
-
-
-@choose.register
-def _(system: System, length: int, *, states: bool = False) -> tuple[str, str]:
-    A, n = system.A, system.state_shape[1]
-    if not has_chunks(A):
-        return "checkpointed", "a dense transition runs step by step, one state kept per chunk"
-    if against(system, "chunked", states=states):
-        return "checkpointed", "every state is wanted: step by step, one kept per chunk"
-    if reads_states(system):
-        return "chunked", "a dense map reads every state: step by step, one kept per chunk"
-    if low_rank(A):
-        return "chunked", "the WY form of a low-rank update turns chunks into matrix products"
-    if n == 1 and jax.default_backend() == "cpu":
-        return "sequential", "one state per channel: a step is little work, and a CPU has few cores"
-    if n == 1:
-        return "chunked", "one state per channel: step by step, chunks side by side"
-    if A.per_channel:
-        return "chunked", "a decay per channel runs step by step, one state kept per chunk"
-    decay = "a scalar decay" if varies_by_head(A) else "a decay per state"
-    return "chunked", f"{decay} turns chunks into matrix products"

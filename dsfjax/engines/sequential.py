@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax.engines.engine import Engine
 from dsfjax.engines.recurrence import Recurrence, by_steps
 
 
@@ -15,18 +19,35 @@ def advance(now: Recurrence, h: Array) -> tuple[Array, Array]:
     Returns:
         The new state (H, n, p), and what is read of it: s = cᵀh (R, H, p) or the state again.
     """
+    before = h
     if now.reset is not None:
+        # A selection and not a product with 0: a NaN ends at a reset.
         h = jnp.where(now.reset[0], 0, h)
     h = now.A.apply(h[None]) + now.forcing()
+    if now.live is not None:
+        h = jnp.where(now.live[0], h, before)
     return h[0], now.read(h)[0]
 
 
-def sequential(problem: Recurrence, h0: Array, *, unroll: int = 1) -> tuple[Array, Array]:
-    """Run the recurrence by `jax.lax.scan`. O(L) steps; every structure; forward mode works."""
-    xs, step = by_steps(problem, problem.length)
+@dataclass(frozen=True)
+class Sequential(Engine):
+    """`jax.lax.scan` over the steps: O(L) steps; every structure; forward mode works.
 
-    def body(h: Array, arrays: list[Array]) -> tuple[Array, Array]:
-        return advance(step(arrays), h)
+    Attributes:
+        unroll: Steps per iteration of the loop.
+    """
 
-    h_last, out = jax.lax.scan(body, h0, xs, unroll=unroll)
-    return out, h_last
+    name: ClassVar[str] = "sequential"
+    is_stepwise: ClassVar[bool] = True
+    has_forward_mode: ClassVar[bool] = True
+    unroll: int = 1
+
+    def run(self, recurrence: Recurrence, h0: Array) -> tuple[Array, Array]:
+        """Run the recurrence; see `Engine.run`."""
+        xs, step = by_steps(recurrence, recurrence.length)
+
+        def body(h: Array, arrays: list[Array]) -> tuple[Array, Array]:
+            return advance(step(arrays), h)
+
+        h_last, out = jax.lax.scan(body, h0, xs, unroll=self.unroll)
+        return out, h_last

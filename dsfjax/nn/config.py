@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from dsfjax import systems
 from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
-from dsfjax.engines.scan import ENGINES
+from dsfjax.engines import ENGINES
 
 BlockName = Literal["prenorm", "transformer", "mamba"]
 HeadName = Literal["tied", "untied", "classifier"]

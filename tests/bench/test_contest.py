@@ -15,7 +15,7 @@ from dsfjax.bench.measure import compare, cotangent_of, measure, reference_outco
 from dsfjax.bench.naive import BASELINES
 from dsfjax.bench.peers import PEERS
 from dsfjax.bench.roofline import Roofline
-from dsfjax.engines.scan import methods
+from dsfjax.engines import methods
 from dsfjax.interop import reference
 from tests.bench.small import small
 from tests.engine_runs import compiled

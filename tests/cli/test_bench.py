@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dsfjax.cli import main
-from dsfjax.engines import selfcheck as checks
-from dsfjax.engines.problems import STRUCTURES
-from dsfjax.engines.scan import ENGINES
+from dsfjax.engines import ENGINES
+from dsfjax.selfcheck import STRUCTURES, check
+from tests.engine_runs import Altered
 
 OF_DENSE = ["sequential", "associative", "checkpointed", "materialized"]
 
@@ -48,17 +48,16 @@ def test_selfcheck_exit_code(
     replace_engine: Callable[[str, Any], None],
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(checks, "STRUCTURES", {"dense": STRUCTURES["dense"]})
+    monkeypatch.setattr(check, "STRUCTURES", {"dense": STRUCTURES["dense"]})
     words = ["selfcheck", "--dtype", "float64", *(["--json"] if as_json else [])]
     assert main(words) == 0
     good = capsys.readouterr().out
-    engine = ENGINES["associative"]
 
-    def off(problem, h0):
-        out, h = engine(problem, h0)
+    def off(run, recurrence, h0):
+        out, h = run(recurrence, h0)
         return out * 1.01, h
 
-    replace_engine("associative", off)
+    replace_engine("associative", Altered(ENGINES["associative"], off))
     assert main(words) == 1
     bad = capsys.readouterr().out
     if as_json:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsfjax.engines.decay import between, block_sums
+from dsfjax.engines.chunks.decay import between, block_sums
 
 SIZE = 8
 DECAYS = [0.0, 0.01, -0.3, -2.0, -40.0, -np.inf]

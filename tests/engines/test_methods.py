@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from dsfjax import explain, materialize, scan, slice_time, step
-from dsfjax.engines.scan import ENGINES, methods
+from dsfjax.engines import ENGINES, methods
 from tests import systems_zoo as zoo
 
 ONE_PER_STRUCTURE = ["scalar", "diagonal_full", "low_rank", "dense"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsfjax import Diagonal, Scalar
-from dsfjax.engines.decay import between, block_sums
+from dsfjax.engines.chunks.decay import between, block_sums
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_checks import cast, compiled_pull_back

@@ -22,9 +22,10 @@ import numpy as np
 from jax import Array
 
 from dsfjax._util.ahead import compiled
+from dsfjax._util.errors import host, normwise
 from dsfjax.core import KernelSystem, KVCache, to_dense
-from dsfjax.engines.problems import STRUCTURES, Problem
-from dsfjax.engines.scan import methods, scan
+from dsfjax.engines import methods, scan
+from dsfjax.selfcheck.problems import STRUCTURES, Problem
 
 # Largest normwise errors of values and gradients. In bfloat16 outputs, gradients and the operands
 # of products are rounded to 8 bits, a relative error of 2^-8 each, while states and sums are
@@ -73,7 +74,7 @@ def selfcheck(
 
     Args:
         dtype: Precision of system and tokens: "float32", "bfloat16" or "float64".
-        structures: Names of `dsfjax.engines.problems.STRUCTURES`; all by default.
+        structures: Names of `dsfjax.selfcheck.STRUCTURES`; all by default.
         seed: Of the random systems.
 
     Yields:
@@ -174,55 +175,6 @@ def _wide() -> Iterator[None]:
     """Float64 on the host."""
     with jax.enable_x64(True), jax.default_device(host()):
         yield
-
-
-def normwise(value: Any, expected: Any) -> float:
-    """The error max |value − expected| / max |expected|; infinite where anything is NaN.
-
-    Args:
-        value: An array.
-        expected: An array of the same shape.
-
-    Returns:
-        The error; the deviation itself where the expected values are all 0.
-
-    Raises:
-        ValueError: If the shapes differ.
-
-    Example:
-        >>> normwise([1.0, 2.5], [1.0, 2.0]), normwise([float("nan")], [1.0])
-        (0.25, inf)
-    """
-    value, expected = np.asarray(value), np.asarray(expected)
-    if value.shape != expected.shape:
-        raise ValueError(f"normwise: expected shape {expected.shape}, got {value.shape}.")
-    if value.dtype.name == "bfloat16":  # NumPy has no arithmetic between it and others
-        value = value.astype(np.float32)
-    deviation, size = np.abs(value - expected).max(), np.abs(expected).max()
-    error = float(deviation / size if size else deviation)
-    return math.inf if math.isnan(error) else error
-
-
-def host() -> Any:
-    """The device of the reference: a CPU, on which JAX has float64 whatever else it runs on.
-
-    Returns:
-        The first CPU device.
-
-    Raises:
-        RuntimeError: If JAX was started without its CPU backend.
-
-    Example:
-        >>> host().platform
-        'cpu'
-    """
-    try:
-        return jax.devices("cpu")[0]
-    except RuntimeError as error:
-        raise RuntimeError(
-            "the reference in float64 needs JAX's CPU backend beside the device, which "
-            "JAX_PLATFORMS leaves out; unset it, or add cpu to it."
-        ) from error
 
 
 def _pull_back(problem: Problem, method: str, bars: Any) -> _Program:

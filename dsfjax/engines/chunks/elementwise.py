@@ -18,14 +18,18 @@ its results there, so that no array is copied to bring time to the front.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.diagonal import Diagonal, Elementwise, Factored, repeated
-from dsfjax.core.transitions import to_heads
+from dsfjax.core.system import System
+from dsfjax.core.transitions import Transition, to_heads
+from dsfjax.engines.chunks.algorithm import ChunkAlgorithm, held
+from dsfjax.engines.engine import Cost, flops_of_step
 from dsfjax.engines.recurrence import Recurrence
 from dsfjax.engines.varying import zeros_as
 
@@ -86,7 +90,38 @@ class _Inputs(NamedTuple):
         return ds if self.c is None else ds[..., None] * self.c[..., None, :]
 
 
-def forward(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
+@dataclass(frozen=True)
+class SideBySide(ChunkAlgorithm):
+    """Steps of many chunks side by side, for diagonal transitions."""
+
+    name: ClassVar[str] = "elementwise"
+    most_rank: ClassVar[int | None] = 1
+
+    def against(self, A: Transition, *, states: bool = False) -> str | None:
+        """Why it does not run a transition; see `ChunkAlgorithm.against`."""
+        return None if A.is_diagonal else "it is not diagonal"
+
+    def forward(self, problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
+        """Run one segment; see `ChunkAlgorithm.forward`."""
+        return _forward(problem, h0, chunk)
+
+    def backward(
+        self, problem: Recurrence, starts: Array, d_out: Array, dh: Array, chunk: int
+    ) -> tuple[list[Array], Array]:
+        """Cotangents of one segment; see `ChunkAlgorithm.backward`."""
+        return _backward(problem, starts, d_out, dh, chunk)
+
+    def cost(self, system: System, length: int, chunk: int, segment: int) -> Cost:
+        """What a forward pass costs; see `dsfjax.Engine.cost`."""
+        passes = 2 if segment > chunk else 1  # chunks side by side are run twice
+        flops = length * flops_of_step(system) * passes
+        return Cost(flops, held(system, length, chunk, segment))
+
+
+ELEMENTWISE = SideBySide()
+
+
+def _forward(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
     """Outputs (L, 1, H, p) or states, the last state, and the states before every chunk."""
     inputs = _inputs(problem, h0.shape, chunk)
     starts = _states_between(inputs, h0.swapaxes(-1, -2), problem.length // chunk, chunk)
@@ -161,7 +196,7 @@ def _cross_chunks(
     return jax.lax.scan(body, start, (decay, added, cut), reverse=reverse)[1]
 
 
-def backward(
+def _backward(
     problem: Recurrence, starts: Array, d_out: Array, dh: Array, chunk: int
 ) -> tuple[list[Array], Array]:
     """Cotangents of the arrays of the recurrence and of the state before it."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsfjax._util.errors import normwise
 from dsfjax.core import (
     Dense,
     Diagonal,
@@ -17,12 +18,13 @@ from dsfjax.core import (
     Scalar,
     to_dense,
 )
-from dsfjax.engines import selfcheck as checks
-from dsfjax.engines.problems import STRUCTURES
-from dsfjax.engines.scan import ENGINES
-from dsfjax.engines.scan import methods as methods_of
-from dsfjax.engines.selfcheck import Check, normwise, selfcheck
+from dsfjax.engines import Chunked
+from dsfjax.engines import methods as methods_of
+from dsfjax.engines.chunks.elementwise import ELEMENTWISE
+from dsfjax.selfcheck import STRUCTURES, Check, selfcheck
+from dsfjax.selfcheck import check as checks
 from tests import reference_loop
+from tests.engine_runs import Altered
 
 ONE = "diagonal per channel, n = 1"
 FEW = (ONE, "complex diagonal, dense maps")
@@ -90,7 +92,7 @@ def test_an_engine_that_is_off_is_seen(
     fault: str, monkeypatch: pytest.MonkeyPatch, replace_engine: Callable[[str, Any], None]
 ) -> None:
     monkeypatch.setattr(checks, "methods", lambda system: ("sequential", "chunked"))
-    replace_engine("chunked", broken(ENGINES["chunked"], fault))
+    replace_engine("chunked", broken(Chunked(ELEMENTWISE, 32, 32), fault))
     found = {c.method: c for c in selfcheck(structures=[ONE])}
     assert [m for m, c in found.items() if not c.ok] == ["chunked"]
     check = found["chunked"]
@@ -108,12 +110,12 @@ def test_an_engine_that_is_off_is_seen(
 def broken(engine: Any, fault: str) -> Any:
     """The engine with one thing wrong."""
 
-    def off(problem: Any, h0: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def off(run: Any, problem: Any, h0: jax.Array) -> tuple[jax.Array, jax.Array]:
         if fault == "raises":
             raise RuntimeError("no such kernel")
         if fault == "gradient":
             h0 = h0 + 1e-3 * (h0 - jax.lax.stop_gradient(h0))
-        out, h = engine(problem, h0)
+        out, h = run(problem, h0)
         if fault == "value":
             out = out * (1 + 1e-5)
         elif fault == "state":
@@ -122,7 +124,7 @@ def broken(engine: Any, fault: str) -> Any:
             out = out.at[-1].set(jnp.nan)
         return out, h
 
-    return off
+    return Altered(engine, off)
 
 
 def test_unknown_precision() -> None:

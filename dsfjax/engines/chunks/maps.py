@@ -1,0 +1,157 @@
+r"""What the algorithms by matrix products share: chunks as affine maps of the state.
+
+Every chunk k is an affine map of the state before it,
+
+.. math:: S_k = Y_k + R_k h_k, \qquad h_{k+1} = P_k h_k + Q_k ,
+
+with S its outputs. The maps do not depend on the states, so those of all chunks of a segment are
+found together, as large matrix products; only P h + Q, one step per chunk, is left to a loop.
+
+Backwards, G_k, the cotangent of h_k, obeys the adjoint recurrence
+
+.. math:: G_k = P_k^\top G_{k+1} + R_k^\top \, ∂S_k ,
+
+and gives those of the maps, ∂Y = ∂S, ∂R = ∂S hᵀ, ∂Q = G, ∂P = G hᵀ. JAX takes these through the
+function that makes the maps. That function is thus all that an algorithm writes.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core.pytree import Partition, map_time
+from dsfjax.core.system import System
+from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
+from dsfjax.engines.engine import Cost, low_rank
+from dsfjax.engines.guard import finite
+from dsfjax.engines.recurrence import Recurrence
+
+
+class ChunkMap(NamedTuple):
+    """A chunk of c steps as an affine map of the state before it, one sequence, heads first.
+
+    Attributes:
+        out: Outputs from the zero state Y, (H, c·R, p).
+        reader: How the outputs see the state R, (H, c·R, n).
+        decay: How the state crosses the chunk P: (H, 1, 1) or (H, n, 1) elementwise, or (H, n, n).
+        added: State after the chunk from the zero state Q, (H, n, p).
+    """
+
+    out: Array
+    reader: Array
+    decay: Array
+    added: Array
+
+    def apply(self, h: Array, precision: str) -> Array:
+        """The state after the chunk, P h + Q."""
+        return cross(self.decay, h, precision) + self.added
+
+
+def cross(decay: Array, h: Array, precision: str) -> Array:
+    """P h: a matrix product for P (H, n, n), else elementwise."""
+    return jnp.matmul(decay, h, precision=precision) if is_dense(decay) else decay * h
+
+
+def is_dense(decay: Array) -> bool:
+    """Whether a chunk mixes its states."""
+    return decay.shape[-1] > 1
+
+
+class AffineChunks(ChunkAlgorithm):
+    """An algorithm that finds the affine map of a chunk; states inside a chunk are never formed."""
+
+    @abc.abstractmethod
+    def chunk_map(self, problem: Recurrence, heads: int) -> ChunkMap:
+        """All steps of a recurrence as one affine map."""
+
+    def forward(self, problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
+        """Run one segment; see `ChunkAlgorithm.forward`."""
+        # A chunk is crossed by products, in which 0 · ∞ would be NaN: the guard has those values.
+        maps, h0 = self._maps_of_chunks(problem, h0.shape[0], chunk)(problem), finite(h0)
+
+        def forwards(h: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+            return cross(step[0], h, problem.precision) + step[1], h
+
+        h_last, starts = jax.lax.scan(forwards, h0, (maps.decay, maps.added))
+        out = maps.out + jnp.matmul(maps.reader, starts, precision=problem.precision)
+        # (chunks, H, c·R, p) to (L, R, H, p)
+        out = out.swapaxes(1, 2).reshape(problem.length, -1, out.shape[1], out.shape[3])
+        return out, h_last, starts
+
+    def backward(
+        self, problem: Recurrence, starts: Array, d_out: Array, dh: Array, chunk: int
+    ) -> tuple[list[Array], Array]:
+        """Cotangents of one segment; see `ChunkAlgorithm.backward`."""
+        precision = problem.precision
+        partition, arrays, others = Partition.of(problem)
+        of_chunks = self._maps_of_chunks(problem, dh.shape[0], chunk)
+        maps, pull = jax.vjp(lambda arrays: of_chunks(partition.join(arrays, others)), arrays)
+        d_out = d_out.reshape(-1, chunk * d_out.shape[1], *d_out.shape[2:]).swapaxes(1, 2)
+        d_reader = jnp.einsum("khtp,khnp->khtn", d_out, starts, precision=precision)
+        read = jnp.einsum("khtn,khtp->khnp", maps.reader, d_out, precision=precision)
+
+        def backwards(G: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+            decay, read = step
+            adjoint = decay.swapaxes(-1, -2) if is_dense(decay) else decay
+            return cross(adjoint, G, precision) + read, G
+
+        # What comes out per chunk is the cotangent of the state after it, which is that of Q.
+        dh, d_added = jax.lax.scan(backwards, dh, (maps.decay, read), reverse=True)
+        if is_dense(maps.decay):
+            d_decay = jnp.einsum("khnp,khmp->khnm", d_added, starts, precision=precision)
+        else:
+            axes = tuple(i for i in (2, 3) if maps.decay.shape[i] == 1)
+            d_decay = jnp.sum(d_added * starts, axis=axes, keepdims=True)
+        (found,) = pull(ChunkMap(d_out, d_reader, d_decay, d_added))
+        return found, dh
+
+    def cost(self, system: System, length: int, chunk: int, segment: int) -> Cost:
+        """What a forward pass costs; see `dsfjax.Engine.cost`."""
+        return cost_of_products(system, length, chunk, segment)
+
+    def _maps_of_chunks(
+        self, problem: Recurrence, heads: int, chunk: int
+    ) -> Callable[[Recurrence], ChunkMap]:
+        """The function from a recurrence to the maps of all its chunks."""
+        length, count = problem.length, problem.length // chunk
+        flags = jax.tree.leaves(map_time(lambda leaf: leaf.shape[0] == length, problem))
+        varies = [flag is True for flag in flags]  # an array without a time axis is its own flag
+
+        def maps(core: Recurrence) -> ChunkMap:
+            leaves, structure = jax.tree.flatten(core)
+            cut = [
+                x.reshape(count, chunk, *x.shape[1:]) if v else x
+                for x, v in zip(leaves, varies, strict=True)
+            ]
+
+            def one(leaves: list[Array]) -> ChunkMap:
+                return self.chunk_map(structure.unflatten(leaves), heads)
+
+            return jax.vmap(one, in_axes=([0 if v else None for v in varies],))(cut)
+
+        return maps
+
+
+def cost_of_products(system: System, length: int, chunk: int, segment: int) -> Cost:
+    """What a forward pass by matrix products costs, in chunks of ``chunk`` steps."""
+    heads, n, p = system.carried_shape
+    rank, chunk, segment = low_rank(system.A), min(chunk, length), min(segment, length)
+    rows = chunk * rank  # of the triangular system of a low-rank part
+    within = chunk**2 * (2 * n * (1 + rank) ** 2 + 2 * p)
+    of_rank = rank and (
+        2 * rows * chunk * p
+        + rows**3 // 2
+        + 2 * (rows**2 + chunk * rows + n * rows) * (n + p)
+        + 2 * n * n * p
+    )
+    per_chunk = within + of_rank + 4 * chunk * n * p + 2 * n * p
+    count = -(-length // chunk)
+    numbers = 2 * (chunk + rows) ** 2 + (3 * chunk + 2 * rows) * (n + p)
+    at_once = segment // chunk * heads * numbers
+    return Cost(count * heads * per_chunk, count * heads * n * p + at_once)

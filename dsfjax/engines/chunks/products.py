@@ -1,0 +1,232 @@
+r"""Chunks by matrix products, for decays that are the same for all value channels.
+
+With α_{t←s} = a_t ⋯ a_{s+1} the product of the decays of the steps s+1 … t, a chunk of c steps that
+starts from the state h reads
+
+.. math:: S_t = \sum_{s \le t} c_t^\top (α_{t←s} ⊙ b_s) \, x_s^\top + c_t^\top (α_{t←0} ⊙ h) .
+
+As a map of h (`maps`), with the rows of X, B and C the vectors of the steps,
+
+.. math:: Y = (C B^\top ⊙ α) X, \quad R_t = c_t ⊙ α_{t←0}, \quad P = α_{c←0}, \quad
+   Q = \sum_s (α_{c←s} ⊙ b_s) x_s^\top .
+
+That is linear attention on a short sequence (GLA, SSD): c² n + c² p operations of matrix products
+within a chunk and c n p for its state, where step by step every state is touched c times. Where a
+decay differs between the n states, C Bᵀ ⊙ α is no longer one product: then it is put together from
+blocks below the diagonal, in each of which α factors into a part of t and a part of s (`decay`).
+
+References:
+    Yang et al. (2023), arXiv:2312.06635; Dao & Gu (2024), arXiv:2405.21060.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core.diagonal import Elementwise
+from dsfjax.core.transitions import Transition, to_heads
+from dsfjax.engines.chunks.decay import Sums, between, block_sums, halves, lower_blocks
+from dsfjax.engines.chunks.maps import AffineChunks, ChunkMap
+from dsfjax.engines.guard import finite
+from dsfjax.engines.recurrence import Recurrence
+
+
+class Chunk(NamedTuple):
+    """A recurrence of c steps, padded to a power of two by steps that change nothing.
+
+    Attributes:
+        levels: Sums of log decays, axes (H, blocks, m, n or 1).
+        x: (H, c·r, p).
+        b: (c, G, r, n).
+        c: (c, G, R, n).
+        sign: Of the product of the decays up to and including every step, (c, H, 1, n or 1), or
+            None. Negative decays are positive ones in coordinates that change sign with them, and
+            b and c are in these.
+        steps: Without padding.
+    """
+
+    levels: list[Sums]
+    x: Array
+    b: Array
+    c: Array
+    sign: Array | None
+    steps: int
+
+
+@dataclass(frozen=True)
+class MatrixProducts(AffineChunks):
+    """Linear attention within chunks: scalar decays, and decays per state."""
+
+    name: ClassVar[str] = "matrix products"
+
+    def against(self, A: Transition, *, states: bool = False) -> str | None:
+        """Why it does not run a transition; see `ChunkAlgorithm.against`."""
+        if not isinstance(A, Elementwise):
+            return "it is not diagonal"
+        if A.per_channel:
+            return "its decay varies over the value channels"
+        return "chunks skip the states between" if states else None
+
+    def chunk_map(self, problem: Recurrence, heads: int) -> ChunkMap:
+        """All steps of a recurrence as one affine map."""
+        # Where time meets time a weight may be 0, and 0 · ∞ is NaN at steps that ∞ does not reach.
+        problem = finite(problem)
+        A, precision = problem.A, problem.precision
+        assert isinstance(A, Elementwise)
+        negative = A.negative()
+        negative = None if negative is None else negative[..., 0]
+        chunk = chunk_of(problem, heads, A.log_decay()[..., 0], negative)
+        reader, writer, decay = ends(chunk, heads)
+        added = jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision)
+        weights = decayed_products(chunk.levels, chunk.c, chunk.b, heads=heads, precision=precision)
+        out = jnp.matmul(weights, chunk.x, precision=precision)
+        return finish(chunk, ChunkMap(out, reader, decay, added))
+
+    def kernel(self, problem: Recurrence, heads: int) -> Array:
+        """Φ_{t,s} = c_tᵀ A_t ⋯ A_{s+1} b_s of all steps as one chunk, (H, L·R, L·r)."""
+        A = problem.A
+        assert isinstance(A, Elementwise)
+        negative = A.negative()
+        negative = None if negative is None else negative[..., 0]
+        chunk = chunk_of(problem, heads, A.log_decay()[..., 0], negative)
+        weights = decayed_products(
+            chunk.levels, chunk.c, chunk.b, heads=heads, precision=problem.precision
+        )
+        return weights[:, : chunk.steps * chunk.c.shape[2], : chunk.steps * chunk.b.shape[2]]
+
+
+MATRIX_PRODUCTS = MatrixProducts()
+
+
+def chunk_of(problem: Recurrence, heads: int, log_a: Array, negative: Array | None) -> Chunk:
+    """Bring a recurrence to the axes of `Chunk`.
+
+    Args:
+        problem: Recurrence of c steps.
+        heads: H.
+        log_a: Its log |a|, (T, H or 1, n or 1).
+        negative: Where a is negative, same axes; or None.
+    """
+    dtype, steps = problem.x.dtype, problem.length
+    log_a = jnp.broadcast_to(log_a, (log_a.shape[0], heads, log_a.shape[2])).astype(dtype)
+    if problem.reset is not None:
+        # A reset is a decay of 0, which no product of decays crosses.
+        log_a = jnp.where(problem.reset[:, None, None], -jnp.inf, log_a)
+    one = jnp.ones((1, 1, 1, 1), dtype)
+    b, c = (padded(one if v is None else v, steps).swapaxes(1, 2) for v in (problem.b, problem.c))
+    sign = None
+    if negative is not None:
+        odd = jnp.cumsum(padded(negative, steps), axis=0) % 2 == 1
+        sign = jnp.where(odd, -1, 1).astype(dtype)[:, :, None]
+        # With σ_t the sign of a_t ⋯ a_1: σ_t h_t decays by |a_t|, is fed by σ_t b_t and read by
+        # σ_t c_t.
+        b, c = (to_heads(v, heads, 1) * sign for v in (b, c))
+    x = jnp.moveaxis(padded(problem.x, steps), 2, 0).reshape(heads, -1, problem.x.shape[-1])
+    levels = block_sums(jnp.moveaxis(padded(log_a, steps), 0, 1))
+    return Chunk(levels, x, b, c, sign, steps)
+
+
+def padded(v: Array, steps: int) -> Array:
+    """An array with time axis 1 or c written out for all steps, then zeros to a power of two.
+
+    Zeros are steps that change nothing: a log decay of 0 keeps the state, and nothing is written.
+    """
+    v = jnp.broadcast_to(v, (steps, *v.shape[1:]))
+    size = 1 << (steps - 1).bit_length()
+    return jnp.pad(v, [(0, size - steps)] + [(0, 0)] * (v.ndim - 1))
+
+
+def ends(chunk: Chunk, heads: int) -> tuple[Array, Array, Array]:
+    """How the steps read the state before the chunk and write to that after it, and its decay.
+
+    Returns:
+        (H, c·R, n), (H, c·r, n), and (H, n or 1, 1).
+    """
+    whole, n = chunk.levels[-1], chunk.b.shape[-1]
+    from_start, to_end = jnp.exp(whole.upto[:, 0]), jnp.exp(whole.after[:, 0])
+    reader = (by_head(chunk.c, heads) * from_start[:, :, None]).reshape(heads, -1, n)
+    writer = (by_head(chunk.b, heads) * to_end[:, :, None]).reshape(heads, -1, n)
+    return reader, writer, from_start[:, -1, :, None]
+
+
+def finish(chunk: Chunk, found: ChunkMap) -> ChunkMap:
+    """The map without the padded steps, and with its states in their own coordinates."""
+    out, reader, decay, added = found
+    if chunk.sign is not None:
+        decay, added = (chunk.sign[-1, :, 0][:, :, None] * x for x in (decay, added))
+    rows = chunk.steps * chunk.c.shape[2]
+    return ChunkMap(out[:, :rows], reader[:, :rows], decay, added)
+
+
+def decayed_products(
+    levels: list[Sums],
+    readers: Array,
+    writers: Array,
+    *,
+    heads: int,
+    precision: str,
+    exclusive: bool = False,
+) -> Array:
+    """Decayed inner products of what is read and written, (H, c·k, c·j), time before k and j.
+
+    Args:
+        levels: Sums of log decays, (H, …, n or 1).
+        readers: (c, G, k, n); G groups of heads.
+        writers: (c, G', j, n).
+        heads: H.
+        precision: Of matrix products.
+        exclusive: Read the state before the step instead of after it.
+    """
+    steps, k, j = readers.shape[0], readers.shape[2], writers.shape[2]
+    if levels[0].upto.shape[-1] == 1:
+        # One decay for all n states: α is a matrix of numbers next to the products, which heads of
+        # one group share.
+        if readers.shape[1] != writers.shape[1]:
+            readers, writers = (jnp.moveaxis(by_head(v, heads), 0, 1) for v in (readers, writers))
+        alpha = between(levels)
+        if exclusive:  # what t reads before its update has decayed by the steps up to t − 1
+            alpha = jnp.pad(alpha[:, :-1], [(0, 0), (1, 0), (0, 0)])
+        scores = jnp.einsum("tgkn,sgjn->gtksj", readers, writers, precision=precision)
+        alpha = alpha.reshape(scores.shape[0], -1, steps, 1, steps, 1)
+        return (scores[:, None] * alpha).reshape(heads, steps * k, steps * j)
+    # A decay per state stands inside of the sum over n. Start with the steps by themselves, then
+    # join halves: between two neighbouring blocks α = exp(P_t) exp(Q_s) goes to the two vectors.
+    readers, writers = by_head(readers, heads), by_head(writers, heads)
+    products = jnp.einsum("htkn,htjn->htkj", readers, writers, precision=precision)
+    if exclusive:
+        products = jnp.zeros_like(products)
+    for sums in levels[:-1]:
+        late = _scaled_half(readers, sums.before if exclusive else sums.upto, 1)
+        early = _scaled_half(writers, sums.after, 0)
+        low = jnp.einsum("hbtn,hbsn->hbts", late, early, precision=precision)
+        first, second = halves(products, products.shape[1] // 2)
+        products = lower_blocks(first, low, second, 0.0)
+    return products[:, 0]
+
+
+def _scaled_half(v: Array, log_decay: Array, half: int) -> Array:
+    """Decayed vectors in the first (0) or second (1) block of every pair, (H, pairs, m·k, n).
+
+    Args:
+        v: (H, c, k, n).
+        log_decay: (H, 2·pairs, m, n).
+        half: Which block of a pair.
+    """
+    heads, blocks, size, n = log_decay.shape
+    kinds = v.shape[2]
+    v = v.reshape(heads, blocks // 2, 2, size, kinds, n)[:, :, half]
+    decay = jnp.exp(halves(log_decay, blocks // 2)[half])
+    # One kind after the other: the gradient of the product with all at once is a sum on which XLA's
+    # CPU back end of jax 0.10 crashes.
+    scaled = jnp.stack([v[..., k, :] * decay for k in range(kinds)], axis=3)
+    return scaled.reshape(heads, blocks // 2, size * kinds, n)
+
+
+def by_head(v: Array, heads: int) -> Array:
+    """(c, G, …) to (H, c, …), repeating the groups."""
+    v = jnp.moveaxis(v, 1, 0)
+    return v if v.shape[0] == heads else jnp.repeat(v, heads // v.shape[0], axis=0)

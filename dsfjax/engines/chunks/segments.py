@@ -1,0 +1,253 @@
+r"""The loop over segments, with a backward pass of its own.
+
+A segment is a run of chunks that are worked on at once; segments follow one another, which bounds
+what is in memory. What a chunk algorithm does within a segment is its own affair
+(`ChunkAlgorithm`). Here
+
+.. math:: (S_k, h_{k+1}) = \mathrm{forward}(\mathrm{problem}_k, h_k), \qquad
+   (∂\mathrm{problem}_k, ∂h_k) = \mathrm{backward}(\mathrm{problem}_k, h_k, ∂S_k, ∂h_{k+1}) .
+
+The forward pass keeps its inputs and the states before every chunk and nothing else: the adjoint
+recurrence runs from the last segment to the first, and each segment computes the rest again.
+
+All segments have one shape: the sequence is cut evenly and its end filled up with steps that change
+nothing (where there are such steps; a constant decay has none, and its rest is run by itself). So
+the body of the loop is traced and compiled once for any L, and `jax.jit` around it lets every
+further trace (of the gradient, of the next layer) find it in JAX's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core.pytree import Partition, map_time
+from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
+from dsfjax.engines.recurrence import Recurrence
+from dsfjax.engines.varying import zeros_as
+
+
+class Cut(NamedTuple):
+    """How a sequence is cut: ``count`` segments of ``chunks`` chunks of ``chunk`` steps."""
+
+    count: int
+    chunks: int
+    chunk: int
+
+    @property
+    def steps(self) -> int:
+        """Steps in all, at least those of the sequence."""
+        return self.count * self.chunks * self.chunk
+
+
+def cut(length: int, chunk: int, segment: int) -> Cut:
+    """Cut a sequence evenly into segments and chunks of at most these sizes.
+
+    Example:
+        >>> cut(1000, 32, 256)
+        Cut(count=4, chunks=8, chunk=32)
+        >>> cut(300, 32, 256)
+        Cut(count=2, chunks=5, chunk=30)
+    """
+    number = -(-length // chunk)
+    count = -(-number // max(1, segment // chunk))
+    chunks = -(-number // count)
+    return Cut(count, chunks, -(-length // (count * chunks)))
+
+
+def in_segments(
+    algorithm: ChunkAlgorithm, chunk: int, segment: int, problem: Recurrence, h0: Array
+) -> tuple[Array, Array]:
+    """Run a recurrence segment by segment.
+
+    Args:
+        algorithm: What runs a segment.
+        chunk: Steps per chunk, at most.
+        segment: Steps per segment, at most; a multiple of ``chunk``.
+        problem: The recurrence.
+        h0: State before it, (H, n, p).
+
+    Returns:
+        ``(out, h_last)`` as `dsfjax.Engine.run`; keeps O(L / chunk) states for the backward pass.
+    """
+    length, where = problem.length, cut(problem.length, chunk, segment)
+    if where.steps > length:
+        padded = algorithm.pad(problem, where.steps)
+        if padded is None:
+            return _in_parts(algorithm, chunk, segment, problem, h0)
+        problem = padded
+    partition, arrays, others = Partition.of(problem)
+    out, h_last = cast(Any, _run(algorithm, where, partition, arrays, others, h0))
+    return out[:length], h_last
+
+
+def _in_parts(
+    algorithm: ChunkAlgorithm, chunk: int, segment: int, problem: Recurrence, h0: Array
+) -> tuple[Array, Array]:
+    """First as many whole segments of one size as there are, then the rest."""
+    number = problem.length // chunk
+    count = -(-number // max(1, segment // chunk))
+    main, outs = number // count * count * chunk, []
+    for start, stop in ((0, main), (main, problem.length)):
+        part = map_time(lambda x: x if x.shape[0] == 1 else x[start:stop], problem)  # noqa: B023
+        out, h0 = in_segments(algorithm, chunk, segment, part, h0)
+        outs.append(out)
+    return jnp.concatenate(outs), h0
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _run(
+    algorithm: ChunkAlgorithm,
+    where: Cut,
+    partition: Partition,
+    arrays: list[Array],
+    others: list[Array],
+    h0: Array,
+) -> tuple[Array, Array]:
+    return _forward(algorithm, where, partition, arrays, others, h0)[0]
+
+
+def _forward(
+    algorithm: ChunkAlgorithm,
+    where: Cut,
+    partition: Partition,
+    arrays: list[Array],
+    others: list[Array],
+    h0: Array,
+) -> tuple[tuple[Array, Array], tuple[list[Array], list[Array], Array]]:
+    """Outputs and last state; and what the backward pass needs."""
+    varying, constant, assemble = _take_apart(partition.join(arrays, others))
+
+    def run(h: Array, xs: list[Array]) -> tuple[Array, tuple[Array, Array]]:
+        out, h, starts = _forward_of_segment(algorithm, where.chunk, assemble(xs, constant), h)
+        return h, (out, starts)
+
+    h, (out, starts) = _over_segments(run, where.count, h0, varying, reverse=False)
+    return (out, h), (arrays, others, starts)
+
+
+def _backward(
+    algorithm: ChunkAlgorithm,
+    where: Cut,
+    partition: Partition,
+    kept: tuple[list[Array], list[Array], Array],
+    cotangents: tuple[Array, Array],
+) -> tuple[list[Array], None, Array]:
+    arrays, others, starts = kept
+    problem = partition.join(arrays, others)
+    d_out, dh = cotangents
+    varying, constant, assemble = _take_apart(problem)
+    moves = [x for x, flag in zip(_varies(problem), partition.is_inexact, strict=True) if flag]
+    d_constant = [zeros_as(x, x.shape) for x, m in zip(arrays, moves, strict=True) if not m]
+
+    def run(carry: Any, xs: Any) -> Any:
+        dh, d_constant = carry
+        varying, starts, d_out = xs
+        problem = assemble(varying, constant)
+        found, dh = _backward_of_segment(algorithm, where.chunk, problem, starts, d_out, dh)
+        d_varying = [x for x, m in zip(found, moves, strict=True) if m]
+        added = [x for x, m in zip(found, moves, strict=True) if not m]
+        return (dh, [x + y for x, y in zip(d_constant, added, strict=True)]), d_varying
+
+    (dh, d_constant), d_varying = _over_segments(
+        run, where.count, (dh, d_constant), (varying, starts, d_out), reverse=True
+    )
+    of_varying, of_constant = iter(d_varying), iter(d_constant)
+    return [next(of_varying if m else of_constant) for m in moves], None, dh
+
+
+_run.defvjp(_forward, _backward)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _forward_of_segment(
+    algorithm: ChunkAlgorithm, chunk: int, problem: Recurrence, h: Array
+) -> tuple[Array, Array, Array]:
+    return algorithm.forward(problem, h, chunk)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _backward_of_segment(
+    algorithm: ChunkAlgorithm,
+    chunk: int,
+    problem: Recurrence,
+    starts: Array,
+    d_out: Array,
+    dh: Array,
+) -> tuple[list[Array], Array]:
+    return algorithm.backward(problem, starts, d_out, dh, chunk)
+
+
+def _over_segments(
+    run: Callable[[Any, Any], tuple[Any, Any]], count: int, carry: Any, xs: Any, *, reverse: bool
+) -> tuple[Any, Any]:
+    """Run the segments one after the other, as `jax.lax.scan` would.
+
+    Segments are read and written in place, by their position: under `jax.vmap` the scan would first
+    copy every array to bring the axis of segments to the front.
+
+    Args:
+        run: ``(carry, xs of one segment) -> (carry, outputs)``.
+        count: Number of segments.
+        carry: What goes from segment to segment.
+        xs: Arrays whose first axis is time, or any multiple or fraction of it.
+        reverse: From the last to the first.
+
+    Returns:
+        The last carry, and the outputs with the segments joined along the first axis.
+    """
+    if count == 1:
+        return run(carry, xs)
+    sizes = jax.tree.map(lambda x: x.shape[0] // count, xs)
+
+    def at(i: Array | int) -> Any:
+        return jax.tree.map(
+            lambda x, size: jax.lax.dynamic_slice_in_dim(x, i * size, size), xs, sizes
+        )
+
+    like = jax.tree.leaves(carry)[0]
+    shapes = jax.eval_shape(lambda carry: run(carry, at(0))[1], carry)
+    outs = jax.tree.map(
+        lambda x: zeros_as(like, (count * x.shape[0], *x.shape[1:]), x.dtype), shapes
+    )
+
+    def body(i: Array | int, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, outs = state
+        i = count - 1 - i if reverse else i
+        carry, out = run(carry, at(i))
+        outs = jax.tree.map(
+            lambda whole, x: jax.lax.dynamic_update_slice_in_dim(whole, x, i * x.shape[0], 0),
+            outs,
+            out,
+        )
+        return carry, outs
+
+    return jax.lax.fori_loop(0, count, body, (carry, outs))
+
+
+def _varies(problem: Recurrence) -> list[bool]:
+    """Per leaf, whether it has a time axis of L entries (an array without one has none)."""
+    length = problem.length
+    marked = map_time(lambda leaf: leaf.shape[0] == length, problem)
+    return [flag is True for flag in jax.tree.leaves(marked)]
+
+
+def _take_apart(
+    problem: Recurrence,
+) -> tuple[list[Array], list[Array], Callable[[list[Array], list[Array]], Recurrence]]:
+    """Varying and constant arrays, and the function that puts such lists together again."""
+    flags = _varies(problem)
+    leaves, structure = jax.tree.flatten(problem)
+    varying = [x for x, flag in zip(leaves, flags, strict=True) if flag]
+    constant = [x for x, flag in zip(leaves, flags, strict=True) if not flag]
+
+    def assemble(varying: list[Array], constant: list[Array]) -> Recurrence:
+        rest = iter(varying), iter(constant)
+        return structure.unflatten([next(rest[0] if f else rest[1]) for f in flags])
+
+    return varying, constant, assemble
