@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
-from dsfjax.report.style import LINES, SEQUENTIAL, colors
+from dsfjax.aspects.style import LINES, SEQUENTIAL, colormap, colors
 from experiments.plots import MARKERS, TASK, Points, legend, series_of, task_of, tasks_of, title
 
 PANEL = (*TASK, "d_model")
@@ -47,8 +47,8 @@ def heat(points: Points) -> Figure:
 
 
 def _map(ax: Axes, cells: np.ndarray) -> None:
-    colormap = SEQUENTIAL.with_extremes(bad="#cccccc")
-    ax.imshow(cells, cmap=colormap, vmin=0, vmax=1, origin="lower", aspect="auto")
+    shades = colormap(SEQUENTIAL).with_extremes(bad="#cccccc")
+    ax.imshow(cells, cmap=shades, vmin=0, vmax=1, origin="lower", aspect="auto")
     for (i, j), value in np.ndenumerate(cells):
         if not np.isnan(value):
             ink = "black" if value > 0.6 else "white"

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-from dsfjax.report.style import HATCHES, LINES, PALETTE, SETTINGS, colors
+from dsfjax.aspects.style import HATCHES, LINES, PALETTE, SETTINGS, colors
 
 Points = Sequence[Mapping[str, Any]]
 MARKERS = "osD^vPX*"

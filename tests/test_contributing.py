@@ -12,7 +12,7 @@ import pytest
 
 import dsfjax
 from dsfjax import tasks
-from dsfjax.report import aspects
+from dsfjax.aspects import aspect as aspects
 from dsfjax.tasks import registry
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"

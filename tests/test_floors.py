@@ -16,13 +16,14 @@ FLOORS = {
     "tasks": 3,
     "analysis": 4,
     "nn": 4,
-    "interop": 5,
-    "training": 5,
-    "bench": 6,
-    "selfcheck": 6,
-    "report": 6,
-    "cli": 7,
-    "__main__": 8,
+    "aspects": 5,
+    "interop": 6,
+    "training": 6,
+    "bench": 7,
+    "selfcheck": 7,
+    "report": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 OWNERS = {"difflib": "_util", "flax": "nn", "optax": "training", "orbax": "training"}
 FACADE = "__init__"

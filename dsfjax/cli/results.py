@@ -7,10 +7,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from dsfjax._util import words
 from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import usage_errors
-from dsfjax.report import words
 from dsfjax.training import read_results
 from dsfjax.training.program import Member
 from dsfjax.training.record import NUMBERS

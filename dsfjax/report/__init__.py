@@ -1,8 +1,7 @@
-"""Floor 6: what a comparison found, as a page, as data files and as a terminal table."""
+"""Floor 7: what a comparison found, as a page, as data files and as a terminal table."""
 
-from dsfjax.report import state_over_time as state_over_time
-from dsfjax.report.aspects import Aspect as Aspect
-from dsfjax.report.aspects import register as register
+from dsfjax.aspects import Aspect as Aspect
+from dsfjax.aspects import register as register
 from dsfjax.report.joint import read_joint as read_joint
 from dsfjax.report.table import render as render
 from dsfjax.report.table import render_joint as render_joint

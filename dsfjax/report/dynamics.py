@@ -1,17 +1,17 @@
 """What probes saw of one member while it trained, beside its loss."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from dsfjax.report.style import INK, LAYERS, SETTINGS
+from dsfjax.aspects.eigenvalues import QUANTILES
+from dsfjax.aspects.style import INK, LAYERS, SETTINGS
+
+# What the probes of the built-in aspects are called; those of others follow.
+_KNOWN = ("modulus", "growing", "gradient", "dimension")
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class Dynamics:
         loss: Loss on the held-out examples there.
         accuracy: Accuracy there.
         sharpness: Largest eigenvalue of the Hessian of the loss.
-        modulus: |λ| of each layer at the quantiles of :mod:`dsfjax.training.probes`.
+        modulus: |λ| of each layer at the quantiles of `dsfjax.aspects.eigenvalues`.
         gradient: Norm of ∂L/∂h of each layer in each quarter of the sequence.
         dimension: Directions of the state in use, of each layer.
+        others: Name of another probe that is a number to its values.
     """
 
     seed: int
@@ -37,6 +38,7 @@ class Dynamics:
     modulus: Float[np.ndarray, "T layers q"]
     gradient: Float[np.ndarray, "T layers 4"]
     dimension: Float[np.ndarray, "T layers"]
+    others: Mapping[str, Float[np.ndarray, "T layers"]] = field(default_factory=dict)
 
 
 def read_dynamics(metrics: Sequence[Mapping[str, Any]], member: int) -> Dynamics | None:
@@ -53,6 +55,11 @@ def read_dynamics(metrics: Sequence[Mapping[str, Any]], member: int) -> Dynamics
     if not lines:
         return None
     layers = [line["probe"]["layers"] for line in lines]
+    others = [
+        name
+        for name, value in layers[0][0].items()
+        if name not in _KNOWN and not isinstance(value, list)
+    ]
     return Dynamics(
         seed=lines[0]["seed"],
         steps=np.array([line["step"] for line in lines]),
@@ -62,10 +69,30 @@ def read_dynamics(metrics: Sequence[Mapping[str, Any]], member: int) -> Dynamics
         modulus=_numbers([[x["modulus"] for x in row] for row in layers]),
         gradient=_numbers([[x["gradient"] or [None] * 4 for x in row] for row in layers]),
         dimension=_numbers([[x["dimension"] for x in row] for row in layers]),
+        others={name: _numbers([[x.get(name) for x in row] for row in layers]) for name in others},
     )
 
 
-def draw(mixer: str, found: Dynamics, color: str) -> Figure:
+def rows(found: Dynamics) -> Iterator[dict[str, Any]]:
+    """A row of ``dynamics.csv`` per probe and layer."""
+    for t, step in enumerate(found.steps.tolist()):
+        for i in range(found.dimension.shape[1]):
+            modulus = zip(QUANTILES, found.modulus[t, i].tolist(), strict=True)
+            yield {
+                "seed": found.seed,
+                "step": step,
+                "layer": i + 1,
+                "loss": float(found.loss[t]),
+                "accuracy": float(found.accuracy[t]),
+                "sharpness": float(found.sharpness[t]),
+                **{f"modulus_{q:g}": x for q, x in modulus},
+                **{f"gradient_{k + 1}": float(found.gradient[t, i, k]) for k in range(4)},
+                "dimension": float(found.dimension[t, i]),
+                **{name: float(values[t, i]) for name, values in found.others.items()},
+            }
+
+
+def draw(mixer: str, found: Dynamics, color: str) -> Any:
     """Loss, sharpness, |λ|, gradients and directions in use over training, one below the other.
 
     Args:
@@ -77,6 +104,10 @@ def draw(mixer: str, found: Dynamics, color: str) -> Figure:
         The figure; of |λ| the median and the range from 5 to 95 %, of the gradients the ratio of
         the first quarter of the sequence to the last.
     """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     rows = [
         ("loss", found.loss[:, None], False),
         ("sharpness", found.sharpness[:, None], True),
@@ -87,11 +118,12 @@ def draw(mixer: str, found: Dynamics, color: str) -> Figure:
             found.gradient[..., 3] > 0, found.gradient[..., 3], np.nan
         )
         rows += [("gradient ratio", ratio, True), ("directions", found.dimension, False)]
+    rows += [(name, values, False) for name, values in found.others.items()]
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(3.3, 0.55 + 1.05 * len(rows)), layout="constrained")
         axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
         for ax, (name, values, log) in zip(axes, rows, strict=True):
-            _rows(ax, found.steps, values, color, log and bool((values > 0).any()))
+            _lines(ax, found.steps, values, color, log and bool((values > 0).any()))
             ax.set_title(name, fontsize=9, fontweight="normal", pad=3)
         low, high = found.modulus[..., 0], found.modulus[..., -1]
         for i in range(low.shape[1]):
@@ -107,9 +139,11 @@ def draw(mixer: str, found: Dynamics, color: str) -> Figure:
     return figure
 
 
-def _rows(
-    ax: Axes, steps: Int[np.ndarray, " T"], values: Float[np.ndarray, "T k"], color: str, log: bool
+def _lines(
+    ax: Any, steps: Int[np.ndarray, " T"], values: Float[np.ndarray, "T k"], color: str, log: bool
 ) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for i in range(values.shape[1]):
         shown = np.where(values[:, i] > 0, values[:, i], np.nan) if log else values[:, i]
         style = {"linestyle": LAYERS[i % len(LAYERS)], "linewidth": 1.6, "markersize": 3}

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from dsfjax.report.comparison import Entry, band
-from dsfjax.report.style import (
+from dsfjax.aspects.style import (
     DASHED,
     DOTTED,
     HATCHES,
@@ -21,6 +20,7 @@ from dsfjax.report.style import (
     colors,
     turn,
 )
+from dsfjax.report.entry import Entry, band
 
 
 def axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -4,8 +4,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-from matplotlib.figure import Figure
+from typing import Any
 
 from dsfjax.report.svg import to_svg
 from dsfjax.report.verdict import Verdict
@@ -104,11 +103,11 @@ def subscripts(text: str) -> str:
     )
 
 
-def figure(drawn: Figure, name: str, title: str, caption: str, data: str) -> str:
+def figure(drawn: Any, name: str, title: str, caption: str, data: str) -> str:
     """A figure with its caption and a link to its numbers.
 
     Args:
-        drawn: The figure.
+        drawn: The Matplotlib figure.
         name: Unique in the page, letters, digits and hyphens.
         title: What a screen reader says in place of the drawing.
         caption: Plain text: how to read it.

@@ -5,24 +5,12 @@ from collections.abc import Sequence
 from importlib import resources
 from string import Template
 
+from dsfjax.aspects import registered
 from dsfjax.report import sections
-from dsfjax.report.aspects import registered
-from dsfjax.report.comparison import Comparison
+from dsfjax.report.entry import Comparison
 from dsfjax.report.html import decision, definitions
 from dsfjax.report.joint import TaskScores
 from dsfjax.report.verdict import Verdict
-
-_SECTIONS = (
-    sections.results,
-    sections.inside,
-    sections.spectra,
-    sections.memory,
-    sections.state,
-    sections.kernels,
-    sections.stability,
-    sections.training,
-    sections.costs,
-)
 
 
 def render(comparison: Comparison, verdict: Verdict, title: str, files: list[str]) -> str:
@@ -38,9 +26,13 @@ def render(comparison: Comparison, verdict: Verdict, title: str, files: list[str
         A complete HTML document.
     """
     links = [f'<a href="data/{html.escape(name)}">{html.escape(name)}</a>' for name in files]
-    shown = [section(comparison) for section in _SECTIONS]
-    # Before what training and the mixers cost, where the page leaves the systems.
-    shown[-2:-2] = [sections.own_section(comparison, aspect) for aspect in registered()]
+    shown = [
+        sections.results(comparison),
+        sections.inside(comparison),
+        *[sections.of_aspect(comparison, aspect) for aspect in registered()],
+        sections.training(comparison),
+        sections.costs(comparison),
+    ]
     heading = "Which architecture for this task, and why"
     answer = decision(heading, verdict, definitions("reasons", verdict.reasons))
     files_said = (

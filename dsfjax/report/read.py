@@ -15,10 +15,10 @@ from dsfjax import nn
 from dsfjax._util.ahead import compiled
 from dsfjax.analysis import cost, state_size
 from dsfjax.analysis.cost import PHASES
-from dsfjax.report.comparison import Comparison, Curve, Entry, Outcome
+from dsfjax.aspects import Findings
 from dsfjax.report.dynamics import read_dynamics
+from dsfjax.report.entry import Comparison, Curve, Entry, Outcome
 from dsfjax.report.examine import Examination
-from dsfjax.report.findings import Findings
 from dsfjax.tasks import Task
 from dsfjax.training import Loaded, TrainConfig, load
 from dsfjax.training.comparison import row

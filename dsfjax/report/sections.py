@@ -1,20 +1,16 @@
 """The sections of the page, an aspect each, with every mixer in it side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
+from dsfjax._util.words import count, number, percent, rate
 from dsfjax.analysis.cost import PHASES
-from dsfjax.report import dynamics, figures, panels
-from dsfjax.report.aspects import Aspect, Layers, registered
-from dsfjax.report.comparison import Comparison, Entry
-from dsfjax.report.findings import FADED, Findings, Layer
+from dsfjax.aspects import Aspect, Panel, registered
+from dsfjax.aspects.aspect import MODEL
+from dsfjax.aspects.style import colors
+from dsfjax.report import dynamics
+from dsfjax.report.entry import Comparison
 from dsfjax.report.html import Cell, Column, bullets, figure, grid, lead, note, section, table
 from dsfjax.report.joint import TaskScores, baselines, mixers
-from dsfjax.report.style import colors
-from dsfjax.report.words import count, factor, number, percent, rate
-
-Panel = Callable[[str, Sequence[Layer], str], Figure]
 
 
 def results(comparison: Comparison) -> str:
@@ -115,6 +111,8 @@ def _joint_cell(task: TaskScores, mixer: str) -> Cell:
 
 
 def _accuracy_figures(comparison: Comparison) -> list[str]:
+    from dsfjax.report import figures  # Matplotlib is imported where something is drawn
+
     entries, baselines = comparison.entries, (comparison.chance, comparison.unbound)
     guess = (
         f"Dashed: guessing among all answers ({percent(comparison.chance)}). Dotted: "
@@ -166,250 +164,100 @@ def _accuracy_figures(comparison: Comparison) -> list[str]:
 
 
 def inside(comparison: Comparison) -> str:
-    """What the analysis of the best member of each mixer found, in one table."""
+    """What the aspects found in the best member of each mixer, in one table."""
+    read = [
+        (aspect.name, head, column)
+        for aspect in registered()
+        for head, column in aspect.all_columns().items()
+    ]
     columns = (
         Column("mixer", "ascending", "text"),
         Column("accuracy", sorted="descending"),
-        Column("horizon"),
-        Column("half-life"),
-        Column("left when asked"),
-        Column("age read"),
-        Column("prediction"),
-        Column("directions in use"),
-        Column("of N", "ascending"),
-        Column("|λ| > 1", "ascending"),
-        Column("Lyapunov", "ascending"),
-        Column("gradient", "descending"),
-        *[Column(head) for aspect in registered() for head in aspect.columns],
+        *[Column(head, column.first) for _, head, column in read],
     )
     color = colors([entry.mixer for entry in comparison.entries])
-    rows = [_inside_row(entry, color[entry.mixer]) for entry in comparison.entries]
-    explained = (
-        f"Of the best seed at the best learning rate, on held-out sequences. Horizon: steps until "
-        f"half of the products of |λ| are below {FADED:g} (∞: not within a sequence), and "
-        "half-life: steps in which the median eigenvalue halves what it keeps, both of the layer "
-        "that keeps longest. Left when asked: what is left of a value in the state (in the outputs "
-        "where there is no finite state) when the task asks for it, relative to its entry, "
-        "geometric mean. Age read: mean age in steps of what is read in the second half. "
-        "Prediction: correlation of measured retention with the product of eigenvalues, in "
-        "logarithms, the lowest of a layer. Directions in use: those that carry 99 % of the energy "
-        "from past to future. |λ| > 1: largest share of a layer. Lyapunov: largest mean growth of "
-        "log |h| per step. Gradient: norm of ∂L/∂h in the first quarter of the sequence over that "
-        "in the last, in the layer where it is least; far below 1 it vanishes. – where there is no "
-        "finite state or no member that did not diverge."
-    )
-    return section(
-        "Side by side", "", table("Analysis, scrollable", columns, rows), note(explained)
-    )
-
-
-def _inside_row(entry: Entry, color: str) -> tuple[Cell, ...]:
-    found = entry.findings
-    head = (
-        Cell(entry.mixer, entry.mixer, color=color),
-        Cell(percent(entry.accuracy_mean), entry.accuracy_mean),
-    )
-    if found is None:
-        return (*head, *[Cell("–", None)] * (10 + sum(len(a.columns) for a in registered())))
-    agreed = min((layer.trace.correlation for layer in found.layers), default=None)
-    share = found.share_used
-    return (
-        *head,
-        Cell(number(found.horizon), found.horizon),
-        Cell(number(found.half_life), found.half_life),
-        Cell(factor(found.until_asked), found.until_asked),
-        Cell(number(found.mean_age), found.mean_age),
-        Cell(number(agreed, 2), agreed),
-        Cell(count(found.dimension), found.dimension),
-        Cell("–" if share is None else percent(share), share),
-        Cell(percent(found.growing), found.growing),
-        Cell(number(found.exponent, 2), found.exponent),
-        Cell(factor(found.gradient_ratio), found.gradient_ratio),
-        *[
-            _number_cell(read, found.aspects.get(aspect.name))
-            for aspect in registered()
-            for read in aspect.columns.values()
-        ],
-    )
-
-
-def _number_cell(read: Callable[[Layers], float | None], layers: Layers | None) -> Cell:
-    value = None if layers is None else read(layers)
-    return Cell(number(value), value)
-
-
-def spectra(comparison: Comparison) -> str:
-    """Histograms of eigenvalues."""
-
-    def caption(found: Findings) -> str:
-        medians = ", ".join(f"{layer.quantiles[2]:.3f}" for layer in found.layers)
-        above = ", ".join(percent(layer.growing) for layer in found.layers)
-        real = all(layer.is_positive for layer in found.layers)
-        text = f"Median {medians}; above 1: {above}."
-        return text + (" All are real and positive." if real else "")
-
-    drawn = _panels(comparison, "moduli", "|λ|", panels.moduli, caption, "moduli.csv")
-    turning = [
-        e
-        for e in comparison.entries
-        if e.findings and not all(layer.is_positive for layer in e.findings.layers)
-    ]
-    turns = _panels(
-        comparison, "phases", "arg λ", panels.phases, lambda _: "", "phases.csv", turning
-    )
-    how = (
-        "How to read: shares of the moduli of the eigenvalues of the normalised transition Λ_t of "
-        "the trained models, over tokens and heads, a line per layer. Left of the dashed line "
-        "(|λ| < 1) a memory fades, the faster the further left; at 1 it is kept; right of it, it "
-        "grows for that step. Where a transition has eigenvalues that are not positive, their "
-        "angles follow: away from 0 the state turns as it fades."
-    )
-    return section("What a step keeps: eigenvalues", how, grid("panels", drawn + turns))
-
-
-def memory(comparison: Comparison) -> str:
-    """Horizons, and retention measured beside what eigenvalues predict."""
-
-    def horizon(found: Findings) -> str:
-        each = ", ".join(number(layer.horizon) for layer in found.layers)
-        half = ", ".join(number(layer.half_life) for layer in found.layers)
-        return f"Horizon {each} steps; half-life {half}."
-
-    def traced(found: Findings) -> str:
-        left = ", ".join(factor(layer.trace.until_asked) for layer in found.layers)
-        ratio = ", ".join(factor(layer.trace.ratio) for layer in found.layers)
-        where = (
-            "state" if all(layer.trace.state is not None for layer in found.layers) else "output"
+    rows = []
+    for entry in comparison.entries:
+        found = entry.findings or {}
+        values = [column.read(found[name]) if name in found else None for name, _, column in read]
+        rows.append(
+            (
+                Cell(entry.mixer, entry.mixer, color=color[entry.mixer]),
+                Cell(percent(entry.accuracy_mean), entry.accuracy_mean),
+                *[
+                    Cell("–" if value is None else column.show(value), value)
+                    for value, (_, _, column) in zip(values, read, strict=True)
+                ],
+            )
         )
-        return f"In the {where}: {left} left when asked; measured is {ratio} the prediction."
-
-    horizons = _panels(
-        comparison, "survival", "memory horizon", panels.survival, horizon, "memory.csv"
-    )
-    traces = _panels(comparison, "trace", "retention", panels.retention, traced, "memory.csv")
-    return section(
-        "How long it keeps: memory",
-        f"How to read: the share of products of |λ| that are still at least {FADED:g} "
-        "after τ steps; a line that stays up keeps tokens, one that drops at once forgets them.",
-        grid("panels", horizons),
-        lead(
-            "How to read what follows: what is left of a marked value after so many steps, "
-            "relative to its entry, measured by taking the value away (lines), and predicted from "
-            "the eigenvalues alone (dots). Where lines and dots part, memory is not in the "
-            "eigenvalues but in how the state is written and read."
-        ),
-        grid("panels", traces),
-    )
-
-
-def state(comparison: Comparison) -> str:
-    """Hankel singular values."""
-    entries = [e for e in comparison.entries if e.findings and e.findings.dimension is not None]
-
-    def caption(found: Findings) -> str:
-        parts = [
-            f"{count(layer.dimension)} of {count(layer.use.size)}"
-            for layer in found.layers
-            if layer.use is not None
+    explained = " ".join(
+        [
+            "Of the best seed at the best learning rate, on held-out sequences.",
+            *[column.about for _, _, column in read if column.about],
+            "– where there is no finite state or no member that did not diverge.",
         ]
-        return f"99 % of the energy in {', '.join(parts)} directions."
-
-    drawn = _panels(
-        comparison, "use", "Hankel singular values", panels.use, caption, "state_use.csv", entries
     )
-    how = (
-        "How to read: Hankel singular values of the middle step, largest first, relative to the "
-        "largest: how much goes from the past to the future through each direction of the state. A "
-        "line that falls early leaves the rest of the state unused, and a smaller state would do; "
-        "one that stays up fills it."
-    )
-    return section("How much of the state is used", how, grid("panels", drawn)) if drawn else ""
-
-
-def kernels(comparison: Comparison) -> str:
-    """Φ of one example, every layer."""
-    drawn = []
-    for i, entry in enumerate(comparison.entries):
-        if entry.findings is None:
-            continue
-        for j, layer in enumerate(entry.findings.layers):
-            channels = (
-                f"Root mean square over the {layer.num_channels} channels of the head."
-                if layer.num_channels > 1
-                else "One Φ for all channels of the head."
-            )
-            title = f"{entry.mixer}, layer {j + 1}"
-            shown = panels.kernel_map(
-                title, layer.kernel, entry.findings.pairs, entry.findings.cell
-            )
-            data = f"phi_{entry.mixer}.csv"
-            drawn.append(figure(shown, f"phi-{i}-{j}", f"Φ of {title}", channels, data))
-    how = (
-        "How to read: Φ_{t,s} is the weight with which token s enters output t, the attention map "
-        "of any mixer. Shown for head 0 of every layer on the same held-out example, relative to "
-        "the largest entry. Triangles mark the query positions (left) and the positions of the "
-        "values they ask for (below); a ring marks where a query meets its value. A mixer that "
-        "recalls by looking up shows a strong entry inside each ring; one that carries everything "
-        "along shows columns or smooth decay. Scales with both signs are blue for negative, orange "
-        "for positive weights."
-    )
-    return section("Who reads what: Φ of one example", how, grid("panels", drawn)) if drawn else ""
-
-
-def stability(comparison: Comparison) -> str:
-    """Gradients through time, Lyapunov exponents, warnings."""
-    entries = [e for e in comparison.entries if e.findings and e.findings.dimension is not None]
-
-    def caption(found: Findings) -> str:
-        exponents = ", ".join(number(float(layer.exponents[-1]), 2) for layer in found.layers)
-        return f"Largest Lyapunov exponents {exponents}."
-
-    drawn = _panels(
-        comparison,
-        "gradients",
-        "gradients through time",
-        panels.gradients,
-        caption,
-        "gradients.csv",
-        entries,
-    )
-    how = (
-        "How to read: the norm of ∂L/∂h, the gradient of the loss to the state, at every step of a "
-        "sequence. A line that falls by orders of magnitude towards the left vanishes and teaches "
-        "nothing about early tokens; one that rises explodes. Below: what looks wrong, in words. "
-        "The Lyapunov exponent is the mean growth of log |h| per step: negative forgets, positive "
-        "explodes."
-    )
-    warned = [
-        f"{e.mixer}, {text}"
-        for e in comparison.entries
-        if e.findings
-        for text in e.findings.warnings
-    ]
     lost = [
         f"{e.mixer}: every member at its best learning rate diverged, there is no model to look at."
         for e in comparison.entries
         if e.findings is None
     ]
-    said = bullets("warnings", lost + warned) or note("Nothing looks wrong in any model.")
-    return section("Stability", how, grid("panels", drawn), said)
+    return section(
+        "Side by side",
+        "",
+        table("Analysis, scrollable", columns, rows),
+        note(explained),
+        bullets("warnings", lost),
+    )
 
 
-def own_section(comparison: Comparison, aspect: Aspect) -> str:
-    """A registered aspect: a figure per mixer that it applies to."""
+def of_aspect(comparison: Comparison, aspect: Aspect) -> str:
+    """The section of an aspect: a figure per panel and mixer, and what looks wrong."""
+    parts, drawn, any_drawn = [], [], False
+    for panel in aspect.all_panels():
+        if panel.how:
+            parts += [grid("panels", drawn), lead(panel.how)]
+            drawn = []
+        drawn += _figures(comparison, aspect, panel)
+        any_drawn |= bool(drawn)
+    parts.append(grid("panels", drawn))
+    found = {e.mixer: e.findings for e in comparison.entries if e.findings is not None}
+    own = {
+        mixer: findings[aspect.name] for mixer, findings in found.items() if aspect.name in findings
+    }
+    if aspect.warn is not None and own:
+        said = [f"{mixer}, {text}" for mixer, layers in own.items() for text in aspect.warn(layers)]
+        parts.append(bullets("warnings", said) or note("Nothing looks wrong in any model."))
+        any_drawn = True
+    return section(aspect.title, aspect.how, *parts) if any_drawn else ""
+
+
+def _figures(comparison: Comparison, aspect: Aspect, panel: Panel) -> list[str]:
+    """A figure per mixer, or per mixer and layer, in the colours of the page."""
     color = colors([entry.mixer for entry in comparison.entries])
-    drawn = [
-        figure(
-            aspect.draw(entry.mixer, layers, color[entry.mixer]),
-            f"{aspect.name.replace('_', '-')}-{i}",
-            f"{aspect.title}: {entry.mixer}",
-            aspect.caption(layers),
-            f"{aspect.name}.csv",
-        )
-        for i, entry in enumerate(comparison.entries)
-        if entry.findings and (layers := entry.findings.aspects.get(aspect.name))
-    ]
-    return section(aspect.title, aspect.how, grid("panels", drawn)) if drawn else ""
+    drawn = []
+    for i, entry in enumerate(comparison.entries):
+        layers = (entry.findings or {}).get(aspect.name, ())
+        if not layers or not panel.applies(layers):
+            continue
+        each = [(f"{panel.name}-{i}", entry.mixer, layers)]
+        if panel.by_layer:
+            each = [
+                (f"{panel.name}-{i}-{j}", f"{entry.mixer}, layer {j + 1}", (layer,))
+                for j, layer in enumerate(layers)
+            ]
+        data = f"{panel.data.replace(MODEL, entry.mixer)}.csv"
+        drawn += [
+            figure(
+                panel.draw(title, own, color[entry.mixer]),
+                name,
+                f"{panel.what} of {title}",
+                panel.caption(own),
+                data,
+            )
+            for name, title, own in each
+        ]
+    return drawn
 
 
 def training(comparison: Comparison) -> str:
@@ -473,27 +321,3 @@ def costs(comparison: Comparison) -> str:
         "much room as the state. The same numbers are in cost.csv."
     )
     return section("What it costs", "", table("Cost, scrollable", columns, rows), note(explained))
-
-
-def _panels(
-    comparison: Comparison,
-    name: str,
-    what: str,
-    draw: Panel,
-    caption: Callable[[Findings], str],
-    data: str,
-    entries: Sequence[Entry] | None = None,
-) -> list[str]:
-    """A figure per mixer that has findings, in the colours of the page."""
-    color = colors([entry.mixer for entry in comparison.entries])
-    return [
-        figure(
-            draw(entry.mixer, entry.findings.layers, color[entry.mixer]),
-            f"{name}-{i}",
-            f"{what} of {entry.mixer}",
-            caption(entry.findings),
-            data,
-        )
-        for i, entry in enumerate(comparison.entries if entries is None else entries)
-        if entry.findings is not None
-    ]

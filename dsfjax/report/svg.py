@@ -2,26 +2,24 @@
 
 import io
 import re
+from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
-from dsfjax.report.style import CSS_VARIABLES, SETTINGS
+from dsfjax.aspects.style import CSS_VARIABLES, SETTINGS
 
 _PROLOGUE = re.compile(r"^.*?(?=<svg)", re.DOTALL)
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 
 
-def to_svg(figure: Figure, name: str, title: str) -> str:
+def to_svg(figure: Any, name: str, title: str) -> str:
     """Draw a figure into an SVG element.
 
     The same figure gives the same string on every run. Identifiers and the references to them get
     the prefix ``name``, because they share one name space with all other SVGs of the page.
-    Placeholder colours become the CSS variables of :mod:`dsfjax.report.style`, and the size is
+    Placeholder colours become the CSS variables of :mod:`dsfjax.aspects.style`, and the size is
     left to the page (the ``viewBox`` keeps the proportions).
 
     Args:
-        figure: The figure.
+        figure: A Matplotlib figure.
         name: Letters, digits and hyphens; unique in the page.
         title: What a screen reader says in place of the drawing.
 
@@ -32,11 +30,14 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
         ValueError: If ``name`` cannot be part of an identifier.
 
     Example:
+        >>> from matplotlib.figure import Figure
         >>> to_svg(Figure(), "empty", "Nothing")[:4]
         '<svg'
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name):
         raise ValueError(f"expected a name of letters, digits and hyphens, got {name!r}")
+    import matplotlib
+
     buffer = io.StringIO()
     with matplotlib.rc_context(SETTINGS):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

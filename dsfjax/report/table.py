@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from dsfjax.report import words
+from dsfjax._util import words
 from dsfjax.report.joint import TaskScores, baselines, mixers
 
 

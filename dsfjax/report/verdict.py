@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsfjax.analysis.stability import EXPONENT
-from dsfjax.report.aspects import registered
-from dsfjax.report.comparison import Comparison, Entry
-from dsfjax.report.words import accuracy, count, factor, listing, percent, steps
+from dsfjax._util.words import accuracy, count, listing, percent
+from dsfjax.aspects import Layers, registered
+from dsfjax.report.entry import Comparison, Entry
 
 # Means closer than this are called equal even if the seeds scatter less.
 TIE = 0.005
@@ -34,10 +33,6 @@ SIZES = 2.0
 ENOUGH_MODELS, CLEAR = 5, 0.6
 # Below this many that learnt the task a correlation says who learnt it and no more.
 ENOUGH_LEARNT = 3
-# Half-lives within this factor are called alike.
-ALIKE = 1.05
-# Gradients that shrink below this from the end of a sequence to its start have vanished.
-VANISHED = 1e-3
 
 
 @dataclass(frozen=True)
@@ -69,17 +64,15 @@ def decide(comparison: Comparison) -> Verdict:
     choice, answer = _choice(comparison)
     entries = comparison.entries
     reasons = {"Accuracy": _accuracy(comparison)}
-    for name, say in (("Memory", _memory), ("State", _state), ("Stability", _stability)):
-        if text := say(entries):
-            reasons[name] = text
     for aspect in registered():
         own = {
-            e.mixer: e.findings.aspects[aspect.name]
+            e.mixer: e.findings[aspect.name]
             for e in entries
-            if e.findings is not None and aspect.name in e.findings.aspects
+            if e.findings is not None and aspect.name in e.findings
         }
         if own and (text := aspect.find(own)):
-            reasons[aspect.title] = text
+            reasons[aspect.verdict or aspect.title] = text
+    reasons["Training"] = _diverged(entries)
     reasons["Cost"] = _cost(entries)
     if text := _company(comparison):
         reasons["What goes with accuracy"] = text
@@ -287,77 +280,9 @@ def _reached(entry: Entry) -> list[float]:
     return [float(steps[0]) for steps in found if steps.size]
 
 
-def _memory(entries: Sequence[Entry]) -> str:
-    found = [(e.mixer, e.findings) for e in entries if e.findings is not None]
-    if not found:
-        return ""
-    ranked = sorted(found, key=lambda pair: (pair[1].half_life, pair[1].horizon))
-    (first, shortest), (last, longest) = ranked[0], ranked[-1]
-    text = f"the median eigenvalue of {last} {_halves(longest.half_life)}"
-    if len(ranked) > 1 and not longest.half_life > ALIKE * shortest.half_life:
-        text = f"the median eigenvalue of all mixers {_halves(longest.half_life)}"
-    elif len(ranked) > 1:
-        text = f"{last} keeps longest: its median eigenvalue {_halves(longest.half_life)}; {first} "
-        text += f"shortest: it {_halves(shortest.half_life)}"
-    text = f"{text[:1].upper() if text.startswith('the median') else text[:1]}{text[1:]}. "
-    left = [(name, f.until_asked) for name, f in found if math.isfinite(f.until_asked)]
-    if left:
-        most, least = max(left, key=lambda x: x[1]), min(left, key=lambda x: x[1])
-        text += f"When a value is asked for, {most[0]} has {factor(most[1])} of its trace left"
-        text += "." if most is least else f", {least[0]} {factor(least[1])}."
-    return text.strip()
-
-
-def _halves(half_life: float) -> str:
-    if math.isinf(half_life):
-        return "does not fade"
-    return f"halves what is kept in {steps(half_life)}"
-
-
-def _state(entries: Sequence[Entry]) -> str:
-    found = [
-        (e.mixer, e.findings.dimension, e.findings.share_used)
-        for e in entries
-        if e.findings is not None and e.findings.share_used is not None
-    ]
-    without = [e.mixer for e in entries if e.findings is not None and e.findings.dimension is None]
-    text = ""
-    if found:
-        most, least = max(found, key=lambda x: x[2] or 0), min(found, key=lambda x: x[2] or 0)
-        text = f"99 % of what passes through the state uses {count(most[1])} directions in "
-        text += f"{most[0]}, {percent(most[2] or 0)} of its N"
-        if most is not least:
-            text += f", and {count(least[1])} in {least[0]}, {percent(least[2] or 0)}"
-        text += ". "
-    if without:
-        text += f"{listing(without)} {'keeps' if len(without) == 1 else 'keep'} the past itself: "
-        text += "there is no finite state to measure."
-    return text.strip()
-
-
-def _stability(entries: Sequence[Entry]) -> str:
-    found = [(e.mixer, e.findings) for e in entries if e.findings is not None]
-    said = []
-    if found:
-        grow = [f"{n} ({percent(f.growing)})" for n, f in found if f.growing > TIE]
-        explode = [n for n, f in found if f.exponent > EXPONENT]
-        said.append(
-            f"At some tokens |λ| exceeds 1 in {listing(grow)}" if grow else "No |λ| exceeds 1"
-        )
-        said[0] += (
-            f"; over a whole sequence the state grows in {listing(explode)}." if explode else "."
-        )
-    ratios = {n: f.gradient_ratio for n, f in found if f.gradient_ratio is not None}
-    if ratios:
-        vanish = [f"{n} ({factor(r)})" for n, r in ratios.items() if r < VANISHED]
-        said.append(
-            f"Gradients vanish towards the first tokens in {listing(vanish)}."
-            if vanish
-            else "Gradients reach the first tokens."
-        )
+def _diverged(entries: Sequence[Entry]) -> str:
     bad = [f"{e.mixer} ({e.num_diverged} of {len(e.outcomes)})" for e in entries if e.num_diverged]
-    said.append(f"Members diverged in {listing(bad)}." if bad else "No member diverged.")
-    return " ".join(said)
+    return f"Members diverged in {listing(bad)}." if bad else "No member diverged."
 
 
 def _cost(entries: Sequence[Entry]) -> str:
@@ -381,16 +306,26 @@ def _cost(entries: Sequence[Entry]) -> str:
     )
 
 
-_COMPANY: dict[str, Callable[[Entry], float | None]] = {
-    "the size of the state": lambda e: e.state_size,
-    "the directions in use": lambda e: e.findings.dimension if e.findings else None,
-    "the half-life": lambda e: e.findings.half_life if e.findings else None,
-    "what is left of a value when it is asked for": (
-        lambda e: e.findings.until_asked if e.findings else None
-    ),
-    "the age of what is read": lambda e: e.findings.mean_age if e.findings else None,
-    "the number of parameters": lambda e: e.num_params,
-}
+def _compared() -> dict[str, Callable[[Entry], float | None]]:
+    """What may go with accuracy, as it is called in a sentence."""
+
+    def of(aspect: str, read: Callable[[Layers], float | None]) -> Callable[[Entry], float | None]:
+        def number(entry: Entry) -> float | None:
+            found = entry.findings or {}
+            return read(found[aspect]) if aspect in found else None
+
+        return number
+
+    return {
+        "the size of the state": lambda entry: entry.state_size,
+        **{
+            column.called: of(aspect.name, column.read)
+            for aspect in registered()
+            for column in aspect.all_columns().values()
+            if column.called
+        },
+        "the number of parameters": lambda entry: entry.num_params,
+    }
 
 
 def _company(comparison: Comparison) -> str:
@@ -398,7 +333,7 @@ def _company(comparison: Comparison) -> str:
     entries, able, clear = comparison.entries, learnt(comparison), []
     if len(able) < ENOUGH_LEARNT:
         return ""
-    for name, read in _COMPANY.items():
+    for name, read in _compared().items():
         pairs = [(e.accuracy_mean if e in able else comparison.unbound, read(e)) for e in entries]
         known = [(a, float(b)) for a, b in pairs if b is not None and not math.isnan(b)]
         if len(known) >= ENOUGH_MODELS:

@@ -1,12 +1,18 @@
 """A made-up comparison: numbers of plausible size, drawn from fixed seeds, no model behind them."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from dsfjax.analysis import Cost, Phase
-from dsfjax.report.comparison import Comparison, Curve, Entry, Outcome
-from dsfjax.report.findings import MODULUS_BINS, Findings, Layer, Trace
+from dsfjax.aspects import Findings
+from dsfjax.aspects.eigenvalues import MODULUS_BINS, Eigenvalues
+from dsfjax.aspects.gradient_flow import Flow
+from dsfjax.aspects.memory_curves import Memory
+from dsfjax.aspects.phi_maps import PhiMap
+from dsfjax.aspects.state_use import StateUse
+from dsfjax.report.entry import Comparison, Curve, Entry, Outcome
 
 LENGTH, STATES = 32, 48
 PAIRS = ((9, 1), (14, 5), (21, 3), (30, 7))
@@ -22,7 +28,8 @@ MIXERS = {
 }
 
 
-def layer(finite: bool, signed: bool, rng: np.random.Generator) -> Layer:
+def layer(finite: bool, signed: bool, rng: np.random.Generator) -> dict[str, Any]:
+    """Name of an aspect to what it found in a layer."""
     age = np.arange(LENGTH)
     moduli = rng.random(len(MODULUS_BINS) - 1)
     phases = np.zeros(36)
@@ -35,29 +42,42 @@ def layer(finite: bool, signed: bool, rng: np.random.Generator) -> Layer:
         kernel = kernel - 0.1 * np.where(lag >= 0, rng.random(lag.shape), 0.0)
     for query, value in PAIRS:
         kernel[query, value] += 1.0
-    return Layer(
-        moduli=moduli / moduli.sum(),
-        phases=phases,
-        quantiles=np.sort(rng.random(5)),
-        growing=0.0 if finite else 0.25,
-        survival=np.exp(-0.05 * age),
-        half_life=7.0,
-        mean_age=age / 2.0,
-        trace=Trace(measured if finite else None, measured / 2, predicted, 0.9, 0.8, 0.3),
-        use=np.exp(-0.2 * np.arange(STATES)) if finite else None,
-        dimension=12.0 if finite else None,
-        participation=6.0 if finite else None,
-        exponents=np.linspace(-0.3, -0.05, 6),
-        gradient=np.exp(0.1 * age) if finite else None,
-        warnings=() if finite else ("head 0: the normaliser grows.",),
-        kernel=kernel,
-        num_channels=16 if finite else 1,
-    )
+    growing = 0.0 if finite else 0.25
+    use = StateUse(np.exp(-0.2 * np.arange(STATES)), 12.0, 6.0)
+    return {
+        "eigenvalues": Eigenvalues(moduli / moduli.sum(), phases, np.sort(rng.random(5)), growing),
+        "memory": Memory(
+            survival=np.exp(-0.05 * age),
+            half_life=7.0,
+            mean_age=age / 2.0,
+            state=measured if finite else None,
+            output=measured / 2,
+            predicted=predicted,
+            correlation=0.9,
+            ratio=0.8,
+            until_asked=0.3,
+        ),
+        "state_use": use if finite else StateUse(None, None, None),
+        "phi": PhiMap(kernel, 16 if finite else 1, PAIRS),
+        "stability": Flow(
+            growing=growing,
+            exponents=np.linspace(-0.3, -0.05, 6),
+            gradient=np.exp(0.1 * age) if finite else None,
+            warnings=() if finite else ("head 0: the normaliser grows.",),
+        ),
+    }
 
 
 def findings(mixer: str, rng: np.random.Generator) -> Findings:
     finite, signed = mixer != "softmax_attention", mixer in ("normalized_attention", "ssd")
-    return Findings((layer(finite, signed, rng), layer(finite, signed, rng)), PAIRS)
+    layers = [layer(finite, signed, rng) for _ in range(2)]
+    return {name: tuple(own[name] for own in layers) for name in layers[0]}
+
+
+def changed(found: Findings, aspect: str, **changes: Any) -> Findings:
+    """The same findings, but for some fields of every layer of an aspect."""
+    layers = tuple(dataclasses.replace(own, **changes) for own in found[aspect])
+    return {**found, aspect: layers}
 
 
 def curve(seed: int, final: float, rng: np.random.Generator) -> Curve:

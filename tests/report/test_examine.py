@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from dsfjax import analysis, nn
+from dsfjax.aspects import Asked, Findings, gradient_flow, phi_maps, state_use
+from dsfjax.aspects.eigenvalues import MODULUS_BINS
+from dsfjax.aspects.memory_curves import FADED
 from dsfjax.core import Dense, DenseInput, DenseOutput, System
 from dsfjax.engines import materialize
-from dsfjax.report.examine import examine, first_kernel, num_channels
-from dsfjax.report.findings import FADED, MODULUS_BINS, Findings
+from dsfjax.report.examine import examine
 from dsfjax.tasks import Example, mqar
 from dsfjax.training.gradients import output_gradients
 from dsfjax.training.step import HELD_OUT, stream
@@ -50,29 +52,34 @@ def test_layers_are_what_analysis_says(case: tuple[nn.Model, dict, Findings]) ->
         ]
 
     rows = [look(example.inputs) for example in EXAMPLES]
-    assert len(found.layers) == 2
-    for i, layer in enumerate(found.layers):
+    columns = [found[name] for name in ("eigenvalues", "memory", "stability")]
+    assert list(map(len, columns)) == [2, 2, 2]
+    for i, (layer, memory, flow) in enumerate(zip(*columns, strict=True)):
         moduli, half, ages, counts, exponents = zip(*(row[i] for row in rows), strict=True)
         values = np.ravel(moduli)
         values = values[~np.isnan(values)]
         shares = np.histogram(np.minimum(values, MODULUS_BINS[-1]), MODULUS_BINS)[0] / values.size
         np.testing.assert_allclose(layer.moduli, shares, atol=1e-12)
         assert layer.growing == pytest.approx(np.mean(values > 1))
+        assert flow.growing == pytest.approx(layer.growing)
         assert layer.is_positive
-        assert layer.half_life == pytest.approx(np.median(half))
-        np.testing.assert_allclose(layer.mean_age, np.mean(ages, axis=0), rtol=1e-9)
+        assert memory.half_life == pytest.approx(np.median(half))
+        np.testing.assert_allclose(memory.mean_age, np.mean(ages, axis=0), rtol=1e-9)
         mean = analysis.HorizonCounts(
             *(jnp.stack(x).mean(axis=(0, 1)) for x in zip(*counts, strict=True))
         )
-        np.testing.assert_allclose(layer.survival, analysis.survival(mean), rtol=1e-9)
-        assert layer.exponents[-1] == pytest.approx(np.max(exponents))
+        np.testing.assert_allclose(memory.survival, analysis.survival(mean), rtol=1e-9)
+        assert flow.exponents[-1] == pytest.approx(np.max(exponents))
 
 
 def test_state_use_and_gradients(case: tuple[nn.Model, dict, Findings]) -> None:
     model, params, found = case
-    if found.dimension is None:
-        assert all(x.use is None and x.gradient is None for x in found.layers)
-        assert found.share_used is None and found.gradient_ratio is None
+    used, flows = found["state_use"], found["stability"]
+    if used[0].use is None:
+        assert all(x.use is None and x.dimension is None for x in used)
+        assert all(x.gradient is None for x in flows)
+        assert state_use.share_used(used) is None and gradient_flow.gradient_ratio(flows) is None
+        assert "state_over_time" not in found
         return
 
     @jax.jit
@@ -82,22 +89,21 @@ def test_state_use_and_gradients(case: tuple[nn.Model, dict, Findings]) -> None:
         return [(analysis.state_use(s), analysis.gradient_norms(s, y)) for (s, _), y in pairs]
 
     rows = [look(example) for example in EXAMPLES]
-    for i, layer in enumerate(found.layers):
-        assert layer.use is not None and layer.gradient is not None
+    for i, (layer, flow) in enumerate(zip(used, flows, strict=True)):
         use, norms = (np.stack(x) for x in zip(*(row[i] for row in rows), strict=True))
         np.testing.assert_allclose(layer.use, np.sqrt((use**2).mean(axis=0)), rtol=1e-6, atol=1e-9)
         assert layer.dimension == np.mean(analysis.effective_dimension(jnp.asarray(use**2)).rank)
         square = (norms**2).sum(axis=2).mean(axis=0)
-        np.testing.assert_allclose(layer.gradient, np.sqrt(square), rtol=1e-6)
+        np.testing.assert_allclose(flow.gradient, np.sqrt(square), rtol=1e-6)
 
 
 def test_traces_and_kernels(case: tuple[nn.Model, dict, Findings]) -> None:
     model, params, found = case
-    assert found.pairs == tuple(
+    assert found["phi"][0].pairs == tuple(
         (int(t), 2 * j + 1) for j, t in enumerate(EXAMPLES[0].query_positions)
     )
     layers = jax.jit(model.systems)(params, EXAMPLES[0].inputs)
-    for (system, _), layer in zip(layers, found.layers, strict=True):
+    for (system, _), layer in zip(layers, found["phi"], strict=True):
         phi = np.asarray(materialize(system))[0]
         if phi.ndim == 3:
             assert layer.num_channels == len(phi)
@@ -110,7 +116,7 @@ def test_traces_and_kernels(case: tuple[nn.Model, dict, Findings]) -> None:
         trace = retention.output if retention.state is None else retention.state
         kept += [trace[m, example.query_positions[m]] for m in range(2)]
     expected = np.exp(np.mean(np.log(np.stack(kept))))
-    assert found.layers[0].trace.until_asked == pytest.approx(expected, rel=1e-6)
+    assert found["memory"][0].until_asked == pytest.approx(expected, rel=1e-6)
 
 
 def test_dense_maps_have_a_kernel_on_tokens() -> None:
@@ -122,5 +128,7 @@ def test_dense_maps_have_a_kernel_on_tokens() -> None:
         state_shape=(1, 3, 1),
     )
     full = np.asarray(materialize(system, full=True))
-    assert num_channels(system, 5) == 8
-    np.testing.assert_allclose(first_kernel(system, 5), np.sqrt((full**2).mean(axis=(1, 3))))
+    asked = Asked(jnp.zeros(1, int), None)
+    found = jax.jit(phi_maps.measure)(system, jnp.zeros((5, 2)), jnp.zeros((5, 4)), asked)
+    assert found.num_channels == 8 and found.pairs.shape == (0, 2)
+    np.testing.assert_allclose(found.kernel, np.sqrt((full**2).mean(axis=(1, 3))))

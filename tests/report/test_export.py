@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsfjax.aspects import Layers
+from dsfjax.aspects.eigenvalues import MODULUS_BINS
+from dsfjax.aspects.memory_curves import half_life
+from dsfjax.aspects.state_use import share_used
 from dsfjax.report.export import write_data
-from dsfjax.report.findings import MODULUS_BINS, Layer
 from tests.report.synthetic import LENGTH, MIXERS, PAIRS, STATES, comparison, diverged
 
 WHOLE = comparison()
@@ -27,10 +30,10 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def layers(mixer: str) -> tuple[Layer, ...]:
+def layers(mixer: str, aspect: str) -> Layers:
     found = next(e.findings for e in WHOLE.entries if e.mixer == mixer)
     assert found is not None
-    return found.layers
+    return found[aspect]
 
 
 def column(path: Path, mixer: str, layer: int, name: str) -> list[str]:
@@ -48,8 +51,8 @@ def test_summary(folder: Path) -> None:
         assert row["steps_to_90"] == ("" if entry.steps_to_90 is None else str(entry.steps_to_90))
         assert (int(row["num_params"]), row["grows"]) == (entry.num_params, str(entry.grows))
         assert entry.findings is not None
-        assert float(row["half_life"]) == entry.findings.half_life
-        share = entry.findings.share_used
+        assert float(row["half_life"]) == half_life(entry.findings["memory"])
+        share = share_used(entry.findings["state_use"])
         assert row["share_used"] == ("" if share is None else str(share))
 
 
@@ -76,7 +79,7 @@ def test_curves_and_members(folder: Path) -> None:
 
 
 def test_histograms(folder: Path) -> None:
-    for i, layer in enumerate(layers("s6")):
+    for i, layer in enumerate(layers("s6", "eigenvalues")):
         shares = column(folder / "moduli.csv", "s6", i + 1, "share")
         assert list(map(float, shares)) == layer.moduli.tolist()
         lows = column(folder / "moduli.csv", "s6", i + 1, "low")
@@ -86,23 +89,22 @@ def test_histograms(folder: Path) -> None:
 
 
 def test_memory_state_and_gradients(folder: Path) -> None:
-    first = layers("ssd")[0]
+    first = layers("ssd", "memory")[0]
     memory = folder / "memory.csv"
     expected = {
         "survival": first.survival,
-        "state": first.trace.state,
-        "output": first.trace.output,
-        "predicted": first.trace.predicted,
+        "state": first.state,
+        "output": first.output,
+        "predicted": first.predicted,
         "mean_age": first.mean_age,
     }
     for name, values in expected.items():
         assert values is not None
         assert list(map(float, column(memory, "ssd", 1, name))) == values.tolist()
     use = column(folder / "state_use.csv", "ssd", 1, "hankel_singular_value")
-    assert first.use is not None and first.gradient is not None
-    assert list(map(float, use)) == first.use.tolist()
+    assert list(map(float, use)) == layers("ssd", "state_use")[0].use.tolist()
     gradient = column(folder / "gradients.csv", "ssd", 1, "gradient_norm")
-    assert list(map(float, gradient)) == first.gradient.tolist()
+    assert list(map(float, gradient)) == layers("ssd", "stability")[0].gradient.tolist()
 
 
 def test_without_a_finite_state_its_columns_are_empty(folder: Path) -> None:
@@ -125,7 +127,7 @@ def test_kernel(folder: Path) -> None:
         found[layer, t, s] = float(row["phi"])
         if row["query_meets_value"] == "1":
             marked.add((t, s))
-    np.testing.assert_array_equal(found, [layer.kernel for layer in layers("ssd")])
+    np.testing.assert_array_equal(found, [layer.kernel for layer in layers("ssd", "phi")])
     assert marked == set(PAIRS)
 
 

@@ -1,13 +1,12 @@
 """The figures hold the values that were put in, and one artist for each."""
 
 import numpy as np
-import pytest
-from matplotlib.colors import LogNorm, SymLogNorm, to_hex
+from matplotlib.colors import to_hex
 
-from dsfjax.report import figures, panels
-from dsfjax.report.comparison import Curve, band
-from dsfjax.report.style import PALETTE, colors, turn
-from tests.report.synthetic import LENGTH, PAIRS, comparison, diverged
+from dsfjax.aspects.style import PALETTE, colors, turn
+from dsfjax.report import figures
+from dsfjax.report.entry import Curve, band
+from tests.report.synthetic import comparison, diverged
 
 ENTRIES = comparison().entries
 
@@ -84,77 +83,6 @@ def test_trade_off_is_accuracy_by_state() -> None:
     marks = [c.lines[0].get_xydata()[0] for c in ax.containers]  # pyright: ignore
     expected = [(e.state_size, e.accuracy_mean) for e in ENTRIES]
     np.testing.assert_array_equal(marks, expected)
-
-
-def test_panels_draw_a_line_per_layer() -> None:
-    findings = ENTRIES[2].findings
-    assert findings is not None
-    layers = findings.layers
-    for draw, read in (
-        (panels.survival, lambda layer: layer.survival),
-        (panels.retention, lambda layer: layer.trace.state),
-        (panels.gradients, lambda layer: layer.gradient),
-    ):
-        (ax,) = draw("ssd", layers, "#0072b2").axes
-        named = [x for x in ax.lines if str(x.get_label()).startswith("layer")]
-        assert [x.get_label() for x in named] == ["layer 1", "layer 2"]
-        for line, layer in zip(named, layers, strict=True):
-            np.testing.assert_array_equal(np.asarray(line.get_ydata()), read(layer))
-    dots = [
-        x for x in panels.retention("ssd", layers, "#0072b2").axes[0].lines if x.get_marker() == "."
-    ]
-    np.testing.assert_array_equal(np.asarray(dots[1].get_ydata()), layers[1].trace.predicted)
-
-
-def test_outlines_are_the_shares() -> None:
-    findings = ENTRIES[0].findings
-    assert findings is not None
-    for draw, name in ((panels.moduli, "moduli"), (panels.phases, "phases")):
-        (ax,) = draw("x", findings.layers, "#0072b2").axes
-        drawn = [patch.get_data().values for patch in ax.patches if patch.get_label()]  # pyright: ignore
-        for layer in findings.layers:
-            assert any(np.array_equal(values, getattr(layer, name)) for values in drawn)
-
-
-def test_use_is_relative_to_the_largest_and_to_n() -> None:
-    findings = ENTRIES[2].findings
-    assert findings is not None
-    line = panels.use("ssd", findings.layers, "#0072b2").axes[0].lines[0]
-    values = np.asarray(findings.layers[0].use)
-    x, y = np.asarray(line.get_xydata()).T
-    np.testing.assert_allclose(x, np.arange(1, values.size + 1) / values.size)
-    np.testing.assert_allclose(y, np.maximum(values / values[0], panels.USE_FLOOR))
-
-
-@pytest.mark.parametrize("signed", [False, True])
-def test_kernel_map(signed: bool) -> None:
-    kernel = np.tril(np.random.default_rng(0).uniform(0.1, 3.0, (LENGTH, LENGTH)))
-    if signed:
-        kernel[5, 2] = -6.0
-    ax = panels.kernel_map("ssd", kernel, PAIRS).axes[0]
-    (image,) = ax.images
-    shown = image.get_array()
-    assert isinstance(shown, np.ma.MaskedArray)
-    np.testing.assert_array_equal(shown.mask, np.triu(np.ones((LENGTH, LENGTH), bool), 1))
-    past = np.tri(LENGTH, dtype=bool)
-    np.testing.assert_allclose(shown.data[past], (kernel / np.abs(kernel).max())[past])
-    assert isinstance(image.norm, SymLogNorm if signed else LogNorm)
-    rings = next(line for line in ax.lines if line.get_marker() == "o")
-    np.testing.assert_array_equal(rings.get_xydata(), [(s, t) for t, s in PAIRS])
-
-
-def test_kernel_of_zeros_is_drawn() -> None:
-    shown = panels.kernel_map("none", np.zeros((4, 4)), ()).axes[0].images[0].get_array()
-    assert shown is not None
-    np.testing.assert_array_equal(np.ma.compressed(shown), [panels.KERNEL_FLOOR] * 10)
-
-
-def test_what_is_not_finite_in_a_kernel_stays_blank() -> None:
-    kernel = np.tril(np.ones((4, 4)))
-    kernel[2, 1] = np.nan
-    shown = panels.kernel_map("none", kernel, ()).axes[0].images[0].get_array()
-    assert isinstance(shown, np.ma.MaskedArray)
-    assert np.asarray(shown.mask)[2, 1] and np.ma.compressed(shown).tolist() == [1.0] * 9
 
 
 def test_hues_repeat_with_another_line() -> None:

@@ -6,11 +6,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from dsfjax.aspects import memory_curves, state_use
 from dsfjax.report import page as pages
-from dsfjax.report.comparison import Comparison
-from dsfjax.report.findings import Findings
+from dsfjax.report.entry import Comparison
 from dsfjax.report.verdict import decide
-from tests.report.synthetic import MIXERS, comparison, diverged
+from tests.report.synthetic import MIXERS, changed, comparison, diverged
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -127,12 +127,13 @@ def test_rows_show_the_numbers_and_sort_by_them(page: str) -> None:
 def test_row_of_the_analysis(page: str) -> None:
     reader = read(page)
     found = comparison().entries[2].findings
-    assert found is not None and found.share_used is not None
+    assert found is not None
+    memory, use = found["memory"], found["state_use"]
     shown, keys = reader.tables[1][3], reader.keys[1][3]
     assert shown[2:6] == ["14", "7", "0.3×", "11.8"]
-    assert found.horizon == 14 and found.mean_age == 11.75
+    assert memory_curves.horizon(memory) == 14 and memory_curves.mean_age(memory) == 11.75
     assert shown[6:9] == ["0.9", "24", f"{100 * 24 / 96:.1f}\xa0%"]
-    assert keys[8] == str(found.share_used)
+    assert keys[8] == str(state_use.share_used(use)) == "0.25"
     # Softmax has no finite state.
     assert (reader.tables[1][1][7], reader.keys[1][1][7]) == ("–", "")
     assert reader.tables[2][3][-1] == reader.tables[2][3][-2]
@@ -191,8 +192,8 @@ def test_eigenvalues_that_turn_get_a_histogram_of_angles() -> None:
     whole = comparison()
     found = whole.entries[2].findings
     assert found is not None
-    turned = [dataclasses.replace(x, phases=x.phases[::-1].copy()) for x in found.layers]
-    entry = dataclasses.replace(whole.entries[2], findings=Findings(tuple(turned), found.pairs))
+    turned = changed(found, "eigenvalues", phases=found["eigenvalues"][0].phases[::-1].copy())
+    entry = dataclasses.replace(whole.entries[2], findings=turned)
     one = dataclasses.replace(whole, entries=(entry,))
     straight = dataclasses.replace(whole, entries=(whole.entries[2],))
     count = read(render(one, "t", [])).tags.count("svg")

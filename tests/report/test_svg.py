@@ -5,7 +5,7 @@ import re
 import pytest
 from matplotlib.figure import Figure
 
-from dsfjax.report.style import INK
+from dsfjax.aspects.style import INK
 from dsfjax.report.svg import to_svg
 
 

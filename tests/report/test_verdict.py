@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsfjax.report.comparison import Comparison, Curve, Entry, Outcome
+from dsfjax.report.entry import Comparison, Curve, Entry, Outcome
 from dsfjax.report.verdict import Verdict, apart, decide, leaders, rank_correlation
 from dsfjax.tasks import Baseline
-from tests.report.synthetic import comparison, cost, diverged
+from tests.report.synthetic import changed, comparison, cost, diverged
 
 BASE = comparison().entries[2]
 
@@ -223,20 +223,11 @@ def test_solved_members_are_not_still_improving() -> None:
 def test_aspects_name_the_extremes() -> None:
     found = BASE.findings
     assert found is not None
-    short = dataclasses.replace(
-        found,
-        layers=tuple(
-            dataclasses.replace(
-                x,
-                half_life=1.0,
-                dimension=3.0,
-                growing=0.5,
-                exponents=x.exponents + 1,
-                gradient=np.geomspace(1e-9, 1.0, 32),
-                trace=dataclasses.replace(x.trace, until_asked=0.01),
-            )
-            for x in found.layers
-        ),
+    short = changed(found, "memory", half_life=1.0, until_asked=0.01)
+    short = changed(short, "state_use", dimension=3.0)
+    gradient = np.geomspace(1e-9, 1.0, 32)
+    short = changed(
+        short, "stability", growing=0.5, exponents=np.linspace(0.7, 0.95, 6), gradient=gradient
     )
     gone = Outcome(1e-3, 0, "diverged", 0.0)
     reasons = verdict(
@@ -257,7 +248,7 @@ def test_aspects_name_the_extremes() -> None:
         "At some tokens |λ| exceeds 1 in b (50.0 %); over a whole sequence the state grows in b. "
         "Gradients vanish towards the first tokens in b ("
     )
-    assert reasons["Stability"].endswith("Members diverged in b (1 of 1).")
+    assert reasons["Training"] == "Members diverged in b (1 of 1)."
     assert reasons["Cost"].startswith("b has the smallest state, 32 numbers")
 
 

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from dsfjax import nn
+from dsfjax.aspects import aspect as registry
+from dsfjax.cli import main
 from dsfjax.report import read, write, write_all
-from dsfjax.report.comparison import Comparison
+from dsfjax.report.entry import Comparison
 from dsfjax.report.examine import examine
 from dsfjax.training import Loaded, from_json, load, presets, sweep
 from dsfjax.training.comparison import row
@@ -88,8 +90,9 @@ def test_the_best_member_is_the_one_that_is_analysed(run_dir: Path, whole: Compa
     params = jax.tree.map(lambda leaf: leaf[index], loaded.params)
     found = examine(nn.build(loaded.config.model), params, loaded.config.task)
     assert entry.findings is not None
-    np.testing.assert_array_equal(entry.findings.layers[0].kernel, found.layers[0].kernel)
-    np.testing.assert_array_equal(entry.findings.layers[0].moduli, found.layers[0].moduli)
+    for aspect, name in (("phi", "kernel"), ("eigenvalues", "moduli")):
+        ours, theirs = (getattr(x[aspect][0], name) for x in (entry.findings, found))
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_state_and_cost_are_those_of_the_model(whole: Comparison) -> None:
@@ -104,9 +107,50 @@ def test_state_and_cost_are_those_of_the_model(whole: Comparison) -> None:
         assert len(entry.outcomes) == 4
 
 
-def test_single_run_is_a_comparison_of_one(run_dir: Path, tmp_path: Path) -> None:
-    text = write(run_dir / "s6", tmp_path).page.read_text(encoding="utf-8")
-    assert "s6" in text
+OWN_ASPECT = """
+import numpy as np
+from matplotlib.figure import Figure
+from dsfjax.aspects import Aspect, register
+
+def draw(mixer, layers, color):
+    figure = Figure()
+    figure.add_subplot().bar(range(len(layers)), layers, color=color)
+    return figure
+
+register(
+    Aspect(
+        name="largest_token",
+        title="How large tokens are",
+        how="How to read: a bar per layer.",
+        measure=lambda system, u, dy: abs(u).max(),
+        summarise=lambda found: float(np.mean(found)),
+        draw=draw,
+        rows=lambda layer: [{"largest": layer}],
+        caption=lambda layers: "The mean over sequences.",
+        columns={"largest token": max},
+        find=lambda models: f"Tokens of {', '.join(models)} were measured.",
+    )
+)
+"""
+
+
+def test_an_aspect_of_ones_own_is_in_the_report_of_a_single_run(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own_aspect.py").write_text(OWN_ASPECT, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_ASPECTS", {})  # alone, so that little is compiled
+    out = tmp_path / "report"
+    given = ["analyze", str(run_dir / "s6"), "--report", str(out), "--import", "my_own_aspect"]
+    assert main(given) == 0
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert "<h2>How large tokens are</h2>" in text and "How to read: a bar per layer." in text
+    assert "largest token</button>" in text and "The mean over sequences." in text
+    assert "Tokens of s6 were measured." in text
+    with (out / "data" / "largest_token.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["mixer"], row["layer"]) == ("s6", "1") and float(row["largest"]) > 0
+    assert "largest_token.csv" in text
     assert "softmax_attention" not in text
 
 

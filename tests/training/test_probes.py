@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from dsfjax import analysis, nn
+from dsfjax import analysis, aspects, nn
+from dsfjax.aspects import aspect as registry
+from dsfjax.aspects.eigenvalues import QUANTILES
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import Listener, TrainConfig, load, train
 from dsfjax.training.gradients import output_gradients
 from dsfjax.training.objective import query_loss
-from dsfjax.training.probes import BATCH, QUANTILES, READ, held_out, probe, probed
+from dsfjax.training.probes import BATCH, READ, held_out, probe, probed
 from dsfjax.training.sharpness import sharpness
 
 TASK = MQARConfig(vocab_size=10, seq_len=8, num_kv_pairs=2)
@@ -39,6 +42,25 @@ CONFIG = TrainConfig(
 
 
 KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own() -> Iterator[None]:
+    """An aspect of one's own whose probe is noted beside those of the built-in ones."""
+    known = dict(registry._ASPECTS)
+    aspects.register(
+        aspects.Aspect(
+            name="largest_token",
+            title="",
+            how="",
+            measure=lambda system, u, dy: jnp.abs(u).max(),
+            summarise=float,
+            probes={"largest_token": lambda found: found.mean()},
+        )
+    )
+    yield
+    registry._ASPECTS.clear()
+    registry._ASPECTS.update(known)
 
 
 @pytest.mark.parametrize("values", [[3.0, 1.0, -5.0], [-1.0, -2.0, -3.0, -3.0], [7.0]])
@@ -95,19 +117,21 @@ def test_layers_are_what_analysis_says() -> None:
         pairs = zip(model.systems(params, example.inputs), dy, strict=True)
         return [
             (
+                jnp.abs(u).max(),
                 jnp.abs(analysis.eigenvalues(s)),
                 analysis.effective_dimension(analysis.state_use(s) ** 2).rank,
                 jnp.linalg.norm(analysis.gradient_norms(s, y), axis=1),
             )
-            for (s, _), y in pairs
+            for (s, u), y in pairs
         ]
 
     batch = held_out(TASK, READ)
     rows = [look(jax.tree.map(lambda x, b=b: x[b], batch)) for b in range(READ)]
     for i, layer in enumerate(found):
-        moduli, dimensions, gradients = zip(*(row[i] for row in rows), strict=True)
+        tokens, moduli, dimensions, gradients = zip(*(row[i] for row in rows), strict=True)
         values = np.ravel(moduli)
         values = values[~np.isnan(values)]
+        assert layer["largest_token"] == pytest.approx(np.mean(tokens))
         assert layer["growing"] == pytest.approx(np.mean(values > 1))
         assert layer["dimension"] == np.mean(dimensions)
         quarters = np.mean(gradients, axis=0).reshape(4, 2).mean(axis=1)

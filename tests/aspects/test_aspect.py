@@ -12,9 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from dsfjax import Diagonal, InnerOutput, OuterInput, Scalar, System, materialize
-from dsfjax.report import aspects as registry
-from dsfjax.report import page, state_over_time
-from dsfjax.report.aspects import Aspect, register
+from dsfjax.aspects import Aspect, register, state_over_time
+from dsfjax.aspects import aspect as registry
+from dsfjax.report import page
 from dsfjax.report.export import write_data
 from dsfjax.report.verdict import decide
 from tests.report.synthetic import comparison
@@ -89,9 +89,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Aspect:
 def test_one_object_is_section_file_column_and_sentence(own: Aspect, tmp_path: Path) -> None:
     made = comparison()
     entries = tuple(
-        dataclasses.replace(
-            e, findings=dataclasses.replace(e.findings, aspects={own.name: (0.5, float(i))})
-        )
+        dataclasses.replace(e, findings={**e.findings, own.name: (0.5, float(i))})
         for i, e in enumerate(made.entries)
         if e.findings is not None
     )

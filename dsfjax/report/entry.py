@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dsfjax.analysis import Cost
+from dsfjax.aspects import Findings
 from dsfjax.report.dynamics import Dynamics
-from dsfjax.report.findings import Findings
 from dsfjax.tasks import Baseline
 
 
@@ -65,7 +65,7 @@ class Entry:
         outcomes: How every member ended: learning rates × seeds and what else varied.
         curves: One per seed at the best learning rate. The last point is the final accuracy.
         cost: Operations and bytes per token, one sequence at a time.
-        findings: What the analysis of the best seed found; None where all seeds diverged.
+        findings: What the aspects found in the best seed; None where all seeds diverged.
         dynamics: What probes saw while a seed trained at the best learning rate; None without any.
         run: Folder of the run in that of the comparison.
     """

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dsfjax import analysis
-from dsfjax.report.trace import FLOOR, trace
+from dsfjax.aspects.memory_curves import FLOOR, Measured, Memory, _Reduced, summarise
 
 
 def test_by_age_and_until_asked() -> None:
@@ -16,7 +16,14 @@ def test_by_age_and_until_asked() -> None:
         for values in (state, output, predicted):
             values[b, m, :mark] = np.nan
     agreement = analysis.Agreement(*(np.float64(x) for x in (0.5, 2.0, 3.0, 9.0)))  # type: ignore
-    found = trace(analysis.Retention(state, output, predicted), agreement, marks, asked)  # type: ignore
+
+    def trace(state: np.ndarray | None) -> Memory:
+        retention = analysis.Retention(state, output, predicted)  # type: ignore
+        ages, lives = np.zeros((2, steps)), np.ones((2, 3))
+        measured = Measured(None, lives, ages, retention, marks, asked)  # type: ignore
+        return summarise(_Reduced(np.ones(steps), agreement, measured))  # type: ignore
+
+    found = trace(state)
     for age in range(steps):
         values = [
             max(state[b, m, mark + age, h], FLOOR)
@@ -36,11 +43,6 @@ def test_by_age_and_until_asked() -> None:
     ]
     np.testing.assert_allclose(found.until_asked, np.exp(np.mean(np.log(left))))
     assert (found.correlation, found.ratio) == (0.5, 2.0)
-    without = trace(
-        analysis.Retention(None, output, predicted),  # type: ignore
-        agreement,
-        marks,
-        asked,
-    )
+    without = trace(None)
     assert without.state is None
-    np.testing.assert_array_equal(without.measured, without.output)
+    np.testing.assert_array_equal(without.traced, without.output)

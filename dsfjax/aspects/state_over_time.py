@@ -14,17 +14,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from jax import Array
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from dsfjax import analysis
+from dsfjax._util.words import number
+from dsfjax.aspects.aspect import Aspect, Layers
+from dsfjax.aspects.style import panel, steps_axis
 from dsfjax.core import KernelSystem, System
-from dsfjax.report.aspects import Aspect, Layers, register
-from dsfjax.report.style import LAYERS, SETTINGS
-from dsfjax.report.words import number
 
 TOLERANCE = 1e-3
 # Steps that are looked at; each costs the eigenvalues of every block of the state.
@@ -80,34 +77,20 @@ def summarise(found: Sizes) -> Sizes:
     return Sizes(found.steps[0], *(np.mean(x, axis=0, dtype=float) for x in found[1:]))
 
 
-def draw(mixer: str, layers: Layers, color: str) -> Figure:
-    """Both counts over the steps: by entropy as lines, by tolerance as pale lines.
+def draw(mixer: str, layers: Layers, color: str) -> Any:
+    """Both counts over the steps: by entropy as lines, by tolerance as pale lines."""
 
-    Args:
-        mixer: Title.
-        layers: The layers.
-        color: Colour of the lines.
+    def draw(ax: Any, layer: Sizes, style: dict[str, Any]) -> None:
+        pale = style | {"alpha": 0.4, "linewidth": 1.2, "label": None}
+        ax.plot(layer.steps, layer.rank, **pale)
+        ax.plot(layer.steps, layer.entropy, **style)
 
-    Returns:
-        The figure.
-    """
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(3.3, 2.3), layout="constrained")
-        ax = figure.add_subplot()
-        for i, layer in enumerate(layers):
-            style = {"color": color, "linestyle": LAYERS[i % len(LAYERS)]}
-            ax.plot(layer.steps, layer.rank, alpha=0.4, linewidth=1.2, **style)
-            ax.plot(layer.steps, layer.entropy, linewidth=1.6, label=f"layer {i + 1}", **style)
-        ax.set_title(mixer)
+    def frame(ax: Any) -> None:
         ax.set_ylim(bottom=0)
-        ax.set_xlim(0, max(1, int(layers[0].steps[-1])))
-        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        ax.yaxis.set_major_locator(MaxNLocator(4))
-        ax.set_xlabel("step t")
-        ax.grid(axis="y")
-        if len(layers) > 1:
-            ax.legend(fontsize=8.5, handlelength=1.9, borderaxespad=0.2)
-    return figure
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        steps_axis(ax, int(layers[0].steps[-1]) + 1)
+
+    return panel(mixer, layers, color, draw, frame, "step t")
 
 
 def rows(layer: Sizes) -> Iterator[dict[str, Any]]:
@@ -140,23 +123,21 @@ def find(models: Mapping[str, Layers]) -> str:
     )
 
 
-STATE_OVER_TIME = register(
-    Aspect(
-        name="state_over_time",
-        title="How much state is needed when",
-        how=(
-            "How to read: how many directions of the state carry something from the tokens up to "
-            "step t to the outputs from t on; lines by the entropy of the Hankel singular values, "
-            f"pale lines by how many exceed {TOLERANCE:g} of the largest. A line that climbs with "
-            "the sequence stores token after token; one that is flat early has no more room, or no "
-            "more use for it; one that falls has answered what was asked."
-        ),
-        measure=measure,
-        summarise=summarise,
-        draw=draw,
-        rows=rows,
-        caption=caption,
-        columns={"state at once": largest},
-        find=find,
-    )
+STATE_OVER_TIME = Aspect(
+    name="state_over_time",
+    title="How much state is needed when",
+    how=(
+        "How to read: how many directions of the state carry something from the tokens up to "
+        "step t to the outputs from t on; lines by the entropy of the Hankel singular values, "
+        f"pale lines by how many exceed {TOLERANCE:g} of the largest. A line that climbs with "
+        "the sequence stores token after token; one that is flat early has no more room, or no "
+        "more use for it; one that falls has answered what was asked."
+    ),
+    measure=measure,
+    summarise=summarise,
+    draw=draw,
+    rows=rows,
+    caption=caption,
+    columns={"state at once": largest},
+    find=find,
 )

@@ -1,0 +1,225 @@
+"""Who reads what: the kernel Φ of one sequence, the attention map of any mixer."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dsfjax.analysis.rows import kernel_rows, map_rows, token_rows
+from dsfjax.aspects.aspect import MODEL, Asked, Aspect, Layers, Panel
+from dsfjax.aspects.style import (
+    DIVERGING,
+    MARK,
+    SEQUENTIAL,
+    SETTINGS,
+    colormap,
+    small,
+)
+from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System
+
+# Rows of a shown Φ at most; those of longer sequences are averaged.
+MOST_ROWS = 256
+# Entries of Φ below this fraction of the largest are drawn like it.
+FLOOR = 1e-3
+
+
+class Measured(NamedTuple):
+    """Φ of one layer on one sequence.
+
+    Attributes:
+        kernel: Φ of head 0; where it differs between channels, the root mean square over them.
+        num_channels: Number of channels behind it: 1 where they share one Φ.
+        pairs: ``(query, source)`` of everything that is asked for.
+    """
+
+    kernel: Float[Array, "L L"]
+    num_channels: Int[Array, ""]
+    pairs: Int[Array, "q 2"]
+
+
+@dataclass(frozen=True)
+class PhiMap:
+    """Φ of one layer on one sequence, to be shown.
+
+    Attributes:
+        kernel: As `Measured` has it; longer sequences are averaged over cells of steps.
+        num_channels: As above.
+        pairs: ``(query, source)`` positions: at ``query`` the model must name the token at
+            ``source``.
+        cell: Steps of the sequence per row and column.
+    """
+
+    kernel: Float[np.ndarray, "R R"]
+    num_channels: int
+    pairs: tuple[tuple[int, int], ...]
+    cell: int = 1
+
+
+def measure(system: System | KernelSystem, u: Array, dy: Array, asked: Asked) -> Measured:
+    """Φ of head 0, row after row, so that there are no more than L × L numbers at once.
+
+    Where B or C is dense, the mean is over all pairs of output and token channels.
+    """
+    del dy
+    length = u.shape[0]
+    row = _channels(system, length)
+
+    channels = jax.eval_shape(row, jax.ShapeDtypeStruct((), int)).shape[0]
+
+    def entries(t: Array) -> Array:
+        found = row(t)
+        return found[0] if channels == 1 else jnp.sqrt(jnp.mean(found**2, axis=0))
+
+    kernel = map_rows(entries, length, 1)
+    queries, sources = asked
+    pairs = jnp.zeros((0, 2), queries.dtype)
+    if sources is not None:
+        pairs = jnp.stack([queries, sources.astype(queries.dtype)], axis=1)
+    return Measured(kernel, jnp.asarray(channels), pairs)
+
+
+def _channels(system: System | KernelSystem, length: int) -> Callable[[Array], Array]:
+    """The function t ↦ Φ_{t,·}, (channels, L)."""
+    structured = isinstance(system, KernelSystem) or (
+        isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
+    )
+    if structured:
+        row = kernel_rows("report", system, length)
+        return lambda t: row(t)[:, 0].T
+    full = token_rows(system, length)
+    return lambda t: jnp.moveaxis(full(t), 1, 2).reshape(-1, length)
+
+
+def summarise(found: Measured) -> PhiMap:
+    """Means over cells of steps, so that the figure has at most `MOST_ROWS` rows."""
+    kernel = np.asarray(found.kernel, float)
+    cell = -(-len(kernel) // MOST_ROWS)
+    starts = range(0, len(kernel), cell)
+    sums = np.add.reduceat(np.add.reduceat(kernel, starts, axis=0), starts, axis=1)
+    sizes = np.diff([*starts, len(kernel)])
+    pairs = tuple((int(t), int(s)) for t, s in found.pairs)
+    return PhiMap(sums / np.outer(sizes, sizes), int(found.num_channels), pairs, cell)
+
+
+def draw(title: str, layers: Layers, color: str) -> Any:
+    """The heat map of one layer."""
+    del color
+    (layer,) = layers
+    return kernel_map(title, layer.kernel, layer.pairs, layer.cell)
+
+
+def kernel_map(
+    title: str,
+    kernel: Float[np.ndarray, "L L"],
+    pairs: Sequence[tuple[int, int]],
+    cell: int = 1,
+) -> Any:
+    """Heat map of Φ, relative to its largest entry: row = where y is read, column = which token.
+
+    A Φ without negative entries gets a logarithmic scale over three decades; one with both signs a
+    diverging scale, logarithmic on both sides of a linear core. Tokens of the future are blank.
+
+    Args:
+        title: Title of the panel.
+        kernel: Lower triangular; what is not finite stays blank.
+        pairs: ``(query, value)`` to be ringed: position of a query and of the value asked for.
+        cell: Steps per row and column.
+
+    Returns:
+        The figure, with one image, one ring per pair and a colour bar.
+    """
+    import matplotlib
+    from matplotlib.colors import LogNorm, SymLogNorm
+    from matplotlib.ticker import MaxNLocator
+
+    size = kernel.shape[0]
+    blank = np.triu(np.ones_like(kernel, dtype=bool), k=1) | ~np.isfinite(kernel)
+    largest = float(np.abs(np.where(blank, 0, kernel)).max())
+    relative = np.where(blank, 0, kernel) / max(largest, np.finfo(float).tiny)
+    signed = bool((relative < -1e-9).any())
+    if signed:
+        norm, cmap = SymLogNorm(1e-2, vmin=-1, vmax=1), colormap(DIVERGING)
+        shown = relative
+        ticks, labels = [-1, 0, 1], ["−1", "0", "1"]
+    else:
+        norm, cmap = LogNorm(FLOOR, 1), colormap(SEQUENTIAL)
+        shown = np.maximum(relative, FLOOR)
+        ticks, labels = [1e-3, 1e-1, 1], ["≤0.001", "0.1", "1"]
+    with matplotlib.rc_context(SETTINGS):
+        figure, ax = small(3.3, 3.35, (0.7, 0.6, 0.15, 0.36))
+        image = ax.imshow(
+            np.ma.masked_where(blank, shown), cmap=cmap, norm=norm, interpolation="none"
+        )
+        rows = [query / cell for query, _ in pairs]
+        columns = [value / cell for _, value in pairs]
+        ax.plot(columns, rows, "o", color="none", markeredgecolor=MARK, markersize=7)
+        # Queries on the left edge, the values they ask for on the lower edge.
+        edge = 0.035 * size
+        ax.plot([-0.5 - edge] * len(rows), rows, ">", color=MARK, markersize=4, clip_on=False)
+        bottom = [size - 0.5 + edge] * len(columns)
+        ax.plot(columns, bottom, "^", color=MARK, markersize=4, clip_on=False)
+        ax.set_title(title)
+        ax.set_xlabel("token s")
+        ax.set_ylabel("output t")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.tick_params(length=0, pad=11)
+        ax.set_xlim(-0.5, size - 0.5)
+        ax.set_ylim(size - 0.5, -0.5)
+        # The blank triangle of the future has room for the scale.
+        bar = figure.colorbar(
+            image, cax=ax.inset_axes((0.5, 0.93, 0.46, 0.045)), orientation="horizontal"
+        )
+        bar.ax.set_xticks(ticks, labels, fontsize=8.5)
+        bar.ax.minorticks_off()
+        bar.ax.tick_params(length=2, pad=2)
+        bar.outline.set_visible(False)
+    return figure
+
+
+def caption(layers: Layers) -> str:
+    """What Φ is where the channels of a head differ."""
+    (layer,) = layers
+    if layer.num_channels > 1:
+        return f"Root mean square over the {layer.num_channels} channels of the head."
+    return "One Φ for all channels of the head."
+
+
+def rows(layer: PhiMap) -> Iterator[dict[str, Any]]:
+    """A row per entry t ≥ s, as it is (not relative to the largest)."""
+    pairs = {(t // layer.cell, s // layer.cell) for t, s in layer.pairs}
+    for t in range(len(layer.kernel)):
+        for s in range(t + 1):
+            yield {
+                "t": t * layer.cell,
+                "s": s * layer.cell,
+                "phi": float(layer.kernel[t, s]),
+                "query_meets_value": int((t, s) in pairs),
+            }
+
+
+FILE = f"phi_{MODEL}"
+
+PHI_MAPS = Aspect(
+    name="phi",
+    title="Who reads what: Φ of one example",
+    how=(
+        "How to read: Φ_{t,s} is the weight with which token s enters output t, the attention "
+        "map of any mixer. Shown for head 0 of every layer on the same held-out example, "
+        "relative to the largest entry. Triangles mark the query positions (left) and the "
+        "positions of the values they ask for (below); a ring marks where a query meets its "
+        "value. A mixer that recalls by looking up shows a strong entry inside each ring; one "
+        "that carries everything along shows columns or smooth decay. Scales with both signs "
+        "are blue for negative, orange for positive weights."
+    ),
+    measure=measure,
+    asks=True,
+    first_only=True,
+    summarise=summarise,
+    panels=(Panel("phi", "Φ", draw, FILE, caption, by_layer=True),),
+    files={FILE: rows},
+)
