@@ -10,7 +10,7 @@ from dsfjax.analysis.cost import PHASES
 from dsfjax.aspects import Findings, registered
 from dsfjax.aspects.aspect import MODEL, Rows
 from dsfjax.report.dynamics import rows as rows_of_dynamics
-from dsfjax.report.entry import Comparison, Entry
+from dsfjax.report.entries import Comparison, Entry
 
 _SUMMARY = (
     "mixer run learning_rate accuracy_mean accuracy_std steps_to_90 state_size grows num_params "

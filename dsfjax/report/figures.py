@@ -20,7 +20,7 @@ from dsfjax.aspects.style import (
     colors,
     turn,
 )
-from dsfjax.report.entry import Entry, band
+from dsfjax.report.entries import Entry, band
 
 
 def axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -7,7 +7,7 @@ from string import Template
 
 from dsfjax.aspects import registered
 from dsfjax.report import sections
-from dsfjax.report.entry import Comparison
+from dsfjax.report.entries import Comparison
 from dsfjax.report.html import decision, definitions
 from dsfjax.report.joint import TaskScores
 from dsfjax.report.verdict import Verdict

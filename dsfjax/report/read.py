@@ -17,7 +17,7 @@ from dsfjax.analysis import cost, state_size
 from dsfjax.analysis.cost import PHASES
 from dsfjax.aspects import Findings
 from dsfjax.report.dynamics import read_dynamics
-from dsfjax.report.entry import Comparison, Curve, Entry, Outcome
+from dsfjax.report.entries import Comparison, Curve, Entry, Outcome
 from dsfjax.report.examine import Examination
 from dsfjax.tasks import Task
 from dsfjax.training import Loaded, TrainConfig, load

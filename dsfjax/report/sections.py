@@ -8,7 +8,7 @@ from dsfjax.aspects import Aspect, Panel, registered
 from dsfjax.aspects.aspect import MODEL
 from dsfjax.aspects.style import colors
 from dsfjax.report import dynamics
-from dsfjax.report.entry import Comparison
+from dsfjax.report.entries import Comparison
 from dsfjax.report.html import Cell, Column, bullets, figure, grid, lead, note, section, table
 from dsfjax.report.joint import TaskScores, baselines, mixers
 

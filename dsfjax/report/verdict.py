@@ -16,7 +16,7 @@ import numpy as np
 
 from dsfjax._util.words import accuracy, count, listing, percent
 from dsfjax.aspects import Layers, registered
-from dsfjax.report.entry import Comparison, Entry
+from dsfjax.report.entries import Comparison, Entry
 
 # Means closer than this are called equal even if the seeds scatter less.
 TIE = 0.005

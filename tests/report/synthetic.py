@@ -12,7 +12,7 @@ from dsfjax.aspects.gradient_flow import Flow
 from dsfjax.aspects.memory_curves import Memory
 from dsfjax.aspects.phi_maps import PhiMap
 from dsfjax.aspects.state_use import StateUse
-from dsfjax.report.entry import Comparison, Curve, Entry, Outcome
+from dsfjax.report.entries import Comparison, Curve, Entry, Outcome
 
 LENGTH, STATES = 32, 48
 PAIRS = ((9, 1), (14, 5), (21, 3), (30, 7))

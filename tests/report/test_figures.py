@@ -5,7 +5,7 @@ from matplotlib.colors import to_hex
 
 from dsfjax.aspects.style import PALETTE, colors, turn
 from dsfjax.report import figures
-from dsfjax.report.entry import Curve, band
+from dsfjax.report.entries import Curve, band
 from tests.report.synthetic import comparison, diverged
 
 ENTRIES = comparison().entries

@@ -8,7 +8,7 @@ import pytest
 
 from dsfjax.aspects import memory_curves, state_use
 from dsfjax.report import page as pages
-from dsfjax.report.entry import Comparison
+from dsfjax.report.entries import Comparison
 from dsfjax.report.verdict import decide
 from tests.report.synthetic import MIXERS, changed, comparison, diverged
 

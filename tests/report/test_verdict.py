@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsfjax.report.entry import Comparison, Curve, Entry, Outcome
+from dsfjax.report.entries import Comparison, Curve, Entry, Outcome
 from dsfjax.report.verdict import Verdict, apart, decide, leaders, rank_correlation
 from dsfjax.tasks import Baseline
 from tests.report.synthetic import changed, comparison, cost, diverged

@@ -15,7 +15,7 @@ from dsfjax import nn
 from dsfjax.aspects import aspect as registry
 from dsfjax.cli import main
 from dsfjax.report import read, write, write_all
-from dsfjax.report.entry import Comparison
+from dsfjax.report.entries import Comparison
 from dsfjax.report.examine import examine
 from dsfjax.training import Loaded, from_json, load, presets, sweep
 from dsfjax.training.comparison import row
