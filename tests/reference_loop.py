@@ -170,9 +170,8 @@ def run(system: System, u: Any, h0: Any = None, *, reverse: bool = False) -> Run
 
 
 def attention(system: KernelSystem, u: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Textbook causal softmax attention within documents: outputs (L, H·p) and map (H, L, L)."""
-    u, q, k = (np.asarray(x) for x in (u, system.q, system.k))
-    length, heads, _ = q.shape
+    """Causal softmax attention, weight by weight: outputs (L, H·p) and map (H, L, L)."""
+    u, (length, heads, _) = np.asarray(u), system.q.shape
     v = u if system.W is None else u @ np.asarray(system.W).T
     v = v.reshape(length, heads, -1)
     reset = np.zeros(length, bool) if system.reset is None else np.asarray(system.reset)
@@ -180,13 +179,28 @@ def attention(system: KernelSystem, u: Any) -> tuple[np.ndarray, np.ndarray]:
     phi = np.zeros((heads, length, length))
     y = np.zeros_like(v)
     for h in range(heads):
-        key = k[:, h // (heads // k.shape[1])]
         for t in range(length):
-            seen = [s for s in range(t + 1) if document[s] == document[t]]
-            weight = np.exp(key[seen] @ q[t, h])
-            phi[h, t, seen] = weight / weight.sum()
+            weight = np.zeros(length)
+            for s in range(t + 1):
+                near = system.window is None or t - s < system.window
+                if near and document[s] == document[t]:
+                    weight[s] = np.exp(score(system, h, t, s))
+            sink = 0 if system.sink is None else np.exp(np.asarray(system.sink)[h])
+            phi[h, t] = weight / (weight.sum() + sink)
         y[:, h] = phi[h] @ v[:, h]
     return y.reshape(length, -1), phi
+
+
+def score(system: KernelSystem, h: int, t: int, s: int) -> float:
+    """The score of query t and key s in head h."""
+    q, k = np.asarray(system.q), np.asarray(system.k)
+    x = k[s, h // (q.shape[1] // k.shape[1])] @ q[t, h]
+    if system.soft_cap is not None:
+        x = system.soft_cap * np.tanh(x / system.soft_cap)
+    if isinstance(system.transition, Scalar):
+        log_a = np.broadcast_to(np.asarray(system.transition.log_a), (len(q), q.shape[1]))
+        x = x + log_a[s + 1 : t + 1, h].sum()
+    return x
 
 
 def error(value: Any, reference: Any) -> float:

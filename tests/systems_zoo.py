@@ -472,3 +472,25 @@ def kernel_system(length: int, seed: int = 0, *, with_reset: bool = True) -> Ker
     q, k = g.normal(length, 4, N), g.normal(length, 2, N)
     W = g.normal(4 * P, D)
     return KernelSystem(q, k, W, g.reset() if with_reset else None, num_channels=P)
+
+
+KERNELS = ("window", "forgetting", "alibi", "everything")
+
+
+def kernel_variant(name: str, length: int, *, with_reset: bool = True) -> KernelSystem:
+    """Attention with a window, decays, a soft cap, sinks; a decay of exactly 0 in one head."""
+    g = Draw(name, length, 1)
+    log_a = g.log_decay(length, 4).at[length // 2, 1].set(-jnp.inf)
+    slopes = -(2.0 ** -jnp.arange(1.0, 5.0))[None]
+    more: dict[str, Any] = {
+        "window": {"window": 3, "soft_cap": 1.5},
+        "forgetting": {"transition": Scalar(log_a)},
+        "alibi": {"transition": Scalar(slopes), "sink": g.normal(4)},
+        "everything": {
+            "transition": Scalar(log_a),
+            "sink": g.normal(4),
+            "soft_cap": 2.0,
+            "window": max(2, length // 3),
+        },
+    }[name]
+    return dataclasses.replace(kernel_system(length, with_reset=with_reset), **more)

@@ -178,7 +178,7 @@ def truncation_error(
             y = 1 + x * y / r
         return y
 
-    return _errors(system, u, polynomial, block)
+    return _errors("truncation_error", system, u, polynomial, block)
 
 
 def feature_error(
@@ -217,7 +217,7 @@ def feature_error(
     def kernel(t: Array, x: Array) -> Array:
         return scores_of_step(features_q.astype(x.dtype)[t], features_k.astype(x.dtype))
 
-    return _errors(system, u, kernel, block)
+    return _errors("feature_error", system, u, kernel, block)
 
 
 def finite_states(
@@ -292,9 +292,14 @@ def finite_states(
 
 
 def _errors(
-    system: KernelSystem, u: Array, kernel: Callable[[Array, Array], Array], block: int
+    owner: str,
+    system: KernelSystem,
+    u: Array,
+    kernel: Callable[[Array, Array], Array],
+    block: int,
 ) -> KernelError:
     """Errors of ``kernel(t, scores of step t (L, H)) -> (L, H)``."""
+    system.expect_plain(owner)
     v = values(system, u)
     v = v.astype(state_dtype(v.dtype, system.q.dtype))
     q, k = system.q.astype(v.dtype), system.k.astype(v.dtype)

@@ -106,6 +106,9 @@ def rkhs_norm(
     Returns:
         ‖f_t‖ (L, H); sums start after the last reset.
 
+    Raises:
+        ValueError: For a kernel with a window, decays, a soft cap or a sink.
+
     Numerics:
         ‖f_t‖² = ‖f_{t−1}‖² + v_tᵀ(2 f_t(k_t) − κ(k_t, k_t) v_t): O(block · L H) memory and
         O(L² H (m + p)) work. e^{‖k‖²} overflows for ‖k‖² beyond 88 (float32) or 709 (float64).
@@ -115,6 +118,7 @@ def rkhs_norm(
         >>> rkhs_norm(KernelSystem(k, k, num_channels=1), jnp.ones((3, 1)))[:, 0].tolist()
         [1.0, 2.0, 3.0]
     """
+    system.expect_plain("rkhs_norm")
     v = values(system, u)
     v = v.astype(state_dtype(v.dtype, system.k.dtype))
     heads = system.num_heads

@@ -19,6 +19,7 @@ from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System
 from dsfjax.core.dense import skip_matrix
 from dsfjax.engines import log_normalizer, scan
+from dsfjax.engines.attention import score_rows
 
 T = TypeVar("T")
 Row = Callable[[Array], Array]
@@ -62,12 +63,11 @@ def _(system: System, owner: str, steps: int) -> Row:
 @_kernel_rows.register
 def _(system: KernelSystem, owner: str, steps: int) -> Row:
     """Rows of the attention matrix from the streamed normaliser."""
-    log_eta, visible = log_normalizer(system), visible_to(system)
-    q, k = system.q.astype(log_eta.dtype), system.k.astype(log_eta.dtype)
+    log_eta, rows = log_normalizer(system), score_rows(system)
 
     def row(t: Array) -> Array:
-        weights = jnp.exp(scores_of_step(q[t], k) - log_eta[t][None])
-        return jnp.where(visible(t)[:, None], weights, 0)[..., None]
+        scores, seen = (x[:, 0].T for x in rows(t[None]))
+        return jnp.where(seen, jnp.exp(scores - log_eta[t][None]), 0)[..., None]
 
     return row
 

@@ -46,7 +46,7 @@ def eigenvalues(
     `DiagonalPlusLowRank`      n, in the order of the eigensolver               p states
     `Dense`                    n, in the order of the eigensolver               p states
     your `Transition`          n, in the order of the eigensolver               p states
-    `KernelSystem`             1: the ratio of its normalisers                  the whole past
+    `KernelSystem`             1: its decay, times the ratio of normalisers     the whole past
     =========================  ===============================================  ===================
 
     The first step and every reset step have no η before them: NaN where there is a normaliser.
@@ -159,6 +159,9 @@ def _log_values(
                 zero = jnp.asarray(-jnp.inf, log_values.dtype)
                 log_values = jnp.where(system.reset[:, None, None], zero, log_values)
             return log_values, negative
+    elif isinstance(system, KernelSystem) and system.log_decay is not None:
+        decay = system.log_decay.astype(system.dtype)
+        log_values = jnp.broadcast_to(decay, (length, system.num_heads))[..., None]
     log_eta, sign = normalizers(system, length=length)
     ratio = (log_eta[:-1] - log_eta[1:])[:, :, None]
     if log_values is not None:

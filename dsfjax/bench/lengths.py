@@ -216,10 +216,7 @@ def _empty(system: System | KernelSystem, steps: int) -> KVCache | None:
     """The state before the first token; a cache has room for the sequence and ``steps`` more."""
     if isinstance(system, System):
         return None
-    length, groups, m = system.k.shape
-    return KVCache.allocate(
-        length + steps + 1, groups, m, system.num_heads, system.num_channels, system.k.dtype
-    )
+    return system.cache(system.length + steps + 1)
 
 
 def long_error(family: str, *, length: int = ERROR_LENGTH) -> LongError:

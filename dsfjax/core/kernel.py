@@ -15,39 +15,69 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
+from dsfjax.core.diagonal import Scalar
 from dsfjax.core.dtypes import real_numbers, state_dtype
-from dsfjax.core.pytree import constant, pytree, static
-from dsfjax.core.transitions import expect
+from dsfjax.core.pytree import constant, pytree, static, time_leaves
+from dsfjax.core.transitions import Transition, expect
 
 
 @pytree
 class KernelSystem:
     r"""Normalised exponential-kernel attention over the L steps of one sequence.
 
-    .. math:: y_{t,h} = \frac{1}{η_{t,h}} \sum_{s \le t} e^{q_{t,h}^\top k_{s,h}} (W u_s)_h, \qquad
-              η_{t,h} = \sum_{s \le t} e^{q_{t,h}^\top k_{s,h}},
+    .. math:: y_{t,h} = \frac{1}{η_{t,h}} \sum_{s} e^{x_{t,s,h}} (W u_s)_h, \qquad
+              η_{t,h} = \sum_{s} e^{x_{t,s,h}} + e^{σ_h}, \qquad
+              x_{t,s,h} = \mathrm{cap}(q_{t,h}^\top k_{s,h}) + \sum_{r=s+1}^{t} \log a_{r,h} .
 
-    where sums start after the last reset. Scale q beforehand (softmax attention uses q / √m).
+    The sums run over s ≤ t from the last reset on, and over the last ``window`` steps at most. The
+    soft cap is cap(x) = c tanh(x / c), the identity without one; it bounds the product of query and
+    key, and the decay is added afterwards. Scale q beforehand (softmax attention uses q / √m);
+    rotary positions and norms act on q and k beforehand as well.
 
     Attributes:
         q: Queries (L, H, m).
         k: Keys (L, G, m), G groups of heads, G divides H.
         W: Value map (H·p, d), constant in time; None if the token is the value.
         reset: Boolean (L,) or None; attention does not reach back across a reset.
+        transition: What happens to a weight from the step of its key to that of its query: a
+            `Scalar` decay a_t, real and positive (forgetting attention; constant in time, ALiBi).
+            None for nothing.
+        sink: σ (H,), the score of a sink per head, constant in time: it takes a share of the
+            normaliser and has no value. None for no sink.
         num_channels: p, the value channels per head, static.
+        window: How many steps a query sees, itself included, static; None for all.
+        soft_cap: c > 0, static; None for no cap.
 
     Raises:
         ValueError: While tracing, if shapes do not fit together.
+
+    References:
+        Decay: Lin et al. (2025), arXiv:2503.02130; Press et al. (2021), arXiv:2108.12409. Soft cap:
+        Gemma 2, arXiv:2408.00118. Sink: gpt-oss, arXiv:2508.10925.
+
+    Example:
+        Weights that halve with every step, over a window of two:
+
+        >>> import dsfjax
+        >>> q = jnp.zeros((3, 1, 2))
+        >>> halves = dsfjax.Scalar(jnp.log(jnp.array([[0.5]])))
+        >>> s = KernelSystem(q, q, transition=halves, window=2, num_channels=1)
+        >>> [round(weight, 3) for weight in dsfjax.materialize(s)[0, 2].tolist()]
+        [0.0, 0.333, 0.667]
     """
 
     q: Array
     k: Array
     W: Array | None = constant(default=None)
     reset: Array | None = None
+    transition: Transition | None = None
+    sink: Array | None = constant(default=None)
     num_channels: int = static(kw_only=True)
+    window: int | None = static(kw_only=True, default=None)
+    soft_cap: float | None = static(kw_only=True, default=None)
 
     def __post_init__(self) -> None:
-        for name in ("q", "k", "W"):
+        for name in ("q", "k", "W", "sink"):
             if (x := getattr(self, name)) is not None:
                 dtypes = (self.q.dtype, self.k.dtype)
                 object.__setattr__(self, name, real_numbers("KernelSystem", name, x, *dtypes))
@@ -68,6 +98,21 @@ class KernelSystem:
             ok = self.reset.shape == (length,) and self.reset.dtype == jnp.bool_
             got = f"{self.reset.dtype}{list(self.reset.shape)}"
             expect(ok, self, "reset", f"({length},) and dtype bool", got)
+        if self.sink is not None:
+            got = self.sink.shape
+            expect(got == (heads,), self, "sink (no time axis)", f"({heads},)", got)
+        if self.transition is not None:
+            _check_transition(self.transition, length, (heads, m, self.num_channels))
+        if self.window is not None and self.window < 1:
+            raise ValueError(
+                f"KernelSystem: expected a window of at least 1 step, got {self.window}. A query "
+                "sees itself; None stands for the whole past."
+            )
+        if self.soft_cap is not None and not self.soft_cap > 0:
+            raise ValueError(
+                f"KernelSystem: expected soft_cap above 0, got {self.soft_cap}. None stands for no "
+                "cap."
+            )
 
     @property
     def length(self) -> int:
@@ -101,39 +146,79 @@ class KernelSystem:
 
     @property
     def slot_size(self) -> int:
-        """G·m + H·p, the numbers of one key and one value: what the cache grows by per step."""
-        return math.prod(self.k.shape[1:]) + self.output_width
+        """G·m + H·p (and H with a decay): the numbers that the cache keeps of one step."""
+        decays = self.num_heads if self.log_decay is not None else 0
+        return math.prod(self.k.shape[1:]) + self.output_width + decays
+
+    @property
+    def log_decay(self) -> Array | None:
+        """Logarithm of the decay of the weights per step, (T, H) with T steps or 1, or None."""
+        return self.transition.log_a if isinstance(self.transition, Scalar) else None
+
+    def expect_plain(self, owner: str, *, with_decays: bool = False) -> None:
+        """Raise `ValueError` unless this is the exponential kernel e^{qᵀk} over the whole past.
+
+        Args:
+            owner: Who needs that, for the message.
+            with_decays: Whether decays of the weights are allowed.
+        """
+        extras = ("sink", "window", "soft_cap") + (() if with_decays else ("transition",))
+        found = [name for name in extras if getattr(self, name) is not None]
+        if found:
+            raise ValueError(
+                f"{owner}: expected the kernel exp(qᵀk) over the whole past, got a KernelSystem "
+                f"with {', '.join(found)}. Look at dsfjax.materialize(system), or leave them out "
+                "with dataclasses.replace."
+            )
+
+    def cache(self, capacity: int, dtype: DTypeLike | None = None) -> KVCache:
+        """The empty state for a decoding loop, written in place.
+
+        Args:
+            capacity: Slots: the number of steps to come. With a window, more than ``window`` slots
+                are never needed, and no more are allocated.
+            dtype: Of keys and values, by default that of the keys.
+        """
+        if self.window is not None:
+            capacity = min(capacity, self.window)
+        dtype = self.k.dtype if dtype is None else dtype
+        shapes = (capacity, *self.k.shape[1:]), (capacity, self.num_heads, self.num_channels)
+        k, v = (jnp.zeros(shape, dtype) for shape in shapes)
+        zero = jnp.zeros((), jnp.int32)
+        if self.log_decay is None:
+            return KVCache(k, v, zero, zero)
+        return KVCache(k, v, zero, zero, jnp.zeros((capacity, self.num_heads), state_dtype(dtype)))
+
+
+def _check_transition(A: Transition, length: int, state_shape: tuple[int, int, int]) -> None:
+    """Raise unless the transition of a kernel is one that the engines run."""
+    if not (isinstance(A, Scalar) and A.is_positive):
+        raise TypeError(
+            "KernelSystem: expected transition to be a real Scalar without signs, a decay of the "
+            f"weights, got {A}."
+        )
+    A.check(state_shape)
+    sizes = {x.shape[0] for x in time_leaves(A)}
+    expect(sizes <= {1, length}, A, "time axes of the transition", f"{length} or 1", sizes)
 
 
 class KVCache(NamedTuple):
     """The state of a `KernelSystem`: keys and values of the past.
+
+    With a window it holds the last ``window`` steps, or as many as there are.
 
     Attributes:
         k: Keys (S, G, m).
         v: Values (S, H, p).
         first: Integer scalar, the first slot that is visible; a reset moves it.
         length: None if all S slots are in use: each step then appends a slot. An integer array if
-            the cache was allocated with spare slots (`allocate`): steps then write in place, with
-            constant shapes, as a compiled decoding loop needs.
+            the cache was allocated with spare slots (`KernelSystem.cache`): steps then write in
+            place, with constant shapes, as a compiled decoding loop needs.
+        log_weight: Logarithm of the decay since each slot was written, (S, H); None without decays.
     """
 
     k: Array
     v: Array
     first: Array
     length: Array | None = None
-
-    @classmethod
-    def allocate(
-        cls,
-        capacity: int,
-        num_groups: int,
-        num_features: int,
-        num_heads: int,
-        num_channels: int,
-        dtype: DTypeLike,
-    ) -> KVCache:
-        """An empty cache with ``capacity`` slots that is written in place."""
-        k = jnp.zeros((capacity, num_groups, num_features), dtype)
-        v = jnp.zeros((capacity, num_heads, num_channels), dtype)
-        zero = jnp.zeros((), jnp.int32)
-        return cls(k, v, zero, zero)
+    log_weight: Array | None = None

@@ -2,6 +2,7 @@ r"""Separable attention as a finite system (Lemma 1), and finite systems in plac
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -76,12 +77,16 @@ def feature_system(
     r"""A finite system in place of a kernel: e^{qᵀk} becomes φ(q)ᵀψ(k), with its own η.
 
     Args:
-        kernel: The kernel system, its queries scaled.
+        kernel: The kernel system, its queries scaled. Decays of its weights become those of the
+            state; a window, a soft cap or a sink has no finite system.
         phi: Feature map from (L, H, m) to (L, H, n); values that keep η positive.
         psi: Feature map of the keys, by default φ.
 
     Returns:
         `separable_system` of the features with a `SummedNormalizer`, value map and resets kept.
+
+    Raises:
+        ValueError: For a kernel with a window, a soft cap or a sink.
 
     Example:
         >>> import dsfjax
@@ -90,7 +95,8 @@ def feature_system(
         >>> s.state_shape
         (1, 2, 4)
     """
-    return separable_system(
+    kernel.expect_plain("feature_system", with_decays=True)
+    system = separable_system(
         phi(kernel.q),
         (psi or phi)(kernel.k),
         SummedNormalizer(),
@@ -98,6 +104,8 @@ def feature_system(
         W=kernel.W,
         reset=kernel.reset,
     )
+    decay = kernel.log_decay
+    return system if decay is None else dataclasses.replace(system, A=Scalar(decay))
 
 
 def truncate_kernel(kernel: KernelSystem, order: int, *, symmetric: bool = True) -> System:
@@ -114,7 +122,7 @@ def truncate_kernel(kernel: KernelSystem, order: int, *, symmetric: bool = True)
         A `System` with n features per head and a `SummedNormalizer`.
 
     Raises:
-        ValueError: If the order is odd or negative.
+        ValueError: If the order is odd or negative, or as `feature_system` does.
 
     Numerics:
         For |x| ≤ R the exponential errs by at most ε = e^R R^{P+1}/(P+1)!, the output by at most

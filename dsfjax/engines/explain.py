@@ -149,25 +149,40 @@ def _(system: KernelSystem, engine: Engine, reason: str, steps: int) -> Explanat
     _, heads, m = system.q.shape
     p, width = system.num_channels, max(4, jnp.dtype(system.q.dtype).itemsize)
     chunk = attention.BLOCK if name == "chunked" else None
-    flops = steps * steps * heads * (2 * m + 2 * p) + (
+    seen = steps if system.window is None else min(steps, system.window)
+    # Chunks form the scores of whole blocks of keys, the other methods all of them.
+    columns = min(steps, seen + chunk) if chunk else steps
+    flops = steps * columns * heads * (2 * m + 2 * p) + (
         0 if system.W is None else 2 * steps * heads * p * system.token_width
     )
     memory = heads * width * (chunk * chunk if chunk else steps * steps)
-    size = steps * (system.k.shape[1] * m + heads * p)
     io = _bytes(system) + steps * (system.token_width + heads * p) * width
     return Explanation(
-        structure="exponential kernel; no finite state, the cache grows with t",
+        structure=_kernel_structure(system),
         method=name,
         form="blocks of queries and keys" if chunk else name,
         reason=reason,
         length=steps,
-        state_size=size,
+        state_size=seen * system.slot_size,
         chunk=chunk,
         flops=flops,
         bytes=io,
         peak_memory=memory,
         precision=f"matrix products highest; sums {state_dtype(system.q.dtype)}",
     )
+
+
+def _kernel_structure(system: KernelSystem) -> str:
+    parts = ["exponential kernel"]
+    if system.transition is not None:
+        parts.append(system.transition.describe())
+    if system.soft_cap is not None:
+        parts.append(f"soft cap {system.soft_cap}")
+    if system.sink is not None:
+        parts.append("a sink per head")
+    if system.window is None:
+        return f"{', '.join(parts)}; no finite state, the cache grows with t"
+    return f"{', '.join(parts)}; the cache holds a window of {system.window} steps"
 
 
 def _structure(system: System) -> str:

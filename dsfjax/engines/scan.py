@@ -228,5 +228,11 @@ def _cache(
             f"{owner}: expected a KVCache with keys and values of shapes (S, G, m), (S, H, p) with "
             f"(G, m), (H, p) = {expected}, got {got}."
         )
-    attention.check_capacity(u.shape[0], h0)
+    if (h0.log_weight is None) != (system.log_decay is None):
+        expected, got = ("without", "with") if system.log_decay is None else ("with", "without")
+        raise ValueError(
+            f"{owner}: expected a KVCache {expected} log_weight, as the KernelSystem is {expected} "
+            f"decays, got one {got}. system.cache(capacity) makes one that fits."
+        )
+    attention.check_capacity(system, u.shape[0], h0)
     return h0

@@ -164,11 +164,7 @@ class Mixer(nnx.Module):
         system, tokens, tail = jax.eval_shape(lambda x: self._system(x, None, None), shape)
         tail = None if tail is None else jnp.zeros(tail.shape, tail.dtype)
         if isinstance(system, KernelSystem):
-            _, groups, m = system.k.shape
-            cache = KVCache.allocate(
-                max_length, groups, m, system.num_heads, system.num_channels, dtype
-            )
-            return MixerState(tail, cache, jnp.array(False))
+            return MixerState(tail, system.cache(max_length, dtype), jnp.array(False))
         h = jax.eval_shape(lambda s, u: scan(s, u)[1], system, tokens)
         return MixerState(tail, jnp.zeros(h.shape, h.dtype), jnp.array(False))
 

@@ -116,7 +116,7 @@ def test_cut(cut, method):
 
 
 def empty(capacity: int, dtype=jnp.float64) -> KVCache:
-    return KVCache.allocate(capacity, 2, zoo.N, 4, zoo.P, dtype)
+    return zoo.kernel_system(1).cache(capacity, dtype)
 
 
 @pytest.mark.parametrize("allocated", [False, True])

@@ -187,7 +187,8 @@ def test_matrices_kernel_and_coordinates():
 def test_parallel_and_series():
     first, second = SYSTEM, build(5, reset=False)
     second = dataclasses.replace(
-        second, B=dataclasses.replace(second.B, W=normal(np.random.default_rng(6), H * P, H * P))  # pyright: ignore[reportArgumentType]
+        second,
+        B=dataclasses.replace(second.B, W=normal(np.random.default_rng(6), H * P, H * P)),  # pyright: ignore[reportArgumentType]
     )
     both = compiled(dsfjax.parallel)(first, first)
     assert error(compiled(scan)(both, U)[0], 2 * outputs(first)) < 1e-13
