@@ -68,18 +68,21 @@ def delta_rule(*, d_model, d_state=16):
         beta = jax.nn.sigmoid(u @ params.w_beta.T)
         return Signals(u @ params.W_q.T, u @ params.W_k.T, u @ params.W_v.T, beta)
 
-    def assemble(params, s, *, reset=None, token_is_value=False):
+    def assemble(params, s, *, reset=None):  # the System that acts on the values s.v
         k, beta = s.k[:, None], s.beta[:, None]  # (L, heads, n) and (L, heads, 1)
         k = k / jnp.sqrt(jnp.sum(k**2, axis=-1, keepdims=True) + 1e-6)
         return dsfjax.System(
             dsfjax.DiagonalPlusLowRank(jnp.zeros((1, 1, 1)), (beta * k)[..., None], k[..., None]),
-            dsfjax.OuterInput(k, scale=beta, W=None if token_is_value else params.W_v),
+            dsfjax.OuterInput(k, scale=beta),
             dsfjax.InnerOutput(s.q[:, None]),
             reset=reset,
             state_shape=(1, d_state, d_model),
         )
 
-    return systems.Architecture(init, signals, assemble)
+    def value_map(params):  # v = W_v u
+        return params.W_v
+
+    return systems.Architecture(init, signals, assemble, value_map)
 
 
 L, d = 64, 8
@@ -143,7 +146,7 @@ def read_back(system):
 
 
 written = Signals(q=keys, k=keys, v=values, beta=jnp.ones((times * n, 1)))
-delta = memory.assemble(memory.init(jax.random.key(3)), written, token_is_value=True)
+delta = memory.assemble(memory.init(jax.random.key(3)), written)
 scalar = {"sum": 1.0, "decay 0.9": 0.9}
 contest = {
     name: dsfjax.System(

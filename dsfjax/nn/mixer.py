@@ -193,8 +193,8 @@ class Mixer(nnx.Module):
             parts = jnp.split(activation(flat), ends[:-1], axis=1)
             pairs = zip(around.conv_on, parts, branches, strict=True)
             signals = signals._replace(**{name: part.reshape(b.shape) for name, part, b in pairs})
-        system = self.arch.assemble(params, signals, reset=reset, token_is_value=True)
-        return system, signals.v.reshape(x.shape[0], -1), tail
+        system = self.arch.assemble(params, signals, reset=reset)
+        return system, self.arch.values(signals), tail
 
     def _output(self, x: Array, y: Array) -> Array:
         if self.around.gate:

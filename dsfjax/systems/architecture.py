@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax
 from jax import Array
 from jaxtyping import Bool, Float, Shaped
 
-from dsfjax.core import KernelSystem, System
+from dsfjax.core import KernelSystem, OuterInput, System
 from dsfjax.core.composition import with_length
 from dsfjax.core.dtypes import real_numbers
 from dsfjax.core.resets import starts
@@ -38,18 +39,28 @@ def matrices_decay(params: Any) -> Any:
     return jax.tree.map(lambda x: "decay" if x.ndim > 1 else "no_decay", params)
 
 
+def tokens_are_values(params: Any) -> None:
+    """The value map of an architecture whose values are its tokens: None."""
+
+
 class Architecture(NamedTuple):
     """A sequence mixer as pure functions; `dsfjax.systems.get` returns one.
+
+    You write four functions of its parameters; `dsfjax.systems.register` checks that they fit
+    together. You get a model that trains, decodes, compares and reports.
 
     Attributes:
         init: ``init(key) -> params``, a NamedTuple of arrays. Its distribution is part of the
             definition and documented with each architecture.
-        signals: ``signals(params, u (L, d)) -> signals``, the q, k, v, Δ, gates … of the tokens.
+        signals: ``signals(params, u (L, d)) -> signals``, a NamedTuple of the q, k, Δ, gates … of
+            the tokens. Its field ``v`` holds the values, (L, H, p) or whatever flattens to them;
+            mixers convolve or activate it, as the other fields, before the System is assembled.
             With ``reads_start`` it takes a third argument, the mask ``start`` (L,) of the steps
             before which the state is zero; None for a sequence that starts at its first step.
-        assemble: ``assemble(params, signals, *, reset=None, token_is_value=False) -> System``. With
-            ``token_is_value`` the token of the System is the value v itself, for mixers that
-            convolve or activate v in between; otherwise it is u and the System holds the value map.
+        assemble: ``assemble(params, signals, *, reset=None) -> System``, the System whose tokens
+            are the values, (L, r·H·p), row-major: its B has no value map W.
+        value_map: ``value_map(params) -> W (r·H·p, d)`` with v_t = W u_t, or None where the tokens
+            are the values. It raises where v is not linear in u.
         labels: ``labels(params) -> params`` of strings, "decay" or "no_decay" (weight decay).
         traits: What the comparison table says about it.
         reads_start: Whether the input map differs at the first step of a document (RG-LRU).
@@ -58,6 +69,7 @@ class Architecture(NamedTuple):
     init: Callable[[Array], Any]
     signals: Callable[..., Any]
     assemble: Callable[..., Any]
+    value_map: Callable[[Any], Array | None] = tokens_are_values
     labels: Callable[[Any], Any] = matrices_decay
     traits: Traits = Traits()
     reads_start: bool = False
@@ -93,7 +105,7 @@ class Architecture(NamedTuple):
         reset: Bool[Array, " L"] | None = None,
         continued: Bool[Array, ""] | bool = False,
     ) -> System | KernelSystem:
-        """The textbook architecture: ``assemble(params, signals(params, u))``, to run on ``u``.
+        """The textbook architecture, to run on ``u``: the assembled System with its value map.
 
         Args:
             params: As `init` gives them.
@@ -104,8 +116,31 @@ class Architecture(NamedTuple):
 
         Returns:
             The System of the sequence ``u``.
+
+        Raises:
+            ValueError: If the values are not linear in the tokens (a bias). Then run
+                ``assemble(params, signals)`` on ``values(signals)``.
         """
         u = real_numbers("system", "tokens u", u, *(x.dtype for x in jax.tree.leaves(params)))
         signals = self.read(params, u, reset=reset, continued=continued)
-        system = self.assemble(params, signals, reset=reset)
+        system = with_value_map(self.assemble(params, signals, reset=reset), self.value_map(params))
         return with_length(system, u.shape[0])
+
+    @staticmethod
+    def values(signals: Any) -> Shaped[Array, "L e"]:
+        """The tokens of the assembled System: the values v of signals, flattened per step."""
+        return signals.v.reshape(signals.v.shape[0], -1)
+
+
+def with_value_map(system: System | KernelSystem, W: Array | None) -> System | KernelSystem:
+    """A System that acts on values, made to read tokens u with v_t = W u_t; as it is for None."""
+    if W is None:
+        return system
+    if isinstance(system, KernelSystem):
+        return dataclasses.replace(system, W=W)
+    if not isinstance(system.B, OuterInput):
+        raise TypeError(
+            "system: expected an OuterInput together with a value map, got B of type "
+            f"{type(system.B).__name__}. Let value_map return None: a dense B reads tokens."
+        )
+    return dataclasses.replace(system, B=dataclasses.replace(system.B, W=W))

@@ -34,14 +34,12 @@ def project_qkv(params: Any, u: Array) -> tuple[Array, Array, Array]:
     )
 
 
-def value_map(params: Any, *, token_is_value: bool) -> Array | None:
-    """W of the System: None if the token is the value."""
-    if token_is_value:
-        return None
+def value_map(params: Any) -> Array:
+    """W_v as (H·p, d)."""
     if params.bias_v is not None:
         raise ValueError(
-            "assemble: with a bias the value is not linear in the token. Pass token_is_value=True "
-            "and run the System on signals.v, flattened to (L, H·p)."
+            "system: expected values that are linear in the token, got a value path with a bias. "
+            "Run assemble(params, signals) on values(signals)."
         )
     return params.W_v.reshape(-1, params.W_v.shape[-1])
 

@@ -78,20 +78,13 @@ def linear_attention(
     def signals(params: Params, u: Array) -> Signals:
         return Signals(*attention.project_qkv(params, u))
 
-    def assemble(
-        params: Params,
-        signals: Signals,
-        *,
-        reset: Array | None = None,
-        token_is_value: bool = False,
-    ) -> System:
+    def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         phi, psi = elu1(signals.q), elu1(signals.k)
         return separable_system(
             phi,
             psi,
             SummedNormalizer(),
             num_channels=params.W_v.shape[1],
-            W=attention.value_map(params, token_is_value=token_is_value),
             reset=reset,
         )
 
@@ -102,4 +95,6 @@ def linear_attention(
         "unbounded (η reads q_t)",
         "recurrent, Σ φ(q)ᵀφ(k)",
     )
-    return Architecture(init_params, signals, assemble, labels_without_decay(), traits)
+    return Architecture(
+        init_params, signals, assemble, attention.value_map, labels_without_decay(), traits
+    )

@@ -121,24 +121,19 @@ def normalized_attention(
             n = n + params.offset[None].astype(n.dtype)
         return Signals(*attention.project_qkv(params, u), LOG_NORMALIZERS[normalizer](n))
 
-    def assemble(
-        params: Params,
-        signals: Signals,
-        *,
-        reset: Array | None = None,
-        token_is_value: bool = False,
-    ) -> System:
+    def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         q = phi(signals.q) / math.sqrt(d_state) if scale else phi(signals.q)
         return separable_system(
             q,
             phi(signals.k),
             GivenNormalizer(signals.log_eta),
             num_channels=params.W_v.shape[1],
-            W=attention.value_map(params, token_is_value=token_is_value),
             reset=reset,
         )
 
     traits = Traits(
         "scalar", "d · n", "yes: η", "unbounded (η_{t−1}/η_t)", f"recurrent, {normalizer}(w·u)"
     )
-    return Architecture(init_params, signals, assemble, labels_without_decay("offset"), traits)
+    return Architecture(
+        init_params, signals, assemble, attention.value_map, labels_without_decay("offset"), traits
+    )

@@ -115,19 +115,13 @@ def _qlstm(
         o = jax.nn.sigmoid(affine(params.W_o, u, params.bias_o))
         return Signals(log_f, i, o, u if params.W is None else affine(params.W, u), start)
 
-    def assemble(
-        params: Params,
-        signals: Signals,
-        *,
-        reset: Array | None = None,
-        token_is_value: bool = False,
-    ) -> System:
+    def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         i = signals.i
         if coupled:
             i = complement(signals.log_f, signals.start, reset) * i
         return System(
             Diagonal(signals.log_f[:, None, None, :]),
-            OuterInput(scale=i[:, None, :], W=None if token_is_value else params.W),
+            OuterInput(scale=i[:, None, :]),
             InnerOutput(gate=signals.o[:, None, :]),
             reset=reset,
             state_shape=(1, 1, signals.log_f.shape[-1]),
@@ -137,4 +131,6 @@ def _qlstm(
     shared = "yes: λ_t, as √(1 − λ_t²)" if coupled else "no"
     traits = Traits("diagonal, per channel", "d", shared, bounds, "none")
     labels = labels_without_decay("alpha")
-    return Architecture(init_params, signals, assemble, labels, traits, reads_start=coupled)
+    return Architecture(
+        init_params, signals, assemble, lambda params: params.W, labels, traits, reads_start=coupled
+    )

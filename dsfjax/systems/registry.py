@@ -8,6 +8,7 @@ from typing import Any
 
 from dsfjax._util.names import choose, unknown
 from dsfjax.systems.architecture import Architecture
+from dsfjax.systems.contract import check
 from dsfjax.systems.linear_attention import linear_attention
 from dsfjax.systems.normalized_attention import normalized_attention
 from dsfjax.systems.qlstm import qlstm, qlstm_reversed
@@ -26,6 +27,8 @@ _REGISTRY: dict[str, Callable[..., Architecture]] = {
     "qlstm_reversed": qlstm_reversed,
     "rg_lru": rg_lru,
 }
+_BUILT_IN = frozenset(_REGISTRY.values())
+_D_MODEL = 64  # divisible by all usual numbers of heads
 
 
 def names() -> tuple[str, ...]:
@@ -41,15 +44,32 @@ def names() -> tuple[str, ...]:
 def register(name: str, build: Callable[..., Architecture]) -> None:
     """Make an architecture known by name in this process: to `get`, models, sweeps and reports.
 
+    Its functions are tried on abstract tokens: here with its default options, and in `get` with
+    those that are given.
+
     Args:
-        name: A new name.
-        build: Function of keyword arguments, ``d_model`` among them.
+        name: Its name, a word for the command line.
+        build: Function of keyword arguments, ``d_model`` among them, to an `Architecture`.
+            Registering a function of the same module and name again replaces it, so a notebook's
+            cell runs twice.
 
     Raises:
-        ValueError: If the name is taken.
+        ValueError: If the name is taken by another function, or the functions of the architecture
+            do not fit together.
+        TypeError: If ``build`` does not take ``d_model``, or something is of a wrong type.
     """
-    if name in _REGISTRY:
-        raise ValueError(f"register: {name!r} is taken; choose another name.")
+    if not callable(build) or "d_model" not in inspect.signature(build).parameters:
+        raise TypeError(
+            f"register: expected {name!r} to be a function with a keyword d_model that returns an "
+            f"Architecture, got {build!r}."
+        )
+    known = _REGISTRY.get(name)
+    if known is not None and _qualified(known) != _qualified(build):
+        raise ValueError(f"register: {name!r} is taken by {_qualified(known)}; use another name.")
+    parameters = inspect.signature(build).parameters.values()
+    needed = {x.name for x in parameters if x.default is inspect.Parameter.empty}
+    if needed == {"d_model"}:
+        check(name, build(d_model=_D_MODEL), _D_MODEL)
     _REGISTRY[name] = build
 
 
@@ -71,7 +91,8 @@ def get(name: str, *, d_model: int, **own: Any) -> Architecture:
         The `Architecture`.
 
     Raises:
-        ValueError: For an unknown name, with the nearest one, and for a size below 1.
+        ValueError: For an unknown name, with the nearest one, and for a size below 1; for an
+            architecture of your own, as `register` does.
         TypeError: For a keyword that the architecture does not have.
 
     Example:
@@ -87,8 +108,16 @@ def get(name: str, *, d_model: int, **own: Any) -> Architecture:
         # Every integer keyword is a number of something that there must be.
         if isinstance(value, int) and not isinstance(value, bool) and value < 1:
             raise ValueError(f"{name}: expected {keyword} >= 1, got {value}")
-    return build(d_model=d_model, **own)
+    arch = build(d_model=d_model, **own)
+    if build not in _BUILT_IN:
+        check(name, arch, d_model)
+    return arch
 
 
 def _find(name: str) -> Callable[..., Architecture]:
     return _REGISTRY[choose("architecture", name, _REGISTRY)]
+
+
+def _qualified(build: Callable[..., Architecture]) -> str:
+    parts = getattr(build, "__module__", None), getattr(build, "__qualname__", None)
+    return ".".join(str(x) for x in parts) if all(parts) else repr(build)

@@ -99,14 +99,7 @@ def rg_lru(
         log_a = -DECAY_SCALE * jax.nn.softplus(params.a_param)[None].astype(dtype) * r
         return Signals(log_a, gate(params.W_i, params.bias_i), v, start)
 
-    def assemble(
-        params: Params,
-        signals: Signals,
-        *,
-        reset: Array | None = None,
-        token_is_value: bool = False,
-    ) -> System:
-        del token_is_value  # the token is the value
+    def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         scale = signals.i
         if coupled:
             scale = complement(signals.log_a, signals.start, reset) * scale
@@ -121,4 +114,6 @@ def rg_lru(
     shared = "yes: a_t, as √(1 − a_t²)" if coupled else "no"
     traits = Traits("diagonal, per channel", "d", shared, "(0, 1)", "none")
     labels = labels_without_decay("a_param")
-    return Architecture(init_params, signals, assemble, labels, traits, reads_start=coupled)
+    return Architecture(
+        init_params, signals, assemble, labels=labels, traits=traits, reads_start=coupled
+    )

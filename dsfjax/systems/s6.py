@@ -108,14 +108,7 @@ def s6(
             delta = affine(params.W_dt_up, low, params.bias_dt)
         return Signals(jax.nn.softplus(delta), affine(params.W_b, u), affine(params.W_c, u), u)
 
-    def assemble(
-        params: Params,
-        signals: Signals,
-        *,
-        reset: Array | None = None,
-        token_is_value: bool = False,
-    ) -> System:
-        del token_is_value  # the token is the value
+    def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         delta = signals.delta[:, None, :]
         rate = -jnp.exp(params.A_log)
         if scalar:
@@ -133,4 +126,5 @@ def s6(
 
     structure = "diagonal, per channel" if scalar else "diagonal, full"
     traits = Traits(structure, "d · n", "yes: Δ_t", "(0, 1)", "none (Δ_t scales both A and B)")
-    return Architecture(init_params, signals, assemble, labels_without_decay("A_log", "D"), traits)
+    labels = labels_without_decay("A_log", "D")
+    return Architecture(init_params, signals, assemble, labels=labels, traits=traits)

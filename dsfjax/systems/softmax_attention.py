@@ -60,14 +60,9 @@ def softmax_attention(
     def signals(params: Params, u: Array) -> Signals:
         return Signals(*attention.project_qkv(params, u))
 
-    def assemble(
-        params: Params,
-        signals: Signals,
-        *,
-        reset: Array | None = None,
-        token_is_value: bool = False,
-    ) -> KernelSystem:
-        return _kernel(params, signals, reset=reset, token_is_value=token_is_value)
+    def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> KernelSystem:
+        q = signals.q / math.sqrt(signals.q.shape[-1])
+        return KernelSystem(q, signals.k, reset=reset, num_channels=params.W_v.shape[1])
 
     traits = Traits(
         "kernel (scalar, n → ∞)",
@@ -76,7 +71,9 @@ def softmax_attention(
         "unbounded (η reads q_t)",
         "recurrent, Σ exp(qᵀk)",
     )
-    return Architecture(init_params, signals, assemble, labels_without_decay(), traits)
+    return Architecture(
+        init_params, signals, assemble, attention.value_map, labels_without_decay(), traits
+    )
 
 
 def taylor_system(
@@ -120,13 +117,8 @@ def taylor_system(
         >>> taylor_system(arch.init(jax.random.key(0)), jnp.ones((5, 4)), 2).state_shape
         (1, 10, 4)
     """
-    kernel = _kernel(params, Signals(*attention.project_qkv(params, u)), reset=reset)
+    heads, m, d_model = params.W_q.shape
+    arch = softmax_attention(d_model=d_model, d_state=m, num_heads=heads)
+    kernel = arch.system(params, u, reset=reset)
+    assert isinstance(kernel, KernelSystem)
     return truncate_kernel(kernel, order, symmetric=symmetric)
-
-
-def _kernel(
-    params: Params, signals: Signals, *, reset: Array | None, token_is_value: bool = False
-) -> KernelSystem:
-    W = attention.value_map(params, token_is_value=token_is_value)
-    q = signals.q / math.sqrt(signals.q.shape[-1])
-    return KernelSystem(q, signals.k, W, reset, num_channels=params.W_v.shape[1])

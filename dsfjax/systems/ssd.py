@@ -100,22 +100,19 @@ def ssd(
         delta = jax.nn.softplus(affine(params.W_dt, u, params.bias_dt, wide=True))
         return Signals(affine(params.W_v, u), affine(params.W_b, u), affine(params.W_c, u), delta)
 
-    def assemble(
-        params: Params,
-        signals: Signals,
-        *,
-        reset: Array | None = None,
-        token_is_value: bool = False,
-    ) -> System:
-        W = None if token_is_value else params.W_v.reshape(-1, params.W_v.shape[-1])
+    def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         return System(
             Scalar(-jnp.exp(params.A_log)[None].astype(signals.delta.dtype) * signals.delta),
-            OuterInput(signals.b, signals.delta[:, :, None], W),
+            OuterInput(signals.b, signals.delta[:, :, None]),
             InnerOutput(signals.c),
             ValueSkip(params.D[None, :, None]),
             reset=reset,
             state_shape=(params.A_log.shape[0], signals.b.shape[-1], params.W_v.shape[1]),
         )
 
+    def value_map(params: Params) -> Array:
+        return params.W_v.reshape(-1, params.W_v.shape[-1])
+
+    labels = labels_without_decay("A_log", "D")
     traits = Traits("scalar", "d · n", "yes: Δ_t", "(0, 1)", "none (Δ_t scales both A and B)")
-    return Architecture(init_params, signals, assemble, labels_without_decay("A_log", "D"), traits)
+    return Architecture(init_params, signals, assemble, value_map, labels, traits)

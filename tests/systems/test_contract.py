@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dsfjax import KernelSystem, materialize, scan, step, systems, to_dense
+from dsfjax.systems.architecture import with_value_map
 from tests.reference_loop import error
 from tests.systems.small import D_MODEL, build, case, cast, perturbed, tokens
 from tests.systems_zoo import slow_unless
@@ -195,12 +196,14 @@ def test_three_ways_to_the_same_output(name: str) -> None:
     @jax.jit
     def by_parts(params: Any, u: Any) -> Any:
         signals = arch.signals(params, u)
-        on_tokens, _ = scan(arch.assemble(params, signals), u)
-        v = signals.v.reshape(LENGTH, -1)
-        on_values, _ = scan(arch.assemble(params, signals, token_is_value=True), v)
-        return on_tokens, on_values
+        system, W = arch.assemble(params, signals), arch.value_map(params)
+        v = arch.values(signals)
+        on_tokens, _ = scan(with_value_map(system, W), u)
+        linear = v if W is None else u @ W.T
+        return on_tokens, scan(system, v)[0], linear, v
 
-    on_tokens, on_values = by_parts(params, u)
+    on_tokens, on_values, linear, v = by_parts(params, u)
+    assert error(linear, v) < 1e-13
     assert error(on_tokens, run(params, u)) < 1e-13
     assert error(on_values, run(params, u)) < 1e-13
 
@@ -213,7 +216,7 @@ def test_kernel_on_values_and_on_tokens(name: str) -> None:
     @jax.jit
     def by_kernel(params: Any, u: Any) -> Any:
         signals = arch.signals(params, u)
-        system = arch.assemble(params, signals)
+        system = arch.system(params, u)
         bare = system if isinstance(system, KernelSystem) else dataclasses.replace(system, D=None)
         phi = materialize(bare)
         v = signals.v.reshape(LENGTH, phi.shape[0], -1)

@@ -21,8 +21,7 @@ def compare(name: str, textbook: Any, **own: Any) -> None:
 
     def run(params: Any, u: Any) -> Any:
         signals = arch.signals(params, u)
-        system = arch.assemble(params, signals, token_is_value=True)
-        return scan(system, signals.v.reshape(LENGTH, -1))[0]
+        return scan(arch.assemble(params, signals), arch.values(signals))[0]
 
     assert error(jax.jit(run)(params, u), textbook(as_numpy(params), np.asarray(u))) < 1e-12
 

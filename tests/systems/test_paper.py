@@ -56,7 +56,7 @@ def test_ssd_without_decay_and_with_unit_steps_is_linear_attention_without_norma
     @jax.jit
     def with_rate(log_a: Any) -> Any:
         still = params._replace(A_log=jnp.full(2, log_a), D=jnp.zeros(2))
-        return scan(ssd.assemble(still, signals), u)[0]
+        return scan(ssd.assemble(still, signals), ssd.values(signals))[0]
 
     errors = [error(with_rate(log_a), reference) for log_a in (-5.0, -15.0, -40.0)]
     assert errors[0] > 1e-3 > errors[1] > 1e-8

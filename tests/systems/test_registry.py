@@ -1,11 +1,14 @@
 """Architectures by name: what is known, what is refused, and how users add their own."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from dsfjax import systems
 from dsfjax.systems import registry
+from dsfjax.systems.architecture import with_value_map
 from dsfjax.systems.ssd import ssd
 from tests.unchecked import unchecked
 
@@ -79,7 +82,9 @@ def test_unknown_choices_are_named() -> None:
 def test_value_bias_cannot_enter_a_value_map() -> None:
     arch = systems.get("linear_attention", d_model=8, d_state=2, bias=True)
     params = arch.init(jax.random.key(0))
-    with pytest.raises(ValueError, match="Pass token_is_value=True"):
+    with pytest.raises(
+        ValueError, match=r"values that are linear.*Run assemble\(params, signals\) on values"
+    ):
         arch.system(params, jnp.ones((3, 8)))
 
 
@@ -97,8 +102,59 @@ def test_register(monkeypatch: pytest.MonkeyPatch) -> None:
     assert systems.options("fast_ssd") == ("d_model", "rate")
     params = systems.get("fast_ssd", d_model=4, rate=3.0).init(jax.random.key(0))
     assert float(jnp.exp(params.A_log[0])) == pytest.approx(3)
-    with pytest.raises(ValueError, match="'fast_ssd' is taken"):
-        systems.register("fast_ssd", fast_ssd)
+    systems.register("fast_ssd", fast_ssd)  # as when a notebook's cell runs twice
+    with pytest.raises(ValueError, match=r"'fast_ssd' is taken by .*\.fast_ssd; use another name"):
+        systems.register("fast_ssd", ssd)
+
+
+WRONG = {
+    "an Architecture, got int": lambda arch: 3,
+    "init to return a NamedTuple, got list": lambda arch: arch._replace(init=lambda key: []),
+    r"a NamedTuple with a field v, the values, got \('x',\)": lambda arch: arch._replace(
+        signals=lambda params, u: NamedTuple("Signals", [("x", jax.Array)])(u)
+    ),
+    "assemble to return a System or a KernelSystem, got Signals": lambda arch: arch._replace(
+        assemble=lambda params, signals, reset: signals
+    ),
+    "assemble to pass reset on to the System": lambda arch: arch._replace(
+        assemble=lambda params, signals, reset: arch.assemble(params, signals)
+    ),
+    r"without W, got W of shape \(64, 64\)\. Return W from value_map": lambda arch: arch._replace(
+        assemble=lambda params, signals, reset: with_value_map(
+            arch.assemble(params, signals, reset=reset), arch.value_map(params)
+        )
+    ),
+    "the 65 values of a step .* one that reads 64": lambda arch: arch._replace(
+        signals=lambda params, u: arch.signals(params, u)._replace(v=jnp.zeros((len(u), 65)))
+    ),
+    r"value_map to return W of shape \(64, 64\), so that v = W u, got \(64, 3\)": (
+        lambda arch: arch._replace(value_map=lambda params: jnp.zeros((64, 3)))
+    ),
+    "labels of the structure of params": lambda arch: arch._replace(labels=lambda params: "decay"),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_functions_that_do_not_fit_are_refused(message: str) -> None:
+    with unchecked(), pytest.raises((TypeError, ValueError), match=f"'mine': expected .*{message}"):
+        systems.register("mine", lambda *, d_model: WRONG[message](ssd(d_model=d_model)))
+    assert "mine" not in systems.names()
+
+
+def test_options_without_a_default_are_checked_when_they_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+
+    def narrow(*, d_model: int, width: int) -> systems.Architecture:
+        arch = ssd(d_model=d_model, d_inner=width)
+        return arch._replace(value_map=lambda params: None)
+
+    systems.register("narrow", narrow)
+    with pytest.raises(ValueError, match=r"value_map to return W of shape \(4, 8\), .* got None"):
+        systems.get("narrow", d_model=8, width=4)
+    with pytest.raises(TypeError, match="a function with a keyword d_model"):
+        systems.register("none", lambda width: ssd(d_model=width))
 
 
 def test_registration_of_another_test_is_gone() -> None:
