@@ -194,11 +194,17 @@ def attention(system: KernelSystem, u: Any) -> tuple[np.ndarray, np.ndarray]:
 def score(system: KernelSystem, h: int, t: int, s: int) -> float:
     """The score of query t and key s in head h."""
     q, k = np.asarray(system.q), np.asarray(system.k)
-    x = k[s, h // (q.shape[1] // k.shape[1])] @ q[t, h]
+    key = k[s, h // (q.shape[1] // k.shape[1])]
+    if (A := system.key_transition) is not None:
+        matrices = np.asarray(A.matrix())
+        matrices = np.broadcast_to(matrices, (len(q), *matrices.shape[1:]))
+        for r in range(s + 1, t + 1):
+            key = matrices[r, h * matrices.shape[1] // q.shape[1]] @ key
+    x = key @ q[t, h]
     if system.soft_cap is not None:
         x = system.soft_cap * np.tanh(x / system.soft_cap)
-    if isinstance(system.transition, Scalar):
-        log_a = np.broadcast_to(np.asarray(system.transition.log_a), (len(q), q.shape[1]))
+    if system.weight_log_decay is not None:
+        log_a = np.broadcast_to(np.asarray(system.weight_log_decay), (len(q), q.shape[1]))
         x = x + log_a[s + 1 : t + 1, h].sum()
     return x
 

@@ -474,14 +474,17 @@ def kernel_system(length: int, seed: int = 0, *, with_reset: bool = True) -> Ker
     return KernelSystem(q, k, W, g.reset() if with_reset else None, num_channels=P)
 
 
-KERNELS = ("window", "forgetting", "alibi", "everything")
+KERNELS = ("window", "forgetting", "alibi", "everything", "wall", "path", "turning")
 
 
 def kernel_variant(name: str, length: int, *, with_reset: bool = True) -> KernelSystem:
-    """Attention with a window, decays, a soft cap, sinks; a decay of exactly 0 in one head."""
+    """Attention with a window, decays (0 among them), a soft cap, sinks, keys that move."""
     g = Draw(name, length, 1)
     log_a = g.log_decay(length, 4).at[length // 2, 1].set(-jnp.inf)
     slopes = -(2.0 ** -jnp.arange(1.0, 5.0))[None]
+    w = g.normal(length, 2, N, 1)
+    w = w / jnp.linalg.norm(w, axis=2, keepdims=True)
+    beta = g.positive(length, 2, 1, 1)
     more: dict[str, Any] = {
         "window": {"window": 3, "soft_cap": 1.5},
         "forgetting": {"transition": Scalar(log_a)},
@@ -492,5 +495,14 @@ def kernel_variant(name: str, length: int, *, with_reset: bool = True) -> Kernel
             "soft_cap": 2.0,
             "window": max(2, length // 3),
         },
+        # A decay per feature and query head; one per group; any matrices, constant in time.
+        "wall": {"transition": Diagonal(g.log_decay(length, 4, N, 1)), "window": length // 2 + 1},
+        "path": {
+            "transition": DiagonalPlusLowRank(jnp.zeros((1, 2, 1)), beta * w, w),
+            "log_decay": log_a,
+            "soft_cap": 3.0,
+            "sink": g.normal(4),
+        },
+        "turning": {"transition": Dense(g.contraction(1, 2, N, N) * 2)},
     }[name]
     return dataclasses.replace(kernel_system(length, with_reset=with_reset), **more)

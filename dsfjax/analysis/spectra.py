@@ -159,8 +159,14 @@ def _log_values(
                 zero = jnp.asarray(-jnp.inf, log_values.dtype)
                 log_values = jnp.where(system.reset[:, None, None], zero, log_values)
             return log_values, negative
-    elif isinstance(system, KernelSystem) and system.log_decay is not None:
-        decay = system.log_decay.astype(system.dtype)
+    elif isinstance(system, KernelSystem) and system.key_transition is not None:
+        raise ValueError(
+            f"{owner}: expected a kernel whose weights decay by numbers, got a KernelSystem whose "
+            "keys are moved by a transition: its state has no eigenvalues. Look at those of "
+            "system.transition."
+        )
+    elif isinstance(system, KernelSystem) and system.weight_log_decay is not None:
+        decay = system.weight_log_decay.astype(system.dtype)
         log_values = jnp.broadcast_to(decay, (length, system.num_heads))[..., None]
     log_eta, sign = normalizers(system, length=length)
     ratio = (log_eta[:-1] - log_eta[1:])[:, :, None]

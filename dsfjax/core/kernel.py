@@ -7,7 +7,6 @@ one slot per step.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -27,7 +26,8 @@ class KernelSystem:
 
     .. math:: y_{t,h} = \frac{1}{η_{t,h}} \sum_{s} e^{x_{t,s,h}} (W u_s)_h, \qquad
               η_{t,h} = \sum_{s} e^{x_{t,s,h}} + e^{σ_h}, \qquad
-              x_{t,s,h} = \mathrm{cap}(q_{t,h}^\top k_{s,h}) + \sum_{r=s+1}^{t} \log a_{r,h} .
+              x_{t,s,h} = \mathrm{cap}(q_{t,h}^\top A_t ⋯ A_{s+1} k_{s,h})
+              + \sum_{r=s+1}^{t} \log a_{r,h} .
 
     The sums run over s ≤ t from the last reset on, and over the last ``window`` steps at most. The
     soft cap is cap(x) = c tanh(x / c), the identity without one; it bounds the product of query and
@@ -39,9 +39,11 @@ class KernelSystem:
         k: Keys (L, G, m), G groups of heads, G divides H.
         W: Value map (H·p, d), constant in time; None if the token is the value.
         reset: Boolean (L,) or None; attention does not reach back across a reset.
-        transition: What happens to a weight from the step of its key to that of its query: a
-            `Scalar` decay a_t, real and positive (forgetting attention; constant in time, ALiBi).
-            None for nothing.
+        transition: What happens between the step of a key and that of a query. A `Scalar`, real and
+            positive, is the decay a_t of the weights (forgetting attention; constant in time,
+            ALiBi). Any other real transition is the A_t that moves the keys (`Diagonal`: a decay
+            per feature; `DiagonalPlusLowRank`: PaTH), with a head axis of G or H. None for nothing.
+        log_decay: log a_t (T, H) next to a transition that moves the keys, or None.
         sink: σ (H,), the score of a sink per head, constant in time: it takes a share of the
             normaliser and has no value. None for no sink.
         num_channels: p, the value channels per head, static.
@@ -71,13 +73,14 @@ class KernelSystem:
     W: Array | None = constant(default=None)
     reset: Array | None = None
     transition: Transition | None = None
+    log_decay: Array | None = None
     sink: Array | None = constant(default=None)
     num_channels: int = static(kw_only=True)
     window: int | None = static(kw_only=True, default=None)
     soft_cap: float | None = static(kw_only=True, default=None)
 
     def __post_init__(self) -> None:
-        for name in ("q", "k", "W", "sink"):
+        for name in ("q", "k", "W", "log_decay", "sink"):
             if (x := getattr(self, name)) is not None:
                 dtypes = (self.q.dtype, self.k.dtype)
                 object.__setattr__(self, name, real_numbers("KernelSystem", name, x, *dtypes))
@@ -102,7 +105,10 @@ class KernelSystem:
             got = self.sink.shape
             expect(got == (heads,), self, "sink (no time axis)", f"({heads},)", got)
         if self.transition is not None:
-            _check_transition(self.transition, length, (heads, m, self.num_channels))
+            _check_transition(self, length, heads, m)
+        if self.log_decay is not None:
+            got = self.log_decay.shape
+            expect(got in ((1, heads), (length, heads)), self, "log_decay", f"(T, {heads})", got)
         if self.window is not None and self.window < 1:
             raise ValueError(
                 f"KernelSystem: expected a window of at least 1 step, got {self.window}. A query "
@@ -147,13 +153,24 @@ class KernelSystem:
     @property
     def slot_size(self) -> int:
         """G·m + H·p (and H with a decay): the numbers that the cache keeps of one step."""
-        decays = self.num_heads if self.log_decay is not None else 0
-        return math.prod(self.k.shape[1:]) + self.output_width + decays
+        decays = self.num_heads if self.weight_log_decay is not None else 0
+        return self.key_heads * self.k.shape[2] + self.output_width + decays
 
     @property
-    def log_decay(self) -> Array | None:
+    def weight_log_decay(self) -> Array | None:
         """Logarithm of the decay of the weights per step, (T, H) with T steps or 1, or None."""
-        return self.transition.log_a if isinstance(self.transition, Scalar) else None
+        return self.transition.log_a if isinstance(self.transition, Scalar) else self.log_decay
+
+    @property
+    def key_transition(self) -> Transition | None:
+        """The transition that moves the keys, or None."""
+        return None if isinstance(self.transition, Scalar) else self.transition
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of the keys in the cache: H if a transition moves them differently, else G."""
+        A, groups = self.key_transition, self.k.shape[1]
+        return groups if A is None else _heads_of(A, groups, self.num_heads, self.k.shape[2])
 
     def expect_plain(self, owner: str, *, with_decays: bool = False) -> None:
         """Raise `ValueError` unless this is the exponential kernel e^{qᵀk} over the whole past.
@@ -162,8 +179,12 @@ class KernelSystem:
             owner: Who needs that, for the message.
             with_decays: Whether decays of the weights are allowed.
         """
-        extras = ("sink", "window", "soft_cap") + (() if with_decays else ("transition",))
-        found = [name for name in extras if getattr(self, name) is not None]
+        extras = {"sink": self.sink, "window": self.window, "soft_cap": self.soft_cap}
+        decays = "transition" if self.log_decay is None else "log_decay"
+        extras["transition"] = self.key_transition
+        if not with_decays and self.weight_log_decay is not None:
+            extras[decays] = self.weight_log_decay
+        found = [name for name, x in extras.items() if x is not None]
         if found:
             raise ValueError(
                 f"{owner}: expected the kernel exp(qᵀk) over the whole past, got a KernelSystem "
@@ -182,24 +203,55 @@ class KernelSystem:
         if self.window is not None:
             capacity = min(capacity, self.window)
         dtype = self.k.dtype if dtype is None else dtype
-        shapes = (capacity, *self.k.shape[1:]), (capacity, self.num_heads, self.num_channels)
+        shapes = (
+            (capacity, self.key_heads, self.k.shape[2]),
+            (capacity, self.num_heads, self.num_channels),
+        )
         k, v = (jnp.zeros(shape, dtype) for shape in shapes)
         zero = jnp.zeros((), jnp.int32)
-        if self.log_decay is None:
+        if self.weight_log_decay is None:
             return KVCache(k, v, zero, zero)
         return KVCache(k, v, zero, zero, jnp.zeros((capacity, self.num_heads), state_dtype(dtype)))
 
 
-def _check_transition(A: Transition, length: int, state_shape: tuple[int, int, int]) -> None:
+def _check_transition(system: KernelSystem, length: int, heads: int, m: int) -> None:
     """Raise unless the transition of a kernel is one that the engines run."""
-    if not (isinstance(A, Scalar) and A.is_positive):
+    A = system.transition
+    assert A is not None
+    if isinstance(A, Scalar):
+        if not A.is_positive:
+            raise TypeError(
+                "KernelSystem: expected a Scalar transition, a decay of the weights, to be real "
+                f"and without signs, got {A}. A Diagonal moves the keys and may have either."
+            )
+        if system.log_decay is not None:
+            raise ValueError(
+                "KernelSystem: expected one decay of the weights, got a Scalar transition and "
+                "log_decay. Add their logarithms."
+            )
+        A.check((heads, m, 1))
+    elif jnp.issubdtype(A.dtype, jnp.complexfloating):
         raise TypeError(
-            "KernelSystem: expected transition to be a real Scalar without signs, a decay of the "
-            f"weights, got {A}."
+            f"KernelSystem: expected a real transition, got {A}. Keys and queries are real; turn "
+            "pairs of features with a Dense transition."
         )
-    A.check(state_shape)
+    else:
+        _heads_of(A, system.k.shape[1], heads, m)
     sizes = {x.shape[0] for x in time_leaves(A)}
     expect(sizes <= {1, length}, A, "time axes of the transition", f"{length} or 1", sizes)
+
+
+def _heads_of(A: Transition, groups: int, heads: int, m: int) -> int:
+    """The number of heads over which a transition of keys differs: that of the groups, or H."""
+    if groups != heads:
+        try:
+            A.check((groups, m, 1))
+        except ValueError:
+            pass  # then it must fit all heads, or say why it does not
+        else:
+            return groups
+    A.check((heads, m, 1))
+    return heads
 
 
 class KVCache(NamedTuple):
@@ -208,7 +260,8 @@ class KVCache(NamedTuple):
     With a window it holds the last ``window`` steps, or as many as there are.
 
     Attributes:
-        k: Keys (S, G, m).
+        k: Keys (S, G, m), moved to the last step if there is a transition that moves them, and
+            then (S, H, m) if it differs between the heads of a group.
         v: Values (S, H, p).
         first: Integer scalar, the first slot that is visible; a reset moves it.
         length: None if all S slots are in use: each step then appends a slot. An integer array if

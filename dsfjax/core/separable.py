@@ -104,7 +104,7 @@ def feature_system(
         W=kernel.W,
         reset=kernel.reset,
     )
-    decay = kernel.log_decay
+    decay = kernel.weight_log_decay
     return system if decay is None else dataclasses.replace(system, A=Scalar(decay))
 
 

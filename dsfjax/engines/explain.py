@@ -148,7 +148,8 @@ def _(system: KernelSystem, engine: Engine, reason: str, steps: int) -> Explanat
     name = engine.name
     _, heads, m = system.q.shape
     p, width = system.num_channels, max(4, jnp.dtype(system.q.dtype).itemsize)
-    chunk = attention.BLOCK if name == "chunked" else None
+    moving = system.key_transition is not None
+    chunk = (attention.CHUNK if moving else attention.BLOCK) if name == "chunked" else None
     seen = steps if system.window is None else min(steps, system.window)
     # Chunks form the scores of whole blocks of keys, the other methods all of them.
     columns = min(steps, seen + chunk) if chunk else steps
@@ -174,8 +175,10 @@ def _(system: KernelSystem, engine: Engine, reason: str, steps: int) -> Explanat
 
 def _kernel_structure(system: KernelSystem) -> str:
     parts = ["exponential kernel"]
-    if system.transition is not None:
-        parts.append(system.transition.describe())
+    if system.key_transition is not None:
+        parts.append(f"keys moved by a transition ({system.key_transition.describe()})")
+    if system.weight_log_decay is not None:
+        parts.append("weights with a decay per head")
     if system.soft_cap is not None:
         parts.append(f"soft cap {system.soft_cap}")
     if system.sink is not None:

@@ -221,15 +221,20 @@ def _cache(
     if not isinstance(h0, KVCache):
         got = f"{type(h0).__name__} of shape {jnp.shape(h0)}"
         raise ValueError(f"{owner}: expected a KVCache, the state of a KernelSystem, got {got}.")
-    expected = (system.k.shape[1:], (system.num_heads, system.num_channels))
+    expected = (
+        (system.key_heads, system.k.shape[2]),
+        (system.num_heads, system.num_channels),
+    )
     got = (h0.k.shape[1:], h0.v.shape[1:])
     if got != expected:
         raise ValueError(
             f"{owner}: expected a KVCache with keys and values of shapes (S, G, m), (S, H, p) with "
             f"(G, m), (H, p) = {expected}, got {got}."
         )
-    if (h0.log_weight is None) != (system.log_decay is None):
-        expected, got = ("without", "with") if system.log_decay is None else ("with", "without")
+    if (h0.log_weight is None) != (system.weight_log_decay is None):
+        expected, got = (
+            ("without", "with") if system.weight_log_decay is None else ("with", "without")
+        )
         raise ValueError(
             f"{owner}: expected a KVCache {expected} log_weight, as the KernelSystem is {expected} "
             f"decays, got one {got}. system.cache(capacity) makes one that fits."

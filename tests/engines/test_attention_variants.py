@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax import KernelSystem, Scalar, explain, materialize, scan, slice_time
+from dsfjax import Dense, KernelSystem, Scalar, explain, materialize, scan, slice_time
 from dsfjax.engines import attention, log_normalizer
+from dsfjax.engines.moving_keys import CHUNK
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_runs import COMPILE_FAST, compiled, compiled_scan, compiled_step, differentiable
@@ -44,12 +45,13 @@ def equation(system: KernelSystem, u: jax.Array) -> jax.Array:
     return jnp.einsum("hts,shp->thp", phi, v.reshape(length, heads, -1)).reshape(length, -1)
 
 
-@pytest.mark.parametrize("name", [*zoo.KERNELS[:-1], pytest.param("everything", marks=SLOW)])
+@pytest.mark.parametrize("name", zoo.slow_unless({"window", "alibi", "path"}, zoo.KERNELS))
 def test_equation(name):
     system = zoo.kernel_variant(name, 20)
     u = zoo.tokens(system, 20)
     y, phi = reference.attention(system, u)
-    assert reference.error(equation(system, u), y) < 1e-13
+    if system.key_transition is None:
+        assert reference.error(equation(system, u), y) < 1e-13
     assert reference.error(materialize(system), phi) < 1e-12
     for method in METHODS:
         assert reference.error(compiled_scan(system, u, method=method)[0], y) < 1e-12, method
@@ -89,6 +91,56 @@ def test_gradients_across_blocks(method):
     assert reference.error(y_2, y) < 1e-12
     for a, b in zip(got, expected, strict=True):
         assert reference.error(a, b) < 1e-11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["path", "wall", "turning"])
+def test_keys_that_move_across_chunks(name):
+    """Outputs, gradients and the cache, with a past of 30 steps and three chunks."""
+    length = 30 + 2 * CHUNK + 10
+    system = zoo.kernel_variant(name, length)
+    u = zoo.tokens(system, length)
+    bar = jnp.cos(jnp.arange(length * system.output_width)).reshape(length, -1)
+    arrays, rebuild = differentiable((system, u))
+
+    def split(method, x):
+        whole, u = rebuild(x)
+        y_1, cache = scan(slice_time(whole, 0, 30), u[:30], method=method)
+        y_2, cache = scan(slice_time(whole, 30, length), u[30:], cache, method=method)
+        y = jnp.concatenate([y_1, y_2])
+        return jnp.vdot(y, bar) + jnp.sum(jnp.sin(cache.k)), (y, cache)
+
+    run = jax.jit(jax.grad(split, 1, has_aux=True), static_argnums=0, compiler_options=COMPILE_FAST)
+    (expected, (y, cache)), (got, (y_2, cache_2)) = (
+        run(m, arrays) for m in ("sequential", "chunked")
+    )
+    assert reference.error(y_2, y) < 1e-12
+    for a, b in zip(jax.tree.leaves(cache_2), jax.tree.leaves(cache), strict=True):
+        assert reference.error(jnp.nan_to_num(a), jnp.nan_to_num(b)) < 1e-12
+    for a, b in zip(got, expected, strict=True):
+        assert reference.error(a, b) < 1e-11
+
+
+def test_decoding_with_keys_that_move():
+    system = zoo.kernel_variant("wall", 9)
+    u = zoo.tokens(system, 9)
+    expected, cache = reference.attention(system, u)[0], system.cache(100)
+    assert cache.k.shape == (5, 4, zoo.N)  # a decay per query head: a key for each of them
+    for t in range(9):
+        y, cache = compiled_step(slice_time(system, t, t + 1), u[t], cache)
+        assert reference.error(y, expected[t]) < 1e-12
+
+
+def test_a_not_finite_key_that_moves_stays_in_its_document():
+    system = zoo.kernel_variant("path", 150)
+    reset = jnp.zeros(150, bool).at[100].set(True)
+    system = dataclasses.replace(system, reset=reset, k=system.k.at[70, 1, 0].set(jnp.nan))
+    u = zoo.tokens(system, 150)
+    y, y_chunked = (compiled_scan(system, u, method=m)[0] for m in ("sequential", "chunked"))
+    nan = np.isnan(y).reshape(150, 4, -1)
+    assert nan[70:100, 2:].all() and nan.sum() == nan[70:100, 2:].size
+    np.testing.assert_array_equal(np.isnan(y_chunked), np.isnan(y))
+    assert reference.error(np.nan_to_num(y_chunked), np.nan_to_num(y)) < 1e-12
 
 
 def test_decoding_holds_no_more_than_the_window():
@@ -151,6 +203,12 @@ def test_explain_says_what_the_kernel_has():
         ({"transition": Scalar(jnp.zeros((2, 4)))}, ValueError, "5 or 1"),
         ({"transition": Scalar(jnp.zeros((5, 3)))}, ValueError, r"log_a .*\(T, 4\)"),
         ({"transition": Scalar(jnp.zeros((1, 4)), -jnp.ones((1, 4)))}, TypeError, "without signs"),
+        ({"transition": Dense(jnp.zeros((1, 3, zoo.N, zoo.N)))}, ValueError, "array of shape"),
+        (
+            {"transition": Scalar(jnp.zeros((1, 4))), "log_decay": jnp.zeros((1, 4))},
+            ValueError,
+            "one decay",
+        ),
     ],
 )
 def test_misuse(more, error, message):
