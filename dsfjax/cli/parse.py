@@ -98,7 +98,9 @@ def _commands(words: Sequence[str]) -> dict[str, type[options.Command]]:
     fields = {}
     for task in chosen:
         fields |= tasks.options(task)
-    return COMMANDS | {name: options.with_task(kind, fields)}
+    from dsfjax.training.config import AXES  # brings Flax, which other commands need not wait for
+
+    return COMMANDS | {name: options.completed(kind, fields, AXES)}
 
 
 def _imports(words: Sequence[str]) -> list[str]:

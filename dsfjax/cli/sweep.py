@@ -31,14 +31,6 @@ SHAPES = (
     "num_heads",
 )
 """Axes of every model that change a shape: another value is another program."""
-MEMBERS = {
-    "lrs": "learning_rates",
-    "seeds": "seeds",
-    "weight_decay": "weight_decays",
-    "init_scale": "init_scales",
-    "dropout": "dropouts",
-}
-"""Axes of the members of one program: option to field of ``TrainConfig``."""
 
 
 def main(command: options.Sweep) -> int:
@@ -116,7 +108,6 @@ def plan(command: options.Sweep) -> dict[str, TrainConfig]:
     sizes = [name for name in tasks.options(command.task) if isinstance(given.get(name), tuple)]
     names = (*sizes, *(name for name in SHAPES if name not in sizes))
     axes: dict[str, tuple[Any, ...]] = {name: given.pop(name, (None,)) for name in names}
-    given |= {field: given.pop(name) for name, field in MEMBERS.items() if name in given}
     found = {}
     for mixer in mixers:
         for values in itertools.product(*axes.values()):

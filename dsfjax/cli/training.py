@@ -22,12 +22,14 @@ from dsfjax.training import (
     RunError,
     TrainConfig,
     presets,
+    record,
     run,
     sweep,
     to_json,
     train,
 )
 from dsfjax.training.comparison import row
+from dsfjax.training.config import AXES
 from dsfjax.training.layout import reserve
 
 DECAY = ("all", "matrices")
@@ -57,7 +59,7 @@ def main(command: options.Train | options.Compare) -> int:
         if isinstance(command, options.Train):
             ((name, config),) = configs.items()
             result = train(config, folder, listener=listener, resources=resources)
-            rows = [row(name, result)]
+            rows = [row(record.results(name, config, result))]
         else:
             retry = command.retry_failed
             rows = sweep(
@@ -87,15 +89,14 @@ def plan(command: options.Train | options.Compare) -> dict[str, TrainConfig]:
             raise ValueError(f"expected --mixer, one of {', '.join(systems.names())}")
         check_mixers([command.mixer])
         preset = presets.get(command.preset, command.task)
-        rate = preset.settings["learning_rates"][0] if command.lr is None else command.lr
-        given = given_by(command) | {"learning_rates": (rate,), "seeds": (command.seed,)}
+        # A preset's grid of several values is for comparisons.
+        first = {axis.field: preset.settings.get(axis.field, ())[:1] for axis in AXES}
+        given = {name: values for name, values in first.items() if values} | given_by(command)
         return presets.configs(command.preset, command.task, [command.mixer], given)
     if not command.task:
         raise ValueError(f"expected TASK, one or more of {', '.join(tasks.names())}")
     check_mixers(command.mixers)
     given = given_by(command)
-    if "lrs" in given:
-        given["learning_rates"] = given.pop("lrs")
     several = len(command.task) > 1
     return {
         f"{mixer}-{task}" if several else mixer: config
@@ -124,7 +125,8 @@ def given_by(command: options.Training) -> dict[str, Any]:
         command: The options.
 
     Returns:
-        Setting to value; ``decay`` ("all" or "matrices") says what ``decay_all`` is.
+        Setting to value; ``decay`` ("all" or "matrices") says what ``decay_all`` is, and values of
+        an axis are under its field of ``TrainConfig``.
 
     Raises:
         ValueError: If ``decay`` is neither.
@@ -132,6 +134,15 @@ def given_by(command: options.Training) -> dict[str, Any]:
     given = {k: v for k, v in dataclasses.asdict(command).items() if v not in (None, ())}
     if "decay" in given:
         given["decay_all"] = choose("decay", given["decay"], DECAY) == "all"
+    one = isinstance(command, options.Train)
+    for axis in AXES:
+        if (values := given.pop(axis.one if one else axis.flag, None)) is None:
+            continue
+        values = (values,) if one else values
+        if axis.absent and len(values) == 1 and not isinstance(command, options.Sweep):
+            given[axis.absent] = values[0]  # the same for all members
+        else:
+            given[axis.field] = values
     return given
 
 

@@ -14,6 +14,7 @@ from dsfjax.training.memory import MemoryShortage as MemoryShortage
 from dsfjax.training.objective import full_loss as full_loss
 from dsfjax.training.objective import query_loss as query_loss
 from dsfjax.training.optimizer import OptimizerConfig as OptimizerConfig
+from dsfjax.training.record import MemberResult as MemberResult
 from dsfjax.training.run import Listener as Listener
 from dsfjax.training.run import Loaded as Loaded
 from dsfjax.training.run import Resources as Resources

@@ -13,12 +13,12 @@ from jaxtyping import Array, PyTree
 
 from dsfjax._util.ahead import ahead, quick_options
 from dsfjax.training.block import start, train_block
+from dsfjax.training.config import AXES, grid
 from dsfjax.training.layout import SPLIT, WHOLE, Layout
 from dsfjax.training.program import (
     BlockMetrics,
     Carry,
     Data,
-    Member,
     Members,
     Program,
     data_of,
@@ -45,23 +45,22 @@ class Compiled(NamedTuple):
     bytes: int
 
 
-def compile_program(program: Program, where: Layout, *, dropout: bool = False) -> Compiled:
+def compile_program(program: Program, where: Layout) -> Compiled:
     """Compile a program, once per process for equal arguments, and wait for it.
 
     Args:
         program: What to compile.
         where: Its layout.
-        dropout: Whether members have a dropout rate of their own.
 
     Returns:
         The compiled computations of a slice. Their memory is that of one carry: a block consumes
         its input.
     """
-    return begin(program, where, dropout=dropout).result()
+    return begin(program, where).result()
 
 
 @functools.lru_cache(maxsize=32)
-def begin(program: Program, where: Layout, *, dropout: bool = False) -> Future[Compiled]:
+def begin(program: Program, where: Layout) -> Future[Compiled]:
     """Begin to compile a program: it is traced and lowered now, and compiled by another thread.
 
     So the next program of a sweep is compiled while one trains.
@@ -69,12 +68,11 @@ def begin(program: Program, where: Layout, *, dropout: bool = False) -> Future[C
     Args:
         program: What to compile.
         where: Its layout.
-        dropout: Whether members have a dropout rate of their own.
 
     Returns:
         What `compile_program` waits for.
     """
-    return ahead(_lower(program, where, dropout))
+    return ahead(_lower(program, where))
 
 
 class _Lowered(NamedTuple):
@@ -93,7 +91,7 @@ class _Lowered(NamedTuple):
         return Compiled(start, block, seconds, _bytes(block))
 
 
-def _lower(program: Program, where: Layout, dropout: bool) -> _Lowered:
+def _lower(program: Program, where: Layout) -> _Lowered:
     began = time.perf_counter()
 
     def first(which: Members) -> Carry:
@@ -123,8 +121,8 @@ def _lower(program: Program, where: Layout, dropout: bool) -> _Lowered:
 
     each, whole = where.sharding(SPLIT), where.sharding(WHOLE)
     carry_sharding: Any = jax.tree.map(where.sharding, _CARRY)
-    which = _with_sharding(_shapes(where.slice_size, dropout), each)
-    carry = _with_sharding(template(program, where.slice_size, dropout=dropout), carry_sharding)
+    which = _with_sharding(_shapes(program, where.slice_size), each)
+    carry = _with_sharding(template(program, where.slice_size), carry_sharding)
     total_steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     start_jit = jax.jit(where.split(first, SPLIT, _CARRY), out_shardings=carry_sharding)
     outputs = (carry_sharding, each, carry_sharding._replace(states=None))
@@ -138,23 +136,22 @@ def _lower(program: Program, where: Layout, dropout: bool) -> _Lowered:
     return _Lowered(start_lowered, block_lowered, time.perf_counter() - began, where.quick)
 
 
-def template(program: Program, num_members: int, *, dropout: bool = False) -> Carry:
+def template(program: Program, num_members: int) -> Carry:
     """The shapes and dtypes of a program's carry; nothing is compiled or allocated.
 
     Args:
         program: The program.
         num_members: How many members it trains.
-        dropout: Whether members have a dropout rate of their own.
 
     Returns:
         A carry of ``jax.ShapeDtypeStruct``, PRNG keys as their raw data.
     """
-    shapes = _shapes(num_members, dropout)
+    shapes = _shapes(program, num_members)
     return jax.eval_shape(lambda which: _raw(start(program, which)), shapes)
 
 
-def _shapes(num_members: int, dropout: bool) -> Members:
-    point = Member(0.0, 0.0, 1.0, 0.0 if dropout else None, 0)
+def _shapes(program: Program, num_members: int) -> Members:
+    (point,) = grid(**{one.field: (1,) for one in AXES if one.required or one.name in program.own})
     return jax.eval_shape(lambda: members([point] * num_members))
 
 

@@ -22,7 +22,6 @@ def fit(
     *,
     memory: int,
     at_most: int | None = None,
-    dropout: bool = False,
     quick: bool = False,
 ) -> Layout:
     """The layout with as many members at once as fit into memory.
@@ -36,7 +35,6 @@ def fit(
         devices: The devices.
         memory: Bytes that it may take on each device.
         at_most: How many members may be computed at once, whatever fits; None for no such limit.
-        dropout: Whether members have a dropout rate of their own.
         quick: Compile with few optimisations.
 
     Returns:
@@ -48,8 +46,8 @@ def fit(
     size = program.batch_size
     where = layout(num_members, devices, at_most=at_most, batch_size=size, quick=quick)
     while True:
-        needed = compile_program(program, where, dropout=dropout).bytes
-        needed += _parked(program, where, dropout)
+        needed = compile_program(program, where).bytes
+        needed += _parked(program, where)
         if needed <= memory:
             return where
         per_device = where.slice_size // where.num_groups
@@ -92,10 +90,10 @@ def budget(devices: Sequence[Device]) -> int:
     return int(0.8 * limits.memory() / len(local))
 
 
-def _parked(program: Program, where: Layout, dropout: bool) -> int:
+def _parked(program: Program, where: Layout) -> int:
     """Bytes of the slices that wait on the host, where that is the device's own memory."""
     if where.num_slices == 1 or where.devices[0].platform != "cpu":
         return 0
-    carry = template(program, where.num_members - where.slice_size, dropout=dropout)
+    carry = template(program, where.num_members - where.slice_size)
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry))
     return size // len(where.devices)

@@ -1,14 +1,21 @@
-"""The numbers that a run writes down; the format is in :mod:`dsfjax.training.run`."""
+"""How a member ended, as one record; and the numbers that a run writes down.
+
+`MemberResult` is what the table, the report and the experiments read. It is a row of
+``results.sqlite`` (:mod:`dsfjax.training.store`); the files of a run, whose format is in
+:mod:`dsfjax.training.run`, are where it is made from.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from dsfjax import nn
 from dsfjax.analysis import num_parameters, state_size
-from dsfjax.training.config import TrainConfig
+from dsfjax.training import serial
+from dsfjax.training.config import AXES, Member, TrainConfig
 from dsfjax.training.layout import Layout
 from dsfjax.training.loop import Block
 from dsfjax.training.program import NOT_YET, Carry
@@ -19,6 +26,147 @@ FORMATS = (2, FORMAT)
 STOPPED = ("result.json", "failure.json")
 """The files of which a run has one when it is over: it is finished, or it has failed."""
 NUMBERS = ("train_loss", "train_accuracy", "eval_loss", "eval_accuracy")
+TIMES = ("train_seconds", "compile_seconds", "tokens_per_second")
+"""What all members of a run share of ``MemberResult.timing``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberResult:
+    """How one member of a program ended. Numbers that were not finite are None.
+
+    Attributes:
+        run: Name of the program: the folder of its run in that of the sweep.
+        member: Index of the member in the program.
+        mixer: The architecture.
+        point: Its value of each axis.
+        status: "solved", "diverged", "plateau", "finished", "stopped" (see
+            :mod:`dsfjax.training.run`), or "failed" where its program could not be finished.
+        reason: Why it failed, else None.
+        step: The last step that it took. This and the numbers below are None where it failed.
+        train_loss: Mean loss over the steps before the last evaluation.
+        train_accuracy: Mean accuracy over these steps.
+        eval_loss: Loss on the held-out examples at the last evaluation.
+        eval_accuracy: Accuracy there.
+        steps_to_90: First evaluated step with at least 90 % accuracy; None if there was none.
+        num_params: Number of trained parameters.
+        state_size: Numbers that all layers carry at the end of a sequence.
+        config: Config of the program, as JSON data.
+        metrics: The member's evaluations in order, as JSON data.
+        environment: What the program ran on (:mod:`dsfjax.training.environment`).
+        timing: Wall times of the program, and when it was finished.
+    """
+
+    run: str
+    member: int
+    mixer: str
+    point: Member
+    status: str
+    reason: str | None = None
+    step: int | None = None
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    eval_loss: float | None = None
+    eval_accuracy: float | None = None
+    steps_to_90: int | None = None
+    num_params: int | None = None
+    state_size: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, Any]] = ()
+    environment: Mapping[str, Any] | None = None
+    timing: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float:
+        """Final held-out accuracy as it is compared: 0 for a member that diverged."""
+        return 0.0 if self.status == "diverged" else self.eval_accuracy or 0.0
+
+    def steps_to(self, level: float) -> int | None:
+        """The first evaluated step with an accuracy of at least ``level``, or None."""
+        return first_step(self.metrics, level)
+
+    def columns(self) -> dict[str, Any]:
+        """The record as a flat row: a column per field, and for ``point`` one per axis."""
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        flat: dict[str, Any] = {}
+        for name, value in own.items():
+            flat |= value._asdict() if name == "point" else {name: value}
+        return flat
+
+    @classmethod
+    def from_columns(cls, row: Mapping[str, Any]) -> "MemberResult":
+        """The record of a flat row; the inverse of `columns`.
+
+        Args:
+            row: A value per column; columns that are absent have their defaults.
+        """
+        own = {one.name: row[one.name] for one in fields(cls) if one.name in row}
+        return cls(point=Member(*(row.get(axis.name) for axis in AXES)), **own)
+
+
+ENDING = ("status", "step", *NUMBERS, "steps_to_90")
+"""What ``result.json`` says of a member beside its index and its point."""
+
+
+def first_step(lines: Sequence[Mapping[str, Any]], level: float) -> int | None:
+    """The first evaluated step with an accuracy of at least ``level``.
+
+    Args:
+        lines: Evaluations of one member, in order.
+        level: An accuracy.
+
+    Returns:
+        The step, or None if there is none.
+    """
+    reached = (line["step"] for line in lines if (line["eval_accuracy"] or 0.0) >= level)
+    return next(reached, None)
+
+
+def results(
+    name: str,
+    config: TrainConfig,
+    ended: Mapping[str, Any],
+    *,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    environment: Mapping[str, Any] | None = None,
+    finished_at: float | None = None,
+) -> list[MemberResult]:
+    """The records of all members of a run.
+
+    Args:
+        name: Name of the run.
+        config: Its config.
+        ended: The content of ``result.json``, or of ``failure.json`` if it failed.
+        metrics: The lines of ``metrics.jsonl``.
+        environment: The content of ``environment.json``.
+        finished_at: When it was finished, in seconds since 1970; None leaves it out.
+
+    Returns:
+        A record per member, in order.
+    """
+    failed = ended.get("status") == "failed"
+    common: dict[str, Any] = {
+        "run": name,
+        "mixer": config.model.mixer,
+        "config": serial.to_dict(config),
+        "environment": environment,
+    }
+    if failed:
+        common |= {"status": "failed", "reason": ended["reason"]}
+    else:
+        when = {} if finished_at is None else {"finished_at": finished_at}
+        common |= {name: ended[name] for name in ("num_params", "state_size")}
+        common["timing"] = when | {name: ended[name] for name in TIMES}
+    left_out = {"member", "tokens_per_second", *Member._fields}
+    found = []
+    for index, point in enumerate(config.members):
+        own = {} if failed else {name: ended["members"][index][name] for name in ENDING}
+        lines = [
+            {name: value for name, value in line.items() if name not in left_out}
+            for line in metrics
+            if line["member"] == index
+        ]
+        found.append(MemberResult(member=index, point=point, metrics=lines, **common, **own))
+    return found
 
 
 def over(config: TrainConfig, progress: Carry) -> bool:
@@ -53,8 +201,7 @@ def lines(config: TrainConfig, block: Block) -> list[dict[str, Any]]:
         {
             "step": block.step,
             "member": index,
-            "learning_rate": config.members[index].learning_rate,
-            "seed": config.members[index].seed,
+            **config.members[index]._asdict(),
             **{name: _number(float(getattr(block.metrics, name)[index])) for name in NUMBERS},
             "seconds": block.seconds,
             "tokens_per_second": tokens / block.seconds,
@@ -88,7 +235,6 @@ def result(
     members = []
     for index, point in enumerate(config.members):
         own = [line for line in lines if line["member"] == index]
-        reached = [line["step"] for line in own if (line["eval_accuracy"] or 0.0) >= 0.9]
         members.append(
             {
                 "member": index,
@@ -96,7 +242,7 @@ def result(
                 "status": _status(config, progress, index),
                 "step": own[-1]["step"],
                 **{name: own[-1][name] for name in NUMBERS},
-                "steps_to_90": min(reached, default=None),
+                "steps_to_90": first_step(own, 0.9),
             }
         )
     return {

@@ -14,19 +14,20 @@ and ends with the same numbers. One process at a time has the folder. A result o
 was cut short is set aside (:mod:`dsfjax.training.files`). What is whole and does not belong to the
 config, and a config that cannot be read, are errors, and nothing in the folder is changed.
 
-A line of ``metrics.jsonl`` is an object with ``step``, ``member`` (index), ``learning_rate``,
-``seed``, ``train_loss`` and ``train_accuracy`` (means over the steps since the line before),
-``eval_loss``, ``eval_accuracy``, ``seconds`` (wall time of these steps and the evaluation, all
-members together, compilation and probes not included) and ``tokens_per_second`` (training tokens
-of the members that trained, over it). With ``probe_every`` some have ``probe``
-(:mod:`dsfjax.training.probes`). A member that has stopped writes no further lines.
+A line of ``metrics.jsonl`` is an object with ``step``, ``member`` (index), a value of each axis
+(:data:`~dsfjax.training.config.AXES`; only two of them in older runs), ``train_loss`` and
+``train_accuracy`` (means over the steps since the line before), ``eval_loss``, ``eval_accuracy``,
+``seconds`` (wall time of these steps and the evaluation, all members together, compilation and
+probes not included) and ``tokens_per_second`` (training tokens of the members that trained, over
+it). With ``probe_every`` some have ``probe`` (:mod:`dsfjax.training.probes`). A member that has
+stopped writes no further lines.
 
 ``result.json`` has ``format``, ``members``, ``steps`` (taken by the program), ``num_params``,
 ``state_size`` (numbers that all layers carry at the end of a sequence), ``train_seconds``,
 ``tokens_per_second`` (of the steps that the members took, over ``train_seconds``),
 ``compile_seconds``, ``devices``, ``members_at_once``, ``checkpoint`` (path of the final one,
 relative to the folder), and ``config`` (the fingerprint of the TrainConfig). Each of ``members``
-has ``member``, the fields of :class:`~dsfjax.training.program.Member`, ``status``, ``step`` (its
+has ``member``, the fields of :data:`~dsfjax.training.config.AXES`, ``status``, ``step`` (its
 last), ``train_loss``,
 ``train_accuracy``, ``eval_loss`` and ``eval_accuracy`` there, and ``steps_to_90``: the first
 evaluated step with at least 90 % held-out accuracy, or null. The status is "solved" (it reached
@@ -120,6 +121,7 @@ class Loaded(NamedTuple):
         environment: What it ran on.
         metrics: The lines of ``metrics.jsonl``.
         result: ``result.json``.
+        members: How each member ended, from the three above.
         params: Final parameters, every leaf with a leading member axis.
     """
 
@@ -127,6 +129,7 @@ class Loaded(NamedTuple):
     environment: dict[str, Any]
     metrics: list[dict[str, Any]]
     result: dict[str, Any]
+    members: tuple[record.MemberResult, ...]
     params: PyTree
 
 
@@ -222,7 +225,7 @@ def prepare(config: TrainConfig, run_dir: Path | str, resources: Resources = EVE
             batch_size=size,
             quick=resources.quick_compile,
         )
-        begin(plan, where, dropout=bool(config.dropouts))
+        begin(plan, where)
 
 
 def _run(
@@ -233,8 +236,8 @@ def _run(
     listener: Listener,
     resources: Resources,
 ) -> dict[str, Any]:
-    size, dropout = len(config.members), bool(config.dropouts)
-    shapes = template(plan, size, dropout=dropout)
+    size = len(config.members)
+    shapes = template(plan, size)
     lines, carry = _resume(folder, config, shapes)
     devices = resources.devices()
     memory = hosts.agree(lambda: resources.memory or budget(devices))
@@ -244,7 +247,6 @@ def _run(
         devices,
         memory=memory,
         at_most=resources.at_most,
-        dropout=dropout,
         quick=resources.quick_compile,
     )
     listener.compiled(name, where)
@@ -266,7 +268,7 @@ def _run(
                 place, owner = folder / "checkpoints", config.fingerprint
                 checkpoint.save(place, block.step, carry, owner=owner, notes=lines)
         listener.evaluated(name, new)
-    seconds = compile_program(plan, where, dropout=dropout).seconds
+    seconds = compile_program(plan, where).seconds
     # Each process has times of its own.
     result = hosts.agree(lambda: record.result(config, progress, lines, where, seconds))
     if hosts.is_primary():
@@ -319,20 +321,16 @@ def load(run_dir: Path | str) -> Loaded:
     result = run_folder.finished(folder, config)
     if result is None:
         raise RunError(f"expected a finished run in {folder}, its result.json is damaged; train it")
-    dropout = bool(config.dropouts)
-    shapes = template(program_of(config), len(config.members), dropout=dropout)
+    shapes = template(program_of(config), len(config.members))
     path = folder / result["checkpoint"]
     try:
         carry = checkpoint.read(path, shapes, owner=config.fingerprint).tree
     except checkpoint.CheckpointError as error:
         raise RunError(f"checkpoint {path}: {error}") from error
-    return Loaded(
-        config,
-        files.read_json(folder / "environment.json"),
-        read_metrics(folder),
-        result,
-        carry.states.params,
-    )
+    about, metrics = files.read_json(folder / "environment.json"), read_metrics(folder)
+    name = config.model.mixer
+    members = record.results(name, config, result, metrics=metrics, environment=about)
+    return Loaded(config, about, metrics, result, tuple(members), carry.states.params)
 
 
 def program_of(config: TrainConfig) -> program.Program:
@@ -359,4 +357,5 @@ def program_of(config: TrainConfig) -> program.Program:
         patience=config.patience,
         shared_data=config.shared_data,
         train_examples=config.train_examples,
+        own=program.own(config.members[0]),
     )

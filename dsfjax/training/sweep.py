@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dsfjax.training import comparison, files, hosts, store
+from dsfjax.training import comparison, files, hosts, record, store
 from dsfjax.training import folder as run_folder
 from dsfjax.training.config import TrainConfig
 from dsfjax.training.launch import Launcher, here
@@ -61,7 +61,7 @@ def sweep(
     hosts.agree(lambda: _check(configs, Path(run_dir)))
     folder, rows = Path(run_dir), {}
     for name, result in launcher(configs, folder, listener or Listener(), resources, retry_failed):
-        rows[name] = comparison.row(name, result)
+        rows[name] = comparison.row(record.results(name, configs[name], result))
         if hosts.is_primary():
             store.add(folder, name)
             with files.lock(folder):

@@ -104,7 +104,9 @@ def test_train_puts_every_option_where_it_belongs(
 
 def test_default_folder_depends_on_the_config() -> None:
     def folder(seed: int = 0, steps: int | None = None) -> Path:
-        command = options.Train("mqar", "smoke", mixer="ssd", seed=seed, steps=steps)
+        words = [*"train mqar --preset smoke --mixer ssd --seed".split(), str(seed)]
+        command = parse.parse([*words, *([] if steps is None else ["--steps", str(steps)])])
+        assert isinstance(command, options.Train)
         return training.folder_of(command, training.plan(command))
 
     assert folder() == folder()

@@ -12,10 +12,11 @@ from jaxtyping import Array, PyTree
 
 from dsfjax.training import OptimizerConfig, TrainState, optimizer, query_loss, train_step
 from dsfjax.training.compilation import compile_program, template
+from dsfjax.training.config import Member, grid
 from dsfjax.training.layout import Layout, layout
 from dsfjax.training.loop import Block, run
 from dsfjax.training.memory import fit
-from dsfjax.training.program import Member, Members, Program, grid
+from dsfjax.training.program import Members, Program
 from dsfjax.training.program import members as arrays
 from dsfjax.training.step import DATA, HELD_OUT, init_state, stream
 from tests.training.toy import TOY, Echo, echo
@@ -34,7 +35,7 @@ SOLVING = dataclasses.replace(
 
 
 def members(learning_rates: list[float], seeds: list[int], **axes: Any) -> Members:
-    return arrays(grid(learning_rates, seeds, **axes))
+    return arrays(grid(learning_rates=learning_rates, seeds=seeds, **axes))
 
 
 def final(
