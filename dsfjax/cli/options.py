@@ -61,10 +61,25 @@ class Training(Command):
     """The task; "dsfjax COMMAND TASK --help" lists its options."""
     preset: str = "demo"
     """Where the other options start from: demo or smoke."""
+    config: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")
+    ] = None
+    """TOML or JSON file of settings, such as the config.json of a run. It overrides the preset, and
+    options override the file."""
+    mixer_option: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(metavar="[MIXER.]OPTION=VALUE", help_behavior_hint="(repeatable)"),
+    ] = ()
+    """An option of the architecture, such as normalizer=softplus; with several architectures and
+    MIXER. of that one alone."""
     surroundings: Annotated[str | None, _from_preset("{paper,practice}")] = None
     """What stands around the recurrence: as in the paper's experiments, or as in models in use."""
     block: Annotated[str | None, _from_preset("{prenorm,transformer,mamba}")] = None
     """Mixer and MLP, the authors' Transformer block without MLP, or the mixer alone."""
+    mlp_ratio: Int = None
+    """Hidden width of the MLP over that of the model."""
+    norm: Annotated[str | None, _from_preset("{layer,rms}")] = None
+    """Norms of the blocks."""
     max_length: Int = None
     """Learned positions, 0 for none."""
     init: Annotated[str | None, _from_preset("{published,authors}")] = None
@@ -101,6 +116,14 @@ class Training(Command):
     """Learning rate over time."""
     warmup_steps: Int = None
     """Steps of linear warm-up."""
+    clip: Float = None
+    """Largest global norm of the gradient."""
+    b1: Float = None
+    """AdamW's decay rate of the first moment."""
+    b2: Float = None
+    """AdamW's decay rate of the second moment."""
+    eps: Float = None
+    """AdamW's epsilon, added to the root of the second moment."""
     decay: Decay = None
     """What weight decay shrinks: all parameters, as in the paper, or the matrices only, so neither
     biases, norms, learned positions nor what sets the decays of a state (such as A_log and D)."""

@@ -94,8 +94,7 @@ def slices(where: Layout) -> str:
 
     Examples:
         >>> import jax
-        >>> from dsfjax.training.config import AXES
-    from dsfjax.training.layout import layout
+        >>> from dsfjax.training.layout import layout
         >>> slices(layout(5, jax.devices()[:1], at_most=2))
         '5 members do not fit at once: 3 slices of 2 take turns'
     """

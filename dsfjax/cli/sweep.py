@@ -11,13 +11,12 @@ from dsfjax._util.names import choose
 from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
+from dsfjax.cli.settings import from_file, given_by, mixer_options
 from dsfjax.cli.training import (
     check,
-    check_mixers,
     conclude,
     finish,
     folder_of,
-    given_by,
     resources_of,
 )
 from dsfjax.cli.usage import usage_errors, writable
@@ -101,8 +100,9 @@ def plan(command: options.Sweep) -> dict[str, TrainConfig]:
         TypeError: If a value has the wrong type.
     """
     preset = presets.get(command.preset, command.task)
-    mixers = command.mixers or preset.mixers
-    check_mixers(mixers)
+    written = from_file(command, command.task)
+    mixers = command.mixers or tuple(x for x in (written.get("mixer"),) if x) or preset.mixers
+    options_of = mixer_options(mixers, command.mixer_option, written)
     given = given_by(command)
     # A task's whole numbers are the first axes, as they are the first that a name says.
     sizes = [name for name in tasks.options(command.task) if isinstance(given.get(name), tuple)]
@@ -114,6 +114,9 @@ def plan(command: options.Sweep) -> dict[str, TrainConfig]:
             point = dict(zip(axes, values, strict=True))
             own = {name: value for name, value in point.items() if value is not None}
             varying = [f"{name}{value}" for name, value in own.items() if len(axes[name]) > 1]
-            (new,) = presets.configs(command.preset, command.task, [mixer], given | own).values()
+            settings = written | given | own
+            (new,) = presets.configs(
+                command.preset, command.task, [mixer], settings, options_of
+            ).values()
             found["-".join([mixer, *varying, new.fingerprint])] = new
     return found
