@@ -21,17 +21,10 @@ from dsfjax._util.limits import cores
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.tasks.mqar import MQARConfig
-from dsfjax.training import (
-    MemberResult,
-    Resources,
-    TrainConfig,
-    environment,
-    files,
-    read_results,
-    sweep,
-)
-from dsfjax.training.folder import finished
-from dsfjax.training.layout import reserve
+from dsfjax.training import MemberResult, Resources, TrainConfig, read_results, sweep
+from dsfjax.training.devices import reserve
+from dsfjax.training.storage import environment, files
+from dsfjax.training.storage.folder import finished
 from experiments import plots
 from experiments.claims import Claim
 from experiments.settings import Scale
@@ -194,7 +187,7 @@ def summarize(
     Args:
         name: Its name.
         config: Its config.
-        row: Of the sweep, as :func:`dsfjax.training.comparison.row` makes it.
+        row: Of the sweep, as :func:`dsfjax.training.storage.record.row` makes it.
         members: How its members ended.
 
     Returns:

@@ -79,9 +79,9 @@ def _run(command: options.Command) -> int:
 
             return systems.main(command)
         case options.Explain():
-            from dsfjax.cli import explain
+            from dsfjax.cli import systems
 
-            return explain.main(command)
+            return systems.explain(command)
         case options.Analyze():
             from dsfjax.cli import analyze
 
@@ -91,8 +91,8 @@ def _run(command: options.Command) -> int:
 
             return bench.main(command)
         case options.Selfcheck():
-            from dsfjax.cli import selfcheck
+            from dsfjax.cli import check
 
-            return selfcheck.main(command)
+            return check.main(command)
         case _:
             raise TypeError(f"_run: expected a command of the list above, got {command}")

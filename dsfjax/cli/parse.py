@@ -110,7 +110,7 @@ def _with_task_of_file(words: Sequence[str]) -> list[str]:
     if not (files and issubclass(COMMANDS.get(name, options.Command), options.Training)):
         return list(words)
     from dsfjax.training.presets import read_file
-    from dsfjax.training.serial import strings
+    from dsfjax.training.storage.serial import strings
 
     with usage_errors(ValueError, TypeError):
         data = read_file(Path(files[0]))

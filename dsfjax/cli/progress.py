@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dsfjax.training import Listener, TrainConfig
 from dsfjax.training.config import AXES
-from dsfjax.training.layout import Layout
+from dsfjax.training.devices import Layout
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def slices(where: Layout) -> str:
 
     Examples:
         >>> import jax
-        >>> from dsfjax.training.layout import layout
+        >>> from dsfjax.training.devices import layout
         >>> slices(layout(5, jax.devices()[:1], at_most=2))
         '5 members do not fit at once: 3 slices of 2 take turns'
     """

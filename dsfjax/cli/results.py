@@ -13,7 +13,7 @@ from dsfjax.cli.output import console
 from dsfjax.cli.usage import usage_errors
 from dsfjax.training import MemberResult, read_results
 from dsfjax.training.config import AXES
-from dsfjax.training.record import ENDING
+from dsfjax.training.storage.record import ENDING
 
 
 def main(command: options.Results) -> int:

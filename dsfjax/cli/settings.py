@@ -8,8 +8,9 @@ from dsfjax import systems
 from dsfjax._util.fields import parse
 from dsfjax._util.names import choose, unknown
 from dsfjax.cli import options
-from dsfjax.training import presets, serial
+from dsfjax.training import presets
 from dsfjax.training.config import AXES
+from dsfjax.training.storage import serial
 
 DECAY = ("all", "matrices")
 """What weight decay may shrink: every parameter, or those that a model labels "decay"."""

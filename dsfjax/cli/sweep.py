@@ -20,8 +20,8 @@ from dsfjax.cli.training import (
     resources_of,
 )
 from dsfjax.cli.usage import usage_errors, writable
-from dsfjax.training import Listener, MemoryShortage, RunError, TrainConfig, hosts, presets, sweep
-from dsfjax.training.launch import LAUNCHERS
+from dsfjax.training import Listener, MemoryShortage, RunError, TrainConfig, devices, presets, sweep
+from dsfjax.training.sweeps import LAUNCHERS
 
 SHAPES = (
     "d_model",
@@ -73,7 +73,7 @@ def main(command: options.Sweep) -> int:
         launcher=launcher,
         retry_failed=command.retry_failed,
     )
-    if not hosts.is_primary():
+    if not devices.is_primary():
         run(listener=Listener())
         return 0
     with (

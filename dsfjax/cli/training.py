@@ -21,15 +21,15 @@ from dsfjax.training import (
     RunError,
     TrainConfig,
     presets,
-    record,
-    run,
     sweep,
     to_json,
     train,
 )
-from dsfjax.training.comparison import row
 from dsfjax.training.config import AXES
-from dsfjax.training.layout import reserve
+from dsfjax.training.devices import reserve
+from dsfjax.training.runs import program_of
+from dsfjax.training.storage import record
+from dsfjax.training.storage.record import row
 
 
 def main(command: options.Train | options.Compare) -> int:
@@ -151,7 +151,7 @@ def check(configs: Mapping[str, TrainConfig], resources: Resources) -> None:
     """
     resources.devices()
     for config in configs.values():
-        run.program_of(config)
+        program_of(config)
 
 
 def finish(

@@ -21,7 +21,7 @@ class Curve:
         steps: Training steps after which the accuracy was measured, increasing.
         accuracy: Accuracy on the held-out examples at these steps, in [0, 1]; 0 where the member
             had diverged.
-        status: How the member ended, as :mod:`dsfjax.training.run` names it.
+        status: How the member ended, as :mod:`dsfjax.training.runs` names it.
     """
 
     seed: int

@@ -21,9 +21,9 @@ from dsfjax.report.entries import Comparison, Curve, Entry
 from dsfjax.report.examine import Examination
 from dsfjax.tasks import Task
 from dsfjax.training import Loaded, MemberResult, TrainConfig, load
-from dsfjax.training.comparison import row
-from dsfjax.training.folder import read_config
-from dsfjax.training.run import program_of
+from dsfjax.training.runs import program_of
+from dsfjax.training.storage.folder import read_config
+from dsfjax.training.storage.record import row
 
 
 def read(

@@ -77,7 +77,7 @@ def axis(
         flag: Option for several values; the name by default.
         one: Option for one value; ``flag`` by default.
         absent: Field of `OptimizerConfig` that has the value where there are none here.
-        later: Whether configs of older runs lack it; see :data:`dsfjax.training.serial.LATER`.
+        later: Whether configs of older runs lack it (`dsfjax.training.storage.serial.LATER`).
 
     Returns:
         A dataclass field.

@@ -12,9 +12,9 @@ from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks import HELD_OUT, TRAIN, Task
-from dsfjax.training import serial
 from dsfjax.training.axes import Axis, at_least_0, axes_of, axis, check, positive
 from dsfjax.training.optimizer import OptimizerConfig
+from dsfjax.training.storage import serial
 
 STOP_WHEN = ("all_members", "one_rate")
 INTERFACE = ("vocab_size", "channels", "num_classes")

@@ -1,6 +1,6 @@
 """The one training loop: a program, a block at a time.
 
-All members of a program are one compiled computation (:mod:`dsfjax.training.layout` says where),
+All members of a program are one compiled computation (:mod:`dsfjax.training.devices` says where),
 and a single run is a program with one member. Learning rates, seeds, every other axis of the
 members and the length of the schedule are arguments of it, so other values of them compile nothing.
 """
@@ -15,8 +15,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from dsfjax.training.compilation import compile_program
-from dsfjax.training.layout import SPLIT, WHOLE, Layout, layout
+from dsfjax.training.compilation import compiling
+from dsfjax.training.devices import SPLIT, WHOLE, Layout, layout
 from dsfjax.training.program import BlockMetrics, Carry, Members, Program, data_of, own
 
 
@@ -85,7 +85,7 @@ def run(
             f"block, got {steps}; nearest: {nearest}"
         )
     where = where or layout(len(which.seed), jax.devices(), batch_size=program.batch_size)
-    compiled = compile_program(dataclasses.replace(program, own=own(which)), where)
+    compiled = compiling(dataclasses.replace(program, own=own(which)), where).result()
     rows = where.indices()
     inputs = [where.put(_take(which, index), SPLIT) for index in rows]
     data, total_steps = where.put((data_of(program.task), np.int32(steps)), WHOLE)

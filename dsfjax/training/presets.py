@@ -11,9 +11,9 @@ from dsfjax import tasks
 from dsfjax._util.names import choose
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks import Preset
-from dsfjax.training import serial
 from dsfjax.training.config import TrainConfig, fitted
 from dsfjax.training.optimizer import OptimizerConfig
+from dsfjax.training.storage import serial
 
 TABLES = ("task", "model", "optimizer")
 """Parts of a `TrainConfig` that are tables of their own in a file."""

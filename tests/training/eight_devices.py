@@ -27,10 +27,10 @@ from dsfjax.training import (
 )
 from dsfjax.training.block import start, train_block
 from dsfjax.training.config import grid
-from dsfjax.training.layout import Layout, layout
+from dsfjax.training.devices import Layout, layout
 from dsfjax.training.loop import Block, run
 from dsfjax.training.program import Program, data_of, members
-from dsfjax.training.run import program_of
+from dsfjax.training.runs import program_of
 from tests.training.small_config import CONFIG
 from tests.training.toy import TOY, Echo, echo_batch
 

@@ -1,24 +1,23 @@
-"""How a member ended, as one record; and the numbers that a run writes down.
+"""How a member ended, as one record, and what a comparison says of the members of a run.
 
 `MemberResult` is what the table, the report and the experiments read. It is a row of
-``results.sqlite`` (:mod:`dsfjax.training.store`); the files of a run, whose format is in
-:mod:`dsfjax.training.run`, are where it is made from.
+``results.sqlite`` (:mod:`dsfjax.training.storage.store`); the files of a run, whose format is in
+:mod:`dsfjax.training.runs`, are where it is made from.
+
+A *point* is one value of every axis but the seeds, usually just a learning rate. The best is the
+one with the highest held-out accuracy, averaged over its seeds; ties go to the one whose seeds got
+to 90 % sooner, then to the smaller values, the learning rate first. A diverged member counts as
+accuracy 0. The standard deviation is that of a sample (n − 1), and 0 for one seed.
 """
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import numpy as np
-
-from dsfjax import nn
-from dsfjax.analysis import num_parameters, state_size
-from dsfjax.training import serial
 from dsfjax.training.config import AXES, Member, TrainConfig
-from dsfjax.training.layout import Layout
-from dsfjax.training.loop import Block
-from dsfjax.training.program import NOT_YET, Carry
+from dsfjax.training.storage import serial
 
 FORMAT = 3
 FORMATS = (2, FORMAT)
@@ -40,7 +39,7 @@ class MemberResult:
         mixer: The architecture.
         point: Its value of each axis.
         status: "solved", "diverged", "plateau", "finished", "stopped" (see
-            :mod:`dsfjax.training.run`), or "failed" where its program could not be finished.
+            :mod:`dsfjax.training.runs`), or "failed" where its program could not be finished.
         reason: Why it failed, else None.
         step: The last step that it took. This and the numbers below are None where it failed.
         train_loss: Mean loss over the steps before the last evaluation.
@@ -52,7 +51,7 @@ class MemberResult:
         state_size: Numbers that all layers carry at the end of a sequence.
         config: Config of the program, as JSON data.
         metrics: The member's evaluations in order, as JSON data.
-        environment: What the program ran on (:mod:`dsfjax.training.environment`).
+        environment: What the program ran on (:mod:`dsfjax.training.storage.environment`).
         timing: Wall times of the program, and when it was finished.
     """
 
@@ -169,105 +168,6 @@ def results(
     return found
 
 
-def over(config: TrainConfig, progress: Carry) -> bool:
-    """Whether a run has nothing left to do.
-
-    Args:
-        config: The run's config.
-        progress: Its state after a block, on the host.
-
-    Returns:
-        True once all steps are taken, all members have stopped, or (``stop_when="one_rate"``) all
-        seeds of a point of the other axes are solved.
-    """
-    solved = np.asarray(progress.solved_at != NOT_YET).reshape(-1, len(config.seeds))
-    one_rate = config.stop_when == "one_rate" and solved.all(axis=1).any()
-    return bool(progress.step >= config.steps or not progress.active.any() or one_rate)
-
-
-def lines(config: TrainConfig, block: Block) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` for a block.
-
-    Args:
-        config: The run's config.
-        block: The block.
-
-    Returns:
-        A line per member that trained in it.
-    """
-    active = np.flatnonzero(block.metrics.active).tolist()
-    tokens = len(active) * config.eval_every * _tokens_per_step(config)
-    return [
-        {
-            "step": block.step,
-            "member": index,
-            **config.members[index]._asdict(),
-            **{name: _number(float(getattr(block.metrics, name)[index])) for name in NUMBERS},
-            "seconds": block.seconds,
-            "tokens_per_second": tokens / block.seconds,
-        }
-        for index in active
-    ]
-
-
-def result(
-    config: TrainConfig,
-    progress: Carry,
-    lines: Sequence[dict[str, Any]],
-    where: Layout,
-    compile_seconds: float,
-) -> dict[str, Any]:
-    """The content of ``result.json``.
-
-    Args:
-        config: The run's config.
-        progress: Its final state, on the host.
-        lines: All its metrics.
-        where: On how many devices and how many members at once it was computed.
-        compile_seconds: Wall time of the compilation.
-
-    Returns:
-        JSON data.
-    """
-    model = nn.build(config.model)
-    seconds = sum({line["step"]: line["seconds"] for line in lines}.values())
-    steps = int(progress.step)
-    members = []
-    for index, point in enumerate(config.members):
-        own = [line for line in lines if line["member"] == index]
-        members.append(
-            {
-                "member": index,
-                **point._asdict(),
-                "status": _status(config, progress, index),
-                "step": own[-1]["step"],
-                **{name: own[-1][name] for name in NUMBERS},
-                "steps_to_90": first_step(own, 0.9),
-            }
-        )
-    return {
-        "format": FORMAT,
-        "config": config.fingerprint,
-        "steps": steps,
-        "num_params": num_parameters(model),
-        "state_size": state_size(model, config.task.seq_len),
-        "tokens_per_second": tokens_per_second(config, [m["step"] for m in members], seconds),
-        "train_seconds": seconds,
-        "compile_seconds": compile_seconds,
-        "devices": len(where.devices),
-        "members_at_once": min(where.slice_size, where.num_members),
-        "checkpoint": f"checkpoints/step_{steps:08d}",
-        "members": members,
-    }
-
-
-def _status(config: TrainConfig, progress: Carry, index: int) -> str:
-    for name in ("solved", "diverged", "plateau"):
-        if getattr(progress, f"{name}_at")[index] != NOT_YET:
-            return name
-    return "finished" if progress.step >= config.steps else "stopped"
-
-
 def tokens_per_second(config: TrainConfig, steps: Sequence[int], seconds: float) -> float:
     """Training tokens of all members over the time they took.
 
@@ -290,12 +190,78 @@ def tokens_per_second(config: TrainConfig, steps: Sequence[int], seconds: float)
         >>> tokens_per_second(config, [24, 4], 2.0)  # the second member stopped after 4 steps
         1792.0
     """
-    return sum(steps) * _tokens_per_step(config) / seconds
+    return sum(steps) * config.batch_size * config.task.seq_len / seconds
 
 
 def _tokens_per_step(config: TrainConfig) -> int:
     return config.batch_size * config.task.seq_len
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+POINT = tuple(axis for axis in Member._fields if axis != "seed")
+"""The axes of a point."""
+
+
+def row(members: Sequence[MemberResult]) -> dict[str, Any]:
+    """What a comparison says of one run.
+
+    Args:
+        members: All its members.
+
+    Returns:
+        ``mixer`` (the name of the run), ``accuracy_mean`` and ``accuracy_std`` over seeds at the
+        best point, ``accuracies`` (a list, by seed), ``statuses`` (the same), ``steps_to_90`` (mean
+        over seeds, None unless all got there), ``best`` (the point: a value of every axis but the
+        seeds), ``best_learning_rate``, ``state_size``, ``num_params``, ``tokens_per_second``,
+        ``train_seconds``, ``compile_seconds``, and ``rates``: for each point its axes,
+        ``accuracy_mean``, ``accuracy_std``, ``accuracies``, ``statuses`` and ``steps_to_90``.
+        ``status`` is "finished". Of a run that failed there are ``mixer``, ``status`` and
+        ``reason``.
+
+    Examples:
+        >>> from dsfjax.training.config import grid
+        >>> pair = grid(learning_rates=(0.1, 0.2))
+        >>> found = [MemberResult(run="ssd", member=i, mixer="ssd", point=pair[i], eval_accuracy=x,
+        ...                       status="finished") for i, x in enumerate((0.5, 0.7))]
+        >>> row(found)["best_learning_rate"]
+        0.2
+    """
+    first = members[0]
+    if first.status == "failed":
+        return {"mixer": first.run, "status": "failed", "reason": first.reason}
+    by_point: dict[tuple[Any, ...], list[MemberResult]] = {}
+    for member in members:
+        by_point.setdefault(tuple(getattr(member.point, name) for name in POINT), []).append(member)
+    rates = [_rate(point, own) for point, own in by_point.items()]
+    best = min(
+        rates,
+        key=lambda rate: (
+            -rate["accuracy_mean"],
+            math.inf if rate["steps_to_90"] is None else rate["steps_to_90"],
+            *(rate[name] or 0.0 for name in POINT),
+        ),
+    )
+    return {
+        "mixer": first.run,
+        "status": "finished",
+        **{key: value for key, value in best.items() if key not in POINT},
+        "best": {key: best[key] for key in POINT},
+        "best_learning_rate": best["learning_rate"],
+        "state_size": first.state_size,
+        "num_params": first.num_params,
+        **{name: first.timing.get(name) for name in reversed(TIMES)},
+        "rates": rates,
+    }
+
+
+def _rate(point: tuple[Any, ...], members: Sequence[MemberResult]) -> dict[str, Any]:
+    accuracies = [member.accuracy for member in members]
+    steps = [member.steps_to_90 for member in members]
+    known = [step for step in steps if step is not None]
+    return {
+        **dict(zip(POINT, point, strict=True)),
+        "accuracy_mean": statistics.fmean(accuracies),
+        "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+        "accuracies": accuracies,
+        "statuses": [member.status for member in members],
+        "steps_to_90": statistics.fmean(known) if len(known) == len(steps) else None,
+    }

@@ -9,6 +9,7 @@ left it without them. A file of that name that is not ours is an error and is le
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import sqlite3
@@ -18,10 +19,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dsfjax.training import files
 from dsfjax.training.config import AXES, Member
-from dsfjax.training.folder import RunError, failure, finished, read_config, read_metrics
-from dsfjax.training.record import STOPPED, MemberResult, results
+from dsfjax.training.storage import files
+from dsfjax.training.storage.folder import RunError, failure, finished, read_config, read_metrics
+from dsfjax.training.storage.record import STOPPED, MemberResult, results, row
 
 NAME = "results.sqlite"
 
@@ -254,3 +255,16 @@ def _environment(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         files.set_aside(path / "environment.json", f"it is not JSON ({error})")
         return None
+
+
+def programs(folder: Path) -> list[dict[str, Any]]:
+    """The rows of all finished programs of a sweep's folder, from its table.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        A row per program, by name.
+    """
+    whole = [member for member in read_results(folder) if member.status != "failed"]
+    return [row(list(own)) for _, own in itertools.groupby(whole, key=lambda member: member.run)]

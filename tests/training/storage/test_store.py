@@ -12,17 +12,8 @@ import pytest
 
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig
-from dsfjax.training import (
-    Listener,
-    MemberResult,
-    RunError,
-    TrainConfig,
-    files,
-    launch,
-    load,
-    store,
-    sweep,
-)
+from dsfjax.training import Listener, MemberResult, RunError, TrainConfig, load, sweep, sweeps
+from dsfjax.training.storage import files, store
 from tests.training.processes import start
 
 CONFIG = TrainConfig(
@@ -227,16 +218,16 @@ class Heard(Listener):
 def test_a_program_that_fails_is_rows_and_the_sweep_continues(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempt = launch.attempt
+    train = sweeps.train
 
     def no_memory(config: TrainConfig, path: Path, **keywords: Any) -> Any:
         if keywords["name"] == "bad":
             raise MemoryError("RESOURCE_EXHAUSTED: out of memory\nwith a long account of it")
-        return attempt(config, path, **keywords)
+        return train(config, path, **keywords)
 
     configs, heard = {"bad": CONFIG, "two": CONFIG}, Heard()
     with monkeypatch.context() as patch:
-        patch.setattr(launch, "attempt", no_memory)
+        patch.setattr(sweeps, "train", no_memory)
         rows = sweep(configs, folder, listener=heard)
     reason = "MemoryError: RESOURCE_EXHAUSTED: out of memory"
     assert [(row["mixer"], row["status"]) for row in rows] == [
@@ -282,7 +273,7 @@ def test_many_writers(folder: Path) -> None:
         shutil.copytree(folder / "one", folder / name)
     code = (
         "import sys, pathlib\n"
-        "from dsfjax.training import store\n"
+        "from dsfjax.training.storage import store\n"
         "for name in sys.argv[2:]: store.add(pathlib.Path(sys.argv[1]), name)\n"
     )
     writers = [start("-c", code, folder, *names[i::3]) for i in range(3)]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dsfjax.training import Listener, files, read_results, sweep, to_json
+from dsfjax.training import Listener, read_results, sweep, to_json
+from dsfjax.training.storage import files
 from tests.training.processes import start
 from tests.training.small_config import CONFIG
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dsfjax.training import MemberResult, load, presets, sweep
-from dsfjax.training.comparison import row
 from dsfjax.training.config import AXES, grid
+from dsfjax.training.storage.record import row
 
 
 def member(
