@@ -91,8 +91,8 @@ def _run(command: options.Command) -> int:
 
             return bench.main(command)
         case options.Selfcheck():
-            from dsfjax.cli import check
+            from dsfjax.cli import selfcheck
 
-            return check.main(command)
+            return selfcheck.main(command)
         case _:
             raise TypeError(f"_run: expected a command of the list above, got {command}")
