@@ -39,7 +39,7 @@ def test_the_json_says_what_the_store_says(done: tuple[Path, dict[str, Any]]) ->
     assert len(rows) == len(point["members"]) == 4
     for member, row in zip(point["members"], rows, strict=True):
         same = ("learning_rate", "seed", "status", "step")
-        assert {name: member[name] for name in same} == {name: row[name] for name in same}
+        assert {name: member[name] for name in same} == {name: row.columns()[name] for name in same}
         assert member["accuracy"] == row.eval_accuracy
         for level, step in member["steps_to"].items():
             reached = [
