@@ -22,12 +22,11 @@ from dsfjax._util.limits import cores
 from dsfjax.bench.timing import take_turns
 from dsfjax.cli.output import console
 from dsfjax.tasks import HELD_OUT, examples, mqar
-from dsfjax.training import TrainConfig
-from dsfjax.training.compilation import compiling
-from dsfjax.training.devices import SPLIT, WHOLE, layout, reserve
+from dsfjax.training import TrainConfig, environment, files
+from dsfjax.training.compilation import compile_program
+from dsfjax.training.layout import SPLIT, WHOLE, layout, reserve
 from dsfjax.training.program import data_of, members
-from dsfjax.training.runs import program_of
-from dsfjax.training.storage import environment, files
+from dsfjax.training.run import program_of
 from experiments import authors
 from experiments.settings import config
 
@@ -95,7 +94,7 @@ def main(options: Options) -> None:
 def our_block(made: TrainConfig) -> Callable[[], None]:
     """A function that takes ``BLOCK`` training steps (and evaluates on one example)."""
     where = layout(1, jax.devices(), batch_size=made.batch_size)
-    compiled = compiling(program_of(made), where).result()
+    compiled = compile_program(program_of(made), where)
     which = members(made.members)
     which = where.put(which, SPLIT)
     data, total = where.put((data_of(made.task), np.int32(made.steps)), WHOLE)

@@ -152,20 +152,28 @@ def output(system: System, u: np.ndarray, t: int, h: np.ndarray) -> np.ndarray:
 
 
 def run(system: System, u: Any, h0: Any = None, *, reverse: bool = False) -> Run:
-    """Outputs, last state and all states, from the first step to the last or the other way."""
+    """Outputs, last state and all states, from the first step to the last or the other way.
+
+    ``h0`` is the state before the first step, or one for every segment of the resets.
+    """
     u = np.asarray(u)
     dtype = np.complex128 if system.is_complex else np.float64
     h = np.zeros(system.carried_shape, dtype) if h0 is None else np.asarray(h0).astype(dtype)
+    rows, h = (h, h[0]) if h.ndim == 4 else (None, h)
     reset = np.zeros(len(u), bool) if system.reset is None else np.asarray(system.reset)
+    segment = np.cumsum(reset | (np.arange(len(u)) == 0)) - 1
     y = np.zeros((len(u), system.output_width))
     states = np.zeros((len(u), *system.carried_shape), dtype)
+    before = None
     for t in reversed(range(len(u))) if reverse else range(len(u)):
         # A reset at t separates t − 1 from t, whichever way one comes.
-        if (t + 1 < len(u) and reset[t + 1]) if reverse else reset[t]:
+        if rows is not None and (before is None or segment[t] != segment[before]):
+            h = rows[segment[t]]
+        elif rows is None and ((t + 1 < len(u) and reset[t + 1]) if reverse else reset[t]):
             h = np.zeros_like(h)
-        before = h
+        before, seen = t, h
         h = transition(system.A, t, h) + forcing(system, u, t)
-        states[t], y[t] = h, output(system, u, t, before if system.C.before_update else h)
+        states[t], y[t] = h, output(system, u, t, seen if system.C.before_update else h)
     return Run(y, h, states)
 
 

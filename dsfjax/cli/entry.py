@@ -79,9 +79,9 @@ def _run(command: options.Command) -> int:
 
             return systems.main(command)
         case options.Explain():
-            from dsfjax.cli import systems
+            from dsfjax.cli import explain
 
-            return systems.explain(command)
+            return explain.main(command)
         case options.Analyze():
             from dsfjax.cli import analyze
 

@@ -1,7 +1,7 @@
 """``dsfjax results``."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -11,9 +11,12 @@ from dsfjax._util import words
 from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import usage_errors
-from dsfjax.training import MemberResult, read_results
-from dsfjax.training.config import AXES
-from dsfjax.training.storage.record import ENDING
+from dsfjax.training import read_results
+from dsfjax.training.program import Member
+from dsfjax.training.record import NUMBERS
+
+MEMBER = Member._fields
+FINAL = ("status", "step", *NUMBERS, "steps_to_90")
 
 
 def main(command: options.Results) -> int:
@@ -38,11 +41,11 @@ def main(command: options.Results) -> int:
     return 0
 
 
-def as_object(result: MemberResult, *, timing: bool = True) -> dict[str, Any]:
-    """A result as the object that is printed.
+def as_object(row: Mapping[str, Any], *, timing: bool = True) -> dict[str, Any]:
+    """A row of the store as the object that is printed.
 
     Args:
-        result: How a member ended.
+        row: The row.
         timing: Whether to include ``timing``: wall times and timestamps, which are all that
             differs between two runs of one sweep on one machine.
 
@@ -52,44 +55,43 @@ def as_object(result: MemberResult, *, timing: bool = True) -> dict[str, Any]:
         "failed".
     """
     made = {
-        "run": result.run,
-        "member": result.member,
-        "config": {**result.config, **result.point._asdict()},
-        "final": {name: getattr(result, name) for name in ENDING}
-        | ({"reason": result.reason} if result.reason else {}),
-        "num_params": result.num_params,
-        "state_size": result.state_size,
-        "environment": result.environment,
+        "run": row["run"],
+        "member": row["member"],
+        "config": {**row["config"], **{name: row[name] for name in MEMBER}},
+        "final": {name: row[name] for name in FINAL}
+        | ({"reason": row["reason"]} if row["reason"] else {}),
+        "num_params": row["num_params"],
+        "state_size": row["state_size"],
+        "environment": row["environment"],
     }
-    return made | ({"timing": result.timing} if timing else {})
+    return made | ({"timing": row["timing"]} if timing else {})
 
 
-def table(results: Sequence[MemberResult]) -> Table:
-    """Results as a table.
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows as a table.
 
     Args:
-        results: How members ended.
+        rows: Rows of the store.
 
     Returns:
         The table: the axes that vary, and how each member ended.
     """
-    points = [result.point._asdict() for result in results]
-    varying = [axis.name for axis in AXES if len({point[axis.name] for point in points}) > 1]
+    varying = [name for name in MEMBER if len({row[name] for row in rows}) > 1]
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     made.add_column("run", no_wrap=True)
     for head in (*varying, "accuracy", "loss", "steps to 90 %", "status"):
         made.add_column(head.replace("_", " "), justify="right", no_wrap=True)
-    for result, point in zip(results, points, strict=True):
-        accuracy, loss = result.eval_accuracy, result.eval_loss
+    for row in rows:
+        accuracy, loss = row["eval_accuracy"], row["eval_loss"]
         made.add_row(
-            result.run,
-            *("–" if point[name] is None else f"{point[name]:g}" for name in varying),
+            row["run"],
+            *("–" if row[name] is None else f"{row[name]:g}" for name in varying),
             "–" if accuracy is None else f"{100 * accuracy:.1f} %",
             "–" if loss is None else f"{loss:.4f}",
-            words.count(result.steps_to_90),
-            result.status,
+            words.count(row["steps_to_90"]),
+            row["status"],
         )
-    reasons = {result.run: result.reason for result in results if result.reason}
+    reasons = {row["run"]: row["reason"] for row in rows if row["reason"]}
     if reasons:
         made.caption = "\n".join(f"{run} failed: {reason}" for run, reason in reasons.items())
         made.caption_justify = "left"

@@ -14,7 +14,7 @@ from dsfjax.core.transitions import Transition
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
 from dsfjax.engines.chunks.elementwise import ELEMENTWISE
 from dsfjax.engines.chunks.products import MATRIX_PRODUCTS
-from dsfjax.engines.chunks.segments import in_segments
+from dsfjax.engines.chunks.segments import in_segments, states_in_segments
 from dsfjax.engines.chunks.wy import WY
 from dsfjax.engines.engine import Cost, Engine
 from dsfjax.engines.recurrence import Recurrence
@@ -35,6 +35,7 @@ class Chunked(Engine):
     """
 
     name: ClassVar[str] = "chunked"
+    keeps_states: ClassVar[bool] = True
     algorithm: ChunkAlgorithm | None = None
     chunk: int | None = None
     segment: int | None = None
@@ -54,9 +55,8 @@ class Chunked(Engine):
     def run(self, recurrence: Recurrence, h0: Array) -> tuple[Array, Array]:
         """Run the recurrence; see `dsfjax.Engine.run`."""
         algorithm, chunk, segment = self._sizes()
-        most, rank = algorithm.most_rank, recurrence.rank
         recurrence = dataclasses.replace(recurrence, A=explicit(recurrence.A))
-        if most is None or rank <= most:
+        if _takes(algorithm, recurrence):
             return in_segments(algorithm, chunk, segment, recurrence, h0)
         # Of more vectors than it takes the sum is formed, and of more that are read the states.
         summed = dataclasses.replace(
@@ -70,6 +70,16 @@ class Chunked(Engine):
         states, h_last = in_segments(algorithm, chunk, segment, summed, h0)
         return recurrence.read(states), h_last
 
+    def states_at(
+        self, recurrence: Recurrence, h0: Array, steps: Array
+    ) -> tuple[Array, Array, Array]:
+        """As `run`, and the states after some steps; see `dsfjax.Engine.states_at`."""
+        algorithm, chunk, segment = self._sizes()
+        if recurrence.emit_states or not _takes(algorithm, recurrence):
+            return super().states_at(recurrence, h0, steps)
+        recurrence = dataclasses.replace(recurrence, A=explicit(recurrence.A))
+        return states_in_segments(algorithm, chunk, segment, recurrence, h0, steps)
+
     def cost(self, system: System, length: int) -> Cost:
         """What a forward pass costs; see `dsfjax.Engine.cost`."""
         algorithm, chunk, segment = self._sizes()
@@ -82,6 +92,11 @@ class Chunked(Engine):
                 "dsfjax.select choose."
             )
         return self.algorithm, self.chunk, self.segment
+
+
+def _takes(algorithm: ChunkAlgorithm, recurrence: Recurrence) -> bool:
+    """Whether a step does not write or read more vectors than the algorithm can."""
+    return algorithm.most_rank is None or recurrence.rank <= algorithm.most_rank
 
 
 def explicit(A: Transition) -> Transition:

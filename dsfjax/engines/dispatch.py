@@ -33,6 +33,7 @@ from dsfjax.engines.materialized import Materialized
 from dsfjax.engines.recurrence import reads_states
 from dsfjax.engines.sequential import Sequential
 
+States = bool | Literal["some"]
 Method = Literal["auto", "sequential", "associative", "chunked", "checkpointed", "materialized"]
 
 ENGINES: dict[str, Engine] = {
@@ -49,14 +50,15 @@ OF_KERNELS = {
 
 
 def select(
-    system: System | KernelSystem, length: int, *, states: bool = False
+    system: System | KernelSystem, length: int, *, states: States = False
 ) -> tuple[Engine, str]:
     """The engine that ``scan(…, method="auto")`` takes, and why. The only such decision.
 
     Args:
         system: A finite or kernel system; abstract arrays (`jax.eval_shape`) will do.
         length: L, the number of steps.
-        states: Whether all states are wanted.
+        states: Whether all states are wanted, or "some" of them. All are in use where there is an
+            initial state per segment.
 
     Returns:
         ``(engine, reason)``. The engine can be given to `scan`, changed with `dataclasses.replace`.
@@ -76,7 +78,7 @@ def select(
 
 
 def resolve(
-    system: System | KernelSystem, length: int, method: Engine | str, *, states: bool = False
+    system: System | KernelSystem, length: int, method: Engine | str, *, states: States = False
 ) -> tuple[Engine, str]:
     """The engine that will run for what was given as ``method``, and why.
 
@@ -116,12 +118,12 @@ def resolve(
     return _sized(engine, system, states), "given"
 
 
-def methods(system: System | KernelSystem, *, states: bool = False) -> tuple[str, ...]:
+def methods(system: System | KernelSystem, *, states: States = False) -> tuple[str, ...]:
     """The names of the engines that run a system, the slowest first.
 
     Args:
         system: The system.
-        states: Whether all states are wanted as well.
+        states: Whether all states are wanted as well, or "some" of them.
 
     Example:
         >>> import jax.numpy as jnp, dsfjax
@@ -136,30 +138,32 @@ def methods(system: System | KernelSystem, *, states: bool = False) -> tuple[str
     )
 
 
-def against(engine: Engine, system: System | KernelSystem, *, states: bool = False) -> str | None:
+def against(engine: Engine, system: System | KernelSystem, *, states: States = False) -> str | None:
     """Why an engine does not run a system, or None if it does."""
     if isinstance(system, KernelSystem):
         if ENGINES.get(engine.name) != engine:
             return "KernelSystem (a kernel has no recurrence)"
         return OF_KERNELS.get(engine.name)
+    if states == "some":
+        states = not engine.keeps_states
     return engine.against(system, states=states or reads_states(system))
 
 
 @singledispatch
-def _choose(system: Any, length: int, states: bool) -> tuple[str, str]:
+def _choose(system: Any, length: int, states: States) -> tuple[str, str]:
     """The name of the engine for this structure and length, and why."""
     raise TypeError(f"scan: expected a System or a KernelSystem, got {type(system).__name__}.")
 
 
 @_choose.register
-def _(system: KernelSystem, length: int, states: bool) -> tuple[str, str]:
+def _(system: KernelSystem, length: int, states: States) -> tuple[str, str]:
     if length <= 2 * attention.BLOCK:
         return "materialized", "the L × L scores of a short sequence are small"
     return "chunked", "blocks of keys keep memory linear in L"
 
 
 @_choose.register
-def _(system: System, length: int, states: bool) -> tuple[str, str]:
+def _(system: System, length: int, states: States) -> tuple[str, str]:
     A, n = system.A, system.state_shape[1]
     if ENGINES["chunked"].against(system, states=False):
         return "checkpointed", "a dense transition runs step by step, one state kept per chunk"
@@ -179,11 +183,11 @@ def _(system: System, length: int, states: bool) -> tuple[str, str]:
     return "chunked", f"{decay} turns chunks into matrix products"
 
 
-def _sized(engine: Engine, system: System | KernelSystem, states: bool) -> Engine:
+def _sized(engine: Engine, system: System | KernelSystem, states: States) -> Engine:
     """The engine with algorithm and sizes of chunks, where they are left open."""
     if not isinstance(engine, Chunked) or isinstance(system, KernelSystem):
         return engine
-    planned = _plan(system, states or reads_states(system))
+    planned = _plan(system, states is True or reads_states(system))
     return Chunked(
         engine.algorithm or planned.algorithm,
         engine.chunk or planned.chunk,

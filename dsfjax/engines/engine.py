@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
 from typing import ClassVar, NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.system import System
@@ -45,6 +47,7 @@ class Engine(abc.ABC):
         is_stepwise: Whether it takes one step after the other, so that a NaN or ∞ reaches what its
             step feeds and nothing else. Around all other engines `scan` puts a guard.
         has_forward_mode: Whether `jax.jvp` goes through `run`. If not, `scan` says what to do.
+        keeps_states: Whether `states_at` does without holding every state.
 
     Example:
         >>> import dataclasses, jax, dsfjax
@@ -70,6 +73,7 @@ class Engine(abc.ABC):
     name: ClassVar[str]
     is_stepwise: ClassVar[bool] = False
     has_forward_mode: ClassVar[bool] = False
+    keeps_states: ClassVar[bool] = False
 
     @abc.abstractmethod
     def run(self, recurrence: Recurrence, h0: Array) -> tuple[Array, Array]:
@@ -83,6 +87,23 @@ class Engine(abc.ABC):
             ``(out, h_last)``: what ``recurrence.read`` gives of the states, s (L, R, H, p) or, with
             ``recurrence.emit_states``, the states (L, H, n, p); and the last state (H, n, p).
         """
+
+    def states_at(
+        self, recurrence: Recurrence, h0: Array, steps: Array
+    ) -> tuple[Array, Array, Array]:
+        """As `run`, and the states after some steps; by default taken from all of them.
+
+        Args:
+            recurrence: Of L steps.
+            h0: State before it, (H, n, p).
+            steps: Which, (K,) integers; NaN for those that are none of the L.
+
+        Returns:
+            ``(out, h_last, states)``, with the states (K, H, n, p).
+        """
+        every = dataclasses.replace(recurrence, emit_states=True)
+        states, h_last = self.run(every, h0)
+        return recurrence.read(states), h_last, jnp.take(states, steps, axis=0, mode="fill")
 
     def against(self, system: System, *, states: bool) -> str | None:
         """Why the engine does not run a system, or None if it does.

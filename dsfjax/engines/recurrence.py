@@ -11,9 +11,10 @@ step, an engine reads at step t − 1 what the output of step t needs (`prepare`
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import singledispatch
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +149,33 @@ def prepare(system: System, u: Array, *, emit_states: bool) -> Recurrence:
     return Recurrence(A, b, x, c, f, system.reset, emit_states=emit_states, precision=precision)
 
 
+class Entering(NamedTuple):
+    """States that enter at the first steps of segments, one per segment.
+
+    Attributes:
+        rows: The state of the segment of every step, (L, H, n, p).
+        starts: Boolean (L,), the first steps.
+    """
+
+    rows: Array
+    starts: Array
+
+    @classmethod
+    def of(cls, h0: Array, segment: Array) -> Entering:
+        """From the states (S, H, n, p) and the number of the segment of every step (L,)."""
+        starts = jnp.concatenate([jnp.ones(1, bool), segment[1:] != segment[:-1]])
+        # NaN, and not a wrong state, where there are more segments than states.
+        return cls(jnp.take(h0, segment, axis=0, mode="fill"), starts)
+
+    def write(self, problem: Recurrence) -> Recurrence:
+        """The recurrence from the zero state with A_t h, for a state h that enters, as forcing."""
+        at = self.starts[:, None, None, None]
+        f = problem.forcing() + jnp.where(at, problem.A.apply(jnp.where(at, self.rows, 0)), 0)
+        reset = None if problem.reset is None else self.starts
+        empty = problem.x[..., :0]
+        return dataclasses.replace(problem, b=None, x=empty, f=f, reset=reset)
+
+
 @singledispatch
 def write(
     B: InputMap, system: System, u: Array, dtype: Any
@@ -201,21 +229,31 @@ def reads_states(system: System) -> bool:
     return not system.acts_on_values
 
 
-def observe(system: System, problem: Recurrence, out: Array, h0: Array) -> Array:
+def observe(
+    system: System, problem: Recurrence, out: Array, h0: Array, entering: Entering | None = None
+) -> Array:
     """What the output map sees, for `read_out`, from what an engine gave for ``problem``.
 
-    An output before the update sees what there was one step earlier: first ``h0``, and zero at
-    resets.
+    An output before the update sees what there was one step earlier: first ``h0``, and at resets
+    zero, or the state that enters.
     """
     states = problem.emit_states
     c = read_vectors(system.C, system, h0.dtype)
     if system.C.before_update:
-        first = h0[None]
+
+        def column(flags: Array) -> Array:
+            return flags.reshape(-1, *[1] * (out.ndim - 1))
+
+        first = h0[None] if entering is None else entering.rows
         if not states:
-            first = read_states(None if c is None else c[:1], first, problem.precision)
-        out = jnp.concatenate([first.astype(out.dtype), out[:-1]])
-        if system.reset is not None:
-            out = jnp.where(system.reset.reshape(-1, *[1] * (out.ndim - 1)), 0, out)
+            of_first = c if c is None or entering is not None else c[:1]
+            first = read_states(of_first, first, problem.precision)
+        first = first.astype(out.dtype)
+        out = jnp.concatenate([first[:1], out[:-1]])
+        if entering is not None:
+            out = jnp.where(column(entering.starts), first, out)
+        elif system.reset is not None:
+            out = jnp.where(column(system.reset), 0, out)
     if states and not reads_states(system):
         return read_states(c, out, problem.precision)
     return out

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float, Shaped
 
 from dsfjax.core.composition import flip_time
-from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.dtypes import state_dtype, whole_numbers
 from dsfjax.core.kernel import KernelSystem, KVCache
+from dsfjax.core.resets import starts
 from dsfjax.core.system import System
 from dsfjax.engines import attention
 from dsfjax.engines.dispatch import Method, resolve
 from dsfjax.engines.engine import Engine
 from dsfjax.engines.guard import guarded, reverse_only
-from dsfjax.engines.recurrence import check_tokens, observe, prepare, read_out, reads_states
+from dsfjax.engines.recurrence import (
+    Entering,
+    check_tokens,
+    observe,
+    prepare,
+    read_out,
+    reads_states,
+)
 from dsfjax.engines.sequential import Sequential, advance
 from dsfjax.engines.varying import vary_alike
 
@@ -30,7 +41,7 @@ def scan(
     *,
     method: Engine | Method | str = "auto",
     reverse: bool = False,
-    return_states: bool = False,
+    return_states: bool | Shaped[Array | np.ndarray, " K"] | Sequence[int] = False,
 ) -> tuple[Any, ...]:
     r"""Run a system over one sequence of tokens.
 
@@ -50,25 +61,29 @@ def scan(
     KernelSystem          yes         no           yes      no            yes
     ====================  ==========  ===========  =======  ============  ============
 
-    "chunked" has no algorithm either for `DiagonalPlusLowRank` where all states are wanted: with
-    ``return_states``, or around a dense B or C.
+    "chunked" has no algorithm either for `DiagonalPlusLowRank` where all states are in use: with
+    ``return_states=True``, an initial state per segment, or around a dense B or C.
 
     Args:
         system: The system of one sequence of length L (or constant in time).
         u: Tokens (L, d), float64, float32 or bfloat16; integers become real numbers of the dtype
             of the state. For a batch use `jax.vmap`.
         h0: Initial state (H, n, p), zero by default; (H, n, p + 1) with a summed normaliser, whose
-            z is the last channel; a `KVCache` for a kernel system. Differentiable.
+            z is the last channel; a `KVCache` for a kernel system. Differentiable. With one axis
+            more, (S, H, n, p): row i is the state before the i-th segment of the system's
+            ``reset``, the first of which starts at step 0; rows beyond the last segment are not
+            used. In reverse row i enters at the end of segment i.
         method: "auto" (`select` says which engine that is), the name of one of the table, or an
             `Engine`, which may be one of your own.
         reverse: Run from the last step to the first. ``h0`` enters at the last step, the last state
             is that of the first step, and resets keep separating the same documents. (Going on to
             earlier steps, drop it if the first step has a reset.)
-        return_states: Return all states as well.
+        return_states: Return all states as well; or those after some steps, integers (K,) in any
+            order (the ends of segments, every hundredth).
 
     Returns:
         ``(y, h_last)`` or ``(y, h_last, states)``: y (L, d_out) in the dtype of ``u``; states
-        (L, H, n, p), un-normalised, at least float32, complex where the system is.
+        (L, H, n, p) or (K, H, n, p), un-normalised, at least float32, complex where the system is.
 
     Raises:
         ValueError: While tracing: tokens or state of a wrong shape, an unknown method, or one that
@@ -79,6 +94,9 @@ def scan(
         sequential O(L) steps; associative O(log L) depth and O(L H n p) memory; chunked O(L) work
         in matrix products; materialized O(L²). States and sums are float32 for bfloat16 inputs.
         Matrix products of float32 use full precision on every device.
+        For the states after K steps "chunked" and "checkpointed" run K chunks once more, step by
+        step; "associative" and "materialized" hold all states. An initial state per segment is a
+        forcing, which holds as much as all states.
         Every method but "sequential" keeps its inputs and O(L / chunk) states for the backward
         pass and computes the rest again. Forward mode (jvp, jacfwd, linearize) goes through
         "sequential"; the others refuse it.
@@ -98,20 +116,34 @@ def scan(
         ([1.0, 1.5, 1.75, 1.875], (1, 1, 1))
     """
     u = check_tokens("scan", system, u)
-    if reverse:
-        y, *rest = scan(flip_time(system), u[::-1], h0, method=method, return_states=return_states)
-        states = [x[::-1] for x in rest[1:]]
-        return (y[::-1], rest[0], *states)
-    engine, _ = resolve(system, u.shape[0], method, states=return_states)
+    length, every = u.shape[0], isinstance(return_states, bool | np.bool_) and bool(return_states)
+    some = not isinstance(return_states, bool | np.bool_)
     if isinstance(system, KernelSystem):
-        if return_states:
+        if every or some:
             raise ValueError(
                 "scan: a KernelSystem has no finite states to return; its state is the KVCache."
             )
-        return _run_kernel(system, u, _cache("scan", system, u, h0), engine)
-    h0 = initial_state("scan", system, u, h0)
-    y, h_last, states = _run(system, u, h0, engine, return_states)
-    return (y, h_last, states) if return_states else (y, h_last)
+        engine, _ = resolve(system, length, method)
+        cache = _cache("scan", system, u, h0)
+        if not reverse:
+            return _run_kernel(system, u, cache, engine)
+        y, cache = _run_kernel(flip_time(system), u[::-1], cache, engine)
+        return y[::-1], cache
+    steps = _steps(return_states, length) if some else None
+    per_segment = h0 is not None and not isinstance(h0, KVCache) and jnp.ndim(h0) == 4
+    h0 = initial_state("scan", system, u, h0, per_segment=per_segment)
+    segment = _segments(system.reset, length, h0.shape[0]) if per_segment else None
+    in_use = True if every or per_segment else ("some" if some else False)
+    engine, _ = resolve(system, length, method, states=in_use)
+    if reverse:
+        system, u = flip_time(system), u[::-1]
+        segment = None if segment is None else segment[::-1]
+        steps = None if steps is None else length - 1 - steps
+    y, h_last, states = _run(system, u, h0, segment, steps, engine, every)
+    if reverse:
+        y = y[::-1]
+        states = states[::-1] if every and states is not None else states
+    return (y, h_last) if states is None else (y, h_last, states)
 
 
 # Compiled as a whole also where the caller compiles nothing: op by op, a first call takes ten times
@@ -125,20 +157,33 @@ def _run_kernel(
     return attention.run(system, u, cache, method=engine.name)
 
 
-@partial(jax.jit, static_argnums=(3, 4))
+@partial(jax.jit, static_argnums=(5, 6))
 def _run(
-    system: System, u: Array, h0: Array, engine: Engine, return_states: bool
+    system: System,
+    u: Array,
+    h0: Array,
+    segment: Array | None,
+    steps: Array | None,
+    engine: Engine,
+    every: bool,
 ) -> tuple[Array, Array, Array | None]:
-    problem = prepare(system, u, emit_states=return_states or reads_states(system))
+    problem = prepare(system, u, emit_states=every or reads_states(system))
+    entering = None
+    if segment is not None:
+        entering = Entering.of(h0, segment)
+        problem, h0 = entering.write(problem), jnp.zeros(h0.shape[1:], h0.dtype)
     problem, h0 = vary_alike((problem, h0))
     if not engine.has_forward_mode:
         problem, h0 = reverse_only((problem, h0), engine.name)
-    if engine.is_stepwise:
-        out, h_last = engine.run(problem, h0)
-    else:
-        out, h_last = guarded(engine.run, Sequential().run, problem, h0)
-    y = read_out(system, u, observe(system, problem, out, h0))
-    return y, h_last, out if return_states else None
+    run: Any = engine.run
+    exact: Any = Sequential().run
+    arguments: Any = (problem, h0)
+    if steps is not None:
+        run, exact, arguments = engine.states_at, Sequential().states_at, (problem, h0, steps)
+    found = run(*arguments) if engine.is_stepwise else guarded(run, exact, *arguments)
+    out, h_last = found[:2]
+    y = read_out(system, u, observe(system, problem, out, h0, entering))
+    return y, h_last, out if every else (None if steps is None else found[2])
 
 
 def step(
@@ -199,17 +244,52 @@ def _step(system_t: System, u: Array, h: Array) -> tuple[Array, Array]:
     return read_out(system_t, u, observe(system_t, problem, out[None], h))[0], h_last
 
 
-def initial_state(owner: str, system: System, u: Array, h0: Array | KVCache | None) -> Array:
+def initial_state(
+    owner: str,
+    system: System,
+    u: Array,
+    h0: Array | KVCache | None,
+    *,
+    per_segment: bool = False,
+) -> Array:
     """``h0`` checked and cast to the dtype of the state, or zeros."""
     dtype = state_dtype(system.dtype, u.dtype)
     if h0 is None:
         return jnp.zeros(system.carried_shape, dtype)
-    if isinstance(h0, KVCache) or jnp.shape(h0) != system.carried_shape:
+    shape = None if isinstance(h0, KVCache) else jnp.shape(h0)[int(per_segment) :]
+    if isinstance(h0, KVCache) or shape != system.carried_shape:
         got = "a KVCache" if isinstance(h0, KVCache) else jnp.shape(h0)
         raise ValueError(f"{owner}: expected a state of shape {system.carried_shape}, got {got}.")
     if jnp.iscomplexobj(h0) and not jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"{owner}: the system is real, but its initial state is {h0.dtype}.")
     return jnp.asarray(h0).astype(dtype)
+
+
+def _segments(reset: Array | None, length: int, number: int) -> Array:
+    """The number of the segment of every step, (L,)."""
+    if reset is None:
+        return jnp.zeros(length, jnp.int32)
+    if not isinstance(reset, Tracer):
+        found = 1 + int(np.sum(np.asarray(reset)[1:]))
+        if found > number:
+            raise ValueError(
+                f"scan: expected h0 to have a state for each of the {found} segments of reset, got "
+                f"{number}."
+            )
+    return jnp.cumsum(starts(length, reset), dtype=jnp.int32) - 1
+
+
+def _steps(wanted: Any, length: int) -> Array:
+    """The steps after which states are wanted, (K,), checked where they are known."""
+    steps = whole_numbers("scan", "return_states", wanted).astype(jnp.int32)
+    known = np.zeros(0) if isinstance(wanted, Tracer) else np.asarray(wanted)
+    if steps.ndim != 1 or ((known < 0) | (known >= length)).any():
+        what = f"shape {steps.shape}" if steps.ndim != 1 else f"{known.tolist()}"
+        raise ValueError(
+            f"scan: expected return_states to be True or False, or steps (K,) from 0 to "
+            f"{length - 1}, got {what}."
+        )
+    return steps
 
 
 def _cache(

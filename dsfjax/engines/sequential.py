@@ -11,6 +11,7 @@ from jax import Array
 
 from dsfjax.engines.engine import Engine
 from dsfjax.engines.recurrence import Recurrence, by_steps
+from dsfjax.engines.varying import zeros_as
 
 
 def advance(now: Recurrence, h: Array) -> tuple[Array, Array]:
@@ -40,6 +41,7 @@ class Sequential(Engine):
     name: ClassVar[str] = "sequential"
     is_stepwise: ClassVar[bool] = True
     has_forward_mode: ClassVar[bool] = True
+    keeps_states: ClassVar[bool] = True
     unroll: int = 1
 
     def run(self, recurrence: Recurrence, h0: Array) -> tuple[Array, Array]:
@@ -51,3 +53,26 @@ class Sequential(Engine):
 
         h_last, out = jax.lax.scan(body, h0, xs, unroll=self.unroll)
         return out, h_last
+
+    def states_at(
+        self, recurrence: Recurrence, h0: Array, steps: Array
+    ) -> tuple[Array, Array, Array]:
+        """As `run`, and the states after some steps; see `dsfjax.Engine.states_at`."""
+        xs, step = by_steps(recurrence, recurrence.length)
+        number = jnp.arange(steps.shape[0], dtype=steps.dtype)
+        # Where every step puts its state; those that are not wanted, past the end.
+        none = jnp.full(recurrence.length, steps.shape[0], steps.dtype)
+        slots = none.at[steps].set(number, mode="drop")
+
+        def body(
+            carry: tuple[Array, Array], now: tuple[Array, list[Array]]
+        ) -> tuple[tuple[Array, Array], Array]:
+            h, kept = carry
+            h, out = advance(step(now[1]), h)
+            return (h, kept.at[now[0]].set(h, mode="drop")), out
+
+        kept = zeros_as(h0, (steps.shape[0], *h0.shape))
+        (h_last, kept), out = jax.lax.scan(body, (h0, kept), (slots, xs), unroll=self.unroll)
+        # A step may be wanted twice, and has one slot.
+        slot_of = jnp.take(slots, steps, mode="fill", fill_value=steps.shape[0])
+        return out, h_last, jnp.take(kept, slot_of, axis=0, mode="fill")

@@ -14,7 +14,8 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dsfjax.nn import Model
-from dsfjax.training.objective import query_loss, total
+from dsfjax.training import division
+from dsfjax.training.objective import query_loss
 
 PARAMS, DATA, DROPOUT, HELD_OUT = range(4)
 """The streams of a root key."""
@@ -127,7 +128,7 @@ def train_step(
         return loss(model, params, batch, stream(state.key, DROPOUT, state.step))
 
     (_, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-    metrics, gradient = total((metrics, gradient), axis_name)
+    metrics, gradient = division.total((metrics, gradient), axis_name)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, opt_state, state.step + 1, state.key), metrics

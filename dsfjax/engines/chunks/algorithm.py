@@ -50,7 +50,13 @@ class ChunkAlgorithm(abc.ABC):
 
     @abc.abstractmethod
     def backward(
-        self, problem: Recurrence, starts: Array, d_out: Array, dh: Array, chunk: int
+        self,
+        problem: Recurrence,
+        starts: Array,
+        d_out: Array,
+        dh: Array,
+        d_starts: Array | None,
+        chunk: int,
     ) -> tuple[list[Array], Array]:
         """Cotangents of one segment.
 
@@ -59,6 +65,7 @@ class ChunkAlgorithm(abc.ABC):
             starts: The states before every chunk.
             d_out: Cotangent of the outputs.
             dh: Cotangent of the last state.
+            d_starts: That of the states before every chunk, or None for zero.
             chunk: Steps per chunk.
 
         Returns:

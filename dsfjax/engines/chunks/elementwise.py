@@ -106,10 +106,16 @@ class SideBySide(ChunkAlgorithm):
         return _forward(problem, h0, chunk)
 
     def backward(
-        self, problem: Recurrence, starts: Array, d_out: Array, dh: Array, chunk: int
+        self,
+        problem: Recurrence,
+        starts: Array,
+        d_out: Array,
+        dh: Array,
+        d_starts: Array | None,
+        chunk: int,
     ) -> tuple[list[Array], Array]:
         """Cotangents of one segment; see `ChunkAlgorithm.backward`."""
-        return _backward(problem, starts, d_out, dh, chunk)
+        return _backward(problem, starts, d_out, dh, d_starts, chunk)
 
     def cost(self, system: System, length: int, chunk: int, segment: int) -> Cost:
         """What a forward pass costs; see `dsfjax.Engine.cost`."""
@@ -155,7 +161,9 @@ def _states_between(inputs: _Inputs, h0: Array, count: int, chunk: int) -> Array
     return _cross_chunks(inputs, chunk, h0, added, reverse=False)
 
 
-def _cotangents_between(inputs: _Inputs, d_out: Array, dh: Array, chunk: int) -> Array:
+def _cotangents_between(
+    inputs: _Inputs, d_out: Array, dh: Array, d_starts: Array | None, chunk: int
+) -> Array:
     """The cotangents of the states after every chunk, (k, H, p, n)."""
     if d_out.shape[0] == 1:
         return dh[None]
@@ -166,7 +174,7 @@ def _cotangents_between(inputs: _Inputs, d_out: Array, dh: Array, chunk: int) ->
 
     added = zeros_as(dh, (d_out.shape[0], *dh.shape))
     added = jax.lax.fori_loop(0, chunk, body, added)
-
+    added = added if d_starts is None else added + d_starts
     return _cross_chunks(inputs, chunk, dh, added, reverse=True)
 
 
@@ -197,7 +205,12 @@ def _cross_chunks(
 
 
 def _backward(
-    problem: Recurrence, starts: Array, d_out: Array, dh: Array, chunk: int
+    problem: Recurrence,
+    starts: Array,
+    d_out: Array,
+    dh: Array,
+    d_starts: Array | None,
+    chunk: int,
 ) -> tuple[list[Array], Array]:
     """Cotangents of the arrays of the recurrence and of the state before it."""
     precision = problem.precision
@@ -207,7 +220,8 @@ def _backward(
         d_out = d_out.swapaxes(-1, -2)
     else:
         d_out = d_out[:, :, 0, ..., None] if inputs.c is None else d_out[:, :, 0]
-    aG = _cotangents_between(inputs, d_out, dh.swapaxes(-1, -2), chunk)
+    d_starts = None if d_starts is None else d_starts.swapaxes(-1, -2)
+    aG = _cotangents_between(inputs, d_out, dh.swapaxes(-1, -2), d_starts, chunk)
 
     def again(h: Array, t: Array) -> tuple[Array, tuple[Array, Array | None]]:
         now = inputs.at(t)
@@ -245,7 +259,8 @@ def _backward(
     if inputs.c is not None and d_c is not None:
         constant = inputs.c.shape[1] == 1
         total = total._replace(c=d_c.sum(axis=0)[:, None] if constant else d_c.swapaxes(0, 1))
-    return jax.tree.leaves(_recurrence(total, problem)), aG[0].swapaxes(-1, -2)
+    dh = aG[0] if d_starts is None else aG[0] + d_starts[0]
+    return jax.tree.leaves(_recurrence(total, problem)), dh.swapaxes(-1, -2)
 
 
 def _accumulate(total: _Inputs, now: _Inputs, inputs: _Inputs, t: Array | int) -> _Inputs:

@@ -85,7 +85,13 @@ class AffineChunks(ChunkAlgorithm):
         return out, h_last, starts
 
     def backward(
-        self, problem: Recurrence, starts: Array, d_out: Array, dh: Array, chunk: int
+        self,
+        problem: Recurrence,
+        starts: Array,
+        d_out: Array,
+        dh: Array,
+        d_starts: Array | None,
+        chunk: int,
     ) -> tuple[list[Array], Array]:
         """Cotangents of one segment; see `ChunkAlgorithm.backward`."""
         precision = problem.precision
@@ -95,6 +101,9 @@ class AffineChunks(ChunkAlgorithm):
         d_out = d_out.reshape(-1, chunk * d_out.shape[1], *d_out.shape[2:]).swapaxes(1, 2)
         d_reader = jnp.einsum("khtp,khnp->khtn", d_out, starts, precision=precision)
         read = jnp.einsum("khtn,khtp->khnp", maps.reader, d_out, precision=precision)
+
+        if d_starts is not None:
+            read = read + d_starts
 
         def backwards(G: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
             decay, read = step

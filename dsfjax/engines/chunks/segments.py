@@ -18,17 +18,20 @@ further trace (of the gradient, of the next layer) find it in JAX's cache.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dsfjax.core.pytree import Partition, map_time
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
 from dsfjax.engines.recurrence import Recurrence
+from dsfjax.engines.sequential import Sequential
 from dsfjax.engines.varying import zeros_as
 
 
@@ -75,52 +78,119 @@ def in_segments(
     Returns:
         ``(out, h_last)`` as `dsfjax.Engine.run`; keeps O(L / chunk) states for the backward pass.
     """
+    out, h_last, _ = _in_parts(algorithm, _parts(algorithm, chunk, segment, problem), h0)
+    return out, h_last
+
+
+def states_in_segments(
+    algorithm: ChunkAlgorithm,
+    chunk: int,
+    segment: int,
+    problem: Recurrence,
+    h0: Array,
+    steps: Array,
+) -> tuple[Array, Array, Array]:
+    """As `in_segments`, and the states after some steps (K,), as `dsfjax.Engine.states_at`.
+
+    The states before every chunk are there. A state within a chunk is found by running the chunk
+    again up to it; that is K chunks step by step, and K times the inputs of a chunk in memory.
+    """
+    parts = _parts(algorithm, chunk, segment, problem)
+    out, h_last, starts = _in_parts(algorithm, parts, h0, keep=True)
+    first = np.concatenate([part.start + part.where.chunk * _count(part) for part in parts])
+    # A last chunk that is filled up, or is all filling, has a start of its own that is not needed.
+    starts = jnp.concatenate([*starts, h_last[None]])
+    positions = jnp.asarray(np.append(np.minimum(first, problem.length), problem.length), "int32")
+    most = max(part.where.chunk for part in parts)
+    done = steps.astype(jnp.int32) + 1
+    which = jnp.searchsorted(positions, done, side="right").astype(jnp.int32) - 1
+    begin = jnp.take(positions, which, mode="clip")
+    within = begin[:, None] + jnp.arange(most, dtype=jnp.int32)[None]
+    live = within < done[:, None]
+    within = jnp.minimum(within, problem.length - 1)
+    varying, constant, assemble = _take_apart(problem)
+
+    @jax.checkpoint
+    def again(now: tuple[list[Array], Array, Array]) -> Array:
+        varying, live, h = now
+        part = dataclasses.replace(assemble(varying, constant), live=live)
+        return Sequential().run(part, h)[1]
+
+    chunks = [x[within] for x in varying], live, jnp.take(starts, which, axis=0, mode="clip")
+    # Some at a time: the backward pass holds every state of those.
+    states = jax.lax.map(again, chunks, batch_size=min(16, steps.shape[0]))
+    known = (steps >= 0) & (steps < problem.length)
+    return out, h_last, jnp.where(known[:, None, None, None], states, jnp.nan)
+
+
+class _Part(NamedTuple):
+    """Steps from ``start``, ``length`` of them and what they are filled up with."""
+
+    problem: Recurrence
+    start: int
+    length: int
+    where: Cut
+
+
+def _count(part: _Part) -> np.ndarray:
+    return np.arange(part.where.count * part.where.chunks)
+
+
+def _parts(
+    algorithm: ChunkAlgorithm, chunk: int, segment: int, problem: Recurrence, start: int = 0
+) -> list[_Part]:
+    """The sequence in one part, or where it cannot be filled up, in whole segments and a rest."""
     length, where = problem.length, cut(problem.length, chunk, segment)
-    if where.steps > length:
-        padded = algorithm.pad(problem, where.steps)
-        if padded is None:
-            return _in_parts(algorithm, chunk, segment, problem, h0)
-        problem = padded
-    partition, arrays, others = Partition.of(problem)
-    out, h_last = cast(Any, _run(algorithm, where, partition, arrays, others, h0))
-    return out[:length], h_last
+    if where.steps == length:
+        return [_Part(problem, start, length, where)]
+    if (padded := algorithm.pad(problem, where.steps)) is not None:
+        return [_Part(padded, start, length, where)]
+    number = length // chunk
+    count = -(-number // max(1, segment // chunk))
+    main, parts = number // count * count * chunk, []
+    for a, b in ((0, main), (main, length)):
+        piece = map_time(lambda x: x if x.shape[0] == 1 else x[a:b], problem)  # noqa: B023
+        parts += _parts(algorithm, chunk, segment, piece, start + a)
+    return parts
 
 
 def _in_parts(
-    algorithm: ChunkAlgorithm, chunk: int, segment: int, problem: Recurrence, h0: Array
-) -> tuple[Array, Array]:
-    """First as many whole segments of one size as there are, then the rest."""
-    number = problem.length // chunk
-    count = -(-number // max(1, segment // chunk))
-    main, outs = number // count * count * chunk, []
-    for start, stop in ((0, main), (main, problem.length)):
-        part = map_time(lambda x: x if x.shape[0] == 1 else x[start:stop], problem)  # noqa: B023
-        out, h0 = in_segments(algorithm, chunk, segment, part, h0)
-        outs.append(out)
-    return jnp.concatenate(outs), h0
+    algorithm: ChunkAlgorithm, parts: list[_Part], h: Array, *, keep: bool = False
+) -> tuple[Array, Array, list[Any]]:
+    """Outputs, the last state and, if wanted, the states before every chunk of every part."""
+    outs, kept = [], []
+    for part in parts:
+        partition, arrays, others = Partition.of(part.problem)
+        run: Any = _run(algorithm, part.where, keep, partition, arrays, others, h)
+        out, h, starts = run
+        outs.append(out[: part.length])
+        kept.append(starts)
+    return outs[0] if len(outs) == 1 else jnp.concatenate(outs), h, kept
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _run(
     algorithm: ChunkAlgorithm,
     where: Cut,
+    keep: bool,
     partition: Partition,
     arrays: list[Array],
     others: list[Array],
     h0: Array,
-) -> tuple[Array, Array]:
-    return _forward(algorithm, where, partition, arrays, others, h0)[0]
+) -> tuple[Array, Array, Array | None]:
+    return _forward(algorithm, where, keep, partition, arrays, others, h0)[0]
 
 
 def _forward(
     algorithm: ChunkAlgorithm,
     where: Cut,
+    keep: bool,
     partition: Partition,
     arrays: list[Array],
     others: list[Array],
     h0: Array,
-) -> tuple[tuple[Array, Array], tuple[list[Array], list[Array], Array]]:
-    """Outputs and last state; and what the backward pass needs."""
+) -> tuple[tuple[Array, Array, Array | None], tuple[list[Array], list[Array], Array]]:
+    """Outputs, last state and states before every chunk; and what the backward pass needs."""
     varying, constant, assemble = _take_apart(partition.join(arrays, others))
 
     def run(h: Array, xs: list[Array]) -> tuple[Array, tuple[Array, Array]]:
@@ -128,34 +198,37 @@ def _forward(
         return h, (out, starts)
 
     h, (out, starts) = _over_segments(run, where.count, h0, varying, reverse=False)
-    return (out, h), (arrays, others, starts)
+    return (out, h, starts if keep else None), (arrays, others, starts)
 
 
 def _backward(
     algorithm: ChunkAlgorithm,
     where: Cut,
+    keep: bool,
     partition: Partition,
     kept: tuple[list[Array], list[Array], Array],
-    cotangents: tuple[Array, Array],
+    cotangents: tuple[Array, Array, Array | None],
 ) -> tuple[list[Array], None, Array]:
     arrays, others, starts = kept
     problem = partition.join(arrays, others)
-    d_out, dh = cotangents
+    d_out, dh, d_starts = cotangents
     varying, constant, assemble = _take_apart(problem)
     moves = [x for x, flag in zip(_varies(problem), partition.is_inexact, strict=True) if flag]
     d_constant = [zeros_as(x, x.shape) for x, m in zip(arrays, moves, strict=True) if not m]
 
     def run(carry: Any, xs: Any) -> Any:
         dh, d_constant = carry
-        varying, starts, d_out = xs
+        varying, starts, d_out, d_starts = xs
         problem = assemble(varying, constant)
-        found, dh = _backward_of_segment(algorithm, where.chunk, problem, starts, d_out, dh)
+        found, dh = _backward_of_segment(
+            algorithm, where.chunk, problem, starts, d_out, dh, d_starts
+        )
         d_varying = [x for x, m in zip(found, moves, strict=True) if m]
         added = [x for x, m in zip(found, moves, strict=True) if not m]
         return (dh, [x + y for x, y in zip(d_constant, added, strict=True)]), d_varying
 
     (dh, d_constant), d_varying = _over_segments(
-        run, where.count, (dh, d_constant), (varying, starts, d_out), reverse=True
+        run, where.count, (dh, d_constant), (varying, starts, d_out, d_starts), reverse=True
     )
     of_varying, of_constant = iter(d_varying), iter(d_constant)
     return [next(of_varying if m else of_constant) for m in moves], None, dh
@@ -179,8 +252,9 @@ def _backward_of_segment(
     starts: Array,
     d_out: Array,
     dh: Array,
+    d_starts: Array | None,
 ) -> tuple[list[Array], Array]:
-    return algorithm.backward(problem, starts, d_out, dh, chunk)
+    return algorithm.backward(problem, starts, d_out, dh, d_starts, chunk)
 
 
 def _over_segments(

@@ -46,7 +46,13 @@ class StepByStep(ChunkAlgorithm):
         return out, h_last, h0[None]
 
     def backward(
-        self, problem: Recurrence, starts: Array, d_out: Array, dh: Array, chunk: int
+        self,
+        problem: Recurrence,
+        starts: Array,
+        d_out: Array,
+        dh: Array,
+        d_starts: Array | None,
+        chunk: int,
     ) -> tuple[list[Array], Array]:
         """Cotangents of one chunk; see `ChunkAlgorithm.backward`."""
         assert problem.length == chunk
@@ -56,7 +62,8 @@ class StepByStep(ChunkAlgorithm):
             return Sequential().run(partition.join(arrays, others), h0)
 
         _, pull = jax.vjp(run, arrays, starts[0])
-        return pull((d_out, dh))
+        found, dh = pull((d_out, dh))
+        return found, dh if d_starts is None else dh + d_starts[0]
 
     def pad(self, problem: Recurrence, steps: int) -> Recurrence:
         """Repeat the last step, and let nothing move there; see `ChunkAlgorithm.pad`.

@@ -1,1 +1,0 @@
-"""What training leaves on the disk: whole files, checkpoints, run folders, the table of results."""
