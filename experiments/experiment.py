@@ -21,9 +21,10 @@ from dsfjax._util.limits import cores
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.tasks.mqar import MQARConfig
-from dsfjax.training import Resources, TrainConfig, environment, files, read_results, sweep
-from dsfjax.training.folder import finished
-from dsfjax.training.layout import reserve
+from dsfjax.training import MemberResult, Resources, TrainConfig, read_results, sweep
+from dsfjax.training.devices import reserve
+from dsfjax.training.storage import environment, files
+from dsfjax.training.storage.folder import finished
 from experiments import plots
 from experiments.claims import Claim
 from experiments.settings import Scale
@@ -138,9 +139,9 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
             listener=listener,
             resources=Resources(options.devices),
         )
-    members: dict[str, list[dict[str, Any]]] = {}
+    members: dict[str, list[MemberResult]] = {}
     for member in read_results(folder):
-        members.setdefault(member["run"], []).append(member)
+        members.setdefault(member.run, []).append(member)
     failed = {row["mixer"]: row["reason"] for row in rows if row["status"] == "failed"}
     configs = {name: each for name, each in configs.items() if run_name(each) not in failed}
     chosen = {row["mixer"]: row for row in rows}
@@ -179,15 +180,15 @@ def run_name(config: TrainConfig) -> str:
 
 
 def summarize(
-    name: str, config: TrainConfig, row: Mapping[str, Any], members: Sequence[Mapping[str, Any]]
+    name: str, config: TrainConfig, row: Mapping[str, Any], members: Sequence[MemberResult]
 ) -> dict[str, Any]:
     """The result of a point.
 
     Args:
         name: Its name.
         config: Its config.
-        row: Of the sweep, as :func:`dsfjax.training.comparison.row` makes it.
-        members: Its rows of the store.
+        row: Of the sweep, as :func:`dsfjax.training.storage.record.row` makes it.
+        members: How its members ended.
 
     Returns:
         JSON data: what was run, ``learning_rate`` (the chosen), ``mean``, ``std``, ``max``,
@@ -197,12 +198,12 @@ def summarize(
     model, task = config.model, _recall(config)
     each = [
         {
-            "learning_rate": member["learning_rate"],
-            "seed": member["seed"],
-            "accuracy": 0.0 if member["status"] == "diverged" else member["eval_accuracy"],
-            "status": member["status"],
-            "step": member["step"],
-            "steps_to": {f"{level:.0%}": _first(member["metrics"], level) for level in LEVELS},
+            "learning_rate": member.point.learning_rate,
+            "seed": member.point.seed,
+            "accuracy": member.accuracy,
+            "status": member.status,
+            "step": member.step,
+            "steps_to": {f"{level:.0%}": member.steps_to(level) for level in LEVELS},
         }
         for member in members
     ]
@@ -232,7 +233,7 @@ def summarize(
         "compile_seconds": row["compile_seconds"],
         "tokens_per_second": row["tokens_per_second"],
         "run": run_name(config),
-        "environment": members[0]["environment"],
+        "environment": members[0].environment,
     }
 
 
@@ -250,11 +251,6 @@ def write(experiment: Experiment, result: Mapping[str, Any], folder: Path) -> No
         for kind in ("png", "pdf"):
             files.write_bytes(folder / f"{experiment.name}.{kind}", plots.rendered(figure, kind))
     files.write_json(folder / f"{experiment.name}.json", result)
-
-
-def _first(metrics: Sequence[Mapping[str, Any]], level: float) -> int | None:
-    reached = (line["step"] for line in metrics if (line["eval_accuracy"] or 0.0) >= level)
-    return min(reached, default=None)
 
 
 def _mean(steps: Sequence[int | None]) -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from dsfjax.training import files
+from dsfjax.training.storage import files
 from experiments import (
     convergence,
     coupling,

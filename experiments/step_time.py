@@ -22,11 +22,12 @@ from dsfjax._util.limits import cores
 from dsfjax.bench.timing import take_turns
 from dsfjax.cli.output import console
 from dsfjax.tasks import HELD_OUT, examples, mqar
-from dsfjax.training import TrainConfig, environment, files
-from dsfjax.training.compilation import compile_program
-from dsfjax.training.layout import SPLIT, WHOLE, layout, reserve
+from dsfjax.training import TrainConfig
+from dsfjax.training.compilation import compiling
+from dsfjax.training.devices import SPLIT, WHOLE, layout, reserve
 from dsfjax.training.program import data_of, members
-from dsfjax.training.run import program_of
+from dsfjax.training.runs import program_of
+from dsfjax.training.storage import environment, files
 from experiments import authors
 from experiments.settings import config
 
@@ -94,7 +95,7 @@ def main(options: Options) -> None:
 def our_block(made: TrainConfig) -> Callable[[], None]:
     """A function that takes ``BLOCK`` training steps (and evaluates on one example)."""
     where = layout(1, jax.devices(), batch_size=made.batch_size)
-    compiled = compile_program(program_of(made), where)
+    compiled = compiling(program_of(made), where).result()
     which = members(made.members)
     which = where.put(which, SPLIT)
     data, total = where.put((data_of(made.task), np.int32(made.steps)), WHOLE)

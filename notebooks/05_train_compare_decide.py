@@ -80,11 +80,11 @@ assert accuracy["softmax_attention"] > 0.9
 fig, axes = plt.subplots(1, 4, figsize=(11, 2.8), sharex=True, sharey=True, layout="constrained")
 for axis, mixer in zip(axes, mixers, strict=True):
     for member in members:
-        if member["run"] == mixer:
-            steps = [line["step"] for line in member["metrics"]]
-            color = f"C{configs[mixer].learning_rates.index(member['learning_rate'])}"
-            label = f"rate {member['learning_rate']:g}" if member["seed"] == 0 else None
-            curve = [line["eval_accuracy"] for line in member["metrics"]]
+        if member.run == mixer:
+            steps = [line["step"] for line in member.metrics]
+            color = f"C{configs[mixer].learning_rates.index(member.point.learning_rate)}"
+            label = f"rate {member.point.learning_rate:g}" if member.point.seed == 0 else None
+            curve = [line["eval_accuracy"] for line in member.metrics]
             axis.plot(steps, curve, color, label=label)
     axis.axhline(1 / task.num_kv_pairs, color="k", ls=":")
     axis.set(title=mixer, xlabel="step", ylim=(0, 1.05))

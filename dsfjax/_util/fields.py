@@ -6,12 +6,15 @@ an array in it would fail only then, so every configuration converts its fields 
 
 import dataclasses
 import functools
+import json
 import math
 import operator
 import types
 import typing
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
+
+from dsfjax._util.names import choose
 
 
 def convert_fields(config: Any) -> None:
@@ -84,6 +87,51 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return tuple(convert(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(pairs))
     make = {bool: _bool, int: _int, float: _float, str: _str, Any: _json}.get(hint)
     return value if make is None else make(value, where)
+
+
+def parse(hint: Any, text: str, where: str) -> Any:
+    """A value that was written as text, as its annotation says.
+
+    Args:
+        hint: As for `convert`, or a ``Literal`` of strings. For ``Any`` the text is read as JSON if
+            it is that, and stays text if not.
+        text: The value: a number, ``true`` or ``false``, ``none``, or a word.
+        where: What it is, for messages.
+
+    Returns:
+        The value.
+
+    Raises:
+        TypeError: If the text does not stand for a value of that type.
+        ValueError: If it is not one of the words of a ``Literal``; the nearest is named.
+
+    Examples:
+        >>> parse(int | None, "4", "dt_rank"), parse(bool, "true", "coupled")
+        (4, True)
+        >>> parse(bool, "yes", "coupled")
+        Traceback (most recent call last):
+            ...
+        TypeError: coupled: expected true or false, got 'yes'
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return choose(where, text, args)
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in args and text.lower() == "none":
+            return None
+        some = [arg for arg in args if arg is not type(None)]
+        return parse(some[0], text, where) if len(some) == 1 else text
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise TypeError(f"{where}: expected true or false, got {text!r}")
+        return text.lower() == "true"
+    if hint is str:
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    return convert(hint, value, where)
 
 
 @functools.cache

@@ -79,9 +79,9 @@ def _run(command: options.Command) -> int:
 
             return systems.main(command)
         case options.Explain():
-            from dsfjax.cli import explain
+            from dsfjax.cli import systems
 
-            return explain.main(command)
+            return systems.explain(command)
         case options.Analyze():
             from dsfjax.cli import analyze
 

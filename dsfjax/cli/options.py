@@ -1,7 +1,7 @@
 """The options of every command. Their docstrings are the help texts."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,6 @@ OwnInt = Annotated[int | None, _own("INT")]
 # Not required by the parser, so that its absence can be answered with the names there are.
 Mixer = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(required)")]
 Names = Annotated[tuple[str, ...], _from_preset("MIXER ...")]
-Floats = Annotated[tuple[float, ...], _from_preset("FLOAT ...")]
 Ints = Annotated[tuple[int, ...], _from_preset("INT ...")]
 SharedData = Annotated[bool | None, _from_preset("{True,False}")]
 ReportDir = Annotated[
@@ -55,17 +54,32 @@ class Command:
 class Training(Command):
     """What ``train``, ``compare`` and ``sweep`` have in common; None means as in the preset.
 
-    The options of a task are added when it is known which (`with_task`).
+    The options of a task are added when it is known which, and one for each axis (`completed`).
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """The task; "dsfjax COMMAND TASK --help" lists its options."""
     preset: str = "demo"
     """Where the other options start from: demo or smoke."""
+    config: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")
+    ] = None
+    """TOML or JSON file of settings, such as the config.json of a run. It overrides the preset, and
+    options override the file."""
+    mixer_option: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(metavar="[MIXER.]OPTION=VALUE", help_behavior_hint="(repeatable)"),
+    ] = ()
+    """An option of the architecture, such as normalizer=softplus; with several architectures and
+    MIXER. of that one alone."""
     surroundings: Annotated[str | None, _from_preset("{paper,practice}")] = None
     """What stands around the recurrence: as in the paper's experiments, or as in models in use."""
     block: Annotated[str | None, _from_preset("{prenorm,transformer,mamba}")] = None
     """Mixer and MLP, the authors' Transformer block without MLP, or the mixer alone."""
+    mlp_ratio: Int = None
+    """Hidden width of the MLP over that of the model."""
+    norm: Annotated[str | None, _from_preset("{layer,rms}")] = None
+    """Norms of the blocks."""
     max_length: Int = None
     """Learned positions, 0 for none."""
     init: Annotated[str | None, _from_preset("{published,authors}")] = None
@@ -102,6 +116,14 @@ class Training(Command):
     """Learning rate over time."""
     warmup_steps: Int = None
     """Steps of linear warm-up."""
+    clip: Float = None
+    """Largest global norm of the gradient."""
+    b1: Float = None
+    """AdamW's decay rate of the first moment."""
+    b2: Float = None
+    """AdamW's decay rate of the second moment."""
+    eps: Float = None
+    """AdamW's epsilon, added to the root of the second moment."""
     decay: Decay = None
     """What weight decay shrinks: all parameters, as in the paper, or the matrices only, so neither
     biases, norms, learned positions nor what sets the decays of a state (such as A_log and D)."""
@@ -131,8 +153,6 @@ class Sizes:
     """State expansion per head, for mixers that have one."""
     num_heads: Int = None
     """Heads, for mixers that have them."""
-    weight_decay: Float = None
-    """Decoupled weight decay."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,10 +161,6 @@ class Train(Sizes, Training):
 
     mixer: Mixer = ""
     """The architecture, one that "dsfjax systems" lists."""
-    lr: Float = None
-    """Peak learning rate."""
-    seed: int = 0
-    """Seed of initialisation and data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,10 +173,6 @@ class Compare(Sizes, Training):
     """The tasks; "dsfjax compare TASK --help" lists the options of one."""
     mixers: Names = ()
     """The architectures."""
-    lrs: Floats = ()
-    """Peak learning rates, trained together."""
-    seeds: Ints = ()
-    """Seeds, trained together."""
     retry_failed: RetryFailed = False
     """Run those again that failed before."""
     report: ReportDir = None
@@ -183,16 +195,6 @@ class Sweep(Training):
     """State expansions per head, for mixers that have one."""
     num_heads: Ints = ()
     """Numbers of heads, for mixers that have them."""
-    lrs: Floats = ()
-    """Peak learning rates. These and the following are trained together in one program."""
-    seeds: Ints = ()
-    """Seeds."""
-    weight_decay: Floats = ()
-    """Decoupled weight decays."""
-    init_scale: Floats = ()
-    """Factors on the initial weight matrices."""
-    dropout: Floats = ()
-    """Dropout rates, wherever the model's own is not 0."""
     launcher: str = "here"
     """Where to run: here; ray, a task per program; or hosts, each program on the devices of all
     processes that are started with this command."""
@@ -311,29 +313,30 @@ COMMANDS: dict[str, type[Command]] = {
 """Name to options."""
 
 
-def with_task(command: type[Training], fields: Mapping[str, dataclasses.Field[Any]]) -> Any:
-    """The options of a command with those of a task.
+def completed(
+    command: type[Training], fields: Mapping[str, dataclasses.Field[Any]], axes: Sequence[Any]
+) -> Any:
+    """The options of a command with those of a task, and one for each axis of a grid.
 
     Args:
         command: ``Train``, ``Compare`` or ``Sweep``.
         fields: The task's own, by name (`dsfjax.tasks.options`). Whole numbers, which change a
             shape or a law, have several values in a sweep.
+        axes: The axes (`dsfjax.training.config.AXES`). ``Train`` takes one value of each.
 
     Returns:
         A subclass of the command.
     """
     added = []
+    for axis in axes:
+        one = issubclass(command, Train)
+        about = axis.about if one else f"{axis.about} Several values are trained together."
+        added.append(_option(axis.one if one else axis.flag, axis.kind, about, several=not one))
     for name, field in fields.items():
         kind = type(field.default)
         about = field.metadata.get("help", f"Option {name.replace('_', ' ')} of the task.")
         several = issubclass(command, Sweep) and kind is int
-        metavar = f"{kind.__name__.upper()}{' ...' if several else ''}"
-        hint = tyro.conf.arg(
-            metavar=metavar, help=about, help_behavior_hint="(default: the preset's)"
-        )
-        typed = Annotated[tuple[int, ...] if several else kind | None, hint]
-        default = () if several else None
-        added.append((name, typed, dataclasses.field(default=default, kw_only=True)))
+        added.append(_option(name, kind, about, several=several))
     return dataclasses.make_dataclass(
         command.__name__,
         added,
@@ -341,3 +344,13 @@ def with_task(command: type[Training], fields: Mapping[str, dataclasses.Field[An
         frozen=True,
         namespace={"__doc__": command.__doc__},
     )
+
+
+def _option(name: str, kind: type, about: str, *, several: bool) -> tuple[str, Any, Any]:
+    hint = tyro.conf.arg(
+        metavar=f"{kind.__name__.upper()}{' ...' if several else ''}",
+        help=about,
+        help_behavior_hint="(default: the preset's)",
+    )
+    typed = Annotated[tuple[kind, ...] if several else kind | None, hint]
+    return name, typed, dataclasses.field(default=() if several else None, kw_only=True)

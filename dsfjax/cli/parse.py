@@ -9,6 +9,7 @@ import math
 import sys
 import typing
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
@@ -18,7 +19,7 @@ from dsfjax._util import extensions
 from dsfjax._util.names import unknown
 from dsfjax.cli import options
 from dsfjax.cli.options import COMMANDS
-from dsfjax.cli.usage import UsageError
+from dsfjax.cli.usage import UsageError, usage_errors
 
 POSITIONAL = {
     "train": "task",
@@ -50,6 +51,7 @@ def parse(words: Sequence[str]) -> options.Command | None:
         dsfjax.cli.usage.UsageError: dsfjax systems has no option '--d-modle'; did you mean
         '--d-model'? Known: --d-model, --d-state, --help, --import, --num-heads.
     """
+    words = _with_task_of_file(words)
     commands = _commands(words)
     _check_spelling(words, commands)
     errors = io.StringIO()
@@ -83,10 +85,8 @@ def _commands(words: Sequence[str]) -> dict[str, type[options.Command]]:
     name, *rest = words or [""]
     if name not in COMMANDS:
         return COMMANDS
-    try:
-        extensions.load(_imports(rest))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    with usage_errors(ValueError):
+        extensions.load(_values(rest, "--import"))
     kind = COMMANDS[name]
     if not issubclass(kind, options.Training):
         return COMMANDS
@@ -98,16 +98,34 @@ def _commands(words: Sequence[str]) -> dict[str, type[options.Command]]:
     fields = {}
     for task in chosen:
         fields |= tasks.options(task)
-    return COMMANDS | {name: options.with_task(kind, fields)}
+    from dsfjax.training.config import AXES  # brings Flax, which other commands need not wait for
+
+    return COMMANDS | {name: options.completed(kind, fields, AXES)}
 
 
-def _imports(words: Sequence[str]) -> list[str]:
-    """The values of ``--import``, which decide what other words can mean."""
+def _with_task_of_file(words: Sequence[str]) -> list[str]:
+    """The words with the task that the file of ``--config`` names, if they name none."""
+    name, *rest = words or [""]
+    files = _values(rest, "--config")[:1]
+    if not (files and issubclass(COMMANDS.get(name, options.Command), options.Training)):
+        return list(words)
+    from dsfjax.training.presets import read_file
+    from dsfjax.training.storage.serial import strings
+
+    with usage_errors(ValueError, TypeError):
+        data = read_file(Path(files[0]))
+        extensions.load(strings(data.get("imports", ()), "config.imports"))
+    named = rest and not rest[0].startswith("-") or set(rest) & set(tasks.names())
+    return [name, *([] if named or "task" not in data else [tasks.name_in(data["task"])]), *rest]
+
+
+def _values(words: Sequence[str], wanted: str) -> list[str]:
+    """The values of an option that decides what other words can mean."""
     found, inside = [], False
     for word in words:
         if word.startswith("-"):
             option, _, value = word.partition("=")
-            inside = option == "--import"
+            inside = option == wanted
             found += [value] if inside and value else []
         elif inside:
             found.append(word)
@@ -136,7 +154,7 @@ def _check_spelling(words: Sequence[str], commands: Mapping[str, type[options.Co
         _check(f"dsfjax {words[0]} has no option", name, sorted(["--help", *fields]))
         if name == "--help" or fields[name].default is False:
             continue
-        if name in seen:
+        if name in seen and name != "--mixer-option":
             raise UsageError(f"expected {name} once, got it twice")  # the parser takes the last
         seen.add(name)
         rest = itertools.takewhile(lambda word: not word.startswith("--"), words[index + 1 :])

@@ -11,10 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dsfjax.training import Listener, TrainConfig
-from dsfjax.training.layout import Layout
-from dsfjax.training.program import Member
-
-_AXES = Member._fields
+from dsfjax.training.config import AXES
+from dsfjax.training.devices import Layout
 
 
 @contextlib.contextmanager
@@ -96,7 +94,7 @@ def slices(where: Layout) -> str:
 
     Examples:
         >>> import jax
-        >>> from dsfjax.training.layout import layout
+        >>> from dsfjax.training.devices import layout
         >>> slices(layout(5, jax.devices()[:1], at_most=2))
         '5 members do not fit at once: 3 slices of 2 take turns'
     """
@@ -203,7 +201,7 @@ class LiveTable(Listener):
 
     def _table(self, name: str) -> Table:
         members, lines = self._configs[name].members, self._lines[name]
-        varying = [axis for axis in _AXES if len({getattr(m, axis) for m in members}) > 1]
+        varying = [a.name for a in AXES if len({getattr(m, a.name) for m in members}) > 1]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for head in (*(axis.replace("_", " ") for axis in varying), "step", "loss", "accuracy", ""):
             table.add_column(head, justify="right", no_wrap=True)

@@ -1,7 +1,7 @@
 """``dsfjax results``."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -11,12 +11,9 @@ from dsfjax._util import words
 from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import usage_errors
-from dsfjax.training import read_results
-from dsfjax.training.program import Member
-from dsfjax.training.record import NUMBERS
-
-MEMBER = Member._fields
-FINAL = ("status", "step", *NUMBERS, "steps_to_90")
+from dsfjax.training import MemberResult, read_results
+from dsfjax.training.config import AXES
+from dsfjax.training.storage.record import ENDING
 
 
 def main(command: options.Results) -> int:
@@ -41,11 +38,11 @@ def main(command: options.Results) -> int:
     return 0
 
 
-def as_object(row: Mapping[str, Any], *, timing: bool = True) -> dict[str, Any]:
-    """A row of the store as the object that is printed.
+def as_object(result: MemberResult, *, timing: bool = True) -> dict[str, Any]:
+    """A result as the object that is printed.
 
     Args:
-        row: The row.
+        result: How a member ended.
         timing: Whether to include ``timing``: wall times and timestamps, which are all that
             differs between two runs of one sweep on one machine.
 
@@ -55,43 +52,44 @@ def as_object(row: Mapping[str, Any], *, timing: bool = True) -> dict[str, Any]:
         "failed".
     """
     made = {
-        "run": row["run"],
-        "member": row["member"],
-        "config": {**row["config"], **{name: row[name] for name in MEMBER}},
-        "final": {name: row[name] for name in FINAL}
-        | ({"reason": row["reason"]} if row["reason"] else {}),
-        "num_params": row["num_params"],
-        "state_size": row["state_size"],
-        "environment": row["environment"],
+        "run": result.run,
+        "member": result.member,
+        "config": {**result.config, **result.point._asdict()},
+        "final": {name: getattr(result, name) for name in ENDING}
+        | ({"reason": result.reason} if result.reason else {}),
+        "num_params": result.num_params,
+        "state_size": result.state_size,
+        "environment": result.environment,
     }
-    return made | ({"timing": row["timing"]} if timing else {})
+    return made | ({"timing": result.timing} if timing else {})
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows as a table.
+def table(results: Sequence[MemberResult]) -> Table:
+    """Results as a table.
 
     Args:
-        rows: Rows of the store.
+        results: How members ended.
 
     Returns:
         The table: the axes that vary, and how each member ended.
     """
-    varying = [name for name in MEMBER if len({row[name] for row in rows}) > 1]
+    points = [result.point._asdict() for result in results]
+    varying = [axis.name for axis in AXES if len({point[axis.name] for point in points}) > 1]
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     made.add_column("run", no_wrap=True)
     for head in (*varying, "accuracy", "loss", "steps to 90 %", "status"):
         made.add_column(head.replace("_", " "), justify="right", no_wrap=True)
-    for row in rows:
-        accuracy, loss = row["eval_accuracy"], row["eval_loss"]
+    for result, point in zip(results, points, strict=True):
+        accuracy, loss = result.eval_accuracy, result.eval_loss
         made.add_row(
-            row["run"],
-            *("–" if row[name] is None else f"{row[name]:g}" for name in varying),
+            result.run,
+            *("–" if point[name] is None else f"{point[name]:g}" for name in varying),
             "–" if accuracy is None else f"{100 * accuracy:.1f} %",
             "–" if loss is None else f"{loss:.4f}",
-            words.count(row["steps_to_90"]),
-            row["status"],
+            words.count(result.steps_to_90),
+            result.status,
         )
-    reasons = {row["run"]: row["reason"] for row in rows if row["reason"]}
+    reasons = {result.run: result.reason for result in results if result.reason}
     if reasons:
         made.caption = "\n".join(f"{run} failed: {reason}" for run, reason in reasons.items())
         made.caption_justify = "left"

@@ -11,18 +11,17 @@ from dsfjax._util.names import choose
 from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
+from dsfjax.cli.settings import from_file, given_by, mixer_options
 from dsfjax.cli.training import (
     check,
-    check_mixers,
     conclude,
     finish,
     folder_of,
-    given_by,
     resources_of,
 )
 from dsfjax.cli.usage import usage_errors, writable
-from dsfjax.training import Listener, MemoryShortage, RunError, TrainConfig, hosts, presets, sweep
-from dsfjax.training.launch import LAUNCHERS
+from dsfjax.training import Listener, MemoryShortage, RunError, TrainConfig, devices, presets, sweep
+from dsfjax.training.sweeps import LAUNCHERS
 
 SHAPES = (
     "d_model",
@@ -31,14 +30,6 @@ SHAPES = (
     "num_heads",
 )
 """Axes of every model that change a shape: another value is another program."""
-MEMBERS = {
-    "lrs": "learning_rates",
-    "seeds": "seeds",
-    "weight_decay": "weight_decays",
-    "init_scale": "init_scales",
-    "dropout": "dropouts",
-}
-"""Axes of the members of one program: option to field of ``TrainConfig``."""
 
 
 def main(command: options.Sweep) -> int:
@@ -82,7 +73,7 @@ def main(command: options.Sweep) -> int:
         launcher=launcher,
         retry_failed=command.retry_failed,
     )
-    if not hosts.is_primary():
+    if not devices.is_primary():
         run(listener=Listener())
         return 0
     with (
@@ -109,20 +100,23 @@ def plan(command: options.Sweep) -> dict[str, TrainConfig]:
         TypeError: If a value has the wrong type.
     """
     preset = presets.get(command.preset, command.task)
-    mixers = command.mixers or preset.mixers
-    check_mixers(mixers)
+    written = from_file(command, command.task)
+    mixers = command.mixers or tuple(x for x in (written.get("mixer"),) if x) or preset.mixers
+    options_of = mixer_options(mixers, command.mixer_option, written)
     given = given_by(command)
     # A task's whole numbers are the first axes, as they are the first that a name says.
     sizes = [name for name in tasks.options(command.task) if isinstance(given.get(name), tuple)]
     names = (*sizes, *(name for name in SHAPES if name not in sizes))
     axes: dict[str, tuple[Any, ...]] = {name: given.pop(name, (None,)) for name in names}
-    given |= {field: given.pop(name) for name, field in MEMBERS.items() if name in given}
     found = {}
     for mixer in mixers:
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
             own = {name: value for name, value in point.items() if value is not None}
             varying = [f"{name}{value}" for name, value in own.items() if len(axes[name]) > 1]
-            (new,) = presets.configs(command.preset, command.task, [mixer], given | own).values()
+            settings = written | given | own
+            (new,) = presets.configs(
+                command.preset, command.task, [mixer], settings, options_of
+            ).values()
             found["-".join([mixer, *varying, new.fingerprint])] = new
     return found

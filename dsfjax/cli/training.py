@@ -1,6 +1,5 @@
 """``dsfjax train`` and ``dsfjax compare``."""
 
-import dataclasses
 import hashlib
 import math
 import sys
@@ -10,10 +9,10 @@ from typing import Any
 
 from dsfjax import systems, tasks
 from dsfjax._util.limits import cores
-from dsfjax._util.names import choose
 from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
+from dsfjax.cli.settings import from_file, given_by, mixer_options
 from dsfjax.cli.usage import usage_errors, writable
 from dsfjax.report import read_joint, render, render_joint
 from dsfjax.training import (
@@ -22,16 +21,15 @@ from dsfjax.training import (
     RunError,
     TrainConfig,
     presets,
-    run,
     sweep,
     to_json,
     train,
 )
-from dsfjax.training.comparison import row
-from dsfjax.training.layout import reserve
-
-DECAY = ("all", "matrices")
-"""What weight decay may shrink: every parameter, or those that a model labels "decay"."""
+from dsfjax.training.config import AXES
+from dsfjax.training.devices import reserve
+from dsfjax.training.runs import program_of
+from dsfjax.training.storage import record
+from dsfjax.training.storage.record import row
 
 
 def main(command: options.Train | options.Compare) -> int:
@@ -57,7 +55,7 @@ def main(command: options.Train | options.Compare) -> int:
         if isinstance(command, options.Train):
             ((name, config),) = configs.items()
             result = train(config, folder, listener=listener, resources=resources)
-            rows = [row(name, result)]
+            rows = [row(record.results(name, config, result))]
         else:
             retry = command.retry_failed
             rows = sweep(
@@ -83,56 +81,28 @@ def plan(command: options.Train | options.Compare) -> dict[str, TrainConfig]:
         TypeError: If a value has the wrong type.
     """
     if isinstance(command, options.Train):
-        if not command.mixer:
+        written = from_file(command, command.task)
+        if not (mixer := command.mixer or written.get("mixer", "")):
             raise ValueError(f"expected --mixer, one of {', '.join(systems.names())}")
-        check_mixers([command.mixer])
+        own = mixer_options([mixer], command.mixer_option, written)
         preset = presets.get(command.preset, command.task)
-        rate = preset.settings["learning_rates"][0] if command.lr is None else command.lr
-        given = given_by(command) | {"learning_rates": (rate,), "seeds": (command.seed,)}
-        return presets.configs(command.preset, command.task, [command.mixer], given)
+        # A preset's grid of several values is for comparisons.
+        first = {axis.field: preset.settings.get(axis.field, ())[:1] for axis in AXES}
+        first = {name: values for name, values in first.items() if values}
+        given = first | written | given_by(command)
+        return presets.configs(command.preset, command.task, [mixer], given, own)
     if not command.task:
         raise ValueError(f"expected TASK, one or more of {', '.join(tasks.names())}")
-    check_mixers(command.mixers)
-    given = given_by(command)
-    if "lrs" in given:
-        given["learning_rates"] = given.pop("lrs")
-    several = len(command.task) > 1
-    return {
-        f"{mixer}-{task}" if several else mixer: config
-        for task in command.task
-        for mixer, config in presets.configs(command.preset, task, command.mixers, given).items()
-    }
-
-
-def check_mixers(mixers: Sequence[str]) -> None:
-    """Refuse mixers that do not exist.
-
-    Args:
-        mixers: Names.
-
-    Raises:
-        ValueError: If there is such a one.
-    """
-    for mixer in mixers:
-        choose("mixer", mixer, systems.names())
-
-
-def given_by(command: options.Training) -> dict[str, Any]:
-    """The settings that a command line gives, in place of the preset's.
-
-    Args:
-        command: The options.
-
-    Returns:
-        Setting to value; ``decay`` ("all" or "matrices") says what ``decay_all`` is.
-
-    Raises:
-        ValueError: If ``decay`` is neither.
-    """
-    given = {k: v for k, v in dataclasses.asdict(command).items() if v not in (None, ())}
-    if "decay" in given:
-        given["decay_all"] = choose("decay", given["decay"], DECAY) == "all"
-    return given
+    several, found = len(command.task) > 1, {}
+    for task in command.task:
+        written, mixers = from_file(command, task), command.mixers
+        mixers = mixers or tuple(x for x in (written.get("mixer"),) if x)
+        mixers = mixers or presets.get(command.preset, task).mixers
+        own = mixer_options(mixers, command.mixer_option, written)
+        given = written | given_by(command)
+        for mixer, config in presets.configs(command.preset, task, mixers, given, own).items():
+            found[f"{mixer}-{task}" if several else mixer] = config
+    return found
 
 
 def resources_of(command: options.Training) -> Resources:
@@ -181,7 +151,7 @@ def check(configs: Mapping[str, TrainConfig], resources: Resources) -> None:
     """
     resources.devices()
     for config in configs.values():
-        run.program_of(config)
+        program_of(config)
 
 
 def finish(

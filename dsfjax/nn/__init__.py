@@ -4,7 +4,6 @@ from dsfjax.nn.binding import bind as bind
 from dsfjax.nn.collect import Layers as Layers
 from dsfjax.nn.collect import collect_systems as collect_systems
 from dsfjax.nn.collect import stack_layers as stack_layers
-from dsfjax.nn.config import ModelConfig as ModelConfig
 from dsfjax.nn.functional import Model as Model
 from dsfjax.nn.functional import build as build
 from dsfjax.nn.mixer import Mixer as Mixer
@@ -14,6 +13,7 @@ from dsfjax.nn.model import Block as Block
 from dsfjax.nn.model import DecodeState as DecodeState
 from dsfjax.nn.model import SequenceModel as SequenceModel
 from dsfjax.nn.model import architecture as architecture
+from dsfjax.nn.model_config import ModelConfig as ModelConfig
 from dsfjax.nn.pieces import GLU as GLU
 from dsfjax.nn.pieces import MLP as MLP
 from dsfjax.nn.pieces import CausalConv as CausalConv

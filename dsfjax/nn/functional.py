@@ -16,9 +16,9 @@ from jax.typing import ArrayLike
 
 from dsfjax.core import KernelSystem, System
 from dsfjax.nn.binding import bind
-from dsfjax.nn.config import ModelConfig
 from dsfjax.nn.mixer import Surrounding
 from dsfjax.nn.model import DecodeState, SequenceModel
+from dsfjax.nn.model_config import ModelConfig
 from dsfjax.nn.pieces import param_dtype
 from dsfjax.nn.tokens import token_ids
 

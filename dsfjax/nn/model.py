@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from dsfjax import systems
 from dsfjax.core import KernelSystem, System
-from dsfjax.nn.config import ModelConfig
 from dsfjax.nn.mixer import Mixer, MixerState, Surrounding
+from dsfjax.nn.model_config import ModelConfig
 from dsfjax.nn.pieces import MLP, dropout, linear, norm, param_dtype
 from dsfjax.nn.surroundings import surrounding
 from dsfjax.nn.tokens import token_ids

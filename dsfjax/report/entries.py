@@ -9,6 +9,7 @@ from dsfjax.analysis import Cost
 from dsfjax.aspects import Findings
 from dsfjax.report.dynamics import Dynamics
 from dsfjax.tasks import Baseline
+from dsfjax.training import MemberResult
 
 
 @dataclass(frozen=True)
@@ -20,30 +21,13 @@ class Curve:
         steps: Training steps after which the accuracy was measured, increasing.
         accuracy: Accuracy on the held-out examples at these steps, in [0, 1]; 0 where the member
             had diverged.
-        status: How the member ended, as :mod:`dsfjax.training.run` names it.
+        status: How the member ended, as :mod:`dsfjax.training.runs` names it.
     """
 
     seed: int
     steps: Int[np.ndarray, " points"]
     accuracy: Float[np.ndarray, " points"]
     status: str = "finished"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one member ended, whatever its point of the grid.
-
-    Attributes:
-        learning_rate: Its learning rate.
-        seed: Its seed.
-        status: As :mod:`dsfjax.training.run` names it.
-        accuracy: Final accuracy; 0 for a member that diverged.
-    """
-
-    learning_rate: float
-    seed: int
-    status: str
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -80,7 +64,7 @@ class Entry:
     num_params: int
     tokens_per_second: float
     bounds: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[MemberResult, ...]
     curves: tuple[Curve, ...]
     cost: Cost
     findings: Findings | None = None

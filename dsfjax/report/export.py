@@ -1,7 +1,6 @@
 """The numbers behind the page, as CSV files that any tool reads."""
 
 import csv
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ def write_data(comparison: Comparison, folder: Path) -> list[str]:
     """Write the numbers of tables and figures, in full precision (``repr`` of a float).
 
     * ``summary.csv``: one row per mixer, the first two tables of the page.
-    * ``members.csv``: one row per mixer, learning rate and seed.
+    * ``members.csv``: one row per member: its value of each axis, and how it ended.
     * ``curves.csv``: one row per mixer, seed and evaluation, at the best learning rate.
     * ``cost.csv``: one row per mixer and phase.
     * ``layers.csv``: one row per mixer and layer: what aspects say of it in one number each.
@@ -101,7 +100,12 @@ def _summary(entries: Sequence[Entry]) -> Lines:
 def _members(entries: Sequence[Entry]) -> Lines:
     for entry in entries:
         for outcome in entry.outcomes:
-            yield {"mixer": entry.mixer, **dataclasses.asdict(outcome)}
+            yield {
+                "mixer": entry.mixer,
+                **outcome.point._asdict(),
+                "status": outcome.status,
+                "accuracy": outcome.accuracy,
+            }
 
 
 def _curves(entries: Sequence[Entry]) -> Lines:

@@ -129,13 +129,13 @@ def rates(entries: Sequence[Entry]) -> Figure:
     """
     mixers = [entry.mixer for entry in entries]
     color = colors(mixers)
-    tried = sorted({outcome.learning_rate for entry in entries for outcome in entry.outcomes})
+    tried = sorted({outcome.point.learning_rate for entry in entries for outcome in entry.outcomes})
     with matplotlib.rc_context(SETTINGS):
         figure, ax = axes(5.1, 4.2)
         for entry in entries:
             hue = color[entry.mixer]
             own = {
-                x: [o.accuracy for o in entry.outcomes if o.learning_rate == rate]
+                x: [o.accuracy for o in entry.outcomes if o.point.learning_rate == rate]
                 for x, rate in enumerate(tried)
             }
             means = {x: float(np.mean(values)) for x, values in own.items() if values}
@@ -144,7 +144,7 @@ def rates(entries: Sequence[Entry]) -> Figure:
             for outcome in entry.outcomes:
                 diverged = outcome.status == "diverged"
                 ax.plot(
-                    [tried.index(outcome.learning_rate)],
+                    [tried.index(outcome.point.learning_rate)],
                     [outcome.accuracy],
                     "X" if diverged else "o",
                     color=hue,

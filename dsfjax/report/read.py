@@ -17,13 +17,13 @@ from dsfjax.analysis import cost, state_size
 from dsfjax.analysis.cost import PHASES
 from dsfjax.aspects import Findings
 from dsfjax.report.dynamics import read_dynamics
-from dsfjax.report.entries import Comparison, Curve, Entry, Outcome
+from dsfjax.report.entries import Comparison, Curve, Entry
 from dsfjax.report.examine import Examination
 from dsfjax.tasks import Task
-from dsfjax.training import Loaded, TrainConfig, load
-from dsfjax.training.comparison import row
-from dsfjax.training.folder import read_config
-from dsfjax.training.run import program_of
+from dsfjax.training import Loaded, MemberResult, TrainConfig, load
+from dsfjax.training.runs import program_of
+from dsfjax.training.storage.folder import read_config
+from dsfjax.training.storage.record import row
 
 
 def read(
@@ -48,7 +48,7 @@ def read(
         runs = [(row, load(run_dir / row["mixer"])) for row in rows]
     elif (run_dir / "result.json").exists():
         loaded = load(run_dir)
-        runs = [(row(loaded.config.model.mixer, loaded.result), loaded)]
+        runs = [(row(loaded.members), loaded)]
     else:
         raise ValueError(
             f"report: expected a finished run or comparison in {run_dir}, found neither "
@@ -133,25 +133,25 @@ class _Nothing:
 
 def _look(row: Mapping[str, Any], loaded: Loaded) -> Examination | _Nothing:
     """The examination of the best member at the best point that did not diverge."""
-    whole = [m for m in _best(row, loaded) if m["status"] != "diverged"]
+    whole = [member for member in _best(row, loaded) if member.status != "diverged"]
     if not whole:
         return _Nothing()
-    index = max(whole, key=lambda member: member["eval_accuracy"])["member"]
+    index = max(whole, key=lambda member: member.accuracy).member
     # As NumPy's: to take a row of an array of JAX is a program for every shape.
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[index], loaded.params)
     return Examination(program_of(loaded.config).model, params, loaded.config.task)
 
 
-def _best(row: Mapping[str, Any], loaded: Loaded) -> list[Mapping[str, Any]]:
+def _best(row: Mapping[str, Any], loaded: Loaded) -> list[MemberResult]:
     """The members at the best point, one per seed."""
-    members = loaded.result["members"]
-    return [m for m in members if all(m[axis] == value for axis, value in row["best"].items())]
+    best = row["best"].items()
+    return [m for m in loaded.members if all(getattr(m.point, axis) == x for axis, x in best)]
 
 
 def _entry(label: str, row: Mapping[str, Any], loaded: Loaded, found: Findings | None) -> Entry:
     config, best = loaded.config, _best(row, loaded)
     model, length = program_of(config).model, config.task.seq_len
-    seen = [read_dynamics(loaded.metrics, member["member"]) for member in best]
+    seen = [read_dynamics(loaded.metrics, member.member) for member in best]
     copied = (
         "accuracy_mean accuracy_std steps_to_90 state_size num_params tokens_per_second"
     ).split()
@@ -162,8 +162,8 @@ def _entry(label: str, row: Mapping[str, Any], loaded: Loaded, found: Findings |
         learning_rate=row["best_learning_rate"],
         grows=state_size(model, 2 * length) > state_size(model, length),
         bounds=_bounds(config),
-        outcomes=tuple(map(_outcome, loaded.result["members"])),
-        curves=tuple(_curve(member, loaded.metrics) for member in best),
+        outcomes=loaded.members,
+        curves=tuple(map(_curve, best)),
         # A classifier answers once, at the end: nothing of it is decoded.
         cost=cost(model, length, phases=PHASES[:2] if model.pooled else PHASES),
         findings=found,
@@ -171,19 +171,12 @@ def _entry(label: str, row: Mapping[str, Any], loaded: Loaded, found: Findings |
     )
 
 
-def _outcome(member: Mapping[str, Any]) -> Outcome:
-    diverged = member["status"] == "diverged"
-    accuracy = 0.0 if diverged else member["eval_accuracy"]
-    return Outcome(member["learning_rate"], member["seed"], member["status"], accuracy)
-
-
-def _curve(member: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Curve:
-    own = [line for line in metrics if line["member"] == member["member"]]
-    accuracy = np.array([line["eval_accuracy"] or 0.0 for line in own])
-    if member["status"] == "diverged":
+def _curve(member: MemberResult) -> Curve:
+    accuracy = np.array([line["eval_accuracy"] or 0.0 for line in member.metrics])
+    if member.status == "diverged":
         accuracy[-1] = 0.0  # as the comparison counts it
-    steps = np.array([line["step"] for line in own])
-    return Curve(member["seed"], steps, accuracy, member["status"])
+    steps = np.array([line["step"] for line in member.metrics])
+    return Curve(member.point.seed, steps, accuracy, member.status)
 
 
 def _bounds(config: TrainConfig) -> str:

@@ -406,7 +406,7 @@ def _doubts(comparison: Comparison) -> list[str]:
 
 
 def _at_edge(entry: Entry) -> bool:
-    tried = sorted({outcome.learning_rate for outcome in entry.outcomes})
+    tried = sorted({outcome.point.learning_rate for outcome in entry.outcomes})
     return len(tried) > 1 and entry.learning_rate in (tried[0], tried[-1])
 
 

@@ -10,7 +10,7 @@ from dsfjax.report.joint import TaskScores, read_joint, write_joint
 from dsfjax.report.page import render, render_index
 from dsfjax.report.read import names_by_task, read
 from dsfjax.report.verdict import Verdict, decide
-from dsfjax.training.files import write_text
+from dsfjax.training.storage.files import write_text
 
 
 class Report(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,17 @@ def register(name: str, build: Callable[..., Architecture]) -> None:
 def options(name: str) -> tuple[str, ...]:
     """Keyword arguments that an architecture takes, ``d_model`` first."""
     return tuple(inspect.signature(_find(name)).parameters)
+
+
+def option_types(name: str) -> dict[str, Any]:
+    """The annotation of each keyword argument of an architecture; ``Any`` where there is none.
+
+    Example:
+        >>> option_types("s6")["scalar"]
+        <class 'bool'>
+    """
+    hints = typing.get_type_hints(_find(name))
+    return {keyword: hints.get(keyword, Any) for keyword in options(name)}
 
 
 def get(name: str, *, d_model: int, **own: Any) -> Architecture:

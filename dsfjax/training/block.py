@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from dsfjax.training import division, optimizer
+from dsfjax.training import objective, optimizer
 from dsfjax.training.objective import query_loss
 from dsfjax.training.program import NOT_YET, BlockMetrics, Carry, Data, Members, Program
 from dsfjax.training.step import DATA, HELD_OUT, TrainState, init_state, train_step
@@ -163,9 +163,9 @@ def _draw(
         step = step % -(-program.train_examples // size)
         if program.train_examples % size:
             weights = (step * size + jnp.arange(size) < program.train_examples).astype(float)
-            weights = division.own(weights, axis_name)
+            weights = objective.own(weights, axis_name)
     picks = program.task.picks(jax.random.fold_in(key, DATA), step, size)
-    picks = division.own(picks, axis_name)
+    picks = objective.own(picks, axis_name)
     return jax.vmap(lambda pick: program.task.example(pick, rows))(picks), weights
 
 
@@ -222,8 +222,8 @@ def evaluate(
     together = min(program.batch_size // devices, each)
     # Whole batches only: `jax.lax.map` would trace and compile what is left over once more.
     filled = -(-each // together) * together * devices
-    indices = division.own(jnp.arange(filled), axis_name)
+    indices = objective.own(jnp.arange(filled), axis_name)
     metrics = jax.lax.map(one, indices, batch_size=together)
     counts = indices < size  # not what only fills up the last batch
     sums = jax.tree.map(lambda each: jnp.where(counts, each, 0).sum(), metrics)
-    return jax.tree.map(lambda part: part / size, division.total(sums, axis_name))
+    return jax.tree.map(lambda part: part / size, objective.total(sums, axis_name))

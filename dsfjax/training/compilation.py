@@ -1,8 +1,12 @@
-"""The two computations of a program, compiled for a slice of its members."""
+"""The two computations of a program, compiled for as many of its members as fit into memory.
+
+The compiler says how much memory a slice of members takes before the first is run.
+"""
 
 import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -11,14 +15,15 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PyTree
 
+from dsfjax._util import limits
 from dsfjax._util.ahead import ahead, quick_options
 from dsfjax.training.block import start, train_block
-from dsfjax.training.layout import SPLIT, WHOLE, Layout
+from dsfjax.training.config import AXES, grid
+from dsfjax.training.devices import SPLIT, WHOLE, Device, Layout, layout
 from dsfjax.training.program import (
     BlockMetrics,
     Carry,
     Data,
-    Member,
     Members,
     Program,
     data_of,
@@ -45,36 +50,22 @@ class Compiled(NamedTuple):
     bytes: int
 
 
-def compile_program(program: Program, where: Layout, *, dropout: bool = False) -> Compiled:
-    """Compile a program, once per process for equal arguments, and wait for it.
-
-    Args:
-        program: What to compile.
-        where: Its layout.
-        dropout: Whether members have a dropout rate of their own.
-
-    Returns:
-        The compiled computations of a slice. Their memory is that of one carry: a block consumes
-        its input.
-    """
-    return begin(program, where, dropout=dropout).result()
-
-
 @functools.lru_cache(maxsize=32)
-def begin(program: Program, where: Layout, *, dropout: bool = False) -> Future[Compiled]:
-    """Begin to compile a program: it is traced and lowered now, and compiled by another thread.
+def compiling(program: Program, where: Layout) -> Future[Compiled]:
+    """A program that is being compiled, once per process for equal arguments.
 
-    So the next program of a sweep is compiled while one trains.
+    It is traced and lowered now, and compiled by another thread. So the next program of a sweep is
+    compiled while one trains.
 
     Args:
         program: What to compile.
         where: Its layout.
-        dropout: Whether members have a dropout rate of their own.
 
     Returns:
-        What `compile_program` waits for.
+        A future; its ``result()`` has the compiled computations of a slice. Their memory is that of
+        one carry: a block consumes its input.
     """
-    return ahead(_lower(program, where, dropout))
+    return ahead(_lower(program, where))
 
 
 class _Lowered(NamedTuple):
@@ -93,7 +84,7 @@ class _Lowered(NamedTuple):
         return Compiled(start, block, seconds, _bytes(block))
 
 
-def _lower(program: Program, where: Layout, dropout: bool) -> _Lowered:
+def _lower(program: Program, where: Layout) -> _Lowered:
     began = time.perf_counter()
 
     def first(which: Members) -> Carry:
@@ -101,7 +92,7 @@ def _lower(program: Program, where: Layout, dropout: bool) -> _Lowered:
 
     def block(
         data: Data, carry: Carry, which: Members, total_steps: Array
-    ) -> tuple[Carry, BlockMetrics]:
+    ) -> tuple[Carry, BlockMetrics, Carry]:
         def together(part: tuple[Carry, Members]) -> tuple[Carry, BlockMetrics]:
             own = _typed(part[0]._replace(step=carry.step))
             after, metrics = train_block(
@@ -113,22 +104,20 @@ def _lower(program: Program, where: Layout, dropout: bool) -> _Lowered:
         after, metrics = jax.lax.map(together, _cut(parts, where.width))
         step = after.step[0]
         after, metrics = _uncut((after._replace(step=None), metrics))
-        return after._replace(step=step), metrics
+        after = after._replace(step=step)
+        return after, metrics, after._replace(states=None)
 
-    split = where.split(block, (WHOLE, _CARRY, SPLIT, WHOLE), (_CARRY, SPLIT))
-
-    def with_progress(*inputs: PyTree) -> tuple[Carry, BlockMetrics, Carry]:
-        carry, metrics = split(*inputs)
-        return carry, metrics, carry._replace(states=None)
+    progress = _CARRY._replace(states=None)
+    split = where.split(block, (WHOLE, _CARRY, SPLIT, WHOLE), (_CARRY, SPLIT, progress))
 
     each, whole = where.sharding(SPLIT), where.sharding(WHOLE)
     carry_sharding: Any = jax.tree.map(where.sharding, _CARRY)
-    which = _with_sharding(_shapes(where.slice_size, dropout), each)
-    carry = _with_sharding(template(program, where.slice_size, dropout=dropout), carry_sharding)
+    which = _with_sharding(_shapes(program, where.slice_size), each)
+    carry = _with_sharding(template(program, where.slice_size), carry_sharding)
     total_steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     start_jit = jax.jit(where.split(first, SPLIT, _CARRY), out_shardings=carry_sharding)
     outputs = (carry_sharding, each, carry_sharding._replace(states=None))
-    block_jit = jax.jit(with_progress, donate_argnums=1, out_shardings=outputs)
+    block_jit = jax.jit(split, donate_argnums=1, out_shardings=outputs)
     data = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
         data_of(program.task),
@@ -138,23 +127,22 @@ def _lower(program: Program, where: Layout, dropout: bool) -> _Lowered:
     return _Lowered(start_lowered, block_lowered, time.perf_counter() - began, where.quick)
 
 
-def template(program: Program, num_members: int, *, dropout: bool = False) -> Carry:
+def template(program: Program, num_members: int) -> Carry:
     """The shapes and dtypes of a program's carry; nothing is compiled or allocated.
 
     Args:
         program: The program.
         num_members: How many members it trains.
-        dropout: Whether members have a dropout rate of their own.
 
     Returns:
         A carry of ``jax.ShapeDtypeStruct``, PRNG keys as their raw data.
     """
-    shapes = _shapes(num_members, dropout)
+    shapes = _shapes(program, num_members)
     return jax.eval_shape(lambda which: _raw(start(program, which)), shapes)
 
 
-def _shapes(num_members: int, dropout: bool) -> Members:
-    point = Member(0.0, 0.0, 1.0, 0.0 if dropout else None, 0)
+def _shapes(program: Program, num_members: int) -> Members:
+    (point,) = grid(**{one.field: (1,) for one in AXES if one.required or one.name in program.own})
     return jax.eval_shape(lambda: members([point] * num_members))
 
 
@@ -194,3 +182,91 @@ def _bytes(compiled: jax.stages.Compiled) -> int:
         - found.alias_size_in_bytes
         + found.temp_size_in_bytes
     )
+
+
+class MemoryShortage(ValueError):
+    """A program of which not even one member fits."""
+
+
+def fit(
+    program: Program,
+    num_members: int,
+    devices: Sequence[Device],
+    *,
+    memory: int,
+    at_most: int | None = None,
+    quick: bool = False,
+) -> Layout:
+    """The layout with as many members at once as fit into memory.
+
+    The compiler says how much a slice takes before anything is allocated. If it is too much, the
+    slice is made smaller in proportion and compiled again, until it fits.
+
+    Args:
+        program: The program.
+        num_members: How many members it has.
+        devices: The devices.
+        memory: Bytes that it may take on each device.
+        at_most: How many members may be computed at once, whatever fits; None for no such limit.
+        quick: Compile with few optimisations.
+
+    Returns:
+        The layout, whose program is compiled now.
+
+    Raises:
+        MemoryShortage: If not even one member per device fits.
+    """
+    size = program.batch_size
+    where = layout(num_members, devices, at_most=at_most, batch_size=size, quick=quick)
+    while True:
+        needed = compiling(program, where).result().bytes
+        needed += _parked(program, where)
+        if needed <= memory:
+            return where
+        per_device = where.slice_size // where.num_groups
+        if per_device == 1:
+            raise MemoryShortage(
+                f"expected one member per device to fit into {memory / 2**20:.0f} MiB, but it "
+                f"takes {needed / 2**20:.0f} MiB; allow more memory, or make batch_size or the "
+                "model smaller"
+            )
+        fewer = min(per_device - 1, max(1, int(per_device * memory / needed)))
+        where = layout(
+            num_members,
+            devices,
+            at_most=fewer * where.num_groups,
+            batch_size=size,
+            quick=quick,
+        )
+
+
+def budget(devices: Sequence[Device]) -> int:
+    """Bytes that a program may take on each of these devices: 80 % of what there is.
+
+    What there is, is what the device reports; where it reports nothing, as CPUs do, the memory that
+    this process may use, of which each of its devices has an equal part.
+
+    Args:
+        devices: The devices.
+
+    Returns:
+        Bytes; the same whenever it is asked for.
+
+    Examples:
+        >>> budget(jax.devices()) > 2**20
+        True
+    """
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    stats = local[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(0.8 * stats["bytes_limit"])
+    return int(0.8 * limits.memory() / len(local))
+
+
+def _parked(program: Program, where: Layout) -> int:
+    """Bytes of the slices that wait on the host, where that is the device's own memory."""
+    if where.num_slices == 1 or where.devices[0].platform != "cpu":
+        return 0
+    carry = template(program, where.num_members - where.slice_size)
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry))
+    return size // len(where.devices)

@@ -1,19 +1,20 @@
 """What a run is: task, model, optimiser, and the members trained together."""
 
 import hashlib
+import itertools
 import json
-import math
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 from dsfjax._util import extensions
 from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks import HELD_OUT, TRAIN, Task
-from dsfjax.training import serial
+from dsfjax.training.axes import Axis, at_least_0, axes_of, axis, check, positive
 from dsfjax.training.optimizer import OptimizerConfig
-from dsfjax.training.program import Member, grid
+from dsfjax.training.storage import serial
 
 STOP_WHEN = ("all_members", "one_rate")
 INTERFACE = ("vocab_size", "channels", "num_classes")
@@ -39,8 +40,9 @@ def fitted(model: ModelConfig, task: Task) -> ModelConfig:
 class TrainConfig:
     """One model on one task, for every point of a grid: learning rates, seeds and what else varies.
 
-    The axes of the grid are tuples of values, and every combination is a member. They are arguments
-    of one compiled program; all else is compiled in.
+    The axes of the grid (`AXES`) are tuples of values, and every combination is a member. They are
+    arguments of one compiled program; all else is compiled in. A new axis is one more field made by
+    `dsfjax.training.axes.axis`, which says what it is, and the line that uses a member's value.
 
     Attributes:
         task: The task.
@@ -50,12 +52,6 @@ class TrainConfig:
         steps: Training steps, a multiple of ``eval_every``.
         eval_every: Steps between evaluations.
         eval_examples: Held-out examples per evaluation, the same each time and for each member.
-        seeds: Seeds of initialisation, data and dropout.
-        learning_rates: Peak learning rates.
-        weight_decays: Weight decays; empty for that of ``optimizer``.
-        init_scales: Factors on the initial weight matrices.
-        dropouts: Dropout rates in place of those of ``model`` that are not 0, which say where
-            dropout is; empty for the model's own.
         stop_at: Held-out accuracy from which a member is solved and stops, or None.
         stop_when: End the run when "all_members" have stopped, or already when "one_rate" (one
             point of all axes but the seeds) has all its seeds solved: then no other can do better.
@@ -88,11 +84,49 @@ class TrainConfig:
     steps: int = 1000
     eval_every: int = 100
     eval_examples: int = 512
-    seeds: tuple[int, ...] = (0,)
-    learning_rates: tuple[float, ...] = (1e-3,)
-    weight_decays: tuple[float, ...] = ()
-    init_scales: tuple[float, ...] = (1.0,)
-    dropouts: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = axis(
+        "seed",
+        "Seed of initialisation, data and dropout.",
+        kind=int,
+        default=(0,),
+        flag="seeds",
+        one="seed",
+        expected="{} in [0, 2^31)",
+        holds=lambda seed: 0 <= seed < 2**31,
+    )
+    learning_rates: tuple[float, ...] = axis(
+        "learning_rate",
+        "Peak learning rate.",
+        kind=float,
+        default=(1e-3,),
+        flag="lrs",
+        one="lr",
+        expected="positive {}",
+        holds=positive,
+    )
+    weight_decays: tuple[float, ...] = axis(
+        "weight_decay",
+        "Decoupled weight decay.",
+        kind=float,
+        absent="weight_decay",
+        expected="{} >= 0",
+        holds=at_least_0,
+    )
+    init_scales: tuple[float, ...] = axis(
+        "init_scale",
+        "Factor on the initial weight matrices: not on biases, norms or rates.",
+        kind=float,
+        default=(1.0,),
+        expected="positive {}",
+        holds=positive,
+    )
+    dropouts: tuple[float, ...] = axis(
+        "dropout",
+        "Dropout rate, wherever the model's own is not 0.",
+        kind=float,
+        expected="{} in [0, 1)",
+        holds=lambda rate: 0 <= rate < 1,
+    )
     stop_at: float | None = 0.999
     stop_when: str = "all_members"
     patience: int | None = None
@@ -122,22 +156,8 @@ class TrainConfig:
                 f"expected steps to be a multiple of eval_every = {self.eval_every}, "
                 f"got {self.steps}; nearest: {nearest}"
             )
-        for name in ("seeds", "learning_rates", "init_scales"):
-            if not getattr(self, name):
-                raise ValueError(f"expected distinct {name}, at least one, got ()")
-        for name in ("seeds", "learning_rates", "weight_decays", "init_scales", "dropouts"):
-            values = getattr(self, name)
-            if len(set(values)) != len(values):
-                raise ValueError(f"expected distinct {name}, got {values}")
-        if not all(0 <= seed < 2**31 for seed in self.seeds):
-            raise ValueError(f"expected seeds in [0, 2^31), got {self.seeds}")
-        for name in ("learning_rates", "init_scales"):
-            if not all(value > 0 and math.isfinite(value) for value in getattr(self, name)):
-                raise ValueError(f"expected positive {name}, got {getattr(self, name)}")
-        if not all(decay >= 0 and math.isfinite(decay) for decay in self.weight_decays):
-            raise ValueError(f"expected weight_decays >= 0, got {self.weight_decays}")
-        if not all(0 <= rate < 1 for rate in self.dropouts):
-            raise ValueError(f"expected dropouts in [0, 1), got {self.dropouts}")
+        for one in AXES:
+            check(one, getattr(self, one.field))
         places = ("embed_dropout", "residual_dropout", "attention_dropout")
         if self.dropouts and not any(getattr(self.model, name) for name in places):
             raise ValueError(
@@ -181,20 +201,54 @@ class TrainConfig:
             )
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> "tuple[Member, ...]":
         """Every point of the grid, seeds running fastest."""
-        return grid(
-            self.learning_rates,
-            self.seeds,
-            weight_decays=self.weight_decays or (self.optimizer.weight_decay,),
-            init_scales=self.init_scales,
-            dropouts=self.dropouts or (None,),
-        )
+        own: dict[str, Sequence[Any]] = {}
+        for one in AXES:
+            absent = getattr(self.optimizer, one.absent) if one.absent else None
+            own[one.field] = getattr(self, one.field) or (absent,)
+        return grid(**own)
 
     @property
     def fingerprint(self) -> str:
         """A name of eight characters that no other config has."""
         return hashlib.sha256(to_json(self).encode()).hexdigest()[:8]
+
+
+AXES = axes_of(TrainConfig)
+"""The axes of a grid, the one that runs fastest last."""
+
+Member = NamedTuple("Member", [(one.name, Any) for one in AXES])  # type: ignore[misc]
+"""One point of the grid: a value of each axis, None where members have none of their own."""
+
+
+def grid(**values: Sequence[Any]) -> tuple[Member, ...]:
+    """Every combination of the values of each axis, seeds running fastest.
+
+    Args:
+        **values: Values of axes, by the field of `TrainConfig`. An axis that is not named has the
+            default of that field, or that of the optimiser, or one None.
+
+    Returns:
+        The members.
+
+    Raises:
+        ValueError: If there is no such axis; the nearest is named.
+
+    Examples:
+        >>> [member.seed for member in grid(learning_rates=[0.5, 0.25], seeds=[0, 1])]
+        [0, 1, 0, 1]
+    """
+    for name in values:
+        choose("axis", name, [one.field for one in AXES])
+    defaults: dict[str, Any] = {each.name: each.default for each in fields(TrainConfig)}
+    optimizer = OptimizerConfig()
+
+    def of(one: Axis) -> Sequence[Any]:
+        absent = getattr(optimizer, one.absent) if one.absent else None
+        return values.get(one.field) or defaults[one.field] or (absent,)
+
+    return tuple(Member(*point) for point in itertools.product(*map(of, AXES)))
 
 
 def to_json(config: TrainConfig) -> str:

@@ -1,10 +1,11 @@
 """The one training loop: a program, a block at a time.
 
-All members of a program are one compiled computation (:mod:`dsfjax.training.layout` says where),
+All members of a program are one compiled computation (:mod:`dsfjax.training.devices` says where),
 and a single run is a program with one member. Learning rates, seeds, every other axis of the
 members and the length of the schedule are arguments of it, so other values of them compile nothing.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,9 +15,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from dsfjax.training.compilation import compile_program
-from dsfjax.training.layout import SPLIT, WHOLE, Layout, layout
-from dsfjax.training.program import BlockMetrics, Carry, Members, Program, data_of
+from dsfjax.training.compilation import compiling
+from dsfjax.training.devices import SPLIT, WHOLE, Layout, layout
+from dsfjax.training.program import BlockMetrics, Carry, Members, Program, data_of, own
 
 
 class Block(NamedTuple):
@@ -68,11 +69,13 @@ def run(
         >>> from dsfjax import tasks
         >>> from dsfjax.nn import ModelConfig, build
         >>> from dsfjax.training.optimizer import OptimizerConfig
-        >>> from dsfjax.training.program import grid, members
+        >>> from dsfjax.training.config import grid
+        >>> from dsfjax.training.program import members
         >>> task = tasks.get(tasks.names()[0], vocab_size=64, seq_len=32)
         >>> model = build(ModelConfig("linear_attention", vocab_size=64, d_model=4, num_layers=1))
         >>> program = Program(model, task, OptimizerConfig(), 4, 2, 4)
-        >>> [block.step for block in run(program, members(grid([1e-3, 1e-2], [0])), steps=4)]
+        >>> which = members(grid(learning_rates=[1e-3, 1e-2]))
+        >>> [block.step for block in run(program, which, steps=4)]
         [2, 4]
     """
     if steps < 1 or steps % program.block_steps:
@@ -82,7 +85,7 @@ def run(
             f"block, got {steps}; nearest: {nearest}"
         )
     where = where or layout(len(which.seed), jax.devices(), batch_size=program.batch_size)
-    compiled = compile_program(program, where, dropout=which.dropout is not None)
+    compiled = compiling(dataclasses.replace(program, own=own(which)), where).result()
     rows = where.indices()
     inputs = [where.put(_take(which, index), SPLIT) for index in rows]
     data, total_steps = where.put((data_of(program.task), np.int32(steps)), WHOLE)

@@ -7,6 +7,8 @@ them; value and gradient are those of :func:`full_loss`.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from dsfjax.nn import Model
 from dsfjax.tasks import Example, cross_entropy
-from dsfjax.training import division
 
 Measure = Callable[[Array, Array], dict[str, Array]]
 """Outputs (…, k) and targets (…) to numbers of every query, as `dsfjax.tasks.Task.measure`."""
@@ -51,7 +52,7 @@ def query_loss(
         dropout: A rate in place of the model's own that are not 0; it may be traced.
         weights: Weights of the sequences in the means, such as 0 for those that only fill the batch
             up; None for the same weight for all.
-        axis_name: Axis of the devices that the batch is divided over (`dsfjax.training.division`):
+        axis_name: Axis of the devices that the batch is divided over (`dsfjax.training.objective`):
             ``batch`` and ``weights`` are this device's, ``key`` is that of all.
 
     Returns:
@@ -78,8 +79,8 @@ def query_loss(
     keys = None
     if key is not None:
         devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-        keys = division.own(jax.random.split(key, devices * len(batch.inputs)), axis_name)
-    features = _over_batch(features_at_queries, batch, keys)
+        keys = own(jax.random.split(key, devices * len(batch.inputs)), axis_name)
+    features = jax.vmap(features_at_queries)(batch, keys)
     each = jnp.ones(len(batch.targets), int) if weights is None else weights
     each = jnp.broadcast_to(each[:, None], batch.targets.shape)
     if batch.weights is not None:
@@ -126,16 +127,10 @@ def full_loss(
         return model.apply(params, tokens, key=key)
 
     keys = None if key is None else jax.random.split(key, len(inputs))
-    logits = _over_batch(logits_of, inputs, keys)
+    logits = jax.vmap(logits_of)(inputs, keys)
     labelled = labels != IGNORED
     # An ignored label is no index; any valid one does, as its term is weighted by zero.
     return _mean(cross_entropy, logits, jnp.where(labelled, labels, 0), labelled)
-
-
-def _over_batch(function: Callable[..., Array], batch: PyTree, keys: Array | None) -> Array:
-    if keys is None:
-        return jax.vmap(lambda example: function(example, None))(batch)
-    return jax.vmap(function)(batch, keys)
 
 
 def _mean(
@@ -147,7 +142,85 @@ def _mean(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     weights = weights.astype(outputs.dtype)
-    weights = weights / division.total(weights.sum(), axis_name)
+    weights = weights / total(weights.sum(), axis_name)
     found = measure(outputs, targets)
     means = {name: (weights * x.astype(weights.dtype)).sum() for name, x in found.items()}
     return means["loss"], means
+
+
+T = TypeVar("T", bound=PyTree)
+
+
+def own(examples: Array, axis_name: str | None) -> Array:
+    """This device's part of what has an entry per example.
+
+    Args:
+        examples: Entries along the first axis, as many as the devices divide.
+        axis_name: The axis of the devices, or None.
+
+    Returns:
+        The part.
+
+    Examples:
+        >>> own(jax.numpy.arange(4), None).tolist()
+        [0, 1, 2, 3]
+    """
+    if axis_name is None:
+        return examples
+    size = len(examples) // jax.lax.axis_size(axis_name)
+    return jax.lax.dynamic_slice_in_dim(examples, jax.lax.axis_index(axis_name) * size, size)
+
+
+def total(parts: T, axis_name: str | None) -> T:
+    """The sum of the parts of all devices, on each of them.
+
+    Args:
+        parts: Arrays.
+        axis_name: The axis of the devices, or None.
+
+    Returns:
+        The sums.
+    """
+    return parts if axis_name is None else jax.lax.psum(parts, axis_name)
+
+
+def output_gradients(
+    model: Model, params: PyTree, example: Example, *, measure: Measure = cross_entropy
+) -> tuple[Float[Array, "L _"], ...]:
+    r"""Gradient of the loss of one sequence to the outputs of the systems of all layers.
+
+    .. math:: ∂\mathcal L / ∂y_t, \qquad y_t \text{ the output of a System, before gate and norm},
+
+    which `dsfjax.analysis.state_gradients` carries on to the states.
+
+    Args:
+        model: The model.
+        params: Its parameters.
+        example: One sequence: ``inputs`` (L,), ``query_positions`` (q,) and ``targets`` (q,).
+        measure: What gives the loss, as in `dsfjax.training.query_loss`.
+
+    Returns:
+        ∂L/∂y of each layer, (L, d_out).
+
+    Numerics:
+        One backward pass.
+
+    Examples:
+        >>> from dsfjax.nn import ModelConfig, build
+        >>> model = build(ModelConfig("linear_attention", vocab_size=8, d_model=4, num_layers=2))
+        >>> example = Example(jnp.array([1, 7, 0, 1]), jnp.array([3]), jnp.array([7]))
+        >>> found = output_gradients(model, model.init(jax.random.key(1)), example)
+        >>> [x.shape for x in found]
+        [(4, 4), (4, 4)]
+    """
+    tokens = example.inputs
+    layers = jax.eval_shape(model.systems, params, tokens)
+    dtype = jax.eval_shape(model.features, params, tokens).dtype
+    zeros = tuple(jnp.zeros((len(tokens), system.output_width), dtype) for system, _ in layers)
+    batch = jax.tree.map(lambda leaf: leaf[None], example)
+
+    def loss(added: tuple[Array, ...]) -> Array:
+        changed = model._replace(features=partial(model.features, added=added))
+        return query_loss(changed, params, batch, measure=measure)[0]
+
+    return jax.grad(loss)(zeros)

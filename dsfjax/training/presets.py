@@ -1,7 +1,10 @@
 """Sizes that are known to work, as data: what all tasks share here, and with each task its own."""
 
 import dataclasses
+import json
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dsfjax import tasks
@@ -10,7 +13,10 @@ from dsfjax.nn import ModelConfig
 from dsfjax.tasks import Preset
 from dsfjax.training.config import TrainConfig, fitted
 from dsfjax.training.optimizer import OptimizerConfig
+from dsfjax.training.storage import serial
 
+TABLES = ("task", "model", "optimizer")
+"""Parts of a `TrainConfig` that are tables of their own in a file."""
 PAPER_MIXERS = (
     "softmax_attention",
     "linear_attention",
@@ -101,6 +107,7 @@ def configs(
     task: str,
     mixers: Sequence[str] = (),
     given: Mapping[str, Any] | None = None,
+    own: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, TrainConfig]:
     """A config for each mixer of a preset.
 
@@ -109,6 +116,7 @@ def configs(
         task: Name of the task.
         mixers: The mixers to take, which need not be the preset's own; by default those.
         given: Further settings, which have priority.
+        own: Mixer to the settings in which it differs, which have priority over these.
 
     Returns:
         Mixer to config, in the order given.
@@ -121,11 +129,12 @@ def configs(
         >>> list(configs("smoke", tasks.names()[0], ["s6"]))
         ['s6']
     """
-    chosen = get(preset, task)
-    return {
-        mixer: build(task, mixer, {**chosen.settings, **chosen.own.get(mixer, {}), **(given or {})})
-        for mixer in mixers or chosen.mixers
-    }
+    chosen, given, own = get(preset, task), given or {}, own or {}
+    found = {}
+    for mixer in mixers or chosen.mixers:
+        settings = {**chosen.settings, **chosen.own.get(mixer, {}), **given, **own.get(mixer, {})}
+        found[mixer] = build(task, mixer, settings)
+    return found
 
 
 def build(task: str, mixer: str, settings: Mapping[str, Any]) -> TrainConfig:
@@ -154,6 +163,64 @@ def build(task: str, mixer: str, settings: Mapping[str, Any]) -> TrainConfig:
             "optimizer": OptimizerConfig(**_fields_of(OptimizerConfig, settings)),
         }
     )
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The content of a file of settings, as data.
+
+    Args:
+        path: A file of TOML (``.toml``) or JSON, such as the ``config.json`` of a run.
+
+    Returns:
+        Nested dicts and lists.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:  # both decoders raise ValueErrors
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"config file: expected TOML (.toml) or JSON in {path}, got an error ({reason})"
+        ) from error
+    for name in ("", *TABLES):
+        if not isinstance(table := data.get(name, {}) if name else data, dict):
+            raise ValueError(f"config file: expected a table {name!r} in {path}, got {table!r}")
+    return data
+
+
+def settings_of(data: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """The settings that a file gives.
+
+    Args:
+        data: Its content: any of the fields of `TrainConfig`, with those of the task, the model and
+            the optimiser in the tables ``task``, ``model`` and ``optimizer``.
+        task: Name of the task.
+
+    Returns:
+        Setting to value, for `build`; ``mixer`` among them if the file names one.
+
+    Raises:
+        ValueError: If a key is unknown, with its nearest, or the file is of another task.
+        TypeError: If a value has the wrong type.
+
+    Examples:
+        >>> settings_of({"steps": 40, "optimizer": {"clip": 1}}, tasks.names()[0])
+        {'steps': 40, 'clip': 1.0}
+    """
+    tables = {name: dict(data.get(name, {})) for name in TABLES}
+    if (whose := tables["task"].pop("name", task)) != task:
+        raise ValueError(f"config file: expected the task of the command, {task!r}, got {whose!r}")
+    if isinstance(options := tables["model"].get("options"), Mapping):
+        tables["model"]["options"] = list(options.items())
+    top = {name: value for name, value in data.items() if name not in TABLES}
+    found = serial.values_of(TrainConfig, top, "config")
+    kinds = (tasks.kind(task), ModelConfig, OptimizerConfig)
+    for (name, table), kind in zip(tables.items(), kinds, strict=True):
+        found |= serial.values_of(kind, table, f"config.{name}")
+    return found
 
 
 def _fields_of(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:

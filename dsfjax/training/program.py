@@ -1,11 +1,10 @@
 """What a *program* is: many members trained in one compiled computation.
 
-A member is one point of a grid: a learning rate, a weight decay, a scale of the initial weights, a
-dropout rate and a seed. What all members have in common is in :class:`Program` and is compiled in;
-what differs is in :class:`Members` and is an argument.
+A member is one point of a grid: a value of each axis (:data:`dsfjax.training.config.AXES`), such as
+a learning rate and a seed. What all members have in common is in :class:`Program` and is compiled
+in; what differs is in `Members` and is an argument.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dsfjax.nn import Model
 from dsfjax.tasks import HELD_OUT, TRAIN, Task
+from dsfjax.training.config import AXES, Member
 from dsfjax.training.optimizer import OptimizerConfig
 from dsfjax.training.step import TrainState
 
@@ -40,6 +40,8 @@ class Program:
         shared_data: Whether all members see the same batches; by default each seed has its own.
         train_examples: Size of a fixed data set, seen in the same order in every epoch; None draws
             new examples at every step.
+        own: Axes without a value in every config, such as "dropout", of which these members have
+            values.
     """
 
     model: Model
@@ -52,6 +54,7 @@ class Program:
     patience: int | None = None
     shared_data: bool = False
     train_examples: int | None = None
+    own: tuple[str, ...] = ()
 
 
 class Data(NamedTuple):
@@ -66,33 +69,8 @@ class Data(NamedTuple):
     held_out: PyTree
 
 
-class Member(NamedTuple):
-    """One point of the grid.
-
-    Attributes:
-        learning_rate: Peak learning rate.
-        weight_decay: Decoupled weight decay.
-        init_scale: Factor on the initial weights: on the parameters that the model labels "decay",
-            which are the matrices, not biases, norms or rates.
-        dropout: Rate in place of those of the model that are not 0; None leaves them.
-        seed: Seed of initialisation, data and dropout.
-    """
-
-    learning_rate: float
-    weight_decay: float
-    init_scale: float
-    dropout: float | None
-    seed: int
-
-
-class Members(NamedTuple):
-    """What differs between members, m of them; the fields are those of :class:`Member`."""
-
-    learning_rate: Float[Array, " m"]
-    weight_decay: Float[Array, " m"]
-    init_scale: Float[Array, " m"]
-    dropout: Float[Array, " m"] | None
-    seed: Int[Array, " m"]
+Members = NamedTuple("Members", [(one.name, Any) for one in AXES])  # type: ignore[misc]
+"""What differs between members: for each axis an array (m,), or None where it is not varied."""
 
 
 class Carry(NamedTuple):
@@ -141,34 +119,6 @@ class BlockMetrics(NamedTuple):
     active: Bool[Array, " m"]
 
 
-def grid(
-    learning_rates: Sequence[float],
-    seeds: Sequence[int],
-    *,
-    weight_decays: Sequence[float] = (0.1,),
-    init_scales: Sequence[float] = (1.0,),
-    dropouts: Sequence[float | None] = (None,),
-) -> tuple[Member, ...]:
-    """Every combination of the values of each axis, seeds running fastest.
-
-    Args:
-        learning_rates: Peak learning rates.
-        seeds: Seeds, non-negative.
-        weight_decays: Weight decays.
-        init_scales: Factors on the initial weights.
-        dropouts: Dropout rates, or one None.
-
-    Returns:
-        The members, the last axis (seeds) running fastest.
-
-    Examples:
-        >>> [member.seed for member in grid([0.5, 0.25], [0, 1])]
-        [0, 1, 0, 1]
-    """
-    axes = (learning_rates, weight_decays, init_scales, dropouts, seeds)
-    return tuple(Member(*point) for point in itertools.product(*axes))
-
-
 def data_of(task: Task) -> Data:
     """The data of a task on the host, in dtypes that the device has.
 
@@ -186,24 +136,43 @@ def data_of(task: Task) -> Data:
     return jax.tree.map(canonical, Data(task.arrays(TRAIN), task.arrays(HELD_OUT)))
 
 
+_DTYPES = {float: float, int: jnp.int32}
+
+
+def own(point: Member | Members) -> tuple[str, ...]:
+    """The axes that a config need not vary, of which a member has a value.
+
+    Args:
+        point: A member, or all of them.
+
+    Returns:
+        Their names: what a program is compiled for.
+    """
+    return tuple(
+        one.name
+        for one in AXES
+        if not (one.required or one.absent) and getattr(point, one.name) is not None
+    )
+
+
 def members(points: Sequence[Member]) -> Members:
     """Members as arrays, in the default float type.
 
     Args:
-        points: The members, at least one; all with a dropout rate or all without.
+        points: The members, at least one; each axis has a value in all of them or in none.
 
     Returns:
         The arrays, each of ``len(points)``.
 
     Examples:
-        >>> members(grid([0.5, 0.25], [0, 1])).seed.tolist()
+        >>> from dsfjax.training.config import grid
+        >>> members(grid(learning_rates=[0.5, 0.25], seeds=[0, 1])).seed.tolist()
         [0, 1, 0, 1]
     """
-    rate, decay, scale, dropout, seed = zip(*points, strict=True)
+    columns = zip(AXES, zip(*points, strict=True), strict=True)
     return Members(
-        jnp.asarray(rate, float),
-        jnp.asarray(decay, float),
-        jnp.asarray(scale, float),
-        None if dropout[0] is None else jnp.asarray(dropout, float),
-        jnp.asarray(seed, jnp.int32),
+        *(
+            None if values[0] is None else jnp.asarray(values, _DTYPES[one.kind])
+            for one, values in columns
+        )
     )

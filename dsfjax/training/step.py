@@ -14,8 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dsfjax.nn import Model
-from dsfjax.training import division
-from dsfjax.training.objective import query_loss
+from dsfjax.training.objective import query_loss, total
 
 PARAMS, DATA, DROPOUT, HELD_OUT = range(4)
 """The streams of a root key."""
@@ -128,7 +127,7 @@ def train_step(
         return loss(model, params, batch, stream(state.key, DROPOUT, state.step))
 
     (_, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-    metrics, gradient = division.total((metrics, gradient), axis_name)
+    metrics, gradient = total((metrics, gradient), axis_name)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, opt_state, state.step + 1, state.key), metrics

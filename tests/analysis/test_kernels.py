@@ -112,7 +112,8 @@ def test_receptive_field_of_a_geometric_kernel() -> None:
     """Σ_{i<r} 2^{-i} ≥ 0.9 Σ_{i≤t} 2^{-i}; a share of 1 needs every step."""
     system = systems_zoo.system("scalar_lti", 1)
     halves = dataclasses.replace(
-        system, A=dataclasses.replace(system.A, log_a=jnp.full((1, 2), -jnp.log(2.0)))  # pyright: ignore[reportArgumentType]
+        system,
+        A=dataclasses.replace(system.A, log_a=jnp.full((1, 2), -jnp.log(2.0))),  # pyright: ignore[reportArgumentType]
     )
     fields = jax.jit(receptive_field, static_argnames=("share", "length"))
     np.testing.assert_array_equal(

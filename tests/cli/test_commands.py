@@ -12,7 +12,7 @@ import pytest
 
 from dsfjax import systems
 from dsfjax.cli import entry, main, options, parse, training
-from dsfjax.training import OptimizerConfig, TrainConfig, launch, load, presets, to_json
+from dsfjax.training import OptimizerConfig, TrainConfig, load, presets, sweeps, to_json
 
 SMOKE = ["--preset", "smoke"]
 
@@ -60,14 +60,14 @@ def test_a_program_that_fails_does_not_end_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table, the results and the exit code tell; the report is about the others."""
-    attempt = launch.attempt
+    train = sweeps.train
 
     def no_memory(config: Any, path: Path, **keywords: Any) -> Any:
         if keywords["name"] == "ssd":
             raise MemoryError("out of memory")
-        return attempt(config, path, **keywords)
+        return train(config, path, **keywords)
 
-    monkeypatch.setattr(launch, "attempt", no_memory)
+    monkeypatch.setattr(sweeps, "train", no_memory)
     words = ["compare", "mqar", *SMOKE, "--mixers", "ssd", "linear_attention", "--no-report"]
     words, reason = [*words, "--run-dir", str(tmp_path)], "MemoryError: out of memory"
     for _ in range(2):
@@ -104,7 +104,9 @@ def test_train_puts_every_option_where_it_belongs(
 
 def test_default_folder_depends_on_the_config() -> None:
     def folder(seed: int = 0, steps: int | None = None) -> Path:
-        command = options.Train("mqar", "smoke", mixer="ssd", seed=seed, steps=steps)
+        words = [*"train mqar --preset smoke --mixer ssd --seed".split(), str(seed)]
+        command = parse.parse([*words, *([] if steps is None else ["--steps", str(steps)])])
+        assert isinstance(command, options.Train)
         return training.folder_of(command, training.plan(command))
 
     assert folder() == folder()

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dsfjax.cli.progress import LiveTable, PlainLines, best, outcome, progress
 from dsfjax.training import presets
-from dsfjax.training.layout import layout
+from dsfjax.training.devices import layout
 
 CONFIG = presets.configs("smoke", "mqar")["ssd"]
 RESULT: dict[str, Any] = {

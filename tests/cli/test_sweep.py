@@ -11,9 +11,9 @@ import pytest
 
 from dsfjax.cli import main, parse, sweep
 from dsfjax.training import TrainConfig, load
-from dsfjax.training.compilation import compile_program
-from dsfjax.training.layout import layout
-from dsfjax.training.run import program_of
+from dsfjax.training.compilation import compiling
+from dsfjax.training.devices import layout
+from dsfjax.training.runs import program_of
 
 SWEEP = "sweep mqar --preset smoke --mixers linear_attention --d-model 8 16 --seq-len 16".split()
 
@@ -131,7 +131,7 @@ def test_members_that_do_not_fit_take_turns_or_are_refused(
     size = "--mixers linear_attention --d-model 8 --steps 4 --seeds 0 1 2"
     (config,) = plan(size).values()
     one, six = (
-        compile_program(program_of(config), layout(count, jax.devices()[:1])).bytes
+        compiling(program_of(config), layout(count, jax.devices()[:1])).result().bytes
         for count in (1, 6)
     )
     words = [*SWEEP[:4], *size.split(), "--devices", 1, "--run-dir", tmp_path]

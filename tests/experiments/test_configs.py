@@ -7,7 +7,7 @@ import pytest
 
 from dsfjax import nn
 from dsfjax.analysis import num_parameters
-from dsfjax.training.run import program_of
+from dsfjax.training.runs import program_of
 from experiments import fig2_normalization, fig3_qlstm
 from experiments.experiment import run_name
 from experiments.page import EXPERIMENTS

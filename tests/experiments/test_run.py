@@ -35,28 +35,28 @@ def test_the_json_says_what_the_store_says(done: tuple[Path, dict[str, Any]]) ->
     assert (result["command"], result["scale"], result["rule"]) == ("the command", "demo", RULE)
     (point,) = result["points"]
     rows = read_results(folder / "runs")
-    assert {row["run"] for row in rows} == {point["run"]}
+    assert {row.run for row in rows} == {point["run"]}
     assert len(rows) == len(point["members"]) == 4
     for member, row in zip(point["members"], rows, strict=True):
         same = ("learning_rate", "seed", "status", "step")
-        assert {name: member[name] for name in same} == {name: row[name] for name in same}
-        assert member["accuracy"] == row["eval_accuracy"]
+        assert {name: member[name] for name in same} == {name: row.columns()[name] for name in same}
+        assert member["accuracy"] == row.accuracy
         for level, step in member["steps_to"].items():
             reached = [
                 line["step"]
-                for line in row["metrics"]
+                for line in row.metrics
                 if line["eval_accuracy"] >= float(level[:-1]) / 100
             ]
             assert step == (reached[0] if reached else None)
     by_rate = {
-        rate: [row["eval_accuracy"] for row in rows if row["learning_rate"] == rate]
-        for rate in {row["learning_rate"] for row in rows}
+        rate: [row.accuracy for row in rows if row.point.learning_rate == rate]
+        for rate in {row.point.learning_rate for row in rows}
     }
     best = by_rate[point["learning_rate"]]
     assert point["mean"] == max(statistics.fmean(some) for some in by_rate.values())
     assert point["mean"] == statistics.fmean(best)
     assert point["std"] == statistics.stdev(best)
-    assert point["max"] == max(row["eval_accuracy"] for row in rows)
+    assert point["max"] == max(row.accuracy for row in rows)
     assert point["environment"]["versions"]["jax"]
 
 

@@ -12,7 +12,9 @@ from dsfjax.aspects.gradient_flow import Flow
 from dsfjax.aspects.memory_curves import Memory
 from dsfjax.aspects.phi_maps import PhiMap
 from dsfjax.aspects.state_use import StateUse
-from dsfjax.report.entries import Comparison, Curve, Entry, Outcome
+from dsfjax.report.entries import Comparison, Curve, Entry
+from dsfjax.training import MemberResult
+from dsfjax.training.config import grid
 
 LENGTH, STATES = 32, 48
 PAIRS = ((9, 1), (14, 5), (21, 3), (30, 7))
@@ -91,6 +93,15 @@ def cost(flops: float, states: int) -> Cost:
     return Cost(LENGTH, 1, 50_000, 200_000, states, 12.5, phase, phase, phase)
 
 
+def member(
+    rate: float, seed: int, accuracy: float | None, status: str = "finished"
+) -> MemberResult:
+    (point,) = grid(learning_rates=[rate], seeds=[seed])
+    return MemberResult(
+        run="", member=0, mixer="", point=point, status=status, eval_accuracy=accuracy
+    )
+
+
 def entry(mixer: str, final: float, bounds: str, rng: np.random.Generator) -> Entry:
     curves = tuple(curve(seed, final, rng) for seed in (0, 1, 2))
     accuracy = tuple(float(c.accuracy[-1]) for c in curves)
@@ -108,7 +119,7 @@ def entry(mixer: str, final: float, bounds: str, rng: np.random.Generator) -> En
         tokens_per_second=float(rng.integers(100_000, 300_000)),
         bounds=bounds,
         outcomes=tuple(
-            Outcome(rate, c.seed, "finished", value if rate == 3e-3 else value / 2)
+            member(rate, c.seed, value if rate == 3e-3 else value / 2)
             for rate in rates
             for c, value in zip(curves, accuracy, strict=True)
         ),
@@ -121,7 +132,7 @@ def entry(mixer: str, final: float, bounds: str, rng: np.random.Generator) -> En
 def diverged(whole: Entry) -> Entry:
     """The same mixer, had all its members diverged after 100 steps."""
     curves = [Curve(c.seed, c.steps[:2], np.zeros(2), "diverged") for c in whole.curves]
-    outcomes = [dataclasses.replace(o, status="diverged", accuracy=0.0) for o in whole.outcomes]
+    outcomes = [dataclasses.replace(o, status="diverged") for o in whole.outcomes]
     return dataclasses.replace(
         whole,
         accuracy_mean=0.0,

@@ -13,7 +13,7 @@ from dsfjax.core import Dense, DenseInput, DenseOutput, System
 from dsfjax.engines import materialize
 from dsfjax.report.examine import examine
 from dsfjax.tasks import Example, mqar
-from dsfjax.training.gradients import output_gradients
+from dsfjax.training.objective import output_gradients
 from dsfjax.training.step import HELD_OUT, stream
 
 TASK = mqar.MQARConfig(vocab_size=16, seq_len=12, num_kv_pairs=2)

@@ -70,7 +70,7 @@ def test_rates_show_every_member() -> None:
     (ax,) = figures.rates(ENTRIES[:2]).axes
     dots = sorted(tuple(line.get_xydata()[0]) for line in ax.lines if line.get_marker() == "o")  # pyright: ignore
     place = {1e-3: 0, 3e-3: 1, 1e-2: 2}
-    expected = [(place[o.learning_rate], o.accuracy) for e in ENTRIES[:2] for o in e.outcomes]
+    expected = [(place[o.point.learning_rate], o.accuracy) for e in ENTRIES[:2] for o in e.outcomes]
     assert dots == sorted(expected)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0.001", "0.003", "0.01"]
     means = np.asarray(ax.lines[0].get_ydata())

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsfjax.report.entries import Comparison, Curve, Entry, Outcome
+from dsfjax.report.entries import Comparison, Curve, Entry
 from dsfjax.report.verdict import Verdict, apart, decide, leaders, rank_correlation
 from dsfjax.tasks import Baseline
-from tests.report.synthetic import changed, comparison, cost, diverged
+from tests.report.synthetic import changed, comparison, cost, diverged, member
 
 BASE = comparison().entries[2]
 
@@ -229,7 +229,7 @@ def test_aspects_name_the_extremes() -> None:
     short = changed(
         short, "stability", growing=0.5, exponents=np.linspace(0.7, 0.95, 6), gradient=gradient
     )
-    gone = Outcome(1e-3, 0, "diverged", 0.0)
+    gone = member(1e-3, 0, None, "diverged")
     reasons = verdict(
         entry("a", 0.9),
         entry("b", 0.5, findings=short, state_size=32, outcomes=(gone,), cost=cost(5.0, 32)),

@@ -18,7 +18,7 @@ from dsfjax.report import read, write, write_all
 from dsfjax.report.entries import Comparison
 from dsfjax.report.examine import examine
 from dsfjax.training import Loaded, from_json, load, presets, sweep
-from dsfjax.training.comparison import row
+from dsfjax.training.storage.record import row
 
 MIXERS = ("softmax_attention", "s6")
 
@@ -163,7 +163,7 @@ def test_diverged_mixer_is_shown_with_zero(run_dir: Path, tmp_path: Path) -> Non
         member |= {"status": "diverged", "eval_accuracy": None, "steps_to_90": None}
     path.write_text(json.dumps(result), encoding="utf-8")
     rows = json.loads((runs / "compare.json").read_text(encoding="utf-8"))
-    rows = [row("s6", result) if one["mixer"] == "s6" else one for one in rows]
+    rows = [row(load(runs / "s6").members) if one["mixer"] == "s6" else one for one in rows]
     (runs / "compare.json").write_text(json.dumps(rows), encoding="utf-8")
     bad = read.read(runs).entries[-1]
     members = len(result["members"])

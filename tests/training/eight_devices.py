@@ -26,15 +26,18 @@ from dsfjax.training import (
     train_step,
 )
 from dsfjax.training.block import start, train_block
-from dsfjax.training.layout import Layout, layout
+from dsfjax.training.config import grid
+from dsfjax.training.devices import Layout, layout
 from dsfjax.training.loop import Block, run
-from dsfjax.training.program import Program, data_of, grid, members
-from dsfjax.training.run import program_of
+from dsfjax.training.program import Program, data_of, members
+from dsfjax.training.runs import program_of
 from tests.training.small_config import CONFIG
 from tests.training.toy import TOY, Echo, echo_batch
 
 PROGRAM = Program(TOY, Echo(), OptimizerConfig(), batch_size=4, block_steps=1, eval_examples=8)
-WHICH = members(grid([1e-3, 1e-2], range(6), weight_decays=[0.0, 0.1], dropouts=[0.1]))
+WHICH = members(
+    grid(learning_rates=[1e-3, 1e-2], seeds=range(6), weight_decays=[0.0, 0.1], dropouts=[0.1])
+)
 
 
 def final(where: Layout, steps: int, program: Program = PROGRAM) -> tuple[Block, Any]:

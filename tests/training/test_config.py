@@ -12,7 +12,8 @@ import pytest
 from dsfjax import tasks
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig
-from dsfjax.training import OptimizerConfig, TrainConfig, from_json, presets, serial, to_json
+from dsfjax.training import OptimizerConfig, TrainConfig, from_json, presets, to_json
+from dsfjax.training.storage import serial
 
 TASK = MQARConfig(vocab_size=64, seq_len=32, num_kv_pairs=4)
 MODEL = ModelConfig("ssd", vocab_size=64, d_model=16, options=(("num_groups", 1),))

@@ -11,9 +11,9 @@ from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import TrainConfig
 from dsfjax.training.block import start, train_block
-from dsfjax.training.layout import layout
+from dsfjax.training.devices import layout
 from dsfjax.training.program import data_of, members
-from dsfjax.training.run import program_of
+from dsfjax.training.runs import program_of
 
 CONFIG = TrainConfig(
     MQARConfig(vocab_size=32, seq_len=16, num_kv_pairs=2),

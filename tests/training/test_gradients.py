@@ -8,8 +8,7 @@ import pytest
 from dsfjax import nn
 from dsfjax.engines import scan
 from dsfjax.tasks import mqar
-from dsfjax.training.gradients import output_gradients
-from dsfjax.training.objective import query_loss
+from dsfjax.training.objective import output_gradients, query_loss
 
 TASK = mqar.MQARConfig(vocab_size=16, seq_len=8, num_kv_pairs=2)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsfjax.training import load, read_results, train
-from dsfjax.training.hosts import agree, is_primary, share
+from dsfjax.training.devices import agree, is_primary, share
 from tests.training.processes import start
 from tests.training.small_config import CONFIG
 

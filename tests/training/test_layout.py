@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from dsfjax.training.layout import SPLIT, WHOLE, layout
-from dsfjax.training.memory import budget
+from dsfjax.training.compilation import budget
+from dsfjax.training.devices import SPLIT, WHOLE, layout
 
 
 @pytest.mark.parametrize("num_members", [1, 2, 7, 10, 32])

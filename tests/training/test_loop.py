@@ -11,11 +11,11 @@ import pytest
 from jaxtyping import Array, PyTree
 
 from dsfjax.training import OptimizerConfig, TrainState, optimizer, query_loss, train_step
-from dsfjax.training.compilation import compile_program, template
-from dsfjax.training.layout import Layout, layout
+from dsfjax.training.compilation import compiling, fit, template
+from dsfjax.training.config import Member, grid
+from dsfjax.training.devices import Layout, layout
 from dsfjax.training.loop import Block, run
-from dsfjax.training.memory import fit
-from dsfjax.training.program import Member, Members, Program, grid
+from dsfjax.training.program import Members, Program
 from dsfjax.training.program import members as arrays
 from dsfjax.training.step import DATA, HELD_OUT, init_state, stream
 from tests.training.toy import TOY, Echo, echo
@@ -34,7 +34,7 @@ SOLVING = dataclasses.replace(
 
 
 def members(learning_rates: list[float], seeds: list[int], **axes: Any) -> Members:
-    return arrays(grid(learning_rates, seeds, **axes))
+    return arrays(grid(learning_rates=learning_rates, seeds=seeds, **axes))
 
 
 def final(
@@ -170,14 +170,14 @@ def test_slice_of_stopped_members_is_passed_over() -> None:
 def test_memory_decides_how_many_run_at_once() -> None:
     one = jax.devices()[:1]
     whole = layout(4, one)
-    all_at_once = compile_program(PROGRAM, whole).bytes
+    all_at_once = compiling(PROGRAM, whole).result().bytes
     assert fit(PROGRAM, 4, one, memory=all_at_once) == whole
     carry = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(template(PROGRAM, 1)))
     assert all_at_once > 4 * carry
     fewer = fit(PROGRAM, 4, one, memory=all_at_once - 1)
     assert 1 <= fewer.slice_size < 4
     # Those that wait do so in the same memory, on a CPU.
-    needed = compile_program(PROGRAM, fewer).bytes + (4 - fewer.slice_size) * carry
+    needed = compiling(PROGRAM, fewer).result().bytes + (4 - fewer.slice_size) * carry
     assert needed < all_at_once
     with pytest.raises(ValueError, match="one member per device to fit into 0 MiB"):
         fit(PROGRAM, 4, one, memory=1000, at_most=1)
@@ -298,7 +298,7 @@ def test_steps_must_be_whole_blocks(steps: int) -> None:
 
 def test_initial_state_is_that_of_the_seed() -> None:
     where = layout(2, jax.devices())
-    carry = compile_program(PROGRAM, where).start(members([0.1], [4, 5]))
+    carry = compiling(PROGRAM, where).result().start(members([0.1], [4, 5]))
     adamw = optimizer.build(PROGRAM.optimizer, 0.1, total_steps=1)
     for index, seed in enumerate((4, 5)):
         own = init_state(TOY, adamw, jax.random.key(seed)).params

@@ -17,10 +17,8 @@ from dsfjax.aspects import aspect as registry
 from dsfjax.aspects.eigenvalues import QUANTILES
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import Listener, TrainConfig, load, train
-from dsfjax.training.gradients import output_gradients
-from dsfjax.training.objective import query_loss
-from dsfjax.training.probes import BATCH, READ, held_out, probe, probed
-from dsfjax.training.sharpness import sharpness
+from dsfjax.training.objective import output_gradients, query_loss
+from dsfjax.training.probes import BATCH, READ, held_out, probe, probed, sharpness
 
 TASK = MQARConfig(vocab_size=10, seq_len=8, num_kv_pairs=2)
 MODEL = nn.ModelConfig(

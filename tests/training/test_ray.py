@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dsfjax.training import Listener, load, sweep, train
-from dsfjax.training.launch import on_ray
+from dsfjax.training.sweeps import on_ray
 from tests.training.processes import environment
 from tests.training.small_config import CONFIG
 

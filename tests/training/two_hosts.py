@@ -9,11 +9,11 @@ import jax
 
 def main(index: int, port: str, folder: str) -> None:
     jax.distributed.initialize(f"localhost:{port}", 2, index)
-    from dsfjax.training import Resources, RunError, hosts, sweep, train
+    from dsfjax.training import Resources, RunError, devices, sweep, train
     from tests.training.small_config import CONFIG
 
     assert (jax.process_count(), jax.device_count()) == (2, 4)
-    assert hosts.agree(lambda: {"a": [1, None]}) == {"a": [1, None]}
+    assert devices.agree(lambda: {"a": [1, None]}) == {"a": [1, None]}
     rows = sweep({"one": CONFIG}, folder, resources=Resources(at_most=4))
     # What the first process finds wrong with a folder, the others hear too.
     try:

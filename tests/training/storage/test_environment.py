@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from dsfjax.training import environment
+from dsfjax.training.storage import environment
 
 
 def git(*words: str) -> None:

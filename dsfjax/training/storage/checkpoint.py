@@ -3,8 +3,8 @@
 A checkpoint is ``step_00000400/`` with two parts: ``state``, the arrays of a pytree under their
 path names (PRNG keys as their raw data), and ``meta``, which holds the format, a checksum, whose
 they are, and notes: JSON data that belong to the state. A checkpoint that was cut short is set
-aside as ``broken_<name>`` (:mod:`dsfjax.training.files`), and the one before it is read. One that
-is whole but of another run, program or precision is an error, and is left alone.
+aside as ``broken_<name>`` (:mod:`dsfjax.training.storage.files`), and the one before it is read.
+One that is whole but of another run, program or precision is an error, and is left alone.
 """
 
 import json
@@ -12,14 +12,17 @@ import re
 import shutil
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from dsfjax.training import files
+from dsfjax.training.storage import files
+
+if TYPE_CHECKING:
+    # Imported where it is used: it takes longer to import than all else that training needs.
+    import orbax.checkpoint as ocp
 
 FORMAT = 3
 """Format 2 had no notes."""
@@ -73,6 +76,8 @@ def save(
         >>> restored is not None and restored.step
         400
     """
+    import orbax.checkpoint as ocp
+
     arrays = _flatten(jax.tree.map(_raw, tree))
     arrays = {name: np.asarray(value) for name, value in jax.device_get(arrays).items()}
     own = {"format": FORMAT, "step": step, "owner": owner, "notes": notes}
@@ -136,6 +141,8 @@ def read(path: Path, template: PyTree, *, owner: str = "") -> Checkpoint:
         DamagedError: If it cannot be read, or is not as it was saved.
         CheckpointError: If it is of another owner, structure or format.
     """
+    import orbax.checkpoint as ocp
+
     try:
         with _checkpointer() as checkpointer:
             parts = ocp.args.Composite(
@@ -156,8 +163,10 @@ def read(path: Path, template: PyTree, *, owner: str = "") -> Checkpoint:
     return Checkpoint(int(meta["step"]), _unflatten(arrays, template), notes)
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _checkpointer() -> "ocp.Checkpointer":
     """One of this process alone: it has all arrays, and no other waits for it."""
+    import orbax.checkpoint as ocp
+
     own = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(),
         active_processes={jax.process_index()},

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax.training import checkpoint
-from dsfjax.training.checkpoint import CheckpointError, DamagedError, read, restore, save
+from dsfjax.training.storage import checkpoint
+from dsfjax.training.storage.checkpoint import CheckpointError, DamagedError, read, restore, save
 
 
 class Pair(NamedTuple):

@@ -3,30 +3,31 @@ r"""A run on disk: one program, its metrics, its checkpoints and its result in o
 ::
 
     config.json        the TrainConfig; dsfjax.training.config.from_json reads it
-    environment.json   versions, device, git state (dsfjax.training.environment)
+    environment.json   versions, device, git state (storage/environment.py)
     metrics.jsonl      one line per evaluation and member that was training, in that order
-    checkpoints/       the newest two, with the metrics up to them (dsfjax.training.checkpoint)
+    checkpoints/       the newest two, with the metrics up to them (storage/checkpoint.py)
     result.json        written last: a folder with it is finished
     failure.json       in its place in a sweep: why the run could not be finished
 
 A run may be ended at any moment, by ``kill -9`` too: the same call goes on from the last checkpoint
 and ends with the same numbers. One process at a time has the folder. A result or checkpoint that
-was cut short is set aside (:mod:`dsfjax.training.files`). What is whole and does not belong to the
-config, and a config that cannot be read, are errors, and nothing in the folder is changed.
+was cut short is set aside (:mod:`dsfjax.training.storage.files`). What is whole and does not belong
+to the config, and a config that cannot be read, are errors, and nothing in the folder is changed.
 
-A line of ``metrics.jsonl`` is an object with ``step``, ``member`` (index), ``learning_rate``,
-``seed``, ``train_loss`` and ``train_accuracy`` (means over the steps since the line before),
-``eval_loss``, ``eval_accuracy``, ``seconds`` (wall time of these steps and the evaluation, all
-members together, compilation and probes not included) and ``tokens_per_second`` (training tokens
-of the members that trained, over it). With ``probe_every`` some have ``probe``
-(:mod:`dsfjax.training.probes`). A member that has stopped writes no further lines.
+A line of ``metrics.jsonl`` is an object with ``step``, ``member`` (index), a value of each axis
+(:data:`~dsfjax.training.config.AXES`; only two of them in older runs), ``train_loss`` and
+``train_accuracy`` (means over the steps since the line before), ``eval_loss``, ``eval_accuracy``,
+``seconds`` (wall time of these steps and the evaluation, all members together, compilation and
+probes not included) and ``tokens_per_second`` (training tokens of the members that trained, over
+it). With ``probe_every`` some have ``probe`` (:mod:`dsfjax.training.probes`). A member that has
+stopped writes no further lines.
 
 ``result.json`` has ``format``, ``members``, ``steps`` (taken by the program), ``num_params``,
 ``state_size`` (numbers that all layers carry at the end of a sequence), ``train_seconds``,
 ``tokens_per_second`` (of the steps that the members took, over ``train_seconds``),
 ``compile_seconds``, ``devices``, ``members_at_once``, ``checkpoint`` (path of the final one,
 relative to the folder), and ``config`` (the fingerprint of the TrainConfig). Each of ``members``
-has ``member``, the fields of :class:`~dsfjax.training.program.Member`, ``status``, ``step`` (its
+has ``member``, the fields of :data:`~dsfjax.training.config.AXES`, ``status``, ``step`` (its
 last), ``train_loss``,
 ``train_accuracy``, ``eval_loss`` and ``eval_accuracy`` there, and ``steps_to_90``: the first
 evaluated step with at least 90 % held-out accuracy, or null. The status is "solved" (it reached
@@ -39,21 +40,26 @@ are null, in both files.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 from dsfjax import nn
-from dsfjax.training import checkpoint, environment, files, hosts, loop, probes, program, record
-from dsfjax.training import folder as run_folder
-from dsfjax.training.compilation import begin, compile_program, template
+from dsfjax.analysis import num_parameters, state_size
+from dsfjax.training import devices, loop, probes, program
+from dsfjax.training.compilation import budget, compiling, fit, template
 from dsfjax.training.config import TrainConfig
-from dsfjax.training.folder import RunError, read_metrics
-from dsfjax.training.layout import Device, Layout, layout
-from dsfjax.training.memory import budget, fit
+from dsfjax.training.devices import Device, Layout, layout
+from dsfjax.training.program import NOT_YET, Carry
+from dsfjax.training.storage import checkpoint, environment, files, record
+from dsfjax.training.storage import folder as run_folder
+from dsfjax.training.storage.folder import RunError, read_metrics
+from dsfjax.training.storage.record import FORMAT, NUMBERS, first_step, tokens_per_second
 
 # One Model per config, as programs are told apart by the functions of their model.
 _model = functools.lru_cache(maxsize=32)(nn.build)
@@ -120,6 +126,7 @@ class Loaded(NamedTuple):
         environment: What it ran on.
         metrics: The lines of ``metrics.jsonl``.
         result: ``result.json``.
+        members: How each member ended, from the three above.
         params: Final parameters, every leaf with a leading member axis.
     """
 
@@ -127,7 +134,12 @@ class Loaded(NamedTuple):
     environment: dict[str, Any]
     metrics: list[dict[str, Any]]
     result: dict[str, Any]
+    members: tuple[record.MemberResult, ...]
     params: PyTree
+
+
+class Busy(Exception):
+    """Another process is training in the folder of a run."""
 
 
 def train(
@@ -137,10 +149,9 @@ def train(
     name: str = "",
     listener: Listener | None = None,
     resources: Resources = EVERYTHING,
+    wait: bool = True,
 ) -> dict[str, Any]:
     """Train a config in a folder, going on from its last checkpoint if it has one.
-
-    While another process trains in the folder, this one waits for it.
 
     Args:
         config: What to train.
@@ -148,43 +159,13 @@ def train(
         name: What to call it towards the listener; the mixer by default.
         listener: Is told of the progress.
         resources: What it may use.
+        wait: Whether to wait while another process trains in the folder.
 
     Returns:
         The result, as in ``result.json``.
 
     Raises:
-        RunError: If the folder belongs to another config.
-        ValueError: If the model cannot be built.
-        MemoryShortage: If not one member fits into memory.
-    """
-    result = attempt(config, run_dir, name=name, listener=listener, resources=resources, wait=True)
-    assert result is not None
-    return result
-
-
-def attempt(
-    config: TrainConfig,
-    run_dir: Path | str,
-    *,
-    name: str = "",
-    listener: Listener | None = None,
-    resources: Resources = EVERYTHING,
-    wait: bool = False,
-) -> dict[str, Any] | None:
-    """:func:`train`, unless another process is training in the folder.
-
-    Args:
-        config: What to train.
-        run_dir: Its folder.
-        name: What to call it towards the listener; the mixer by default.
-        listener: Is told of the progress.
-        resources: What it may use.
-        wait: Whether to wait for the other process.
-
-    Returns:
-        The result, or None if another process has the folder.
-
-    Raises:
+        Busy: If another process trains in the folder, and this one is not to wait.
         RunError: If the folder belongs to another config.
         ValueError: If the model cannot be built.
         MemoryShortage: If not one member fits into memory.
@@ -194,9 +175,9 @@ def attempt(
     plan = program_of(config)  # fails on a model that cannot be built before anything is written
     with contextlib.ExitStack() as stack:
         taken = run_folder.take(folder, config, wait=wait)
-        if not hosts.agree(lambda: stack.enter_context(taken)):
-            return None
-        result = hosts.agree(lambda: run_folder.finished(folder, config))
+        if not devices.agree(lambda: stack.enter_context(taken)):
+            raise Busy(f"expected {folder} to be free, but another process is training in it")
+        result = devices.agree(lambda: run_folder.finished(folder, config))
         listener.started(name, config)
         if result is None:
             result = _run(config, plan, folder, name, listener, resources)
@@ -222,7 +203,7 @@ def prepare(config: TrainConfig, run_dir: Path | str, resources: Resources = EVE
             batch_size=size,
             quick=resources.quick_compile,
         )
-        begin(plan, where, dropout=bool(config.dropouts))
+        compiling(plan, where)
 
 
 def _run(
@@ -233,58 +214,57 @@ def _run(
     listener: Listener,
     resources: Resources,
 ) -> dict[str, Any]:
-    size, dropout = len(config.members), bool(config.dropouts)
-    shapes = template(plan, size, dropout=dropout)
+    size = len(config.members)
+    shapes = template(plan, size)
     lines, carry = _resume(folder, config, shapes)
-    devices = resources.devices()
-    memory = hosts.agree(lambda: resources.memory or budget(devices))
+    used = resources.devices()
+    memory = devices.agree(lambda: resources.memory or budget(used))
     where = fit(
         plan,
         size,
-        devices,
+        used,
         memory=memory,
         at_most=resources.at_most,
-        dropout=dropout,
         quick=resources.quick_compile,
     )
     listener.compiled(name, where)
     progress = None if carry is None else carry._replace(states=None)  # type: ignore[arg-type]
     blocks = loop.run(plan, program.members(config.members), config.steps, carry, where=where)
-    while progress is None or not record.over(config, progress):
+    while progress is None or not over(config, progress):
         block = next(blocks)
         progress = block.progress
-        new = record.lines(config, block)
+        new = lines_of(config, block)
         if config.probe_every and block.step % config.probe_every == 0:
             _probe(config, block, new)
         lines += new
-        if hosts.is_primary():
+        if devices.is_primary():
             files.append_lines(folder / "metrics.jsonl", new)
         due = (block.step // config.eval_every) % config.checkpoint_every == 0
-        if due or record.over(config, progress):
+        if due or over(config, progress):
             carry = block.carry()
-            if hosts.is_primary():
+            if devices.is_primary():
                 place, owner = folder / "checkpoints", config.fingerprint
                 checkpoint.save(place, block.step, carry, owner=owner, notes=lines)
         listener.evaluated(name, new)
-    seconds = compile_program(plan, where, dropout=dropout).seconds
+    seconds = compiling(plan, where).result().seconds
     # Each process has times of its own.
-    result = hosts.agree(lambda: record.result(config, progress, lines, where, seconds))
-    if hosts.is_primary():
+    result = devices.agree(lambda: result_of(config, progress, lines, where, seconds))
+    if devices.is_primary():
         files.write_json(folder / "result.json", result)
-        (folder / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
+        (folder / "failure.json").unlink(missing_ok=True)  # of an earlier try
     return result
 
 
 def _probe(config: TrainConfig, block: loop.Block, lines: list[dict[str, Any]]) -> None:
     """Put what a look inside the models finds into the lines of the probed members."""
     params = block.carry().states.params
-    for line in lines if hosts.is_primary() else ():
+    for line in lines if devices.is_primary() else ():
         if line["member"] in probes.probed(config):
             own = jax.tree.map(lambda leaf, i=line["member"]: leaf[i], params)
             line["probe"] = probes.probe(config, own)
 
 
-def _resume(folder: Path, config: TrainConfig, template: program.Carry) -> run_folder.Progress:
+def _resume(folder: Path, config: TrainConfig, template: Carry) -> run_folder.Progress:
     """How far a run has come, in every process; the primary reads it from the folder."""
     found = []
 
@@ -293,10 +273,10 @@ def _resume(folder: Path, config: TrainConfig, template: program.Carry) -> run_f
         files.write_json(folder / "environment.json", environment.describe())
         return {"lines": found[0].lines, "restored": found[0].carry is not None}
 
-    told = hosts.agree(read)
+    told = devices.agree(read)
     carry = found[0].carry if found else None
     if told["restored"]:
-        carry = hosts.share(carry, template)
+        carry = devices.share(carry, template)
     return run_folder.Progress(told["lines"], carry)
 
 
@@ -319,20 +299,16 @@ def load(run_dir: Path | str) -> Loaded:
     result = run_folder.finished(folder, config)
     if result is None:
         raise RunError(f"expected a finished run in {folder}, its result.json is damaged; train it")
-    dropout = bool(config.dropouts)
-    shapes = template(program_of(config), len(config.members), dropout=dropout)
+    shapes = template(program_of(config), len(config.members))
     path = folder / result["checkpoint"]
     try:
         carry = checkpoint.read(path, shapes, owner=config.fingerprint).tree
     except checkpoint.CheckpointError as error:
         raise RunError(f"checkpoint {path}: {error}") from error
-    return Loaded(
-        config,
-        files.read_json(folder / "environment.json"),
-        read_metrics(folder),
-        result,
-        carry.states.params,
-    )
+    about, metrics = files.read_json(folder / "environment.json"), read_metrics(folder)
+    name = config.model.mixer
+    members = record.results(name, config, result, metrics=metrics, environment=about)
+    return Loaded(config, about, metrics, result, tuple(members), carry.states.params)
 
 
 def program_of(config: TrainConfig) -> program.Program:
@@ -359,4 +335,108 @@ def program_of(config: TrainConfig) -> program.Program:
         patience=config.patience,
         shared_data=config.shared_data,
         train_examples=config.train_examples,
+        own=program.own(config.members[0]),
     )
+
+
+def over(config: TrainConfig, progress: Carry) -> bool:
+    """Whether a run has nothing left to do.
+
+    Args:
+        config: The run's config.
+        progress: Its state after a block, on the host.
+
+    Returns:
+        True once all steps are taken, all members have stopped, or (``stop_when="one_rate"``) all
+        seeds of a point of the other axes are solved.
+    """
+    solved = np.asarray(progress.solved_at != NOT_YET).reshape(-1, len(config.seeds))
+    one_rate = config.stop_when == "one_rate" and solved.all(axis=1).any()
+    return bool(progress.step >= config.steps or not progress.active.any() or one_rate)
+
+
+def lines_of(config: TrainConfig, block: loop.Block) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` for a block.
+
+    Args:
+        config: The run's config.
+        block: The block.
+
+    Returns:
+        A line per member that trained in it.
+    """
+    active = np.flatnonzero(block.metrics.active).tolist()
+    tokens = len(active) * config.eval_every * config.batch_size * config.task.seq_len
+    return [
+        {
+            "step": block.step,
+            "member": index,
+            **config.members[index]._asdict(),
+            **{name: _number(float(getattr(block.metrics, name)[index])) for name in NUMBERS},
+            "seconds": block.seconds,
+            "tokens_per_second": tokens / block.seconds,
+        }
+        for index in active
+    ]
+
+
+def result_of(
+    config: TrainConfig,
+    progress: Carry,
+    lines: Sequence[Mapping[str, Any]],
+    where: Layout,
+    compile_seconds: float,
+) -> dict[str, Any]:
+    """The content of ``result.json``.
+
+    Args:
+        config: The run's config.
+        progress: Its final state, on the host.
+        lines: All its metrics.
+        where: On how many devices and how many members at once it was computed.
+        compile_seconds: Wall time of the compilation.
+
+    Returns:
+        JSON data.
+    """
+    model = nn.build(config.model)
+    seconds = sum({line["step"]: line["seconds"] for line in lines}.values())
+    steps = int(progress.step)
+    members = []
+    for index, point in enumerate(config.members):
+        own = [line for line in lines if line["member"] == index]
+        members.append(
+            {
+                "member": index,
+                **point._asdict(),
+                "status": _status(config, progress, index),
+                "step": own[-1]["step"],
+                **{name: own[-1][name] for name in NUMBERS},
+                "steps_to_90": first_step(own, 0.9),
+            }
+        )
+    return {
+        "format": FORMAT,
+        "config": config.fingerprint,
+        "steps": steps,
+        "num_params": num_parameters(model),
+        "state_size": state_size(model, config.task.seq_len),
+        "tokens_per_second": tokens_per_second(config, [m["step"] for m in members], seconds),
+        "train_seconds": seconds,
+        "compile_seconds": compile_seconds,
+        "devices": len(where.devices),
+        "members_at_once": min(where.slice_size, where.num_members),
+        "checkpoint": f"checkpoints/step_{steps:08d}",
+        "members": members,
+    }
+
+
+def _status(config: TrainConfig, progress: Carry, index: int) -> str:
+    for name in ("solved", "diverged", "plateau"):
+        if getattr(progress, f"{name}_at")[index] != NOT_YET:
+            return name
+    return "finished" if progress.step >= config.steps else "stopped"
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,48 +1,52 @@
 """The results of a sweep as a table: ``results.sqlite``, a row per member.
 
-The columns are those of :data:`COLUMNS`, so any SQLite client reads them. ``config``, ``metrics``
-(a list over time), ``environment`` and ``timing`` are JSON. A row is written when its run is
-finished or has failed, all rows of a run at once. Sweeps that share a folder take turns to write.
+The columns are the fields of `MemberResult`, so any SQLite client reads them. ``config``,
+``metrics`` (a list over time), ``environment`` and ``timing`` are JSON. A row is written when its
+run is finished or has failed, all rows of a run at once. Sweeps that share a folder take turns.
 
 The table can be made again from the folders of the runs, and is where a kill or a full disk has
 left it without them. A file of that name that is not ours is an error and is left alone.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import sqlite3
+import types
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dsfjax.training import files, serial
-from dsfjax.training.folder import RunError, failure, finished, read_config, read_metrics
-from dsfjax.training.program import Member
-from dsfjax.training.record import NUMBERS, STOPPED
+from dsfjax.training.config import AXES, Member
+from dsfjax.training.storage import files
+from dsfjax.training.storage.folder import RunError, failure, finished, read_config, read_metrics
+from dsfjax.training.storage.record import STOPPED, MemberResult, results, row
 
 NAME = "results.sqlite"
-COLUMNS = {
-    "run": "TEXT",
-    "member": "INTEGER",
-    "mixer": "TEXT",
-    **dict.fromkeys(Member._fields, "REAL"),
-    "seed": "INTEGER",
-    "status": "TEXT",
-    "reason": "TEXT",
-    "step": "INTEGER",
-    **dict.fromkeys(NUMBERS, "REAL"),
-    "steps_to_90": "INTEGER",
-    "num_params": "INTEGER",
-    "state_size": "INTEGER",
-    "config": "TEXT",
-    "metrics": "TEXT",
-    "environment": "TEXT",
-    "timing": "TEXT",
-}
-"""Column to SQLite type. ``run`` is the folder of the run; the primary key is (run, member)."""
 
-_JSON = ("config", "metrics", "environment", "timing")
+
+def _column(hint: Any) -> str:
+    """SQLite's type for a field; "JSON" for what is neither a number nor text."""
+    kinds = {int: "INTEGER", float: "REAL", str: "TEXT"}
+    plain = [kinds[each] for each in (hint, *typing.get_args(hint)) if each in kinds]
+    return plain[0] if plain and typing.get_origin(hint) in (None, types.UnionType) else "JSON"
+
+
+_HINTS = typing.get_type_hints(MemberResult)
+_POINT = {axis.name: axis.kind for axis in AXES}
+_KINDS = {
+    name: _column(each)
+    for field, hint in _HINTS.items()
+    for name, each in (_POINT if hint is Member else {field: hint}).items()
+}
+_JSON = tuple(name for name, kind in _KINDS.items() if kind == "JSON")
+COLUMNS = {name: "TEXT" if kind == "JSON" else kind for name, kind in _KINDS.items()}
+"""Column to SQLite type: the fields of `MemberResult`, and the axes for its point.
+
+``run`` is the folder of the run; the primary key is (run, member).
+"""
 _APPLICATION, _VERSION = 0x64736678, 2  # "dsfx": tells our files from those of other programs
 _log = logging.getLogger("dsfjax")
 
@@ -86,14 +90,14 @@ def add(folder: Path, run: str) -> None:
                     _insert(connection, rows)
 
 
-def read_results(folder: Path | str) -> list[dict[str, Any]]:
-    """All rows of a store.
+def read_results(folder: Path | str) -> list[MemberResult]:
+    """All results in a store.
 
     Args:
         folder: The sweep's folder.
 
     Returns:
-        A dict per member, in the order of ``(run, member)``, with the keys of :data:`COLUMNS`.
+        A record per member, in the order of ``(run, member)``.
 
     Raises:
         ValueError: If there is no store, or it cannot be read.
@@ -132,7 +136,10 @@ def read_results(folder: Path | str) -> list[dict[str, Any]]:
         rows = [row for row in rows if row["run"] not in fresh]
         rows += [empty | dict(row) for name in fresh for row in fresh[name]]
         rows.sort(key=lambda row: (row["run"], row["member"]))
-    return [row | {name: json.loads(row[name]) for name in _JSON} for row in rows]
+    return [
+        MemberResult.from_columns(row | {name: json.loads(row[name]) for name in _JSON})
+        for row in rows
+    ]
 
 
 class _Damaged(Exception):
@@ -220,45 +227,24 @@ def _insert(connection: sqlite3.Connection, rows: list[Mapping[str, Any]]) -> No
 
 
 def _rows(folder: Path, run: str) -> list[Mapping[str, Any]]:
+    """The rows of a run, JSON as text."""
     path = folder / run
     config = read_config(path)
-    result, metrics = finished(path, config), read_metrics(path)
-    common = {
-        "run": run,
-        "mixer": config.model.mixer,
-        "config": json.dumps(serial.to_dict(config)),
-        "environment": json.dumps(_environment(path)),
-    }
-    if result is None:
-        failed = failure(path, config)
-        if failed is None:
-            raise RunError(f"expected a run in {path} that is finished or has failed; train it")
-        own = {"status": "failed", "reason": failed["reason"], "timing": json.dumps({})}
-        members: list[dict[str, Any]] = [
-            {"member": index, **point._asdict(), **own}
-            for index, point in enumerate(config.members)
-        ]
-    else:
-        times = ("train_seconds", "compile_seconds", "tokens_per_second")
-        ended = {"finished_at": (path / "result.json").stat().st_mtime}
-        common |= {name: result[name] for name in ("num_params", "state_size")}
-        common["timing"] = json.dumps(ended | {name: result[name] for name in times})
-        members = result["members"]
-    left_out = ("member", "learning_rate", "seed", "tokens_per_second")
-    return [
-        {
-            **common,
-            **member,
-            "metrics": json.dumps(
-                [
-                    {name: value for name, value in line.items() if name not in left_out}
-                    for line in metrics
-                    if line["member"] == member["member"]
-                ]
-            ),
-        }
-        for member in members
-    ]
+    ended, when = finished(path, config), None
+    if ended is not None:
+        when = (path / "result.json").stat().st_mtime
+    elif (ended := failure(path, config)) is None:
+        raise RunError(f"expected a run in {path} that is finished or has failed; train it")
+    found = results(
+        run,
+        config,
+        ended,
+        metrics=read_metrics(path),
+        environment=_environment(path),
+        finished_at=when,
+    )
+    rows = [one.columns() for one in found]
+    return [row | {name: json.dumps(row[name]) for name in _JSON} for row in rows]
 
 
 def _environment(path: Path) -> dict[str, Any] | None:
@@ -269,3 +255,16 @@ def _environment(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         files.set_aside(path / "environment.json", f"it is not JSON ({error})")
         return None
+
+
+def programs(folder: Path) -> list[dict[str, Any]]:
+    """The rows of all finished programs of a sweep's folder, from its table.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        A row per program, by name.
+    """
+    whole = [member for member in read_results(folder) if member.status != "failed"]
+    return [row(list(own)) for _, own in itertools.groupby(whole, key=lambda member: member.run)]

@@ -1,9 +1,20 @@
-"""Where the programs of a sweep are run: here, or on the workers of a Ray cluster.
+"""A sweep: many programs, each of many members, in one folder and one table.
 
-A *launcher* runs every config in its folder and yields ``(name, result)`` in the order in which
-they are done. It is a function of ``(configs, folder, listener, resources, retry)``. A run that
-fails does not end the others: its result is ``failure.json``, with the status "failed" and a
-reason, and it is not run again unless ``retry`` is set.
+What changes a shape (the mixer, widths, lengths, the task) is another program; what does not is an
+axis of :class:`~dsfjax.training.config.TrainConfig` and trains in the same one. The folder has a
+run per program (:mod:`dsfjax.training.runs`) and ``results.sqlite`` with a row per member
+(:mod:`dsfjax.training.storage.store`). ``compare.json`` is a view of that table: a row per finished
+program of the folder, whichever sweep it was of.
+
+Any number of processes may run the same sweep, or others, in one folder: a program is run by one
+process at a time, and each takes those that are free. Where a process dies its programs are free
+again, and whoever runs them next continues from their checkpoints.
+
+A *launcher* says where the programs are run: here, or on the workers of a Ray cluster. It runs
+every config in its folder and yields ``(name, result)`` in the order in which they are done. It is
+a function of ``(configs, folder, listener, resources, retry)``. A run that fails does not end the
+others: its result is ``failure.json``, with the status "failed" and a reason, and it is not run
+again unless ``retry`` is set.
 
 One program that is to span several hosts needs no launcher of its own: after
 ``jax.distributed.initialize()`` in each process :func:`here` cuts the members over the devices of
@@ -18,13 +29,14 @@ from typing import Any
 
 import jax
 
-from dsfjax.training import folder as run_folder
-from dsfjax.training import hosts
+from dsfjax.training import devices
+from dsfjax.training.compilation import MemoryShortage
 from dsfjax.training.config import TrainConfig, from_json, to_json
-from dsfjax.training.folder import RunError, read_metrics
-from dsfjax.training.layout import reserve
-from dsfjax.training.memory import MemoryShortage
-from dsfjax.training.run import Listener, Resources, attempt, prepare
+from dsfjax.training.devices import reserve
+from dsfjax.training.runs import EVERYTHING, Busy, Listener, Resources, prepare, program_of, train
+from dsfjax.training.storage import files, record, store
+from dsfjax.training.storage import folder as run_folder
+from dsfjax.training.storage.folder import RunError, read_metrics
 
 Launcher = Callable[
     [Mapping[str, TrainConfig], Path, Listener, Resources, bool],
@@ -91,12 +103,12 @@ def _outcome(
     retry: bool,
 ) -> dict[str, Any] | None:
     """The result of a run, or why it has none; None if another process has its folder."""
-    found = None if retry else hosts.agree(lambda: run_folder.failure(path, config))
+    found = None if retry else devices.agree(lambda: run_folder.failure(path, config))
     if found is None:
         try:
-            return attempt(
-                config, path, name=name, listener=listener, resources=resources, wait=wait
-            )
+            return train(config, path, name=name, listener=listener, resources=resources, wait=wait)
+        except Busy:
+            return None
         except RunError:
             raise  # a mistake of the caller, not of this run: nothing in the folder was changed
         except Exception as error:
@@ -104,7 +116,7 @@ def _outcome(
             if jax.process_count() > 1 and not isinstance(error, MemoryShortage):
                 raise
             reason, whole = _sentence(error), "".join(traceback.format_exception(error))
-            found = hosts.agree(lambda: run_folder.fail(path, config, reason, whole))
+            found = devices.agree(lambda: run_folder.fail(path, config, reason, whole))
     listener.failed(name, found["reason"])
     return found
 
@@ -212,3 +224,56 @@ def _tell(
 
 LAUNCHERS: dict[str, Launcher] = {"here": here, "ray": on_ray}
 """Name to launcher."""
+
+
+def sweep(
+    configs: Mapping[str, TrainConfig],
+    run_dir: Path | str,
+    *,
+    listener: Listener | None = None,
+    resources: Resources = EVERYTHING,
+    launcher: Launcher = here,
+    retry_failed: bool = False,
+) -> list[dict[str, Any]]:
+    """Train each config in a folder of its own, and write the tables of all of them.
+
+    A finished run is not run again and an unfinished one continues, so an interrupted sweep is
+    resumed by calling this again. A program that fails, for instance for want of memory, is a row
+    with the status "failed" and a reason, and the sweep continues with the next.
+
+    Args:
+        configs: Name (a folder's) to config.
+        run_dir: Folder of the sweep.
+        listener: Is told of the progress.
+        resources: What each run may use.
+        launcher: Where the runs are run (:mod:`dsfjax.training.sweeps`).
+        retry_failed: Whether to run programs again that failed before; by default they only keep
+            their rows.
+
+    Returns:
+        A row per config, in the given order, as `dsfjax.training.storage.record.row` makes it, with
+        ``status`` "finished"; of a program that failed ``mixer`` (its name), ``status`` and
+        ``reason``.
+
+    Raises:
+        ValueError: If a model cannot be built; nothing has been trained then.
+        RunError: If a folder in ``run_dir`` belongs to another config, or ``results.sqlite`` to
+            another program; nothing has been trained then.
+    """
+    for config in configs.values():
+        program_of(config)
+    devices.agree(lambda: _check(configs, Path(run_dir)))
+    folder, rows = Path(run_dir), {}
+    for name, result in launcher(configs, folder, listener or Listener(), resources, retry_failed):
+        rows[name] = record.row(record.results(name, configs[name], result))
+        if devices.is_primary():
+            store.add(folder, name)
+            with files.lock(folder):
+                files.write_json(folder / "compare.json", store.programs(folder))
+    return [rows[name] for name in configs]
+
+
+def _check(configs: Mapping[str, TrainConfig], folder: Path) -> None:
+    store.check(folder)
+    for name, config in configs.items():
+        run_folder.check(folder / name, config)

@@ -3,14 +3,17 @@
 import dataclasses
 import shutil
 import sqlite3
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig
-from dsfjax.training import Listener, RunError, TrainConfig, files, launch, load, store, sweep
+from dsfjax.training import Listener, MemberResult, RunError, TrainConfig, load, sweep, sweeps
+from dsfjax.training.storage import files, store
 from tests.training.processes import start
 
 CONFIG = TrainConfig(
@@ -43,19 +46,45 @@ def folder(swept: Path, tmp_path: Path) -> Path:
 
 def test_a_row_per_member(swept: Path) -> None:
     rows, run = store.read_results(swept), load(swept / "one")
-    assert [list(row) for row in rows] == [list(store.COLUMNS)] * 4
-    for row, member in zip(rows, run.result["members"], strict=True):
-        assert row["reason"] is None
-        assert {name: row[name] for name in member} == member
-        own = [line for line in run.metrics if line["member"] == member["member"]]
-        assert [line["eval_loss"] for line in row["metrics"]] == [x["eval_loss"] for x in own]
-        assert row["config"]["model"]["d_model"] == 8
-        assert row["environment"] == run.environment
-        assert row["num_params"] == run.result["num_params"]
-        assert row["timing"]["train_seconds"] == run.result["train_seconds"]
-    assert [row["status"] for row in rows] == ["finished", "finished", "diverged", "diverged"]
-    assert [row["weight_decay"] for row in rows] == [0.0] * 4
-    assert rows[2]["eval_loss"] is None
+    assert [row.status for row in rows] == ["finished", "finished", "diverged", "diverged"]
+    for row, member, entry in zip(rows, run.members, run.result["members"], strict=True):
+        assert row.columns() == MemberResult.from_columns(row.columns()).columns()
+        assert list(row.columns()) == list(store.COLUMNS)
+        # The folder of the run says the same, but for what only the sweep knows.
+        assert set(row.timing) - set(member.timing) == {"finished_at"}
+        assert dataclasses.replace(row, run=member.run, timing=member.timing) == member
+        assert {name: row.columns()[name] for name in entry} == entry
+        own = [line for line in run.metrics if line["member"] == row.member]
+        assert [line["eval_loss"] for line in row.metrics] == [x["eval_loss"] for x in own]
+        assert row.config["model"]["d_model"] == 8
+        assert row.timing["train_seconds"] == run.result["train_seconds"]
+    assert [row.point for row in rows] == list(CONFIG.members)
+    assert (rows[2].eval_loss, rows[2].accuracy, rows[2].reason) == (None, 0.0, None)
+
+
+def test_what_was_trained_before_is_read(tmp_path: Path) -> None:
+    """A sweep as an earlier version left it, one whose metrics had two of the axes."""
+    with zipfile.ZipFile(Path(__file__).parent / "sweep_of_before.zip") as archive:
+        archive.extractall(tmp_path)
+    with jax.enable_x64(False):  # it was trained in single precision
+        rows, run = store.read_results(tmp_path), load(tmp_path / "one")
+    assert run.config.fingerprint == run.result["config"]
+    assert [row.point for row in rows] == list(run.config.members)
+    assert [row.status for row in rows] == ["finished", "finished", "diverged", "diverged"]
+    assert [
+        dataclasses.replace(row, run=m.run, timing=m.timing)
+        for row, m in zip(rows, run.members, strict=True)
+    ] == list(run.members)
+    before = files.read_json(tmp_path / "compare.json")
+    assert sweep({"one": run.config}, tmp_path) == before  # it is finished: nothing is trained
+    assert files.read_json(tmp_path / "compare.json") == before
+    (tmp_path / store.NAME).unlink()
+    store.add(tmp_path, "one")
+    made = [
+        dataclasses.replace(row, timing=m.timing)
+        for row, m in zip(store.read_results(tmp_path), rows, strict=True)
+    ]
+    assert made == rows
 
 
 def test_any_client_reads_it(swept: Path) -> None:
@@ -71,9 +100,9 @@ def test_adding_again_replaces(folder: Path) -> None:
     store.add(folder, "one")
     store.add(folder, "two")
     rows = store.read_results(folder)
-    assert [row["run"] for row in rows] == ["one"] * 4 + ["two"] * 4
+    assert [row.run for row in rows] == ["one"] * 4 + ["two"] * 4
     assert rows[:4] == before
-    assert [row["eval_loss"] for row in rows[4:]] == [row["eval_loss"] for row in before]
+    assert [row.eval_loss for row in rows[4:]] == [row.eval_loss for row in before]
 
 
 def truncated(path: Path) -> None:
@@ -119,7 +148,7 @@ def test_damage_is_set_aside_and_made_good(folder: Path, caplog: pytest.LogCaptu
     assert "set aside as broken_results.sqlite" in caplog.text
     rows = store.read_results(folder)
     assert rows[:4] == expected
-    assert [row["run"] for row in rows[4:]] == ["two"] * 4
+    assert [row.run for row in rows[4:]] == ["two"] * 4
 
 
 @pytest.mark.parametrize("damage", [begun, empty])
@@ -132,7 +161,7 @@ def test_a_store_without_a_table_is_made_of_all_runs(damage, folder: Path) -> No
     assert [p.name for p in folder.glob("broken_*")] == []
     rows = store.read_results(folder)
     assert rows[:4] == expected
-    assert [row["run"] for row in rows[4:]] == ["two"] * 4
+    assert [row.run for row in rows[4:]] == ["two"] * 4
 
 
 @pytest.mark.parametrize("damage", [no_database, of_another_program])
@@ -164,8 +193,8 @@ def test_a_store_of_version_1_is_read_and_brought_up_to_date(folder: Path) -> No
     shutil.rmtree(folder / "one")
     store.add(folder, "two")
     rows = store.read_results(folder)
-    assert [row["run"] for row in rows] == ["one"] * 4 + ["two"] * 4
-    assert rows[:4] == [row | {"timing": {}} for row in expected]
+    assert [row.run for row in rows] == ["one"] * 4 + ["two"] * 4
+    assert rows[:4] == [dataclasses.replace(row, timing={}) for row in expected]
 
 
 def test_a_result_of_format_2_gets_the_right_rate(folder: Path) -> None:
@@ -189,16 +218,16 @@ class Heard(Listener):
 def test_a_program_that_fails_is_rows_and_the_sweep_continues(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempt = launch.attempt
+    train = sweeps.train
 
     def no_memory(config: TrainConfig, path: Path, **keywords: Any) -> Any:
         if keywords["name"] == "bad":
             raise MemoryError("RESOURCE_EXHAUSTED: out of memory\nwith a long account of it")
-        return attempt(config, path, **keywords)
+        return train(config, path, **keywords)
 
     configs, heard = {"bad": CONFIG, "two": CONFIG}, Heard()
     with monkeypatch.context() as patch:
-        patch.setattr(launch, "attempt", no_memory)
+        patch.setattr(sweeps, "train", no_memory)
         rows = sweep(configs, folder, listener=heard)
     reason = "MemoryError: RESOURCE_EXHAUSTED: out of memory"
     assert [(row["mixer"], row["status"]) for row in rows] == [
@@ -206,10 +235,10 @@ def test_a_program_that_fails_is_rows_and_the_sweep_continues(
         ("two", "finished"),
     ]
     assert rows[0]["reason"] == reason
-    failed = [row for row in store.read_results(folder) if row["run"] == "bad"]
-    assert [(row["status"], row["reason"]) for row in failed] == [("failed", reason)] * 4
-    assert [row["learning_rate"] for row in failed] == [1e-3, 1e-3, 1e300, 1e300]
-    assert {row["eval_loss"] for row in failed} == {None}
+    failed = [row for row in store.read_results(folder) if row.run == "bad"]
+    assert [(row.status, row.reason) for row in failed] == [("failed", reason)] * 4
+    assert [row.point.learning_rate for row in failed] == [1e-3, 1e-3, 1e300, 1e300]
+    assert {row.eval_loss for row in failed} == {None}
     # The view has what is finished in this folder, whichever sweep it was of.
     view = files.read_json(folder / "compare.json")
     assert [row["mixer"] for row in view] == ["one", "two"]
@@ -221,7 +250,7 @@ def test_a_program_that_fails_is_rows_and_the_sweep_continues(
     tried = sweep(configs, folder, listener=heard, retry_failed=True)
     assert [row["status"] for row in tried] == ["finished", "finished"]
     assert heard.failures == [("bad", reason)] * 2
-    assert "failed" not in {row["status"] for row in store.read_results(folder)}
+    assert "failed" not in {row.status for row in store.read_results(folder)}
     assert not (folder / "bad" / "failure.json").exists()
 
 
@@ -244,7 +273,7 @@ def test_many_writers(folder: Path) -> None:
         shutil.copytree(folder / "one", folder / name)
     code = (
         "import sys, pathlib\n"
-        "from dsfjax.training import store\n"
+        "from dsfjax.training.storage import store\n"
         "for name in sys.argv[2:]: store.add(pathlib.Path(sys.argv[1]), name)\n"
     )
     writers = [start("-c", code, folder, *names[i::3]) for i in range(3)]
@@ -252,8 +281,8 @@ def test_many_writers(folder: Path) -> None:
         out, err = writer.communicate(timeout=300)
         assert writer.returncode == 0, out + err
     rows = store.read_results(folder)
-    assert [(row["run"], row["member"]) for row in rows] == [
+    assert [(row.run, row.member) for row in rows] == [
         (name, member) for name in sorted(["one", *names]) for member in range(4)
     ]
     for row in rows:
-        assert row["metrics"] == rows[row["member"]]["metrics"]
+        assert row.metrics == rows[row.member].metrics

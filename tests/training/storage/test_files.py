@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dsfjax.training import files
+from dsfjax.training.storage import files
 from tests.training.processes import start
 
 
@@ -99,7 +99,7 @@ def test_lock_is_for_one(tmp_path: Path) -> None:
 def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = (
         "import sys, time, pathlib\n"
-        "from dsfjax.training import files\n"
+        "from dsfjax.training.storage import files\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "with files.lock(folder):\n"
         "    (folder / 'a.json.1.tmp').write_text('half')\n"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dsfjax.training import Listener, files, read_results, sweep, to_json
+from dsfjax.training import Listener, read_results, sweep, to_json
+from dsfjax.training.storage import files
 from tests.training.processes import start
 from tests.training.small_config import CONFIG
 
@@ -35,7 +36,7 @@ def test_a_program_of_another_process_is_put_off(tmp_path: Path) -> None:
     assert [row["mixer"] for row in rows] == ["first", "second"]
     assert rows == json.loads((tmp_path / "compare.json").read_text())
     first, second = (
-        [row["metrics"][-1]["eval_loss"] for row in read_results(tmp_path) if row["run"] == name]
+        [row.metrics[-1]["eval_loss"] for row in read_results(tmp_path) if row.run == name]
         for name in ("first", "second")
     )
     assert first == second
@@ -61,4 +62,4 @@ def test_two_processes_share_the_programs(tmp_path: Path) -> None:
     ran = [line.split()[1] for lines in said for line in lines if line.startswith("ran")]
     assert sorted(ran) == list("abcdef")  # each once, by whichever came first
     assert {lines[-1] for lines in said} == {f"rows {list('abcdef')}"}
-    assert [row["run"] for row in read_results(tmp_path)] == [x for x in "abcdef" for _ in range(6)]
+    assert [row.run for row in read_results(tmp_path)] == [x for x in "abcdef" for _ in range(6)]

@@ -7,40 +7,32 @@ from typing import Any
 
 import pytest
 
-from dsfjax.training import load, presets, sweep
-from dsfjax.training.comparison import row
+from dsfjax.training import MemberResult, load, presets, sweep
+from dsfjax.training.config import AXES, grid
+from dsfjax.training.storage.record import row
 
 
 def member(
-    rate: float, accuracy: float | None, steps: int | None, status: str = "finished"
-) -> dict:
-    return {
-        "learning_rate": rate,
-        "weight_decay": 0.1,
-        "init_scale": 1.0,
-        "dropout": None,
-        "seed": 0,
-        "eval_accuracy": accuracy,
-        "steps_to_90": steps,
-        "status": status,
-    }
-
-
-def result(*members: dict) -> dict[str, Any]:
-    return {
-        "members": list(members),
-        "state_size": 128,
-        "num_params": 1000,
-        "tokens_per_second": 5.0,
-        "train_seconds": 2.0,
-        "compile_seconds": 3.0,
-    }
+    rate: float, accuracy: float | None, steps: int | None, status: str = "finished", **axes: Any
+) -> MemberResult:
+    point = {"learning_rate": rate, "seed": 0} | axes
+    (made,) = grid(**{axis.field: [point[axis.name]] for axis in AXES if axis.name in point})
+    return MemberResult(
+        run="ssd",
+        member=0,
+        mixer="ssd",
+        point=made,
+        status=status,
+        eval_accuracy=accuracy,
+        steps_to_90=steps,
+        num_params=1000,
+        state_size=128,
+    )
 
 
 def test_best_rate_has_the_highest_mean() -> None:
     found = row(
-        "ssd",
-        result(
+        (
             member(0.1, 1.0, 5),
             member(0.1, 0.2, None),
             member(0.2, 0.75, None),
@@ -57,28 +49,27 @@ def test_best_rate_has_the_highest_mean() -> None:
 
 
 def test_diverged_counts_as_zero() -> None:
-    found = row("s6", result(member(1.0, None, None, "diverged"), member(0.1, 0.1, None)))
+    found = row((member(1.0, None, None, "diverged"), member(0.1, 0.1, None)))
     assert found["best_learning_rate"] == 0.1
     assert found["rates"][0]["accuracies"] == [0.0]
     assert found["rates"][0]["statuses"] == ["diverged"]
 
 
 def test_ties_go_to_the_quicker_then_the_smaller() -> None:
-    quick = row("s6", result(member(0.1, 1.0, 9), member(0.2, 1.0, 5), member(0.4, 1.0, None)))
+    quick = row((member(0.1, 1.0, 9), member(0.2, 1.0, 5), member(0.4, 1.0, None)))
     assert quick["best_learning_rate"] == 0.2
     assert quick["steps_to_90"] == 5
-    small = row("s6", result(member(0.2, 0.5, None), member(0.1, 0.5, None)))
+    small = row((member(0.2, 0.5, None), member(0.1, 0.5, None)))
     assert small["best_learning_rate"] == 0.1
 
 
 def test_best_point_is_one_of_all_axes() -> None:
     found = row(
-        "s6",
-        result(
+        (
             member(0.1, 0.5, None),
-            member(0.1, 0.9, None) | {"weight_decay": 0.0},
-            member(0.1, 0.9, None) | {"weight_decay": 0.0, "init_scale": 0.5},
-            member(0.1, 0.7, None) | {"weight_decay": 0.0, "init_scale": 0.5, "seed": 1},
+            member(0.1, 0.9, None, weight_decay=0.0),
+            member(0.1, 0.9, None, weight_decay=0.0, init_scale=0.5),
+            member(0.1, 0.7, None, weight_decay=0.0, init_scale=0.5, seed=1),
         ),
     )
     best = {"learning_rate": 0.1, "weight_decay": 0.0, "init_scale": 1.0, "dropout": None}
@@ -88,10 +79,10 @@ def test_best_point_is_one_of_all_axes() -> None:
 
 
 def test_steps_to_90_is_a_mean_over_seeds() -> None:
-    found = row("s6", result(member(0.1, 1.0, 4), member(0.1, 0.96, 8)))
+    found = row((member(0.1, 1.0, 4), member(0.1, 0.96, 8)))
     assert found["steps_to_90"] == 6
     assert found["accuracy_std"] == pytest.approx(0.04 / 2**0.5)
-    assert row("s6", result(member(0.1, 1.0, 4)))["accuracy_std"] == 0.0
+    assert row([member(0.1, 1.0, 4)])["accuracy_std"] == 0.0
 
 
 def test_sweep_writes_a_run_per_mixer_and_resumes(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dsfjax.training import checkpoint, files, record, serial
 from dsfjax.training.config import TrainConfig, from_json, to_json
 from dsfjax.training.program import Carry
+from dsfjax.training.storage import checkpoint, files, record, serial
 
 
 class RunError(ValueError):

@@ -14,16 +14,8 @@ import pytest
 
 from dsfjax.nn import ModelConfig, build
 from dsfjax.tasks.mqar import MQARConfig, sample
-from dsfjax.training import (
-    Listener,
-    RunError,
-    TrainConfig,
-    load,
-    query_loss,
-    to_json,
-    train,
-)
-from dsfjax.training.compilation import begin
+from dsfjax.training import Listener, RunError, TrainConfig, load, query_loss, to_json, train
+from dsfjax.training.compilation import compiling
 from dsfjax.training.step import HELD_OUT, stream
 
 CONFIG = TrainConfig(
@@ -106,7 +98,7 @@ def test_resumes_bit_for_bit(step: int, finished: Path, tmp_path: Path) -> None:
     assert len(numbers(folder)) == 4 * step // 2
     assert not (folder / "result.json").exists()
     if step == 6:
-        begin.cache_clear()  # as in another process
+        compiling.cache_clear()  # as in another process
     heard = Heard()
     train(CONFIG, folder, listener=heard)
     assert heard.events[1] == (f"step {step // 4 * 4 + 2}", "linear_attention")
@@ -285,7 +277,7 @@ def test_killed_while_taking_the_folder(finished: Path, tmp_path: Path) -> None:
 
 
 def test_configs_that_differ_in_members_share_a_compilation(finished: Path, tmp_path: Path) -> None:
-    before = begin.cache_info().misses
+    before = compiling.cache_info().misses
     other = dataclasses.replace(
         CONFIG,
         learning_rates=(0.5, 0.25),
@@ -295,7 +287,7 @@ def test_configs_that_differ_in_members_share_a_compilation(finished: Path, tmp_
         steps=8,
     )
     result = train(other, tmp_path / "run")
-    assert begin.cache_info().misses == before
+    assert compiling.cache_info().misses == before
     assert {member["weight_decay"] for member in result["members"]} == {0.5}
     assert {member["init_scale"] for member in result["members"]} == {2.0}
 

@@ -66,16 +66,34 @@ def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
         return cast(T, from_dict(tasks.kind(name), data, where=where))
     if not isinstance(data, Mapping):
         raise TypeError(f"{where}: expected an object of {kind.__name__}, got {data!r}")
-    hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name in data:
-        choose(f"key of {where}", name, fields)
-    for name, field in fields.items():
-        absent = dataclasses.MISSING
-        if name not in data and field.default is absent and field.default_factory is absent:
-            raise ValueError(f"{where}: expected the key {name!r}, which is missing")
-    values = {k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()}
+    values = values_of(kind, data, where)
+    absent = dataclasses.MISSING
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        required = field.default is absent and field.default_factory is absent
+        if required and field.name not in values:
+            raise ValueError(f"{where}: expected the key {field.name!r}, which is missing")
     return kind(**values)  # type: ignore[abstract]  # a registered task is a class of its own
+
+
+def values_of(kind: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values of some fields of a config, typed.
+
+    Args:
+        kind: The dataclass that has the fields.
+        data: JSON data of some of them.
+        where: What ``data`` is, for messages.
+
+    Returns:
+        Field to value.
+
+    Raises:
+        ValueError: If a key is unknown; the nearest is named.
+        TypeError: If a value is not of the field's type.
+    """
+    hints, known = typing.get_type_hints(kind), [field.name for field in dataclasses.fields(kind)]
+    for name in data:
+        choose(f"key of {where}", name, known)
+    return {name: value_of(hints[name], value, f"{where}.{name}") for name, value in data.items()}
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -116,7 +134,7 @@ def strings(value: Any, where: str) -> tuple[str, ...]:
     Raises:
         TypeError: If it is anything else.
     """
-    return _value(tuple[str, ...], value, where)
+    return value_of(tuple[str, ...], value, where)
 
 
 def _plain(value: Any) -> Any:
@@ -135,7 +153,21 @@ def _left_out(field: dataclasses.Field[Any], value: Any) -> bool:
     return bool(field.metadata.get("later")) and value == field.default
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def value_of(hint: Any, value: Any, where: str) -> Any:
+    """A value of JSON data as an annotation says: `dsfjax._util.fields.convert`, and configs.
+
+    Args:
+        hint: The annotation.
+        value: JSON data.
+        where: What it is, for messages.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: If it is not one of the words of a ``Literal``; the nearest is named.
+        TypeError: If it is not of that type.
+    """
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for kind in kinds:
         absent = value is None and type(None) in kinds
