@@ -503,6 +503,6 @@ def kernel_variant(name: str, length: int, *, with_reset: bool = True) -> Kernel
             "soft_cap": 3.0,
             "sink": g.normal(4),
         },
-        "turning": {"transition": Dense(g.contraction(1, 2, N, N) * 2)},
+        "turning": {"transition": Dense(g.contraction(1, 2, N, N))},
     }[name]
     return dataclasses.replace(kernel_system(length, with_reset=with_reset), **more)

@@ -63,7 +63,7 @@ class KernelSystem:
         >>> import dsfjax
         >>> q = jnp.zeros((3, 1, 2))
         >>> halves = dsfjax.Scalar(jnp.log(jnp.array([[0.5]])))
-        >>> s = KernelSystem(q, q, transition=halves, window=2, num_channels=1)
+        >>> s = dsfjax.KernelSystem(q, q, transition=halves, window=2, num_channels=1)
         >>> [round(weight, 3) for weight in dsfjax.materialize(s)[0, 2].tolist()]
         [0.0, 0.333, 0.667]
     """
