@@ -14,6 +14,7 @@ FLOORS = {
     "engines": 2,
     "systems": 3,
     "tasks": 3,
+    "cost": 3,
     "analysis": 4,
     "nn": 4,
     "aspects": 5,

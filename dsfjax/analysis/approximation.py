@@ -1,7 +1,13 @@
 r"""How well finite systems approximate the exponential kernel: errors, bounds, state sizes.
 
 A finite system replaces e^{qᵀk} by κ̃(q, k) = φ(q)ᵀψ(k), with its own normaliser. Errors are
-measured against the exact kernel on the system's own queries, keys and values, row by row.
+measured against the exact kernel on the system's own queries, keys and values, row by row. Besides
+Taylor features there are random ones.
+
+With κ(x, z) = e^{xᵀz} the numerator of attention after step t is the function
+:math:`f_t(q) = \sum_{s \le t} κ(q, k_s) v_s` of the reproducing kernel Hilbert space of κ: what
+attention remembers is a function of the query. Its norm is that of the state of the (infinite)
+system whose features are those of κ.
 """
 
 from __future__ import annotations
@@ -12,14 +18,112 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, Key
 
-from dsfjax.analysis.features import elu_features, positive_features, random_projection
-from dsfjax.analysis.rows import map_rows, scores_of_step, visible_to
+from dsfjax._util.jitted import jitted
+from dsfjax.analysis.phi import map_rows, scores_of_step, visible_to
 from dsfjax.core import KernelSystem
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.features import check_even_order
 from dsfjax.engines.attention import values
+from dsfjax.systems.primitives import elu1
+
+
+@jitted("num_features", "width", "orthogonal")
+def random_projection(
+    key: Key[Array, ""], num_features: int, width: int, *, orthogonal: bool = True
+) -> Float[Array, "n m"]:
+    r"""Rows w_i ~ N(0, I) for random features.
+
+    Args:
+        key: PRNG key.
+        num_features: n.
+        width: m, features of queries and keys.
+        orthogonal: Make the rows of every block of m orthogonal: still N(0, I) each, but with a
+            smaller variance of the sum over i.
+
+    Returns:
+        (n, m) in the default float dtype.
+
+    References:
+        Choromanski et al. (2020), arXiv:2009.14794.
+
+    Example:
+        >>> w = random_projection(jax.random.key(0), 2, 2)
+        >>> round(float(jnp.abs(w[0] @ w[1])), 5)
+        0.0
+    """
+    blocks = -(-num_features // width)
+    normal = jax.random.normal(key, (2, blocks, width, width))
+    if not orthogonal:
+        return normal[0].reshape(-1, width)[:num_features]
+    q = jnp.linalg.qr(normal[0])[0]
+    # QR fixes the sign of R's diagonal; signs and norms of independent normal vectors undo it.
+    rows = normal[1]
+    length = jnp.linalg.norm(rows, axis=2, keepdims=True)
+    sign = jnp.where(rows[:, :, :1] < 0, -1, 1).astype(rows.dtype)
+    return (q.swapaxes(1, 2) * length * sign).reshape(-1, width)[:num_features]
+
+
+@jitted()
+def positive_features(x: Float[Array, "*lead m"], projection: Float[Array, "n m"]) -> Array:
+    r"""Positive random features of the exponential kernel (FAVOR+).
+
+    .. math:: φ_i(x) = e^{w_i^\top x - \|x\|^2 / 2} / \sqrt{n}, \qquad
+       \mathbb{E}\, φ(q)^\top φ(k) = e^{q^\top k} .
+
+    Args:
+        x: Queries or keys, (…, m).
+        projection: w, (n, m), of `random_projection`.
+
+    Returns:
+        (…, n), positive.
+
+    Numerics:
+        At most e^{‖w_i‖²/2}, and ‖w_i‖² is about m. The relative variance of one feature is
+        e^{‖q+k‖²} − 1: it needs exponentially many for long queries and keys.
+
+    References:
+        Choromanski et al. (2020), arXiv:2009.14794, equation 5.
+
+    Example:
+        >>> q, k = 0.1 * jnp.ones(2), -0.1 * jnp.ones(2)
+        >>> w = random_projection(jax.random.key(0), 64, 2)
+        >>> round(float(positive_features(q, w) @ positive_features(k, w)), 3)
+        0.98
+    """
+    w = projection.astype(x.dtype)
+    half = jnp.sum(jnp.square(x), axis=-1, keepdims=True) / 2
+    return jnp.exp(_project(w, x) - half) / jnp.sqrt(jnp.asarray(w.shape[0], x.dtype))
+
+
+@jitted()
+def elu_features(
+    x: Float[Array, "*lead m"], projection: Float[Array, "n m"] | None = None
+) -> Array:
+    r"""The map elu(W x) + 1, which approximates no kernel but is cheap and positive.
+
+    Args:
+        x: Queries or keys, (…, m).
+        projection: W (n, m), to compare at any state size; None for W = I, the map as published.
+
+    Returns:
+        (…, n), positive; n = m without a projection.
+
+    References:
+        Katharopoulos et al. (2020), arXiv:2006.16236.
+
+    Example:
+        >>> [round(x, 3) for x in elu_features(jnp.array([-1.0, 1.0])).tolist()]
+        [0.368, 2.0]
+    """
+    return elu1(x if projection is None else _project(projection.astype(x.dtype), x))
+
+
+def _project(w: Array, x: Array) -> Array:
+    return jnp.einsum("...m,nm->...n", x, w, precision="highest")
+
 
 Features = Callable[[Array], Array]
 
@@ -66,6 +170,7 @@ class FiniteState(NamedTuple):
     output_bound: float
 
 
+@jitted("order")
 def lagrange_bound(radius: Float[Array, "*shape"], order: int) -> Float[Array, "*shape"]:
     r"""Lagrange's bound ε on the Taylor remainder of the exponential.
 
@@ -90,6 +195,7 @@ def lagrange_bound(radius: Float[Array, "*shape"], order: int) -> Float[Array, "
     return jnp.exp(radius + (order + 1) * jnp.log(radius) - math.lgamma(order + 2))
 
 
+@jitted("order")
 def output_bound(
     radius: Float[Array, "*shape"], order: int, value_norm: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
@@ -119,6 +225,7 @@ def output_bound(
     return 2 * jnp.exp(radius) * lagrange_bound(radius, order) * value_norm
 
 
+@jitted("order")
 def truncation_rounding(radius: Float[Array, "*shape"], order: int) -> Float[Array, "*shape"]:
     r"""Rounding of e^x and of its truncation in the dtype of R, at most, for |x| ≤ R.
 
@@ -135,6 +242,7 @@ def truncation_rounding(radius: Float[Array, "*shape"], order: int) -> Float[Arr
     return 4 * (order + 2) * roundoff * jnp.exp(radius)
 
 
+@jitted("order", "block")
 def truncation_error(
     system: KernelSystem, u: Float[Array, "L d"], order: int, *, block: int = 16
 ) -> KernelError:
@@ -181,6 +289,7 @@ def truncation_error(
     return _errors("truncation_error", system, u, polynomial, block)
 
 
+@jitted("block", functions=("phi", "psi"))
 def feature_error(
     system: KernelSystem,
     u: Float[Array, "L d"],
@@ -268,8 +377,10 @@ def finite_states(
         positive = elu = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), taylor)
         if n <= max_features:
             w = random_projection(key, n, m)
-            positive = feature_error(system, u, lambda x, w=w: positive_features(x, w), block=block)
-            elu = feature_error(system, u, lambda x, w=w: elu_features(x, w), block=block)
+            positive = feature_error(
+                system, u, Partial(positive_features, projection=w), block=block
+            )
+            elu = feature_error(system, u, Partial(elu_features, projection=w), block=block)
         bounds = {
             "kernel_bound": float(lagrange_bound(taylor.radius, order).max()),
             "output_bound": float(output_bound(taylor.radius, order, taylor.value_norm).max()),
@@ -325,3 +436,129 @@ def _read(weights: Array, v: Array) -> Array:
     """The normalised sum of values (L, H, p), (H, p)."""
     total = weights.sum(axis=0)[:, None]
     return jnp.einsum("sh,shp->hp", weights, v, precision="highest") / total
+
+
+class Definiteness(NamedTuple):
+    """Whether a symmetric matrix is positive definite, as far as its rounding can tell.
+
+    Attributes:
+        smallest: Smallest eigenvalue.
+        largest: Largest eigenvalue.
+        rounding: n·ε·largest, below which an eigenvalue means nothing.
+        positive: smallest > rounding.
+        semidefinite: smallest ≥ −rounding: nothing contradicts a positive semidefinite matrix.
+    """
+
+    smallest: Float[Array, ""]
+    largest: Float[Array, ""]
+    rounding: Float[Array, ""]
+    positive: Bool[Array, ""]
+    semidefinite: Bool[Array, ""]
+
+
+@jitted(functions=("features",))
+def gram_matrix(
+    x: Float[Array, "S m"], features: Callable[[Array], Array] | None = None
+) -> Float[Array, "S S"]:
+    r"""Gram matrix of the exponential kernel, or of a feature map.
+
+    .. math:: K_{s,s'} = e^{x_s^\top x_{s'}}, \qquad \text{or} \quad φ(x_s)^\top φ(x_{s'}) .
+
+    The exponential one is positive definite for distinct points; that of n features has rank at
+    most n, so a finite system sees at most n keys apart.
+
+    Args:
+        x: Points, for example the keys of a head.
+        features: φ from (S, m) to (S, n); None for the exponential kernel.
+
+    Returns:
+        (S, S), symmetric.
+
+    Example:
+        >>> gram_matrix(jnp.zeros((2, 3))).tolist()
+        [[1.0, 1.0], [1.0, 1.0]]
+    """
+    z = x if features is None else features(x)
+    products = jnp.einsum("sm,tm->st", z, z, precision="highest")
+    return jnp.exp(products) if features is None else products
+
+
+@jitted()
+def definiteness(gram: Float[Array, "S S"]) -> Definiteness:
+    """Extreme eigenvalues of a symmetric matrix, and what they say beyond rounding.
+
+    Args:
+        gram: Symmetric (S, S).
+
+    Returns:
+        A `Definiteness`.
+
+    Numerics:
+        O(S³). The Gram matrix of points close to each other is positive definite in theory and
+        singular in floating point: then neither ``positive`` nor its contrary is shown.
+
+    Example:
+        >>> bool(definiteness(gram_matrix(jnp.array([[0.0], [1.0]]))).positive)
+        True
+    """
+    eigenvalues = jnp.linalg.eigvalsh(gram)
+    smallest, largest = eigenvalues[0], eigenvalues[-1]
+    epsilon = jnp.asarray(jnp.finfo(gram.dtype).eps, gram.dtype)
+    rounding = gram.shape[0] * epsilon * jnp.maximum(largest, -smallest)
+    return Definiteness(smallest, largest, rounding, smallest > rounding, smallest >= -rounding)
+
+
+@jitted("block")
+def rkhs_norm(
+    system: KernelSystem, u: Float[Array, "L d"], *, block: int = 16
+) -> Float[Array, "L H"]:
+    r"""Norm of the function that attention has stored after every step, per head.
+
+    .. math:: \|f_t\|^2 = \sum_{s, s' \le t} κ(k_s, k_{s'})\, v_s^\top v_{s'},
+
+    summed over the value channels. For a finite feature map the same norm is that of the state,
+    ‖h_t‖, so this is the size of the state that the kernel would have as a system.
+
+    Args:
+        system: A kernel system.
+        u: Tokens (L, d).
+        block: Rows held at a time.
+
+    Returns:
+        ‖f_t‖ (L, H); sums start after the last reset.
+
+    Raises:
+        ValueError: For a kernel with a window, decays, a soft cap or a sink.
+
+    Numerics:
+        ‖f_t‖² = ‖f_{t−1}‖² + v_tᵀ(2 f_t(k_t) − κ(k_t, k_t) v_t): O(block · L H) memory and
+        O(L² H (m + p)) work. e^{‖k‖²} overflows for ‖k‖² beyond 88 (float32) or 709 (float64).
+
+    Example:
+        >>> k = jnp.zeros((3, 1, 2))
+        >>> rkhs_norm(KernelSystem(k, k, num_channels=1), jnp.ones((3, 1)))[:, 0].tolist()
+        [1.0, 2.0, 3.0]
+    """
+    system.expect_plain("rkhs_norm")
+    v = values(system, u)
+    v = v.astype(state_dtype(v.dtype, system.k.dtype))
+    heads = system.num_heads
+    k, visible = system.k.astype(v.dtype), visible_to(system)
+    groups = k.shape[1]
+
+    def increment(t: Array) -> Array:
+        weights = jnp.where(visible(t)[:, None], jnp.exp(scores_of_step(k[t], k)), 0)  # (L, G)
+        weights = weights.at[t].multiply(0.5)  # the diagonal of the double sum counts once
+        of_group = v.reshape(v.shape[0], groups, heads // groups, -1)
+        read = jnp.einsum("sg,sgrp->grp", weights, of_group, precision="highest")
+        return 2 * jnp.sum(of_group[t] * read, axis=2).reshape(heads)
+
+    def add(total: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        more, reset = now
+        total = jnp.where(reset, 0, total) + more
+        return total, total
+
+    increments = map_rows(increment, system.length, block)
+    reset = jnp.zeros(system.length, bool) if system.reset is None else system.reset
+    squared = jax.lax.scan(add, jnp.zeros_like(increments[0]), (increments, reset))[1]
+    return jnp.sqrt(jnp.maximum(squared, 0))

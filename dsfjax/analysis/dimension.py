@@ -1,4 +1,7 @@
-r"""How much of the state is used: effective dimensions, and the covariance on real tokens."""
+r"""How much of the state is used: Hankel values of all blocks together, effective dimensions.
+
+The Hankel singular values say it of white noise, the covariance of the state of real tokens.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,11 @@ from typing import Literal, NamedTuple, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from dsfjax._util.jitted import jitted
+from dsfjax.analysis.gramians import gramians, hankel_singular_values
 from dsfjax.analysis.normalizer import finite, normalized
 from dsfjax.core import KernelSystem, System
+from dsfjax.core.steps import steps
 from dsfjax.engines import scan
 
 Axis = Literal["all", "states", "channels"]
@@ -26,6 +32,7 @@ class EffectiveDimension(NamedTuple):
     participation: Array
 
 
+@jitted("share")
 def effective_dimension(
     energies: Float[Array, "*axes k"], *, share: float = 0.99
 ) -> EffectiveDimension:
@@ -56,6 +63,7 @@ def effective_dimension(
     return EffectiveDimension(rank, total**2 / jnp.sum(e**2, axis=-1))
 
 
+@jitted("over")
 def state_covariance(
     system: System | KernelSystem, u: Float[Array, "L d"], *, over: Axis = "all"
 ) -> Inexact[Array, "H k k"]:
@@ -108,3 +116,45 @@ def state_covariance(
         x = x.reshape(heads, -1, x.shape[-1])
     total = jnp.einsum("hti,htj->hij", x, x.conj(), precision="highest")
     return total / x.shape[1]
+
+
+@jitted("at", "length")
+def state_use(
+    system: System | KernelSystem, *, at: int | None = None, length: int | None = None
+) -> Float[Array, " N"]:
+    r"""The N Hankel singular values of a system at one step, of all heads and value channels.
+
+    .. math:: σ_1 \ge σ_2 \ge \dots \ge σ_N, \qquad σ^2 \in \operatorname{eig}(P_t Q_t),
+
+    one per direction of the state: how much goes from the past to the future through it. The
+    `effective_dimension` of their squares is the number of directions in use, to be held against N.
+
+    Args:
+        system: A finite system of one sequence; batches come from `jax.vmap`.
+        at: Step t; by default the middle one.
+        length: L, needed only if nothing in the system varies in time.
+
+    Returns:
+        (N,), descending. Blocks that several value channels share count for each of them.
+
+    Raises:
+        ValueError: For a `KernelSystem`, or a step outside the sequence.
+
+    Numerics:
+        That of `gramians` and `hankel_singular_values`.
+
+    Example:
+        Two heads that keep three channels each, the second of which is not read:
+
+        >>> import dsfjax
+        >>> A, B = dsfjax.Scalar(jnp.log(jnp.array([[0.5, 0.5]]))), dsfjax.OuterInput()
+        >>> C = dsfjax.InnerOutput(None, jnp.array([[[1.0], [0.0]]]))
+        >>> s = dsfjax.System(A, B, C, state_shape=(2, 1, 3))
+        >>> [round(x, 3) for x in state_use(s, at=1, length=3).tolist()]
+        [1.25, 1.25, 1.25, 0.0, 0.0, 0.0]
+    """
+    length = steps(system, length, owner="state_use")
+    found = gramians(system, at=[length // 2 if at is None else at], length=length)
+    values = hankel_singular_values(found).reshape(-1)
+    copies = finite("state_use", system).num_states // values.size
+    return jnp.sort(jnp.repeat(values, copies))[::-1]

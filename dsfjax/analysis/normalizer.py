@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dsfjax._util.jitted import jitted
 from dsfjax.core import (
     DenseSkip,
     InnerOutput,
@@ -40,6 +41,7 @@ class SignedLog(NamedTuple):
     sign: Array | None
 
 
+@jitted("length")
 def normalizers(system: System | KernelSystem, *, length: int | None = None) -> SignedLog:
     """The normaliser η_t of every step and head.
 
@@ -125,8 +127,11 @@ def normalized(system: System, *, length: int | None = None) -> System:
         >>> paper.A.log_a[1].tolist(), paper.eta
         ([-1.0], None)
     """
-    if system.eta is None:
-        return system
+    return system if system.eta is None else _normalized(system, length)
+
+
+@jitted("length")
+def _normalized(system: System, length: int | None) -> System:
     log_eta, sign = normalizers(system, length=length)
     moved = rescale(dataclasses.replace(system, eta=None), -log_eta)
     C, D, one = system.C, system.D, jnp.ones_like(log_eta) if sign is None else sign

@@ -1,19 +1,99 @@
-r"""What is going wrong in a system, as numbers and in plain words."""
+r"""What explodes or vanishes: Lyapunov exponents, gradients through time, signs of trouble.
+
+Lyapunov exponents say how fast the product of the transitions grows or shrinks, gradients to the
+state of every step how a loss reaches back in time.
+"""
 
 from __future__ import annotations
 
 import math
+from functools import singledispatch
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
-from dsfjax.analysis.lyapunov import lyapunov_exponents
-from dsfjax.analysis.normalizer import has_finite_state, normalized, normalizers
-from dsfjax.analysis.spectra import log_eigenvalues
-from dsfjax.core import KernelSystem, System
+from dsfjax._util.factor import one_by_one
+from dsfjax._util.jitted import jitted
+from dsfjax.analysis.normalizer import finite, has_finite_state, normalized, normalizers
+from dsfjax.analysis.retention import mean_log_modulus
+from dsfjax.analysis.spectrum import log_eigenvalues, starts
+from dsfjax.core import (
+    DenseInput,
+    InnerOutput,
+    InputMap,
+    KernelSystem,
+    OuterInput,
+    OutputMap,
+    System,
+    steps,
+)
+from dsfjax.core.pytree import map_time
 from dsfjax.engines import scan
+from dsfjax.engines.recurrence import by_steps
+
+
+@jitted("length")
+def lyapunov_exponents(
+    system: System | KernelSystem, *, length: int | None = None
+) -> Float[Array, "H k"]:
+    r"""Mean growth per step, in natural logarithms, of the directions of the state.
+
+    .. math:: \lim_{L \to \infty} \frac{1}{L} \log σ_i(Λ_L \cdots Λ_1),
+
+    estimated over the steps of the sequence that carry a state over (all but the first and resets).
+    Negative exponents forget, with time constant −1/exponent; a positive one lets states and
+    gradients explode.
+
+    Args:
+        system: A system of one sequence; batches come from `jax.vmap`.
+        length: L, needed only if nothing in the system varies in time.
+
+    Returns:
+        (H, k), descending, k as in `eigenvalues`. −∞ where a decay is exactly 0 at some step.
+
+    Raises:
+        ValueError: If ``length`` contradicts that of the system.
+
+    Numerics:
+        Exact sums of logarithms for diagonal transitions, where the product is diagonal. For
+        all others the QR method: Q_t R_t = Λ_t Q_{t−1}, and the logarithms
+        of the diagonals of R_t are averaged, O(L H n³).
+
+    References:
+        Benettin, Galgani, Giorgilli, Strelcyn (1980), Meccanica 15.
+
+    Example:
+        >>> import dsfjax
+        >>> A = dsfjax.Dense(jnp.array([[[0.0, 2.0], [0.5, 0.0]]]))
+        >>> maps = dsfjax.OuterInput(jnp.ones((1, 1, 2))), dsfjax.InnerOutput(jnp.ones((1, 1, 2)))
+        >>> s = dsfjax.System(A, *maps, state_shape=(1, 2, 1))
+        >>> [round(x, 3) + 0.0 for x in lyapunov_exponents(s, length=41)[0].tolist()]
+        [0.0, 0.0]
+    """
+    if not has_finite_state(system) or system.A.is_diagonal:
+        mean = mean_log_modulus(system, length=length)
+        return jnp.sort(mean, axis=-1)[:, ::-1]
+    length = steps(system, length, owner="lyapunov_exponents")
+    paper = normalized(system, length=length)
+    heads, n, _ = paper.state_shape
+    A = paper.A
+    kept = ~starts(paper, length)
+    xs, step_of = by_steps(A, length)
+
+    def advance(Q: Array, step: tuple[Array, list[Array]]) -> tuple[Array, Array]:
+        carries, arrays = step
+        new, R = one_by_one(jnp.linalg.qr, step_of(arrays).apply(Q[None])[0])
+        growth = jnp.log(jnp.abs(jnp.diagonal(R, axis1=-2, axis2=-1)))
+        return jnp.where(carries, new, Q), jnp.where(carries, growth, 0)
+
+    eye = jnp.broadcast_to(jnp.eye(n, dtype=paper.dtype), (heads, n, n))
+    _, growth = jax.lax.scan(advance, eye, (kept, xs))
+    mean = growth.sum(axis=0) / kept.sum().astype(growth.dtype)
+    return jnp.sort(mean, axis=-1)[:, ::-1]
+
 
 FORGETS = 1e-3  # a decay below this leaves nothing of the state
 KEEPS = 1e-4  # a decay this close to 1 takes 10,000 steps to forget
@@ -54,6 +134,7 @@ class Stability(NamedTuple):
     finite: Array
 
 
+@jitted()
 def stability(system: System | KernelSystem, u: Float[Array, "L d"]) -> Stability:
     """Look for decays that saturate, normalisers that run away and states that explode.
 
@@ -194,3 +275,111 @@ def _of_head(one: Stability) -> list[str]:
 def _power(log: float) -> str:
     """exp(log), as a power of ten where that is shorter."""
     return f"{math.exp(log):.3g}" if log < math.log(1e4) else f"10^{log / math.log(10):.1f}"
+
+
+@jitted()
+def state_gradients(
+    system: System | KernelSystem, dy: Float[Array, "L d_out"]
+) -> Inexact[Array, "L H n p"]:
+    r"""Gradient of a loss to the state of every step, given its gradient to the outputs.
+
+    .. math:: \frac{∂\mathcal L}{∂h_t} = C_t^\top \frac{∂\mathcal L}{∂y_t}
+              + Λ_{t+1}^\top \frac{∂\mathcal L}{∂h_{t+1}},
+
+    in the paper's coordinates h_t/η_t: what changes if the state of step t is disturbed, and all
+    later states follow. The recursion is again a system, with b and c exchanged, that `scan` runs
+    from the last step to the first.
+
+    Args:
+        system: A finite system of one sequence of length L (or constant in time).
+        dy: ∂L/∂y_t, (L, d_out).
+
+    Returns:
+        (L, H, n, p) in the dtype of the state. For complex states the derivative without
+        conjugation, whose modulus is the size of the gradient.
+
+    Raises:
+        ValueError: For a `KernelSystem`.
+
+    Numerics:
+        One `scan` with all states: O(L N) memory.
+
+    Example:
+        >>> import dsfjax
+        >>> A = dsfjax.Scalar(jnp.log(jnp.array([[0.5]])))
+        >>> s = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 1))
+        >>> state_gradients(s, jnp.array([[0.0], [0.0], [1.0]]))[:, 0, 0, 0].tolist()
+        [0.25, 0.5, 1.0]
+    """
+    paper = normalized(finite("state_gradients", system), length=dy.shape[0])
+    C = paper.C
+    if C.before_update:  # the output of a step reads the state of the step before
+        C, dy = map_time(_following, C), jnp.concatenate([dy[1:], jnp.zeros_like(dy[:1])])
+        if paper.reset is not None:
+            dy = jnp.where(_following(paper.reset)[:, None], 0, dy)
+    return scan(_adjoint(paper, C), dy[::-1], return_states=True)[2][::-1]
+
+
+@jitted()
+def gradient_norms(
+    system: System | KernelSystem, dy: Float[Array, "L d_out"]
+) -> Float[Array, "L H"]:
+    """Norms of the `state_gradients` of every step and head.
+
+    Where they fall towards early steps gradients vanish, where they grow they explode.
+
+    Args:
+        system: A finite system of one sequence of length L (or constant in time).
+        dy: ∂L/∂y_t, (L, d_out).
+
+    Returns:
+        (L, H), real.
+
+    Raises:
+        ValueError: For a `KernelSystem`.
+
+    Example:
+        >>> import dsfjax
+        >>> A = dsfjax.Scalar(jnp.log(jnp.array([[0.5]])))
+        >>> s = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 2))
+        >>> gradient_norms(s, jnp.array([[0.0, 0.0], [0.0, 2.0]]))[:, 0].tolist()
+        [1.0, 2.0]
+    """
+    G = state_gradients(system, dy)
+    return jnp.linalg.norm(G.reshape(*G.shape[:2], -1), axis=-1)
+
+
+def _adjoint(system: System, C: OutputMap) -> System:
+    """The system of G_t = C_tᵀ dy_t + A_{t+1}ᵀ G_{t+1}, in reversed time, without outputs."""
+    n = system.state_shape[1]
+    B = _transposed(C, system)
+    # Step t of the recursion uses the transition of t + 1; the last one meets a zero gradient.
+    A = map_time(_following, system.A.transpose())
+    reset = None if system.reset is None else _following(system.reset)
+    none = InnerOutput(None if n == 1 else jnp.zeros((1, 1, n), system.dtype))
+    shape = system.state_shape
+    flipped = System(A, B, none, reset=reset, state_shape=shape, length=system.length)
+    return map_time(lambda x: x[::-1], flipped)
+
+
+@singledispatch
+def _transposed(C: OutputMap, system: System) -> InputMap:
+    """The input map Cᵀ, twice it for a state of one of each conjugate pair."""
+    factor = 2 if system.is_complex and C.conjugate_pairs else 1
+    return DenseInput(factor * C.matrix(system.state_shape).swapaxes(1, 2))
+
+
+@_transposed.register
+def _(C: InnerOutput, system: System) -> InputMap:
+    if C.over == "p":
+        return _transposed.dispatch(OutputMap)(C, system)
+    gate = C.gate
+    if system.is_complex and C.conjugate_pairs:
+        shape = (1, system.num_heads, 1) if C.rank == 1 else (1, C.rank, system.num_heads, 1)
+        two = jnp.full(shape, 2, system.real_dtype)
+        gate = two if gate is None else 2 * gate
+    return OuterInput(C.c, gate, rank=C.rank)
+
+
+def _following(x: Array) -> Array:
+    return x if x.shape[0] == 1 else jnp.concatenate([x[1:], x[-1:]])

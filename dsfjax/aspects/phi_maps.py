@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dsfjax.analysis.rows import kernel_rows, map_rows, token_rows
+from dsfjax.analysis.phi import kernel_rows, map_rows, token_rows
 from dsfjax.aspects.aspect import MODEL, Asked, Aspect, Layers, Panel
 from dsfjax.aspects.style import (
     DIVERGING,

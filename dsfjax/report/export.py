@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsfjax.analysis.cost import PHASES
 from dsfjax.aspects import Findings, registered
 from dsfjax.aspects.aspect import MODEL, Rows
+from dsfjax.cost import PHASES
 from dsfjax.report.dynamics import rows as rows_of_dynamics
 from dsfjax.report.entries import Comparison, Entry
 

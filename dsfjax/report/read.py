@@ -14,8 +14,8 @@ import numpy as np
 from dsfjax import nn
 from dsfjax._util.ahead import compiled
 from dsfjax.analysis import cost, state_size
-from dsfjax.analysis.cost import PHASES
 from dsfjax.aspects import Findings
+from dsfjax.cost import PHASES
 from dsfjax.report.dynamics import read_dynamics
 from dsfjax.report.entries import Comparison, Curve, Entry
 from dsfjax.report.examine import Examination

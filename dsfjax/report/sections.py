@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from dsfjax._util.words import count, number, percent, rate
-from dsfjax.analysis.cost import PHASES
 from dsfjax.aspects import Aspect, Panel, registered
 from dsfjax.aspects.aspect import MODEL
 from dsfjax.aspects.style import colors
+from dsfjax.cost import PHASES
 from dsfjax.report import dynamics
 from dsfjax.report.entries import Comparison
 from dsfjax.report.html import Cell, Column, bullets, figure, grid, lead, note, section, table

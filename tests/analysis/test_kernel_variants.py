@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsfjax import Scalar, analysis, feature_system, materialize
-from dsfjax.analysis.rows import kernel_rows, map_rows
+from dsfjax.analysis.phi import kernel_rows, map_rows
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_runs import compiled

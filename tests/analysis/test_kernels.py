@@ -17,7 +17,7 @@ from dsfjax.analysis import (
     reach,
     receptive_field,
 )
-from dsfjax.analysis.rows import kernel_rows, map_rows, token_rows
+from dsfjax.analysis.phi import kernel_rows, map_rows, token_rows
 from tests import systems_zoo
 from tests.reference_loop import error
 

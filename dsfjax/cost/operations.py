@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Jaxpr, Literal
 
-from dsfjax.analysis.jaxpr_rules import (
+from dsfjax.cost.jaxpr_rules import (
     CALLS,
     ELEMENTWISE,
     EXPANDED,

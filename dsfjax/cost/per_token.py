@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dsfjax.analysis.jaxpr_rules import nbytes, size
-from dsfjax.analysis.operations import Operations, count_operations
-from dsfjax.analysis.sizing import (
+from dsfjax.cost.jaxpr_rules import nbytes, size
+from dsfjax.cost.operations import Operations, count_operations
+from dsfjax.cost.sizing import (
     SequenceModel,
     abstract_parameters,
     abstract_tokens,

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.core import KernelSystem, System
 
 
@@ -104,7 +103,7 @@ def state_size(model: SequenceModel, length: int) -> int:
         The sum over the layers.
     """
     return sum(
-        s.num_states if has_finite_state(s) else length * s.slot_size
+        s.num_states if isinstance(s, System) else length * s.slot_size
         for s in _abstract_systems(model)
     )
 
