@@ -91,16 +91,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mixers trained on one task, best first.
+    """Mixers trained on one task, the most accurate first.
 
     Attributes:
-        facts: Task, model, training, device and versions: what stands under the heading, in words.
-        chance: Accuracy of a guess among all values of the vocabulary.
-        unbound: Accuracy of naming some value of the sequence, without knowing which key it
-            belongs to. A model above it binds values to keys.
+        facts: What is shown under the heading: task, model, training, device, versions, in words.
+        chance: Accuracy of a guess among all answers.
+        unbound: Accuracy of the best answer that takes no model; on recall, naming some value of
+            the sequence without knowing which key it belongs to.
         entries: One per mixer, by mean accuracy, best first; equal ones by steps to 90 %.
         title: Name of the task.
-        trivial: What the answer behind ``unbound`` does, as the end of "this is what you get by".
+        trivial: What the answer behind ``unbound`` is, such as "naming any value of the sequence".
         linear: A linear model of the whole input; None where there is no such baseline.
     """
 

@@ -1,6 +1,6 @@
-"""Several tasks in one table: a row per mixer, a column per task, and what no model is needed for.
+"""Several tasks in one table: a row per mixer and per baseline, a column per task.
 
-It is made from the rows of a comparison alone, so that it costs no analysis.
+It is made from the results of training alone, so that no model has to be analysed for it.
 """
 
 import csv
@@ -40,12 +40,12 @@ class TaskScores:
     """One task of a comparison: a column of the table.
 
     Attributes:
-        name: Short and different for every task; also the folder of its report.
-        title: The task's heading.
+        name: Short, and different for every task; the folder of its report has this name, too.
+        title: Heading of the report of the task.
         sizes: Its sizes in words.
         trivial: The best answer that takes no model.
-        linear: A linear model of the whole input; None where there is no such baseline.
-        scores: Mixer to what it reached, in the order of the comparison.
+        linear: A linear model of the whole input; None where the task has no such baseline.
+        scores: Mixer to its score, in the order of the comparison.
     """
 
     name: str
@@ -56,7 +56,7 @@ class TaskScores:
     scores: Mapping[str, Score]
 
     def learnt(self, mixer: str) -> bool:
-        """Whether a mixer is told apart from the trivial answer.
+        """Whether a mixer is clearly above the trivial answer.
 
         Args:
             mixer: One of `scores`.
@@ -117,7 +117,8 @@ def mixers(joint: Sequence[TaskScores]) -> list[str]:
         joint: The columns.
 
     Returns:
-        Every mixer once; those that were not trained on the first task come last, by the next.
+        Every mixer once. Those that were not trained on the first task follow, ordered by the next
+        task.
     """
     found: dict[str, None] = {}
     for task in joint:
@@ -126,7 +127,7 @@ def mixers(joint: Sequence[TaskScores]) -> list[str]:
 
 
 def baselines(joint: Sequence[TaskScores]) -> str:
-    """What the baselines of all tasks do, in words.
+    """What the baselines of all tasks are, in words.
 
     Args:
         joint: The columns.

@@ -42,12 +42,13 @@ def results(comparison: Comparison) -> str:
         for e in comparison.entries
     ]
     explained = (
-        "Accuracy: share of the queries whose value is named, mean ± standard deviation over seeds "
-        "at the best learning rate (highest mean); a member that diverged counts as 0 %. Steps to "
-        "90 %: mean over seeds if all got there. Diverged: of all members, learning rate × seed. "
-        "N: numbers of state in all layers after the last token of a sequence, the memory of the "
-        "past; grows: with the length of the sequence. Tokens/s: training, all members together. A "
-        "click on a heading sorts."
+        "Accuracy: share of the queries that are answered right, mean ± standard deviation over "
+        "seeds at the best learning rate (the one with the highest mean). A member is one model: "
+        "one learning rate and one seed; one that diverged counts as 0 %. Steps to 90 %: mean over "
+        "seeds, if all of them got there. Diverged: how many of all members. N: how many numbers "
+        "all layers together keep after the last token of a sequence, the memory of the past; "
+        "“grows”: with the length of the sequence. Tokens/s: in training, of all members together. "
+        "A click on a heading sorts."
     )
     return section(
         "Accuracy",
@@ -89,7 +90,7 @@ def joint(tasks: Sequence[TaskScores]) -> str:
             rows.append((Cell(name, name), *cells, *[Cell("–", None)] * (2 * len(tasks))))
     explained = (
         "Accuracy: mean ± standard deviation over seeds at the best learning rate of the mixer on "
-        "the task; a member that diverged counts as 0 %. Not learnt: not told apart from the "
+        "the task; a member that diverged counts as 0 %. Not learnt: not clearly above the "
         f"trivial answer. {baselines(tasks)} N: numbers of state in all layers after the last "
         "token of a sequence. A click on a heading sorts, baselines included."
     )
@@ -117,7 +118,7 @@ def _accuracy_figures(comparison: Comparison) -> list[str]:
     guess = (
         f"Dashed: guessing among all answers ({percent(comparison.chance)}). Dotted: "
         f"{comparison.trivial} ({percent(comparison.unbound)}); only what is clearly above it has "
-        "learnt the task, and below it there is no order."
+        "learnt the task, and what is not is not put in an order."
     )
     drawn = [
         figure(
@@ -134,8 +135,8 @@ def _accuracy_figures(comparison: Comparison) -> list[str]:
             "bars",
             "Final accuracy",
             "Final accuracy in per cent. Bar: mean over seeds; whisker: one standard deviation; "
-            "dots: the seeds, crosses those that diverged. Bars whose whiskers overlap are not "
-            f"told apart by this run. {guess}",
+            "dots: the seeds, crosses those that diverged. Where whiskers overlap, this run "
+            f"does not say which is better. {guess}",
             "members.csv",
         ),
         figure(
@@ -143,8 +144,8 @@ def _accuracy_figures(comparison: Comparison) -> list[str]:
             "rates",
             "Accuracy by learning rate",
             "Every member that was trained: final accuracy against its learning rate, a line "
-            "through the means over seeds, a cross at 0 for one that diverged. A line that still "
-            "rises at its end asks for learning rates beyond.",
+            "through the means over seeds, a cross at 0 for one that diverged. Where a line still "
+            "rises at its end, a learning rate beyond it may be better.",
             "members.csv",
         ),
     ]

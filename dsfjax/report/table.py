@@ -57,11 +57,11 @@ def render_joint(joint: Sequence[TaskScores]) -> Table:
 
     Returns:
         The table. The last rows are what the baselines of the tasks reach; a star marks an accuracy
-        that is not told apart from the trivial answer, and a note below says so.
+        that is not clearly above the trivial answer, and a note below says so.
     """
     note = (
         "Accuracy at the best learning rate, mean ± standard deviation over seeds. "
-        "* not learnt: not told apart from the trivial answer. "
+        "* not learnt: not clearly above the trivial answer. "
         f"{baselines(joint)} N and params: by task, where they differ."
     )
     table = Table(

@@ -1,11 +1,13 @@
 """Which architecture for this task, and why: sentences that follow from the numbers of the runs.
 
-The rule: among the mixers that seeds do not tell apart from the most accurate one, and whose own
-seeds agree, take the one with the smallest state; of equal ones one whose state does not grow with
-the sequence, then the one with the fewest operations per decoded token. A mixer that is not told
-apart from the trivial answer has not learnt the task: none of these is named, and no order among
-them is. A difference smaller than the scatter of the seeds is no order. What makes the evidence
-thin is said next to the answer.
+The rule: take the most accurate mixer, and those that seeds do not tell apart from it. Of these,
+keep the ones whose own seeds agree, and choose the one with the smallest state; of equal states one
+that does not grow with the sequence, then the one with the fewest operations per token.
+
+A mixer that is not clearly above the trivial answer has not learnt the task. It is never chosen,
+and mixers that have not learnt the task are not put in an order. A difference smaller than the
+scatter of the seeds is not an order either. What makes the evidence thin is said next to the
+answer.
 """
 
 import math
@@ -94,7 +96,7 @@ def apart(a: Entry, b: Entry) -> bool:
 
 
 def learnt(comparison: Comparison) -> list[Entry]:
-    """The mixers that are told apart from the trivial answer.
+    """The mixers that are clearly above the trivial answer.
 
     Args:
         comparison: The comparison.
@@ -108,7 +110,7 @@ def learnt(comparison: Comparison) -> list[Entry]:
 
 
 def beats(mean: float, std: float, baseline: float) -> bool:
-    """Whether a mean accuracy is told apart from a baseline, and above it.
+    """Whether a mean accuracy is clearly above a baseline.
 
     Args:
         mean: Mean over seeds.
@@ -143,8 +145,8 @@ def _choice(comparison: Comparison) -> tuple[str | None, str]:
     if not able:
         return None, (
             f"None can be recommended: the best, {best.mixer}, answers "
-            f"{accuracy(best.accuracy_mean, best.accuracy_std)} of the queries, which is not told "
-            f"apart from {comparison.trivial} ({percent(comparison.unbound)})."
+            f"{accuracy(best.accuracy_mean, best.accuracy_std)} of the queries, which is not "
+            f"clearly above {comparison.trivial} ({percent(comparison.unbound)})."
         )
     if len(entries) == 1:
         return None, (
@@ -170,8 +172,8 @@ def _choice(comparison: Comparison) -> tuple[str | None, str]:
             )
         gap = 100 * (best.accuracy_mean - rest[0].accuracy_mean)
         return best.mixer, (
-            f"For this task, {best.mixer}: alone at the top with {score}, {gap:.1f} points before "
-            f"{rest[0].mixer} ({accuracy(rest[0].accuracy_mean, rest[0].accuracy_std)}).{more}"
+            f"For this task, {best.mixer}: alone at the top with {score}, {gap:.1f} points ahead "
+            f"of {rest[0].mixer} ({accuracy(rest[0].accuracy_mean, rest[0].accuracy_std)}).{more}"
         )
     ranked = sorted(steady, key=lambda e: (e.state_size, e.grows, e.flops))
     take, others = ranked[0], ranked[1:]
@@ -186,7 +188,7 @@ def _choice(comparison: Comparison) -> tuple[str | None, str]:
     else:
         why = (
             f"as small a state as any, {count(take.state_size)} numbers, and the fewest operations "
-            "per decoded token"
+            f"per {_token(take)}"
         )
     return take.mixer, (
         f"For this task, {take.mixer}: {listing([e.mixer for e in steady])} answer "
@@ -249,7 +251,7 @@ def _accuracy(comparison: Comparison) -> str:
     failed = [entry.mixer for entry in entries if entry not in able]
     if failed:
         verb = "is" if len(failed) == 1 else "are"
-        text += f" {listing(failed)} {verb} not told apart from that: "
+        text += f" {listing(failed)} {verb} not clearly above that: "
         text += "it did not learn" if len(failed) == 1 else "they did not learn"
         text += " the task" + ("." if len(failed) == 1 else ", and between them there is no order.")
     unsure = [f"{e.mixer} ({_range(e.accuracies)})" for e in entries if e.accuracy_std > UNSURE]
@@ -285,13 +287,18 @@ def _diverged(entries: Sequence[Entry]) -> str:
     return f"Members diverged in {listing(bad)}." if bad else "No member diverged."
 
 
+def _token(entry: Entry) -> str:
+    """What `Entry.flops` is for: a classifier decodes nothing."""
+    return "token of a sequence" if entry.cost.decode is None else "decoded token"
+
+
 def _cost(entries: Sequence[Entry]) -> str:
     small, large = (f(entries, key=lambda e: e.state_size) for f in (min, max))
     cheap, dear = (f(entries, key=lambda e: e.flops) for f in (min, max))
     if len(entries) == 1:
         return (
             f"State {count(small.state_size)} numbers, {count(small.num_params)} parameters, "
-            f"{count(small.flops)} operations per decoded token."
+            f"{count(small.flops)} operations per {_token(small)}."
         )
     if small.state_size == large.state_size:
         text = f"All have a state of {count(small.state_size)} numbers."
@@ -301,7 +308,7 @@ def _cost(entries: Sequence[Entry]) -> str:
             f"{large.mixer} the largest, {count(large.state_size)}."
         )
     return text + (
-        f" A decoded token costs {cheap.mixer} {count(cheap.flops)} operations, {dear.mixer} "
+        f" A {_token(cheap)} costs {cheap.mixer} {count(cheap.flops)} operations, {dear.mixer} "
         f"{count(dear.flops)}."
     )
 
@@ -376,7 +383,7 @@ def _doubts(comparison: Comparison) -> list[str]:
         doubts.append(
             f"{seeds} seed{'s' if seeds > 1 else ''} per learning rate: "
             + ("no scatter is known" if seeds == 1 else "the scatter is a guess")
-            + f"; {ENOUGH_SEEDS} or more would tell mixers apart better."
+            + f"; {ENOUGH_SEEDS} or more would show better which mixers differ."
         )
     edge = [e.mixer for e in entries if _at_edge(e)]
     if edge:

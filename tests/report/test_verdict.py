@@ -45,12 +45,13 @@ def test_clear_winner() -> None:
     )
     assert found.choice == "a"
     assert plain(found.answer) == (
-        "For this task, a: alone at the top with 98.0 ± 1.0 %, 5.0 points before b (93.0 ± 1.0 %)."
+        "For this task, a: alone at the top with 98.0 ± 1.0 %, 5.0 points ahead of b "
+        "(93.0 ± 1.0 %)."
     )
     assert plain(found.reasons["Accuracy"]) == (
         "a: 98.0 % (mean over 3 seeds at the best learning rate); next comes b with 93.0 %. "
-        "Guessing would answer 3.1 %, naming any value of the sequence 25.0 %. c is not told apart "
-        "from that: it did not learn the task. a and b reach 90 % after 200 to 300 steps."
+        "Guessing would answer 3.1 %, naming any value of the sequence 25.0 %. c is not clearly "
+        "above that: it did not learn the task. a and b reach 90 % after 200 to 300 steps."
     )
     assert found.doubts == ()
 
@@ -103,10 +104,10 @@ def test_nobody_is_named_who_did_not_learn_the_task() -> None:
     assert found.choice is None
     assert plain(found.answer) == (
         "None can be recommended: the best, a, answers 25.1 ± 0.0 % of the queries, which is not "
-        "told apart from naming any value of the sequence (25.0 %)."
+        "clearly above naming any value of the sequence (25.0 %)."
     )
     assert (
-        "a and b are not told apart from that: they did not learn the task, and between them"
+        "a and b are not clearly above that: they did not learn the task, and between them"
         in (found.reasons["Accuracy"])
     )
 
@@ -128,7 +129,7 @@ def test_the_demo_names_no_order_among_those_that_did_not_learn() -> None:
     assert text.startswith("normalized and softmax: 100.0 % (mean over 3 seeds")
     assert "next" not in text and "last" not in text
     assert (
-        "ssd, linear, rg_lru, s6, qlstm_reversed and qlstm are not told apart from that: they did "
+        "ssd, linear, rg_lru, s6, qlstm_reversed and qlstm are not clearly above that: they did "
         "not learn the task, and between them there is no order."
     ) in text
     assert "What goes with accuracy" not in found.reasons
@@ -136,7 +137,7 @@ def test_the_demo_names_no_order_among_those_that_did_not_learn() -> None:
 
 def test_a_gap_smaller_than_the_scatter_is_no_order() -> None:
     found = verdict(entry("a", 0.9), entry("b", 0.85, 0.06))
-    assert found.choice == "a" and "points before" not in found.answer
+    assert found.choice == "a" and "points ahead" not in found.answer
     assert plain(found.answer).endswith("Seeds of b (85.0 ± 6.0 %) scatter too far to say.")
     near = verdict(entry("a", 0.99), entry("b", 0.8), entry("c", 0.76, 0.05))
     assert "last" not in near.reasons["Accuracy"]
