@@ -49,7 +49,15 @@ class Measured(NamedTuple):
     asked: Int[Array, " M"]
 
 
-class _Reduced(NamedTuple):
+class Reduced(NamedTuple):
+    """Memory of one layer on all sequences.
+
+    Attributes:
+        survival: Share of products of |λ| that are still large after τ steps.
+        agreement: Of measured with predicted retention.
+        measured: What was measured, with the sequences as leading axis.
+    """
+
     survival: Float[Array, " L"]
     agreement: analysis.Agreement
     measured: Measured
@@ -122,16 +130,16 @@ def measure(system: System | KernelSystem, u: Array, dy: Array, asked: Asked) ->
     )
 
 
-def reduce(found: Measured) -> _Reduced:
+def reduce(found: Measured) -> Reduced:
     """Survival and agreement over sequences and heads."""
     counts = analysis.HorizonCounts(*(x.mean(axis=(0, 1)) for x in found.horizons))
     state, output, predicted = found.retention
     measured = output if state is None else state
     agreement = analysis.agreement(measured, jnp.broadcast_to(predicted, measured.shape))
-    return _Reduced(analysis.survival(counts), agreement, found)
+    return Reduced(analysis.survival(counts), agreement, found)
 
 
-def summarise(found: _Reduced) -> Memory:
+def summarise(found: Reduced) -> Memory:
     """Means over sequences, and what is left of tokens by age."""
     measured, retention = found.measured, found.measured.retention
     trace = retention.output if retention.state is None else retention.state

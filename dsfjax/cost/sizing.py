@@ -74,7 +74,8 @@ class Match(NamedTuple):
 
 def abstract_parameters(model: Parameterized) -> Any:
     """Shapes and dtypes of the parameters of a model."""
-    return jax.eval_shape(model.init, jax.random.key(0))
+    # Of one function, JAX remembers what it has traced for `jax.jit`, not for `jax.eval_shape`.
+    return jax.jit(model.init).eval_shape(jax.random.key(0))
 
 
 def num_parameters(model: Parameterized) -> int:
@@ -203,5 +204,5 @@ def abstract_tokens(model: SequenceModel, *shape: int) -> jax.ShapeDtypeStruct:
 
 def _abstract_systems(model: SequenceModel) -> list[System | KernelSystem]:
     tokens = abstract_tokens(model, 1)
-    layers = jax.eval_shape(model.systems, abstract_parameters(model), tokens)
+    layers = jax.jit(model.systems).eval_shape(abstract_parameters(model), tokens)
     return [system for system, _ in layers]

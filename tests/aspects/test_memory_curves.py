@@ -3,7 +3,7 @@
 import numpy as np
 
 from dsfjax import analysis
-from dsfjax.aspects.memory_curves import FLOOR, Measured, Memory, _Reduced, summarise
+from dsfjax.aspects.memory_curves import FLOOR, Measured, Memory, Reduced, summarise
 
 
 def test_by_age_and_until_asked() -> None:
@@ -21,7 +21,7 @@ def test_by_age_and_until_asked() -> None:
         retention = analysis.Retention(state, output, predicted)  # type: ignore
         ages, lives = np.zeros((2, steps)), np.ones((2, 3))
         measured = Measured(None, lives, ages, retention, marks, asked)  # type: ignore
-        return summarise(_Reduced(np.ones(steps), agreement, measured))  # type: ignore
+        return summarise(Reduced(np.ones(steps), agreement, measured))  # type: ignore
 
     found = trace(state)
     for age in range(steps):
