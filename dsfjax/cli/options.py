@@ -92,6 +92,8 @@ class Training(Command):
     """Dropout rate on the attention matrix, for attention mixers."""
     method: Method = None
     """Engine of the recurrence."""
+    precision: Annotated[str | None, _from_preset("{float32,bfloat16,tf32}")] = None
+    """Type that the model computes in; states, sums, logits and master weights are float32."""
     steps: Int = None
     """Training steps, a multiple of eval-every."""
     batch_size: Int = None
@@ -293,8 +295,8 @@ class Bench(Command):
 class Selfcheck(Command):
     """Check every engine on this device against float64; the exit code is 1 if one is off."""
 
-    dtype: str = "float32"
-    """Precision of inputs: float32, bfloat16 or float64."""
+    precision: str = "float32"
+    """Precision of inputs: float32, bfloat16 (states and sums in float32) or float64."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON instead of a table."""
 

@@ -28,17 +28,17 @@ def main(command: options.Selfcheck) -> int:
         UsageError: For another precision.
     """
     with usage_errors(ValueError):
-        choose("dtype", command.dtype, BOUNDS)
+        choose("precision", command.precision, BOUNDS)
     screen = console()
     checks = []
     with screen.status("checking the engines") as status:
-        for check in selfcheck(command.dtype):
+        for check in selfcheck(command.precision):
             checks.append(check)
             status.update(f"{check.structure}, {check.method}")
     if command.json:
-        print(json.dumps(as_json(command.dtype, checks), indent=1))
+        print(json.dumps(as_json(command.precision, checks), indent=1))
     else:
-        screen.print(_table(command.dtype, checks))
+        screen.print(_table(command.precision, checks))
         for check in checks:
             if check.failure is not None:
                 screen.print(

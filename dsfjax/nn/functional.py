@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from dsfjax.nn.mixer import Surrounding
 from dsfjax.nn.model import DecodeState, SequenceModel
 from dsfjax.nn.model_config import ModelConfig
 from dsfjax.nn.pieces import param_dtype
+from dsfjax.nn.precision import POLICIES, as_input, computed
 from dsfjax.nn.tokens import token_ids
 
 Params = dict[str, Any]
@@ -90,11 +92,18 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         >>> model.apply(params, jnp.arange(5)).shape, model.generate(params, jnp.arange(5), 3).shape
         ((5, 16), (3,))
     """
+    policy, exact = POLICIES[config.precision], replace(config, precision="float32")
 
     def make(rngs: nnx.Rngs) -> SequenceModel:
-        return SequenceModel(config, around, rngs=rngs)
+        return SequenceModel(exact, around, rngs=rngs)
 
-    module = bind(make)
+    whole = bind(make)
+    inexact = whole if config == exact else bind(lambda r: SequenceModel(config, around, rngs=r))
+
+    def module(params: Params) -> SequenceModel:
+        if policy.compute is None:
+            return inexact(params)
+        return inexact(computed(policy, params, _kept(labels(params))))
 
     def init(key: Array) -> Params:
         return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(params=key))))
@@ -108,7 +117,7 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         dropout: Array | float | None = None,
         added: tuple[Array, ...] | None = None,
     ) -> Array:
-        own = module(params)
+        own, tokens = module(params), as_input(policy, tokens)
         return own.features(tokens, reset=reset, key=key, dropout=dropout, added=added)
 
     def head(params: Params, x: Array) -> Array:
@@ -125,10 +134,11 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         return head(params, features(params, tokens, reset=reset, key=key, dropout=dropout))
 
     def labels(params: Params) -> Params:
-        return _labels(module(params), params)
+        return _labels(whole(params), params)
 
     def systems(params: Params, tokens: Array, *, reset: Array | None = None) -> Any:
-        return module(params).systems(tokens, reset=reset)
+        # What is analysed is analysed in full precision, whatever the model was trained in.
+        return whole(params).systems(tokens, reset=reset)
 
     def init_state(params: Params, max_length: int) -> DecodeState:
         return module(params).init_state(max_length)
@@ -226,6 +236,15 @@ def _labels(module: SequenceModel, params: Params) -> Params:
         own = mixer.arch.labels(named)._asdict()
         labels["blocks"][name]["mixer"]["core"] = {k: v for k, v in own.items() if v is not None}
     return labels
+
+
+def _kept(labels: Params) -> Params:
+    """Which parameters keep their type in any precision: what sets the decays of a state."""
+    keep = jax.tree.map(lambda _: False, labels)
+    for name, block in labels["blocks"].items():
+        core = jax.tree.map(lambda label: label == "no_decay", block["mixer"]["core"])
+        keep["blocks"][name]["mixer"]["core"] = core
+    return keep
 
 
 def _check_generate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -81,6 +82,7 @@ class Mixer(nnx.Module):
         method: str = "auto",
         init: str = "published",
         depth: int = 0,
+        precision: str = "highest",
         rngs: nnx.Rngs,
     ) -> None:
         d_inner = around.expand * d_model
@@ -95,19 +97,18 @@ class Mixer(nnx.Module):
             lambda p: arch.signals(p, jnp.zeros((1, d_inner), param_dtype())), params
         )
         _check(around, shapes._fields)
+        make = partial(linear, init=init, bias=around.bias, precision=precision, rngs=rngs)
         if around.project_in or around.expand > 1:
-            self.project_in = linear(d_model, d_inner, init=init, bias=around.bias, rngs=rngs)
+            self.project_in = make(d_model, d_inner)
         if around.conv_width:
             convolved = sum(getattr(shapes, name).size for name in around.conv_on) or d_inner
             self.conv = CausalConv(around.conv_width, convolved, rngs=rngs)
         d_out = shapes.v.size
         if around.gate:
-            self.gate = linear(d_model, d_out, init=init, bias=around.bias, rngs=rngs)
+            self.gate = make(d_model, d_out)
         if around.output_norm:
             self.output_norm = norm("rms", d_out, rngs=rngs)
-        self.project_out = linear(
-            d_out, d_model, init=init, bias=around.bias, depth=depth, rngs=rngs
-        )
+        self.project_out = make(d_out, d_model, depth=depth)
 
     def __call__(
         self,

@@ -15,6 +15,7 @@ from dsfjax.core import KernelSystem, System
 from dsfjax.nn.mixer import Mixer, MixerState, Surrounding
 from dsfjax.nn.model_config import ModelConfig
 from dsfjax.nn.pieces import MLP, dropout, linear, norm, param_dtype
+from dsfjax.nn.precision import POLICIES
 from dsfjax.nn.surroundings import surrounding
 from dsfjax.nn.tokens import token_ids
 from dsfjax.systems import Architecture
@@ -44,7 +45,7 @@ class Block(nnx.Module):
     def __init__(
         self, config: ModelConfig, around: Surrounding | None = None, *, rngs: nnx.Rngs
     ) -> None:
-        depth = config.num_layers
+        depth, precision = config.num_layers, POLICIES[config.precision].matmul
         self.kind = config.block
         self.norm1 = norm(config.norm, config.d_model, rngs=rngs)
         self.mixer = Mixer(
@@ -55,13 +56,19 @@ class Block(nnx.Module):
             method=config.method,
             init=config.init,
             depth=depth,
+            precision=precision,
             rngs=rngs,
         )
         if config.block != "mamba":
             self.norm2 = norm(config.norm, config.d_model, rngs=rngs)
         if config.block == "prenorm":
             self.mlp = MLP(
-                config.d_model, config.mlp_ratio, init=config.init, depth=depth, rngs=rngs
+                config.d_model,
+                config.mlp_ratio,
+                init=config.init,
+                depth=depth,
+                precision=precision,
+                rngs=rngs,
             )
 
     def __call__(
@@ -109,7 +116,7 @@ class SequenceModel(nnx.Module):
         self, config: ModelConfig, around: Surrounding | None = None, *, rngs: nnx.Rngs
     ) -> None:
         self.config = config
-        d, dtype = config.d_model, param_dtype()
+        d, dtype, precision = config.d_model, param_dtype(), POLICIES[config.precision].matmul
         embed_init = nnx.initializers.normal(0.02)
         if config.channels:
             # With a bias of zero the norm after it would leave nothing but signs of one channel.
@@ -119,7 +126,7 @@ class SequenceModel(nnx.Module):
                 kernel_init=nnx.initializers.normal(config.channels**-0.5),
                 bias_init=nnx.initializers.normal(1.0),
                 param_dtype=dtype,
-                precision="highest",
+                precision=precision,
                 rngs=rngs,
             )
         else:
@@ -137,7 +144,12 @@ class SequenceModel(nnx.Module):
         if config.head != "tied":
             width = config.num_classes or config.vocab_size
             self.head_map = linear(
-                d, width, init=config.init, bias=config.head == "classifier", rngs=rngs
+                d,
+                width,
+                init=config.init,
+                bias=config.head == "classifier",
+                precision=precision,
+                rngs=rngs,
             )
 
     def features(
@@ -169,7 +181,9 @@ class SequenceModel(nnx.Module):
         """
         if self.config.head == "tied":
             table = self.embed.embedding[...]  # type: ignore[attr-defined]  # of ids, not of channels
-            return jnp.matmul(features, table.T, precision="highest")
+            precision = POLICIES[self.config.precision].matmul
+            sums = jnp.promote_types(features.dtype, jnp.float32)
+            return jnp.matmul(features, table.T, precision=precision, preferred_element_type=sums)
         if self.config.head == "classifier":
             if features.ndim < 2:
                 raise ValueError(
@@ -183,7 +197,8 @@ class SequenceModel(nnx.Module):
             else:
                 own = jnp.arange(features.shape[-2]) >= start
                 features = features.mean(axis=-2, where=own[:, None])
-        return self.head_map(features)
+        # Whatever the activations are, logits are sums in float32.
+        return self.head_map(features.astype(jnp.promote_types(features.dtype, jnp.float32)))
 
     def systems(
         self, tokens: Tokens, *, reset: Bool[Array, " L"] | None = None
@@ -282,6 +297,8 @@ class SequenceModel(nnx.Module):
                     f"sequence of {tokens.shape[0]} tokens"
                 )
             h = h + self.positions(position)
+        if compute := POLICIES[self.config.precision].compute:
+            h = h.astype(compute)  # an embedding has the type of its parameters
         return h, position[-1] + 1
 
     def _blocks(self) -> list[Block]:

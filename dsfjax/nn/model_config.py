@@ -9,6 +9,7 @@ from dsfjax import systems
 from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
 from dsfjax.engines import ENGINES
+from dsfjax.nn.precision import POLICIES
 
 BlockName = Literal["prenorm", "transformer", "mamba"]
 HeadName = Literal["tied", "untied", "classifier"]
@@ -46,6 +47,9 @@ class ModelConfig:
         init: "published" or "authors" (whose model overwrites every linear map with N(0, 0.02²)).
         method: Engine of `dsfjax.scan`.
         channels: Values per step of inputs (L, channels), mapped linearly; 0 for token ids.
+        precision: "float32", "bfloat16" (activations and operands of products in bfloat16; states,
+            sums, logits and master weights in float32) or "tf32" (products of the linear maps in
+            TF32 where the device has it; the recurrence in float32).
 
     Raises:
         ValueError: For unknown names, with the nearest, and for sizes that cannot be.
@@ -79,6 +83,9 @@ class ModelConfig:
     method: Literal["auto", "sequential", "associative", "chunked", "materialized"] = "auto"
     # "later": written into a run's config only where it is not the default, as older ones lack it.
     channels: int = field(default=0, metadata={"later": True})
+    precision: Literal["float32", "bfloat16", "tf32"] = field(
+        default="float32", metadata={"later": True}
+    )
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -89,6 +96,7 @@ class ModelConfig:
         choose("head", self.head, get_args(HeadName))
         choose("pooling", self.pooling, ("mean", "last"))
         choose("init", self.init, ("published", "authors"))
+        choose("precision", self.precision, POLICIES)
         choose("method", self.method, ("auto", *ENGINES))
         if self.channels and (self.vocab_size or self.head == "tied"):
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ def linear(
     init: str = "published",
     bias: bool = True,
     depth: int = 0,
+    precision: str = "highest",
 ) -> nnx.Linear:
     """A linear map: N(0, 1/d_in) as published, N(0, 0.02²) by the authors; bias 0.
 
@@ -43,6 +45,7 @@ def linear(
         init: "published" or "authors".
         bias: Whether there is one.
         depth: By the authors, maps into the residual stream are scaled by 1/√(2 · layers).
+        precision: JAX's name for how products of float32 are computed.
     """
     std = 1 / math.sqrt(d_in)
     if init == "authors":
@@ -54,7 +57,7 @@ def linear(
         use_bias=bias,
         kernel_init=kernel_init,
         param_dtype=param_dtype(),
-        precision="highest",
+        precision=precision,
         rngs=rngs,
     )
 
@@ -124,9 +127,19 @@ class CausalConv(nnx.Module):
 class MLP(nnx.Module):
     """W₂ gelu(W₁ x + b₁) + b₂ with a hidden layer of ``ratio`` · d."""
 
-    def __init__(self, d_model: int, ratio: int, *, init: str, depth: int, rngs: nnx.Rngs) -> None:
-        self.fc1 = linear(d_model, ratio * d_model, init=init, rngs=rngs)
-        self.fc2 = linear(ratio * d_model, d_model, init=init, depth=depth, rngs=rngs)
+    def __init__(
+        self,
+        d_model: int,
+        ratio: int,
+        *,
+        init: str,
+        depth: int,
+        precision: str = "highest",
+        rngs: nnx.Rngs,
+    ) -> None:
+        make = partial(linear, init=init, precision=precision, rngs=rngs)
+        self.fc1 = make(d_model, ratio * d_model)
+        self.fc2 = make(ratio * d_model, d_model, depth=depth)
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """Apply to every row of x (…, d)."""

@@ -1,5 +1,6 @@
 """Run directories read back into a `Comparison`."""
 
+import dataclasses
 import json
 import math
 import re
@@ -139,7 +140,10 @@ def _look(row: Mapping[str, Any], loaded: Loaded) -> Examination | _Nothing:
     index = max(whole, key=lambda member: member.accuracy).member
     # As NumPy's: to take a row of an array of JAX is a program for every shape.
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[index], loaded.params)
-    return Examination(program_of(loaded.config).model, params, loaded.config.task)
+    # What was trained in bfloat16 is looked at in full precision.
+    exact = dataclasses.replace(loaded.config.model, precision="float32")
+    config = dataclasses.replace(loaded.config, model=exact)
+    return Examination(program_of(config).model, params, config.task)
 
 
 def _best(row: Mapping[str, Any], loaded: Loaded) -> list[MemberResult]:

@@ -127,6 +127,7 @@ def asked_of(task: Task, example: Example) -> aspects.Asked:
 def _look(
     config: nn.ModelConfig, task: Task, watched: tuple[aspects.Aspect, ...]
 ) -> Callable[[PyTree], tuple[Float[Array, ""], dict[str, Any]]]:
+    config = dataclasses.replace(config, precision="float32")
     model, batch = nn.build(config), held_out(task, BATCH)
     # Forward mode goes step by step, which dropout on an attention matrix cannot; it is off here.
     plain = dataclasses.replace(config, method="sequential", attention_dropout=0.0)

@@ -33,7 +33,7 @@ def test_bench_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture) 
     [
         ("bench --cases sdd", "unknown case 'sdd'; did you mean 'ssd'?"),
         ("bench --repeats 0", "expected --repeats >= 1, got 0"),
-        ("selfcheck --dtype float31", "unknown dtype 'float31'; did you mean 'float32'?"),
+        ("selfcheck --precision float31", "unknown precision 'float31'; did you mean 'float32'?"),
     ],
 )
 def test_refused(words: str, message: str, capsys: pytest.CaptureFixture) -> None:
@@ -49,7 +49,7 @@ def test_selfcheck_exit_code(
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setattr(check, "STRUCTURES", {"dense": STRUCTURES["dense"]})
-    words = ["selfcheck", "--dtype", "float64", *(["--json"] if as_json else [])]
+    words = ["selfcheck", "--precision", "float64", *(["--json"] if as_json else [])]
     assert main(words) == 0
     good = capsys.readouterr().out
 
