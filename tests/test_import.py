@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 CODE = """
 import sys
@@ -22,3 +25,37 @@ def test_library_needs_no_extra_and_commands_say_which() -> None:
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
     assert "pip install 'dsfjax[cli]'" in done.stderr
+
+
+WINDOWS = """
+import os, sys, types
+import jax, flax.nnx, optax, rich.live, tyro, matplotlib.figure  # as they are there
+sys.modules["fcntl"] = sys.modules["resource"] = None
+locks = sys.modules["msvcrt"] = types.ModuleType("msvcrt")
+locks.LK_NBLCK, locks.locking = 1, lambda *_: None
+sys.platform = "win32"
+for name in ("sysconf", "sched_getaffinity", "set_blocking"):
+    delattr(os, name)
+import importlib, pathlib, pkgutil
+import dsfjax
+for package in "analysis cli core engines nn report systems tasks training".split():
+    inside = importlib.import_module(f"dsfjax.{package}")
+    for module in pkgutil.walk_packages(inside.__path__, f"dsfjax.{package}."):
+        importlib.import_module(module.name)
+from dsfjax._util import interrupt, limits
+from dsfjax.training.storage import files
+assert limits.cores() >= 1
+interrupt.end_at_once()
+files.write_text(pathlib.Path(sys.argv[1]) / "a", "text")
+with files.lock(pathlib.Path(sys.argv[1])) as mine:
+    assert mine
+"""
+
+
+@pytest.mark.slow
+def test_nothing_of_unix_is_needed_to_import(tmp_path: Path) -> None:
+    """As on Windows, which has neither fcntl nor some functions of os."""
+    done = subprocess.run(
+        [sys.executable, "-c", WINDOWS, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -19,6 +19,8 @@ def end_at_once() -> None:
     """
     if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
         return  # as under nohup
+    if sys.platform == "win32":
+        return  # Python's own interrupt, as a pipe cannot be woken by a signal there
     reader, writer = os.pipe()
     os.set_blocking(writer, False)  # the signal handler of Python demands it
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -5,6 +5,7 @@ has two versions of these (v2: one tree; v1: a tree per resource), and a limit o
 for all groups below it.
 """
 
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,11 +51,22 @@ def memory(root: Path = Path("/")) -> int:
         >>> memory() > 2**20
         True
     """
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    found = [_of_machine()]
     for group in _groups(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             found += [int(word) for word in _words(group / name) if word.isdigit()]
     return min(found)
+
+
+def _of_machine() -> int:
+    """Bytes of memory of the machine."""
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # Windows: MEMORYSTATUSEX is two numbers of 32 bits, the size and the load, then seven of 64.
+    status = (ctypes.c_uint64 * 8)()
+    ctypes.c_uint32.from_buffer(status).value = ctypes.sizeof(status)
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(status)  # type: ignore[attr-defined]
+    return int(status[1])
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
