@@ -29,7 +29,7 @@ from dsfjax.cost.jaxpr_rules import (
     nbytes,
     size,
 )
-from dsfjax.engines.guard import RARE
+from dsfjax.engines.guard import AT_MOST, RARE
 
 
 class Operations(NamedTuple):
@@ -64,11 +64,12 @@ def count_operations(
 
     Numerics:
         Complex arithmetic counts as its real operations (6 for a product, 2 for a sum), where XLA
-        counts one. A loop whose number of steps is not static counts once and is noted. Branches
-        count as the most expensive one; a branch for inputs that are not finite does not count.
-        Random numbers count as nothing. Bytes are a model of a compiler that fuses element-wise
-        operations into what reads them and keeps nothing in caches: matrix products, reductions and
-        loops read and write memory.
+        counts one. A loop whose number of steps is not static counts once and is noted; those of
+        attention over blocks of keys count as if all blocks were seen. Branches count as the most
+        expensive one; a branch for inputs that are not finite does not count. Random numbers count
+        as nothing. Bytes are a model of a compiler that fuses element-wise operations into what
+        reads them and keeps nothing in caches: matrix products, reductions and loops read and write
+        memory.
 
     Example:
         >>> import jax.numpy as jnp
@@ -104,6 +105,7 @@ class _Counter:
         self.loop_bodies_once = loop_bodies_once
         self.flops = self.transcendentals = self.bytes = 0
         self.notes: set[str] = set()
+        self._most: int | None = None  # steps of a loop that says so
 
     def run(self, jaxpr: Jaxpr, inputs: Sequence[_Value]) -> list[_Value]:
         """Count the equations that the outputs need; return the outputs."""
@@ -133,7 +135,12 @@ class _Counter:
             return self._control(eqn, inputs)
         if name in CALLS:
             inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "call") if k in eqn.params)
-            return self.run(getattr(inner, "jaxpr", inner), inputs)
+            label, before = str(eqn.params.get("name", "")), self._most
+            if label.startswith(AT_MOST):
+                self._most = int(label.removeprefix(AT_MOST))
+            outputs = self.run(getattr(inner, "jaxpr", inner), inputs)
+            self._most = before
+            return outputs
         out = [v.aval for v in eqn.outvars]
         self.flops += flops(eqn)
         if name in TRANSCENDENTAL:
@@ -190,9 +197,10 @@ class _Counter:
         if name == "scan":
             self._body(params["jaxpr"].jaxpr, params["length"])
         elif name == "while":
-            self.notes.add("while: its number of steps is not static, counted as one")
+            if self._most is None:
+                self.notes.add("while: its number of steps is not static, counted as one")
             for part in ("cond_jaxpr", "body_jaxpr"):
-                self._body(params[part].jaxpr, 1)
+                self._body(params[part].jaxpr, self._most or 1)
         else:
             common = [branch.jaxpr for branch in params["branches"] if not _is_rare(branch.jaxpr)]
             branches = [_Counter(self.loop_bodies_once) for _ in common]

@@ -29,6 +29,10 @@ T = TypeVar("T")
 RARE = "dsfjax_not_finite"
 """Name of the compiled function in the branch that ordinary inputs never take."""
 
+AT_MOST = "dsfjax_steps_at_most_"
+"""Beginning of the name of a compiled function whose loop has as many steps as the data say. The
+rest of the name is how many there are at most."""
+
 
 def guarded(run: Callable[..., T], exact: Callable[..., T], *inputs: Any) -> T:
     """The results of an engine, and where something is not finite those of the definition.

@@ -29,6 +29,7 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax.engines.guard import AT_MOST
 from dsfjax.engines.varying import zeros_as
 
 NEVER = jnp.iinfo(jnp.int32).max
@@ -353,7 +354,12 @@ def _over_columns(body: Any, carry: Any, block: Queries, columns: Columns) -> An
     # between old and new sums in every turn. A block that is not seen adds exactly nothing.
     begin = _lowest(block.start.min()) // size
     end = jnp.minimum(_highest(block.slot.max()) // size + 1, count)
-    return jax.lax.fori_loop(begin, end, body, carry)
+
+    def loop(begin: Array, end: Array, carry: Any) -> Any:
+        return jax.lax.fori_loop(begin, end, body, carry)
+
+    loop.__name__ = f"{AT_MOST}{count}"  # for whoever counts operations
+    return jax.jit(loop)(begin, end, carry)
 
 
 @jax.custom_batching.custom_vmap

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dsfjax.analysis import count_operations
+from dsfjax.engines.guard import AT_MOST
 
 F4 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
 X, Y, V = F4((6, 4)), F4((4, 5)), F4((10,))
@@ -121,6 +122,13 @@ def test_what_is_left_out_is_said() -> None:
         lambda x: jax.lax.while_loop(lambda x: x[0] < 9, lambda x: 2 * x, x), V
     )
     assert until.notes == ("while: its number of steps is not static, counted as one",)
+
+    def loop(x: jax.Array) -> jax.Array:
+        return jax.lax.while_loop(lambda x: x[0] < 9, lambda x: 2 * x, x)
+
+    loop.__name__ = f"{AT_MOST}7"  # a loop may say how many steps it has at most
+    most = count_operations(jax.jit(loop), V)
+    assert most.notes == () and most.flops == 7 * until.flops
     assert until.flops == 11  # one test and one doubling
     inner = count_operations(lambda x: jax.lax.map(jnp.linalg.eigh, x), F4((2, 4, 4)))
     assert any("eigh" in note for note in inner.notes)
