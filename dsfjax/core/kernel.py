@@ -156,6 +156,10 @@ class KernelSystem:
         decays = self.num_heads if self.weight_log_decay is not None else 0
         return self.key_heads * self.k.shape[2] + self.output_width + decays
 
+    def cache_size(self, length: int) -> int:
+        """Numbers in the cache after ``length`` tokens; with a window they stop growing."""
+        return self.slot_size * (length if self.window is None else min(length, self.window))
+
     @property
     def weight_log_decay(self) -> Array | None:
         """Logarithm of the decay of the weights per step, (T, H) with T steps or 1, or None."""

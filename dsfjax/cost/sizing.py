@@ -104,7 +104,7 @@ def state_size(model: SequenceModel, length: int) -> int:
         The sum over the layers.
     """
     return sum(
-        s.num_states if isinstance(s, System) else length * s.slot_size
+        s.cache_size(length) if isinstance(s, KernelSystem) else s.num_states
         for s in _abstract_systems(model)
     )
 

@@ -164,7 +164,7 @@ def _(system: KernelSystem, engine: Engine, reason: str, steps: int) -> Explanat
         form="blocks of queries and keys" if chunk else name,
         reason=reason,
         length=steps,
-        state_size=seen * system.slot_size,
+        state_size=system.cache_size(steps),
         chunk=chunk,
         flops=flops,
         bytes=io,
