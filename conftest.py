@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 # Most of the time is compilation of functions that run once: let the compiler optimise less.
 # XLA's MLIR emitters for fusions take more than half of what is left, and so does one LLVM module
@@ -17,6 +18,20 @@ os.environ["XLA_FLAGS"] = " ".join([*_flags, _given]).strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--costs FOLDER``."""
+    parser.addoption("--costs", type=Path, help="write what tests cost (tests/costs.py)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Meter the tests where asked to: in the workers, if there are any."""
+    folder, is_worker = config.getoption("costs"), "PYTEST_XDIST_WORKER" in os.environ
+    if folder and (is_worker or not config.getoption("numprocesses", None)):
+        from tests.costs import Meter
+
+        config.pluginmanager.register(Meter(folder))
 
 
 def pytest_collection_finish() -> None:

@@ -20,7 +20,7 @@ import pytest
 
 jaxtyping.install_import_hook("dsfjax", "beartype.beartype")
 
-from tests import goldens  # noqa: E402
+from tests import costs, goldens  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 
@@ -37,8 +37,12 @@ STRICT = frozenset({"core", "engines", "systems", "analysis", "selfcheck"})
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A worker takes whole files, and files of one ``xdist_group`` together.
 
-    What they share is compiled once.
+    What they share is compiled once. What costs too much for every run is marked slow.
     """
+    slow = costs.slow_tests()
+    for item in items:
+        if costs.name_of(item.nodeid) in slow:
+            item.add_marker(pytest.mark.slow)
     if getattr(config.option, "loadgroup", False):
         for item in items:
             if item.get_closest_marker("xdist_group") is None:

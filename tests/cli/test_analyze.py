@@ -26,12 +26,12 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_one_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "run"
-    run(capsys, "train", "mqar", *SMOKE, "--mixer", "ssd", "--run-dir", folder)
+    run(capsys, "train", "mqar", *SMOKE, "--mixer", "softmax_attention", "--run-dir", folder)
     assert not (folder / "report").exists()
     out = run(capsys, "analyze", folder)
     assert out.endswith(f"report: {folder}/report/index.html\n")
     assert "- 1 seed per learning rate" in out
-    assert "ssd" in (folder / "report" / "index.html").read_text()
+    assert "softmax_attention" in (folder / "report" / "index.html").read_text()
     (row,) = rows(folder / "report" / "data" / "summary.csv")
     assert float(row["accuracy_mean"]) == load(folder).result["members"][0]["eval_accuracy"]
 
@@ -40,12 +40,12 @@ def test_members_that_diverged_are_in_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder, out = tmp_path / "run", tmp_path / "out"
-    words = ["--mixers", "ssd", "--seeds", 0, "--lrs", 1e300, "--run-dir", folder]
+    words = ["--mixers", "softmax_attention", "--seeds", 0, "--lrs", 1e300, "--run-dir", folder]
     run(capsys, "compare", "mqar", *SMOKE, *words, "--no-report")
     said = run(capsys, "analyze", folder, "--report", out)
     assert "None can be recommended" in said and "diverged; they count as 0 %" in said
     page = (out / "index.html").read_text()
-    assert "ssd: every member at its best learning rate diverged" in page
+    assert "softmax_attention: every member at its best learning rate diverged" in page
     assert [(x["status"], x["accuracy"]) for x in rows(out / "data" / "members.csv")] == [
         ("diverged", "0.0")
     ]
@@ -72,7 +72,7 @@ def test_a_run_of_an_unknown_mixer_is_refused_in_a_line(
 
 def test_a_damaged_run_is_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "run"
-    run(capsys, "train", "mqar", *SMOKE, "--mixer", "ssd", "--run-dir", folder)
+    run(capsys, "train", "mqar", *SMOKE, "--mixer", "softmax_attention", "--run-dir", folder)
     for path in (folder / "checkpoints").glob("*/state/*"):
         path.unlink() if path.is_file() else None
     assert main(["analyze", str(folder)]) == 2

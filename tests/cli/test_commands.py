@@ -36,24 +36,24 @@ def fails(capsys: pytest.CaptureFixture, *words: object) -> str:
 
 def test_compare_trains_reports_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["compare", "mqar", *SMOKE, "--run-dir", tmp_path / "run"]
-    first = run(capsys, *words, "--mixers", "linear_attention", "--no-report")
-    assert "linear_attention: step 4/24, loss " in first
-    assert "linear_attention: 4 finished after 24 steps" in first
+    first = run(capsys, *words, "--mixers", "softmax_attention", "--no-report")
+    assert "softmax_attention: step 4/24, loss " in first
+    assert "softmax_attention: 4 finished after 24 steps" in first
     assert "report:" not in first and not (tmp_path / "run" / "report").exists()
-    out = run(capsys, *words)
-    assert "linear_attention: step" not in out
-    assert "ssd: compiling 4 members as one program" in out
-    assert "ssd: step 24/24, loss " in out
+    out = run(capsys, *words, "--mixers", "softmax_attention", "rg_lru")
+    assert "softmax_attention: step" not in out
+    assert "rg_lru: compiling 4 members as one program" in out
+    assert "rg_lru: step 24/24, loss " in out
     rows = json.loads((tmp_path / "run" / "compare.json").read_text())
-    assert [row["mixer"] for row in rows] == ["linear_attention", "ssd"]
+    assert [row["mixer"] for row in rows] == ["softmax_attention", "rg_lru"]
     for row in rows:
         line = next(x for x in out.splitlines() if x.startswith(row["mixer"] + " "))
         assert f"{100 * row['accuracy_mean']:.1f} ±" in line
     assert "\x1b" not in out
     page = tmp_path / "run" / "report" / "index.html"
     assert out.endswith(f"report: {page}\n")
-    assert "linear_attention" in page.read_text()
-    assert "ssd" in page.read_text()
+    assert "softmax_attention" in page.read_text()
+    assert "rg_lru" in page.read_text()
 
 
 def test_a_program_that_fails_does_not_end_the_others(
@@ -68,13 +68,13 @@ def test_a_program_that_fails_does_not_end_the_others(
         return train(config, path, **keywords)
 
     monkeypatch.setattr(sweeps, "train", no_memory)
-    words = ["compare", "mqar", *SMOKE, "--mixers", "ssd", "linear_attention", "--no-report"]
+    words = ["compare", "mqar", *SMOKE, "--mixers", "ssd", "softmax_attention", "--no-report"]
     words, reason = [*words, "--run-dir", str(tmp_path)], "MemoryError: out of memory"
     for _ in range(2):
         assert main(words) == 1
         out, err = capsys.readouterr()
         assert "ssd: failed: MemoryError: out of memory" in out
-        assert re.search(r"^linear_attention +\d", out, re.MULTILINE)
+        assert re.search(r"^softmax_attention +\d", out, re.MULTILINE)
         assert re.search(r"^ssd +failed", out, re.MULTILINE)
         assert err == f"dsfjax: ssd failed: {reason}; --retry-failed runs it again\n"
     shown = run(capsys, "results", tmp_path)
@@ -88,11 +88,11 @@ def test_train_puts_every_option_where_it_belongs(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = run(
-        capsys, "train", "mqar", *SMOKE, "--mixer", "linear_attention", "--lr", 0.02, "--seed", 5,
+        capsys, "train", "mqar", *SMOKE, "--mixer", "softmax_attention", "--lr", 0.02, "--seed", 5,
         "--steps", 4, "--eval-every", 2, "--batch-size", 3, "--d-model", 8, "--num-kv-pairs", 3,
         "--weight-decay", 0.0, "--vocab-size", 40, "--run-dir", tmp_path / "run",
     )  # fmt: skip
-    assert "linear_attention: step 4/4" in out
+    assert "softmax_attention: step 4/4" in out
     config = load(tmp_path / "run").config
     assert (config.learning_rates, config.seeds) == ((0.02,), (5,))
     assert (config.steps, config.eval_every, config.batch_size) == (4, 2, 3)

@@ -15,7 +15,7 @@ from dsfjax.training.compilation import compiling
 from dsfjax.training.devices import layout
 from dsfjax.training.runs import program_of
 
-SWEEP = "sweep mqar --preset smoke --mixers linear_attention --d-model 8 16 --seq-len 16".split()
+SWEEP = "sweep mqar --preset smoke --mixers softmax_attention --d-model 8 16 --seq-len 16".split()
 
 
 def run(capsys: pytest.CaptureFixture, *words: object) -> str:
@@ -36,7 +36,7 @@ def objects(capsys: pytest.CaptureFixture, folder: Path, *words: str) -> list[di
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sweep") / "run"
     words = [*SWEEP, "--lrs", "1e-3", "1e300", "--weight-decay", "0", "--steps", "8"]
-    assert main([*words, "--run-dir", str(path), "--report", str(path.parent / "report")]) == 0
+    assert main([*words, "--run-dir", str(path), "--no-report"]) == 0
     return path
 
 
@@ -74,14 +74,19 @@ def test_sizes_that_are_not_given_are_the_presets() -> None:
     assert all(re.fullmatch(r"(ssd|linear_attention)-[0-9a-f]{8}", name) for name in found)
 
 
-def test_files_and_report(folder: Path) -> None:
+def test_files(folder: Path) -> None:
     rows = json.loads((folder / "compare.json").read_text())
     assert len(rows) == 2
     for row in rows:
         assert load(folder / row["mixer"]).config.model.d_model in (8, 16)
         assert row["best"]["weight_decay"] == 0
-    page = (folder.parent / "report" / "index.html").read_text()
-    assert "linear_attention-d_model8" in page and "linear_attention-d_model16" in page
+
+
+@pytest.mark.slow
+def test_report(folder: Path, tmp_path: Path) -> None:
+    assert main(["analyze", str(folder), "--report", str(tmp_path)]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert "softmax_attention-d_model8" in page and "softmax_attention-d_model16" in page
 
 
 def test_an_object_per_member(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -103,8 +108,8 @@ def test_an_object_per_member(folder: Path, capsys: pytest.CaptureFixture) -> No
 
 def test_table(folder: Path, capsys: pytest.CaptureFixture) -> None:
     out = run(capsys, "results", folder)
-    assert len(re.findall(r"^linear_attention-d_model(8|16)-\w{8} .*finished$", out, re.M)) == 4
-    assert len(re.findall(r"^linear_attention-d_model(8|16)-\w{8} .*–.*diverged$", out, re.M)) == 4
+    assert len(re.findall(r"^softmax_attention-d_model(8|16)-\w{8} .*finished$", out, re.M)) == 4
+    assert len(re.findall(r"^softmax_attention-d_model(8|16)-\w{8} .*–.*diverged$", out, re.M)) == 4
 
 
 def test_finished_points_are_skipped_and_the_rest_goes_on(
@@ -128,7 +133,7 @@ def test_finished_points_are_skipped_and_the_rest_goes_on(
 def test_members_that_do_not_fit_take_turns_or_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    size = "--mixers linear_attention --d-model 8 --steps 4 --seeds 0 1 2"
+    size = "--mixers softmax_attention --d-model 8 --steps 4 --seeds 0 1 2"
     (config,) = plan(size).values()
     one, six = (
         compiling(program_of(config), layout(count, jax.devices()[:1])).result().bytes

@@ -14,6 +14,7 @@ FAST = ("ssd",)
 FROM_LOGARITHMS = {"s4d": ("chunked",)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(x, marks=() if x in FAST else pytest.mark.slow) for x in typical.NAMES],

@@ -146,7 +146,7 @@ def normalised(
 @pytest.mark.parametrize(
     ("name", "log_eta", "dtype"),
     [
-        ("scalar_given", 300.0, jnp.float64),
+        pytest.param("scalar_given", 300.0, jnp.float64, marks=pytest.mark.slow),
         pytest.param("diagonal_given", 300.0, jnp.float64, marks=pytest.mark.slow),
         pytest.param("low_rank", 300.0, jnp.float64, marks=pytest.mark.slow),
         # e^−60 s is a normal float32 wherever s has digits that count; e^−80 s may underflow.

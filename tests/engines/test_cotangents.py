@@ -42,6 +42,7 @@ def test_of_outputs_alone_and_of_the_last_state_alone(name):
     report(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(x, marks=() if x == "scalar" else pytest.mark.slow) for x in FAST + SLOW],

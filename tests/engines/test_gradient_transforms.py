@@ -77,6 +77,7 @@ def test_vmap_is_a_loop(name, axes):
     report(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MARKED)
 def test_checkpoint(name):
     """Recomputing everything in the backward pass gives the same gradients."""
@@ -96,6 +97,7 @@ def test_checkpoint(name):
                 assert reference.error(x, y) < 1e-9, method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MARKED)
 def test_repeatable_bit_for_bit(name):
     """Values and gradients of two runs."""

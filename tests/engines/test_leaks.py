@@ -17,8 +17,9 @@ from tests.engine_runs import inputs, methods, names_of_leaves
 
 pytestmark = pytest.mark.xdist_group("gradients of engines")
 
-FAST = ("scalar", "low_rank")
+FAST = ("scalar",)
 SLOW = (
+    "low_rank",
     "diagonal_per_state",
     "diagonal_factored",
     "scalar_groups",

@@ -122,19 +122,25 @@ def test_householder_product():
     np.testing.assert_allclose(np.eye(N) - w[0, 0] @ k[0, 0].T, product, atol=1e-12)
 
 
-def check(cases: Iterator[tuple[str, Transitions]], length: int) -> None:
+FACTORS = ("chunked", "materialized")  # the methods that treat them; the others multiply matrices
+
+
+def check(
+    cases: Iterator[tuple[str, Transitions]], length: int, among: tuple[str, ...] | None = None
+) -> None:
     found = []
     for case, A in cases:
         for resets in ((), (0, length // 3, length // 3 + 1, length - 1)):
             around = system(A, *resets)
             u, h0 = zoo.tokens(around, length), zoo.state(around)
-            found += wrong(f"{case}, resets {resets}", around, u, h0)
+            found += wrong(f"{case}, resets {resets}", around, u, h0, among=among)
     report(found)
 
 
-def test_delta_rules():
+@pytest.mark.parametrize("among", [FACTORS, pytest.param(None, marks=pytest.mark.slow)])
+def test_delta_rules(among):
     length = cut_length("low_rank")
-    check(rank_one(length), length)
+    check(rank_one(length), length, among)
 
 
 @pytest.mark.slow  # another rank is another program; rank 2 is quick among the gradients

@@ -55,6 +55,7 @@ def of_gradient(name: str, length: int) -> Bytes:
     return Bytes(io, memory.temp_size_in_bytes, states)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(x, marks=() if x in FAST else pytest.mark.slow) for x in NAMES]
 )

@@ -17,8 +17,9 @@ from tests.engine_runs import COMPILE_FAST, inputs, methods, run_all
 
 pytestmark = pytest.mark.xdist_group("values of engines")
 
-FAST = ("scalar", "low_rank")
+FAST = ("scalar",)
 SLOW = (
+    "low_rank",
     "diagonal_full",
     "diagonal_per_state",
     "diagonal_factored",

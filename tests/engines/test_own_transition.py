@@ -216,6 +216,7 @@ def test_eigenvalues_are_those_of_the_rotation():
     assert error(found, expected) < 1e-12
 
 
+@pytest.mark.slow  # one program of all analyses
 def test_every_analysis_runs():
     """Each public function of one system, on a system with a normaliser; values where simple."""
     plain = build(reset=False)

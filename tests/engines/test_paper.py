@@ -62,7 +62,9 @@ def unnormalised(q, k, eta=None) -> System:
     "method",
     ["chunked", *(pytest.param(x, marks=pytest.mark.slow) for x in METHODS if x != "chunked")],
 )
-@pytest.mark.parametrize("normaliser", ["linear", "normalized"])
+@pytest.mark.parametrize(
+    "normaliser", [pytest.param("linear", marks=pytest.mark.slow), "normalized"]
+)
 def test_lemma_1(signals, normaliser, method):
     """DSF form ≡ textbook attention ≡ the un-normalised form, a change of coordinates T_t = η_t."""
     q, k, v, log_eta = signals
@@ -130,6 +132,7 @@ def test_ssd_without_decay_is_linear_attention(signals):
     assert errors[2] == 0
 
 
+@pytest.mark.slow
 def test_s6_with_equal_states_is_ssd():
     """A_{i,j} the same for every state i: the scalar structure with one head per channel."""
     g = Draw("s6", L, 0)

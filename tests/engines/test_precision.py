@@ -16,9 +16,7 @@ from tests.engine_runs import inputs, methods, run_all
 SINGLE = ("scalar_groups", "diagonal_per_state", "diagonal_factored", "complex_per_state", "dense")
 
 
-@pytest.mark.parametrize(
-    "name", zoo.slow_unless(["diagonal_factored", "low_rank"], [*SINGLE, "low_rank"])
-)
+@pytest.mark.parametrize("name", zoo.slow_unless(["low_rank"], [*SINGLE, "low_rank"]))
 def test_float32(name):
     """Values to a few roundings; the state has the dtype of the system."""
     system, u, h0 = inputs(name, 65)
@@ -70,7 +68,7 @@ def test_products_of_strong_decays():
 HALF = ("scalar", "scalar_summed", "diagonal_full", "dense", "dense_maps")
 
 
-@pytest.mark.parametrize("name", zoo.slow_unless(["scalar_summed", "diagonal_full"], HALF))
+@pytest.mark.parametrize("name", zoo.slow_unless(["scalar_summed"], HALF))
 def test_bfloat16_inputs_have_float32_states(name):
     system, u, h0 = inputs(name, 65)
     system, u = cast((system, u), jnp.bfloat16)
@@ -95,7 +93,7 @@ def test_bfloat16_tokens_of_a_float32_system():
         assert reference.error(h_last, expected.h_last) < 1e-5, method
 
 
-@pytest.mark.parametrize("name", ["scalar", "diagonal_full"])
+@pytest.mark.parametrize("name", zoo.slow_unless(["scalar"], ["scalar", "diagonal_full"]))
 def test_a_wider_initial_state_widens_nothing(name):
     system, u, h0 = inputs(name, 5)
     system, u = cast((system, u), jnp.float32)
@@ -103,6 +101,7 @@ def test_a_wider_initial_state_widens_nothing(name):
         assert (y.dtype, h_last.dtype) == (jnp.float32, jnp.float32), method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.slow_unless(["scalar"], ["scalar", "diagonal_per_state"]))
 def test_gradients_keep_their_dtype(name):
     system, u, h0 = cast(inputs(name, 65), jnp.float32)

@@ -55,7 +55,7 @@ def grad_of_grad(example: Example, *, method: str) -> list[Array]:
 
 
 @pytest.mark.parametrize("name", MARKED)
-@pytest.mark.parametrize("long", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("long", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_grad_of_grad(name, long):
     """Within a chunk, and over several."""
     example = inputs(name, cut_length(name) if long else 9)

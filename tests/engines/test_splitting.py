@@ -39,7 +39,7 @@ def test_cut_of_every_structure(name):
     assert_cut_changes_nothing(name, 6, 3)
 
 
-@pytest.mark.parametrize("cut", [2, 3])
+@pytest.mark.parametrize("cut", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_cut_in_reverse(cut):
     """The later part comes first; a reset at the cut separates the two."""
     system, u, h0 = inputs("scalar", 6)

@@ -21,8 +21,15 @@ from dsfjax import (
 from tests import systems_zoo as zoo
 from tests.systems_zoo import system as zoo_system
 
-FAST = ("scalar_summed", "diagonal_factored", "low_rank")
-SLOW = ("scalar_constant", "diagonal_extremes", "complex_per_state", "dense_shared", "dense_maps")
+FAST = ("scalar_summed", "low_rank")
+SLOW = (
+    "diagonal_factored",
+    "scalar_constant",
+    "diagonal_extremes",
+    "complex_per_state",
+    "dense_shared",
+    "dense_maps",
+)
 NAMES = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 CUTS = (0, 5, 6, 13)
 
@@ -31,7 +38,7 @@ def close(x, y):
     assert np.max(np.abs(x - y)) <= 1e-13 * np.max(np.abs(y))
 
 
-@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("resets", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("name", NAMES)
 def test_summaries_are_the_scan(name, resets):
     """Applied one after the other, or combined first in either order: the same last state."""
@@ -60,6 +67,7 @@ def test_a_reset_ends_a_nan():
     close(after, scan(system, u)[1])
 
 
+@pytest.mark.slow
 def test_associative_scan_over_chunks():
     """The states at the boundaries are prefixes of summaries."""
     system = dataclasses.replace(zoo_system("diagonal_per_state", 12), reset=None)

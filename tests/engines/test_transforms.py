@@ -14,7 +14,7 @@ from tests.unchecked import unchecked
 SOME = ["scalar_summed", "diagonal_factored", "complex_per_state", "low_rank", "dense"]
 
 
-@pytest.mark.parametrize("name", zoo.slow_unless(["scalar_summed", "low_rank"], zoo.MAIN))
+@pytest.mark.parametrize("name", zoo.slow_unless(["scalar_summed"], zoo.MAIN))
 def test_vmap_is_a_loop(name):
     """Over systems, tokens and states at once."""
     systems = [zoo.system(name, 9, seed) for seed in range(3)]
@@ -43,7 +43,7 @@ def test_vmap_over_tokens_of_one_system():
         assert reference.error(y[i], reference.run(system, tokens[i]).y) < 1e-12
 
 
-@pytest.mark.parametrize("name", zoo.slow_unless(["scalar_summed", "low_rank"], SOME))
+@pytest.mark.parametrize("name", zoo.slow_unless(["scalar_summed"], SOME))
 def test_other_values_are_no_second_trace(name):
     traces = 0
 
@@ -60,9 +60,7 @@ def test_other_values_are_no_second_trace(name):
     assert traces == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["diagonal_factored", pytest.param("scalar_summed", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", zoo.slow_unless([], ["diagonal_factored", "scalar_summed"]))
 def test_without_jit(name):
     """The functions also run operation by operation."""
     system, u, h0 = inputs(name, 3)

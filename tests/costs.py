@@ -1,0 +1,140 @@
+"""What tests cost, and which are too expensive for every run.
+
+Nearly all of the time of a test is tracing and compilation, and a few hundred tests take most of
+it: products over structures, methods and lengths, of which one example runs with `make test` and
+all run with `make test-all`. Which ones wait is decided by measurement, in three steps::
+
+    python -m pytest -n 2 --dist loadgroup --costs /tmp/costs   # a folder; on a quiet machine
+    python -m tests.costs /tmp/costs                            # where the time goes
+    python -m tests.costs /tmp/costs --write                    # renew tests/slow.txt
+
+A test is known by its room and its name, so that moving it to another file changes nothing. A
+marker in the file, ``@pytest.mark.slow``, says the same for a test that is slow by its nature.
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+LIST = Path(__file__).with_name("slow.txt")
+MOST_SECONDS = 2.0
+# One example of what is otherwise a product, and what would be missed most: run every time,
+# whatever they cost. Patterns of `name_of`; fnmatch reads brackets as sets, so they are "?".
+KEPT = (
+    "engines::test_every_method_has_the_gradients_of_sequential?scalar-65?",
+    "engines::test_every_method_has_the_gradients_of_sequential?low_rank-65?",
+    "engines::test_every_method_has_the_gradients_of_sequential?complex_per_state-65?",
+    "engines::test_every_method_has_the_gradients_of_sequential?diagonal_per_state-65?",
+    "engines::test_every_method_has_the_gradients_of_sequential?dense-7?",
+    "engines::test_every_method_gives_the_values_of_the_loop*",
+    "engines::test_extreme_decays_and_resets?scalar?",
+    "engines::test_values_states_and_reverse*",
+    "engines::test_gradients_agree*",
+    "engines::test_scan_gives_the_published_recurrence*",
+    "engines::test_one_entry_reaches_what_its_step_feeds?scalar?",
+    "cli::test_compare_trains_reports_and_resumes",
+    "training::test_resumes_bit_for_bit*",
+    "training::test_it_trains_from_the_command_line",
+    "report::test_page_and_data",
+    "interop::test_language_models?lm_s6_2?",
+)
+
+
+def name_of(nodeid: str) -> str:
+    """The room and the name of a test, ``engines::test_values[scalar]``."""
+    path, _, name = nodeid.partition("::")
+    parts = Path(path).parts
+    if parts[0] != "tests":  # a doctest
+        return f"doctests::{name}"
+    return f"{parts[1] if len(parts) > 2 else 'tests'}::{name.rpartition('::')[2] or name}"
+
+
+def slow_tests() -> frozenset[str]:
+    """The names in ``slow.txt``."""
+    lines = LIST.read_text(encoding="utf-8").splitlines() if LIST.exists() else []
+    return frozenset(line for line in lines if line and not line.startswith("#"))
+
+
+class Meter:
+    """A plugin that writes a line per test: processor time, compilations and their seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / f"{os.getpid()}.jsonl"
+        self.compilations, self.seconds = 0, 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            self.compilations += 1
+            self.seconds += seconds
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        before = time.process_time(), time.monotonic(), self.compilations, self.seconds
+        result = yield
+        cost = {
+            "test": item.nodeid,
+            "cpu": time.process_time() - before[0],
+            "wall": time.monotonic() - before[1],
+            "compilations": self.compilations - before[2],
+            "compiling": self.seconds - before[3],
+        }
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(cost) + "\n")
+        return result
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """What `Meter` wrote in all processes."""
+    lines = [line for path in folder.glob("*.jsonl") for line in path.open(encoding="utf-8")]
+    return [json.loads(line) for line in lines]
+
+
+def main() -> None:
+    """Print where the time goes, or renew the list."""
+    parser = argparse.ArgumentParser(prog="python -m tests.costs", description=__doc__)
+    parser.add_argument("folder", type=Path, help="of --costs")
+    parser.add_argument("--most", type=float, default=MOST_SECONDS, help="seconds of a quick test")
+    parser.add_argument("--write", action="store_true", help="renew tests/slow.txt")
+    words = parser.parse_args()
+    costs = read(words.folder)
+    files: dict[str, Counter] = defaultdict(Counter)
+    for cost in costs:
+        file = files[cost["test"].partition("::")[0]]
+        file.update(tests=1, **{k: v for k, v in cost.items() if k != "test"})
+    total = sum(files.values(), Counter())
+    print(f"{'file':50} tests  cpu s  wall s  compilations  compiling s")
+    dearest = sorted(files.items(), key=lambda item: -item[1]["cpu"])
+    for name, file in (*dearest[:10], ("all", total)):
+        print(
+            f"{name:50} {file['tests']:5} {file['cpu']:6.0f} {file['wall']:7.0f} "
+            f"{file['compilations']:13} {file['compiling']:12.0f}"
+        )
+    dear = {
+        name_of(cost["test"])
+        for cost in costs
+        if cost["cpu"] > words.most
+        and not any(fnmatch.fnmatchcase(name_of(cost["test"]), pattern) for pattern in KEPT)
+    }
+    rest = sum(cost["cpu"] for cost in costs if name_of(cost["test"]) not in dear)
+    print(f"\n{len(dear)} tests take more than {words.most:g} s; without them {rest:.0f} s remain")
+    if words.write:
+        about = (
+            f"# Tests of more than {words.most:g} s of processor time: `make test-all` runs them.\n"
+            "# Written by `python -m tests.costs`, which says how; not edited by hand.\n"
+        )
+        LIST.write_text(about + "\n".join(sorted(dear | slow_tests())) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
