@@ -25,6 +25,7 @@ from dsfjax.core import KVCache as KVCache
 from dsfjax.core import Normalizer as Normalizer
 from dsfjax.core import OuterInput as OuterInput
 from dsfjax.core import OutputMap as OutputMap
+from dsfjax.core import Precision as Precision
 from dsfjax.core import Scalar as Scalar
 from dsfjax.core import Skip as Skip
 from dsfjax.core import SummedNormalizer as SummedNormalizer

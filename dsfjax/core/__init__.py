@@ -24,6 +24,7 @@ from dsfjax.core.maps import OutputMap as OutputMap
 from dsfjax.core.normalizers import GivenNormalizer as GivenNormalizer
 from dsfjax.core.normalizers import Normalizer as Normalizer
 from dsfjax.core.normalizers import SummedNormalizer as SummedNormalizer
+from dsfjax.core.policy import Precision as Precision
 from dsfjax.core.pytree import constant as constant
 from dsfjax.core.pytree import pytree as pytree
 from dsfjax.core.pytree import static as static

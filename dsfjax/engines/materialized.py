@@ -257,8 +257,10 @@ def _transport(
         if (reset := now.reset) is not None:
             carry = jax.tree.map(lambda v: jnp.where(reset[0], 0, v), carry)
         impulses, h = carry
-        moved = now.A.apply(impulses.reshape(-1, *impulses.shape[2:])).reshape(impulses.shape)
-        h = now.A.apply(h[None])[0]
+        moved = now.A.apply(impulses.reshape(-1, *impulses.shape[2:]), now.precision).reshape(
+            impulses.shape
+        )
+        h = now.A.apply(h[None], now.precision)[0]
         impulses = moved.at[t].set(impulse(now))
         return (impulses, h), row(now, impulses, h)
 

@@ -23,6 +23,7 @@ from jax import Array
 from dsfjax.core.dtypes import product_dtype, real_numbers, state_dtype
 from dsfjax.core.maps import InnerOutput, InputMap, OuterInput, OutputMap
 from dsfjax.core.normalizers import Normalizer, SummedNormalizer
+from dsfjax.core.policy import DEFAULT, Precision
 from dsfjax.core.pytree import map_time, pytree, static, time_leaves
 from dsfjax.core.skips import Skip, TokenSkip, ValueSkip
 from dsfjax.core.steps import steps
@@ -131,11 +132,12 @@ def by_steps(x: T, length: int) -> tuple[list[Array], Callable[[list[Array]], T]
     return xs, lambda arrays: rebuild([leaf[None] for leaf in arrays], lambda leaf: leaf)
 
 
-def prepare(system: System, u: Array, *, emit_states: bool) -> Recurrence:
+def prepare(
+    system: System, u: Array, *, emit_states: bool, policy: Precision = DEFAULT
+) -> Recurrence:
     """Apply value map and scale; cast to the dtype of the state."""
-    dtype = state_dtype(system.dtype, u.dtype)
-    precision = "default" if u.dtype == jnp.bfloat16 else "highest"
-    b, x, f = write(system.B, system, u, dtype)
+    dtype, precision = state_dtype(system.dtype, u.dtype), policy.products(u.dtype)
+    b, x, f = write(system.B, system, u, dtype, precision)
     c = read_vectors(system.C, system, dtype)
     if c is not None and system.C.before_update and c.shape[0] > 1:
         c = jnp.roll(c, -1, axis=0)
@@ -170,7 +172,8 @@ class Entering(NamedTuple):
     def write(self, problem: Recurrence) -> Recurrence:
         """The recurrence from the zero state with A_t h, for a state h that enters, as forcing."""
         at = self.starts[:, None, None, None]
-        f = problem.forcing() + jnp.where(at, problem.A.apply(jnp.where(at, self.rows, 0)), 0)
+        moved = problem.A.apply(jnp.where(at, self.rows, 0), problem.precision)
+        f = problem.forcing() + jnp.where(at, moved, 0)
         reset = None if problem.reset is None else self.starts
         empty = problem.x[..., :0]
         return dataclasses.replace(problem, b=None, x=empty, f=f, reset=reset)
@@ -178,10 +181,9 @@ class Entering(NamedTuple):
 
 @singledispatch
 def write(
-    B: InputMap, system: System, u: Array, dtype: Any
+    B: InputMap, system: System, u: Array, dtype: Any, precision: str
 ) -> tuple[Array | None, Array, Array | None]:
     """What a step writes, as b, x and f of a `Recurrence`; by its matrix for any input map."""
-    precision = "default" if u.dtype == jnp.bfloat16 else "highest"
     f = matvec(B.matrix(system.state_shape).astype(dtype), u.astype(dtype), precision)
     empty = jnp.zeros((u.shape[0], 1, system.num_heads, 0), jnp.finfo(dtype).dtype)
     return None, empty, f.reshape(u.shape[0], *system.state_shape)
@@ -189,11 +191,11 @@ def write(
 
 @write.register
 def _(
-    B: OuterInput, system: System, u: Array, dtype: Any
+    B: OuterInput, system: System, u: Array, dtype: Any, precision: str
 ) -> tuple[Array | None, Array, Array | None]:
     heads, n, _ = system.state_shape
     real = jnp.finfo(dtype).dtype
-    x = _scaled_values(system, u, real)
+    x = _scaled_values(system, u, real, precision)
     if system.eta is not None and system.eta.num_channels:
         x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), real)], axis=-1)
     x, b = x.astype(dtype), B.vectors()
@@ -259,10 +261,9 @@ def observe(
     return out
 
 
-def read_out(system: System, u: Array, s: Array) -> Array:
+def read_out(system: System, u: Array, s: Array, policy: Precision = DEFAULT) -> Array:
     """Outputs y (L, d_out) from s = cᵀh (L, R, H, p), or from states if the system reads them."""
-    precision = "default" if u.dtype == jnp.bfloat16 else "highest"
-    C = system.C
+    precision, C = policy.products(u.dtype), system.C
     if reads_states(system):
         s = C.real(read_map(C, system, s, precision))
     else:
@@ -270,9 +271,11 @@ def read_out(system: System, u: Array, s: Array) -> Array:
         if C.c is not None and system.state_shape[1] == 1:
             s = s * to_heads(ranked_c(C, s.dtype), s.shape[2])
         s = C.real(s)
-    s = s if system.eta is None else normalize(system.eta, system, u, s)
+    s = s if system.eta is None else normalize(system.eta, system, u, s, precision)
     y = gated(C, s).reshape(u.shape[0], -1)
-    return (y if system.D is None else y + skip(system.D, system, u, y.dtype)).astype(u.dtype)
+    if system.D is not None:
+        y = y + skip(system.D, system, u, y.dtype, precision)
+    return y.astype(u.dtype)
 
 
 @singledispatch
@@ -301,17 +304,17 @@ def _(C: InnerOutput, s: Array) -> Array:
 
 
 @singledispatch
-def normalize(eta: Normalizer, system: System, u: Array, s: Array) -> Array:
+def normalize(eta: Normalizer, system: System, u: Array, s: Array, precision: str) -> Array:
     """Divide what was read, (L, R, H, p), by the normaliser."""
     return s * jnp.exp(-eta.log().astype(s.dtype))[:, None, :, None]
 
 
 @normalize.register
-def _(eta: SummedNormalizer, system: System, u: Array, s: Array) -> Array:
+def _(eta: SummedNormalizer, system: System, u: Array, s: Array, precision: str) -> Array:
     numerator, summed = s[..., :-1], eta.eta(s[:, 0, :, -1])
     if eta.bonus is not None:
         bonus = eta.bonus.astype(s.dtype)[:, None, :, None]  # type: ignore[union-attr]
-        numerator = numerator + bonus * _scaled_values(system, u, s.dtype)
+        numerator = numerator + bonus * _scaled_values(system, u, s.dtype, precision)
     return _quotient(numerator, summed[:, None, :, None])
 
 
@@ -329,20 +332,19 @@ def _quotient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -
 
 
 @singledispatch
-def skip(D: Skip, system: System, u: Array, dtype: Any) -> Array:
+def skip(D: Skip, system: System, u: Array, dtype: Any, precision: str) -> Array:
     """D_t u_t, (L, d_out); by its matrix for any skip."""
-    precision = "default" if u.dtype == jnp.bfloat16 else "highest"
     return matvec(D.matrix(system).astype(dtype), u.astype(dtype), precision)
 
 
 @skip.register
-def _(D: TokenSkip, system: System, u: Array, dtype: Any) -> Array:
+def _(D: TokenSkip, system: System, u: Array, dtype: Any, precision: str) -> Array:
     return D.d.astype(dtype) * u.astype(dtype)
 
 
 @skip.register
-def _(D: ValueSkip, system: System, u: Array, dtype: Any) -> Array:
-    v = _values(system, u)[:, 0].astype(dtype)
+def _(D: ValueSkip, system: System, u: Array, dtype: Any, precision: str) -> Array:
+    v = _values(system, u, precision)[:, 0].astype(dtype)
     return (D.d.astype(dtype) * v).reshape(u.shape[0], -1)
 
 
@@ -361,30 +363,29 @@ def check_tokens(owner: str, system: Any, u: Array) -> Array:
     return u
 
 
-def _scaled_values(system: System, u: Array, dtype: Any) -> Array:
+def _scaled_values(system: System, u: Array, dtype: Any, precision: str) -> Array:
     """The values with their scale, (L, r, H, p)."""
     assert isinstance(system.B, OuterInput)
-    x, scale = _values(system, u).astype(dtype), system.B.scales()
+    x, scale = _values(system, u, precision).astype(dtype), system.B.scales()
     return x if scale is None else x * scale.astype(dtype)
 
 
-def _values(system: System, u: Array) -> Array:
+def _values(system: System, u: Array, precision: str) -> Array:
     """The values W u_t, (L, r, H, p), in the wider dtype of W and u."""
     assert isinstance(system.B, OuterInput)
     heads, _, p = system.state_shape
     W = system.B.W
     if W is not None:
-        precision = "default" if u.dtype == jnp.bfloat16 else "highest"
-        u = project(u, W, precision)
+        u = project(u, W, precision, system.real_dtype)
     return u.reshape(u.shape[0], system.B.rank, heads, p)
 
 
-def project(u: Array, W: Array, precision: str) -> Array:
-    """W u_t for every t; sums in at least float32."""
+def project(u: Array, W: Array, precision: str, sums: Any = jnp.float32) -> Array:
+    """W u_t for every t; sums in at least ``sums``."""
     dtype = product_dtype(u.dtype, W.dtype)
     u, W = u.astype(dtype), W.astype(dtype)
     return jnp.einsum(
-        "ld,ed->le", u, W, precision=precision, preferred_element_type=state_dtype(dtype)
+        "ld,ed->le", u, W, precision=precision, preferred_element_type=state_dtype(dtype, sums)
     )
 
 

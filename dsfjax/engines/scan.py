@@ -16,6 +16,7 @@ from jaxtyping import Float, Shaped
 from dsfjax.core.composition import flip_time
 from dsfjax.core.dtypes import state_dtype, whole_numbers
 from dsfjax.core.kernel import KernelSystem, KVCache
+from dsfjax.core.policy import DEFAULT, Precision
 from dsfjax.core.resets import starts
 from dsfjax.core.system import System
 from dsfjax.engines import attention
@@ -42,6 +43,7 @@ def scan(
     method: Engine | Method | str = "auto",
     reverse: bool = False,
     return_states: bool | Shaped[Array | np.ndarray, " K"] | Sequence[int] = False,
+    precision: Precision | None = None,
 ) -> tuple[Any, ...]:
     r"""Run a system over one sequence of tokens.
 
@@ -80,6 +82,8 @@ def scan(
             earlier steps, drop it if the first step has a reset.)
         return_states: Return all states as well; or those after some steps, integers (K,) in any
             order (the ends of segments, every hundredth).
+        precision: Dtypes, where they are not to follow from the inputs. The sums of softmax are at
+            full precision whatever it says of matrix products.
 
     Returns:
         ``(y, h_last)`` or ``(y, h_last, states)``: y (L, d_out) in the dtype of ``u``; states
@@ -116,6 +120,8 @@ def scan(
         ([1.0, 1.5, 1.75, 1.875], (1, 1, 1))
     """
     u = check_tokens("scan", system, u)
+    policy = DEFAULT if precision is None else precision
+    system, u = policy.cast(system, u)
     length, every = u.shape[0], isinstance(return_states, bool | np.bool_) and bool(return_states)
     some = not isinstance(return_states, bool | np.bool_)
     if isinstance(system, KernelSystem):
@@ -139,7 +145,7 @@ def scan(
         system, u = flip_time(system), u[::-1]
         segment = None if segment is None else segment[::-1]
         steps = None if steps is None else length - 1 - steps
-    y, h_last, states = _run(system, u, h0, segment, steps, engine, every)
+    y, h_last, states = _run(system, u, h0, segment, steps, engine, every, policy)
     if reverse:
         y = y[::-1]
         states = states[::-1] if every and states is not None else states
@@ -157,7 +163,7 @@ def _run_kernel(
     return attention.run(system, u, cache, method=engine.name)
 
 
-@partial(jax.jit, static_argnums=(5, 6))
+@partial(jax.jit, static_argnums=(5, 6, 7))
 def _run(
     system: System,
     u: Array,
@@ -166,8 +172,9 @@ def _run(
     steps: Array | None,
     engine: Engine,
     every: bool,
+    policy: Precision,
 ) -> tuple[Array, Array, Array | None]:
-    problem = prepare(system, u, emit_states=every or reads_states(system))
+    problem = prepare(system, u, emit_states=every or reads_states(system), policy=policy)
     entering = None
     if segment is not None:
         entering = Entering.of(h0, segment)
@@ -182,7 +189,7 @@ def _run(
         run, exact, arguments = engine.states_at, Sequential().states_at, (problem, h0, steps)
     found = run(*arguments) if engine.is_stepwise else guarded(run, exact, *arguments)
     out, h_last = found[:2]
-    y = read_out(system, u, observe(system, problem, out, h0, entering))
+    y = read_out(system, u, observe(system, problem, out, h0, entering), policy)
     return y, h_last, out if every else (None if steps is None else found[2])
 
 

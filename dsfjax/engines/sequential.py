@@ -24,7 +24,7 @@ def advance(now: Recurrence, h: Array) -> tuple[Array, Array]:
     if now.reset is not None:
         # A selection and not a product with 0: a NaN ends at a reset.
         h = jnp.where(now.reset[0], 0, h)
-    h = now.A.apply(h[None]) + now.forcing()
+    h = now.A.apply(h[None], now.precision) + now.forcing()
     if now.live is not None:
         h = jnp.where(now.live[0], h, before)
     return h[0], now.read(h)[0]
