@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 def defined() -> Any:
     """What the page defines, its registrations taken back afterwards."""
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     known_tasks, known_aspects = dict(registry._REGISTRY), dict(aspects._ASPECTS)
     names: dict[str, Any] = {"__name__": "contributing"}
     for block in blocks:
@@ -46,6 +46,13 @@ def test_transition(defined: dict[str, Any]) -> None:
     phi = np.asarray(dsfjax.materialize(system)[0])
     total = np.cumsum(angle[:, 0])
     np.testing.assert_allclose(phi, np.tril(np.cos(total[:, None] - total)), atol=1e-12)
+
+
+def test_engine(defined: dict[str, Any]) -> None:
+    A = dsfjax.Scalar(jnp.log(jnp.full((1, 1), 0.5)))
+    ema = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 1))
+    y, _ = dsfjax.scan(ema, jnp.ones((5, 1)), method=defined["Unrolled"]())
+    np.testing.assert_allclose(y[:, 0], [1.0, 1.5, 1.75, 1.875, 1.9375], rtol=1e-12)
 
 
 def test_task(defined: dict[str, Any]) -> None:
