@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -68,18 +67,19 @@ def measure(system: System | KernelSystem, u: Array, dy: Array, asked: Asked) ->
     length = u.shape[0]
     row = _channels(system, length)
 
-    channels = jax.eval_shape(row, jax.ShapeDtypeStruct((), int)).shape[0]
 
-    def entries(t: Array) -> Array:
+    def entries(t: Array) -> tuple[Array, Array]:
         found = row(t)
-        return found[0] if channels == 1 else jnp.sqrt(jnp.mean(found**2, axis=0))
+        channels = found.shape[0]
+        mean = found[0] if channels == 1 else jnp.sqrt(jnp.mean(found**2, axis=0))
+        return mean, jnp.asarray(channels)
 
-    kernel = map_rows(entries, length, 1)
+    kernel, channels = map_rows(entries, length, 1)
     queries, sources = asked
     pairs = jnp.zeros((0, 2), queries.dtype)
     if sources is not None:
         pairs = jnp.stack([queries, sources.astype(queries.dtype)], axis=1)
-    return Measured(kernel, jnp.asarray(channels), pairs)
+    return Measured(kernel, channels[0], pairs)
 
 
 def _channels(system: System | KernelSystem, length: int) -> Callable[[Array], Array]:
