@@ -15,13 +15,13 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from dsfjax.core import KernelSystem, System
+from dsfjax.core import KernelSystem, Precision, System
 from dsfjax.nn.binding import bind
 from dsfjax.nn.mixer import Surrounding
 from dsfjax.nn.model import DecodeState, SequenceModel
 from dsfjax.nn.model_config import ModelConfig
 from dsfjax.nn.pieces import param_dtype
-from dsfjax.nn.precision import POLICIES, as_input, computed
+from dsfjax.nn.precision import as_input, computed
 from dsfjax.nn.tokens import token_ids
 
 Params = dict[str, Any]
@@ -92,7 +92,7 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         >>> model.apply(params, jnp.arange(5)).shape, model.generate(params, jnp.arange(5), 3).shape
         ((5, 16), (3,))
     """
-    policy, exact = POLICIES[config.precision], replace(config, precision="float32")
+    policy, exact = Precision.named(config.precision), replace(config, precision="float32")
 
     def make(rngs: nnx.Rngs) -> SequenceModel:
         return SequenceModel(exact, around, rngs=rngs)

@@ -12,9 +12,10 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from dsfjax._util.names import choose
-from dsfjax.core import KernelSystem, KVCache, System
+from dsfjax.core import KernelSystem, KVCache, Precision, System
 from dsfjax.engines import materialize, scan, step
 from dsfjax.nn.pieces import ACTIVATIONS, CausalConv, dropout, linear, norm, param_dtype
+from dsfjax.nn.precision import products
 from dsfjax.systems import Architecture
 
 
@@ -42,7 +43,7 @@ class Surrounding(NamedTuple):
     bias: bool = False
 
 
-BARE = Surrounding()
+BARE, DEFAULT = Surrounding(), Precision()
 
 
 class MixerState(NamedTuple):
@@ -82,11 +83,12 @@ class Mixer(nnx.Module):
         method: str = "auto",
         init: str = "published",
         depth: int = 0,
-        precision: str = "highest",
+        precision: Precision = DEFAULT,
         rngs: nnx.Rngs,
     ) -> None:
         d_inner = around.expand * d_model
         self.arch, self.around, self.method = arch, around, method
+        self.precision = precision
         self.attention_dropout = attention_dropout
         params = arch.init(rngs.params())
         self.params_type = type(params)
@@ -97,7 +99,9 @@ class Mixer(nnx.Module):
             lambda p: arch.signals(p, jnp.zeros((1, d_inner), param_dtype())), params
         )
         _check(around, shapes._fields)
-        make = partial(linear, init=init, bias=around.bias, precision=precision, rngs=rngs)
+        make = partial(
+            linear, init=init, bias=around.bias, precision=products(precision), rngs=rngs
+        )
         if around.project_in or around.expand > 1:
             self.project_in = make(d_model, d_inner)
         if around.conv_width:
@@ -139,7 +143,7 @@ class Mixer(nnx.Module):
             y, h = _attend_with_dropout(system, tokens, rate, key, state), None
         else:
             h0 = None if state is None else state.h
-            y, h = scan(system, tokens, h0, method=self.method)  # type: ignore[arg-type]
+            y, h = scan(system, tokens, h0, method=self.method, precision=self.precision)  # type: ignore
         y = y if added is None else y + added
         return self._output(x, y), MixerState(tail, h, jnp.array(True))  # type: ignore[arg-type]
 

@@ -11,11 +11,11 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from dsfjax import systems
-from dsfjax.core import KernelSystem, System
+from dsfjax.core import KernelSystem, Precision, System
 from dsfjax.nn.mixer import Mixer, MixerState, Surrounding
 from dsfjax.nn.model_config import ModelConfig
 from dsfjax.nn.pieces import MLP, dropout, linear, norm, param_dtype
-from dsfjax.nn.precision import POLICIES
+from dsfjax.nn.precision import products
 from dsfjax.nn.surroundings import surrounding
 from dsfjax.nn.tokens import token_ids
 from dsfjax.systems import Architecture
@@ -45,7 +45,7 @@ class Block(nnx.Module):
     def __init__(
         self, config: ModelConfig, around: Surrounding | None = None, *, rngs: nnx.Rngs
     ) -> None:
-        depth, precision = config.num_layers, POLICIES[config.precision].matmul
+        depth, precision = config.num_layers, Precision.named(config.precision)
         self.kind = config.block
         self.norm1 = norm(config.norm, config.d_model, rngs=rngs)
         self.mixer = Mixer(
@@ -67,7 +67,7 @@ class Block(nnx.Module):
                 config.mlp_ratio,
                 init=config.init,
                 depth=depth,
-                precision=precision,
+                precision=products(precision),
                 rngs=rngs,
             )
 
@@ -116,7 +116,9 @@ class SequenceModel(nnx.Module):
         self, config: ModelConfig, around: Surrounding | None = None, *, rngs: nnx.Rngs
     ) -> None:
         self.config = config
-        d, dtype, precision = config.d_model, param_dtype(), POLICIES[config.precision].matmul
+        d, dtype = config.d_model, param_dtype()
+        self.precision = Precision.named(config.precision)
+        precision = products(self.precision)
         embed_init = nnx.initializers.normal(0.02)
         if config.channels:
             # With a bias of zero the norm after it would leave nothing but signs of one channel.
@@ -181,7 +183,7 @@ class SequenceModel(nnx.Module):
         """
         if self.config.head == "tied":
             table = self.embed.embedding[...]  # type: ignore[attr-defined]  # of ids, not of channels
-            precision = POLICIES[self.config.precision].matmul
+            precision = products(self.precision)
             sums = jnp.promote_types(features.dtype, jnp.float32)
             return jnp.matmul(features, table.T, precision=precision, preferred_element_type=sums)
         if self.config.head == "classifier":
@@ -297,7 +299,7 @@ class SequenceModel(nnx.Module):
                     f"sequence of {tokens.shape[0]} tokens"
                 )
             h = h + self.positions(position)
-        if compute := POLICIES[self.config.precision].compute:
+        if compute := self.precision.compute:
             h = h.astype(compute)  # an embedding has the type of its parameters
         return h, position[-1] + 1
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 from dsfjax import systems
 from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
+from dsfjax.core import Precision
 from dsfjax.engines import ENGINES
-from dsfjax.nn.precision import POLICIES
 
 BlockName = Literal["prenorm", "transformer", "mamba"]
 HeadName = Literal["tied", "untied", "classifier"]
@@ -48,8 +48,8 @@ class ModelConfig:
         method: Engine of `dsfjax.scan`.
         channels: Values per step of inputs (L, channels), mapped linearly; 0 for token ids.
         precision: "float32", "bfloat16" (activations and operands of products in bfloat16; states,
-            sums, logits and master weights in float32) or "tf32" (products of the linear maps in
-            TF32 where the device has it; the recurrence in float32).
+            sums, logits and master weights in float32) or "tf32" (products of float32 in TF32 where
+            the device has it); see `dsfjax.Precision.named`.
 
     Raises:
         ValueError: For unknown names, with the nearest, and for sizes that cannot be.
@@ -96,7 +96,7 @@ class ModelConfig:
         choose("head", self.head, get_args(HeadName))
         choose("pooling", self.pooling, ("mean", "last"))
         choose("init", self.init, ("published", "authors"))
-        choose("precision", self.precision, POLICIES)
+        Precision.named(self.precision)
         choose("method", self.method, ("auto", *ENGINES))
         if self.channels and (self.vocab_size or self.head == "tied"):
             raise ValueError(

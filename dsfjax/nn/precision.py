@@ -1,38 +1,29 @@
-"""In which numbers a model computes. Parameters stay what they are: float32 master weights."""
+"""In which numbers a model computes: `dsfjax.Precision` for all that surrounds the recurrence.
+
+Parameters, their gradients and the state of the optimiser keep their type, as do the states of a
+recurrence and the logits: float32, or float64 with ``jax_enable_x64``.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import PyTree
 
+from dsfjax.core import Precision
 
-class Precision(NamedTuple):
-    """A policy of numbers.
 
-    Parameters, their gradients and the state of the optimiser are float32 in all of them (float64
-    with ``jax_enable_x64``); so are the states of a recurrence, its sums, and the logits.
+def products(policy: Precision) -> str:
+    """JAX's name for how the linear maps of a model multiply.
 
-    Attributes:
-        compute: Type of activations and of the operands of matrix products; None for that of the
-            parameters.
-        matmul: JAX's name for how products of float32 are computed.
+    Example:
+        >>> [products(Precision.named(name)) for name in ("float32", "bfloat16", "tf32")]
+        ['highest', 'default', 'high']
     """
-
-    compute: str | None
-    matmul: str
-
-
-POLICIES = {
-    "float32": Precision(None, "highest"),
-    "bfloat16": Precision("bfloat16", "default"),
-    # "high" is TF32 on a GPU, three passes of bfloat16 on a TPU, and float32 on a CPU.
-    "tf32": Precision(None, "high"),
-}
-"""Name to policy. ``ModelConfig.precision`` is one of these names."""
+    return policy.products(policy.compute or "float32")
 
 
 def computed(policy: Precision, params: PyTree, keep: PyTree) -> PyTree:
