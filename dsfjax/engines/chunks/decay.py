@@ -49,6 +49,8 @@ def block_sums(log_a: Array) -> list[Sums]:
         (upto0, upto1), (before0, before1), (after0, after1) = (
             halves(x, blocks // 2) for x in levels[-1]
         )
+        # Two neighbours become one block: what is counted from its start grows by all of the first
+        # half, what is counted to its end by all of the second. Sums only, no difference.
         total0, total1 = upto0[..., -1:, :], upto1[..., -1:, :]
         levels.append(
             Sums(
@@ -68,6 +70,7 @@ def halves(x: Array, pairs: int) -> tuple[Array, Array]:
 
 def between(levels: list[Sums]) -> Array:
     """Products of the steps s+1 … t of a chunk, (…, c, c), for decays with n = 1; 0 for s > t."""
+    # Exponents are joined and exponentiated once: −∞ above the diagonal is a product of 0 there.
     exponent = jnp.zeros_like(levels[0].upto)  # (…, c, 1, 1): no step between t and itself
     for sums in levels[:-1]:
         pairs = exponent.shape[-3] // 2

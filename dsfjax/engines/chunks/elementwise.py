@@ -155,6 +155,7 @@ def _states_between(inputs: _Inputs, h0: Array, count: int, chunk: int) -> Array
     """The states before every chunk, (k, H, p, n)."""
     if count == 1:
         return h0[None]
+    # All chunks start from zero here, so that none waits for another.
     added = zeros_as(h0, (count, *h0.shape))
     added = jax.lax.fori_loop(0, chunk, lambda t, h: inputs.at(t).advance(h), added)
 
@@ -191,6 +192,7 @@ def _cross_chunks(
             if negative.shape[1] == 1
             else negative.sum(axis=1)
         )
+        # The sign of a product is that of the number of its negative factors.
         decay = jnp.where(count % 2 == 1, -decay, decay)
     decay = jnp.broadcast_to(decay, added.shape)
     cut = None if inputs.reset is None else inputs.reset.any(axis=1)
@@ -223,6 +225,7 @@ def _backward(
     d_starts = None if d_starts is None else d_starts.swapaxes(-1, -2)
     aG = _cotangents_between(inputs, d_out, dh.swapaxes(-1, -2), d_starts, chunk)
 
+    # The states inside the chunks were not kept: forwards once more, from the start of each.
     def again(h: Array, t: Array) -> tuple[Array, tuple[Array, Array | None]]:
         now = inputs.at(t)
         before, h = now.keep(h), now.advance(h)
@@ -244,6 +247,7 @@ def _backward(
             d_b = _sum_channels(now.x, aG, precision)
             d_b = d_b + now.c * jnp.sum(ds * now.x, axis=-1, keepdims=True)
         aG = now.retreat(G)
+        # ∂log a = G ⊙ a ⊙ h_{t-1}, and aG = a ⊙ G is what goes on to the step before in any case.
         d_log, d_rate = aG * _at(before, t, 0), None
         if now.rate is not None:
             d_rate = d_log * now.log_a
