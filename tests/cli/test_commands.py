@@ -45,7 +45,7 @@ def test_compare_trains_reports_and_resumes(tmp_path: Path, capsys: pytest.Captu
     assert "rg_lru: compiling 4 members as one program" in out
     assert "rg_lru: step 24/24, loss " in out
     rows = json.loads((tmp_path / "run" / "compare.json").read_text())
-    assert [row["mixer"] for row in rows] == ["softmax_attention", "rg_lru"]
+    assert [row["mixer"] for row in rows] == ["rg_lru", "softmax_attention"]  # by name
     for row in rows:
         line = next(x for x in out.splitlines() if x.startswith(row["mixer"] + " "))
         assert f"{100 * row['accuracy_mean']:.1f} ±" in line
