@@ -13,7 +13,7 @@ import pytest
 import dsfjax
 from dsfjax import tasks
 from dsfjax.aspects import aspect as aspects
-from dsfjax.tasks import registry
+from dsfjax.tasks import catalogue
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 
@@ -23,13 +23,13 @@ def defined() -> Any:
     """What the page defines, its registrations taken back afterwards."""
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
     assert len(blocks) == 4
-    known_tasks, known_aspects = dict(registry._REGISTRY), dict(aspects._ASPECTS)
+    known_tasks, known_aspects = dict(catalogue._REGISTRY), dict(aspects._ASPECTS)
     names: dict[str, Any] = {"__name__": "contributing"}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
     yield names
-    registry._REGISTRY.clear()
-    registry._REGISTRY.update(known_tasks)
+    catalogue._REGISTRY.clear()
+    catalogue._REGISTRY.update(known_tasks)
     aspects._ASPECTS.clear()
     aspects._ASPECTS.update(known_aspects)
 

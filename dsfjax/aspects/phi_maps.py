@@ -67,7 +67,6 @@ def measure(system: System | KernelSystem, u: Array, dy: Array, asked: Asked) ->
     length = u.shape[0]
     row = _channels(system, length)
 
-
     def entries(t: Array) -> tuple[Array, Array]:
         found = row(t)
         channels = found.shape[0]

@@ -21,7 +21,7 @@ from dsfjax.core.steps import steps
 from dsfjax.core.system import System
 from dsfjax.core.transitions import to_heads
 from dsfjax.engines import attention
-from dsfjax.engines.chunks.maps import cost_of_products
+from dsfjax.engines.chunks.affine import cost_of_products
 from dsfjax.engines.chunks.products import MATRIX_PRODUCTS
 from dsfjax.engines.chunks.wy import WY, chunk_length
 from dsfjax.engines.engine import Cost, Engine, low_rank

@@ -15,7 +15,7 @@ import jax
 from jax import Array
 
 from dsfjax import nn
-from dsfjax.interop import attention, ssd
+from dsfjax.interop import attention_modules, mamba2
 from dsfjax.interop import weights as w
 from dsfjax.interop.source import Function, Recipe, Source, construct, only
 from dsfjax.interop.weights import Shapes, Weights
@@ -27,14 +27,14 @@ TRANSFORMER = "models.transformer.TransformerBlock"
 MAMBA = "models.mamba.MambaBlock"
 
 _ATTENTION = {
-    "sm-attention": (attention.FOLLOW_UP_MHA, {"lin_att": False}),
-    "lin-attention": (attention.FOLLOW_UP_MHA, {"lin_att": True}),
-    "norm-attention": (attention.FOLLOW_UP_MHNA, {}),
+    "sm-attention": (attention_modules.FOLLOW_UP_MHA, {"lin_att": False}),
+    "lin-attention": (attention_modules.FOLLOW_UP_MHA, {"lin_att": True}),
+    "norm-attention": (attention_modules.FOLLOW_UP_MHNA, {}),
 }
 # Keys that an attention reads from the block's configuration; the rest is not for it.
 _READS = {
-    attention.FOLLOW_UP_MHA: ("dim_conv", "conv_type"),
-    attention.FOLLOW_UP_MHNA: tuple(
+    attention_modules.FOLLOW_UP_MHA: ("dim_conv", "conv_type"),
+    attention_modules.FOLLOW_UP_MHNA: tuple(
         "mode norm_fn approx_fn scale_B offset dim_conv conv_type".split()
     ),
 }
@@ -55,7 +55,7 @@ def _transformer_block(*, hidden_dim: int, cfg: Mapping[str, Any]) -> Function:
     module, own = _ATTENTION[cfg["attention_fn"]]
     own = own | {key: cfg[key] for key in _READS[module] if key in cfg}
     sizes = {"d_model": hidden_dim, "d_qk": cfg["state_dim"], "num_heads": cfg["num_heads"]}
-    recipe: Recipe = construct(module, attention.SOURCES[module], sizes | own)
+    recipe: Recipe = construct(module, attention_modules.SOURCES[module], sizes | own)
     mixer, gated, channels = recipe.mixer(), cfg.get("use_gate", False), cfg["mixer"]
 
     shapes = w.prefixed("attention", recipe.shapes)
@@ -97,10 +97,10 @@ def _mamba_block(
 ) -> Function:
     only(MAMBA, "version", version, "mamba2")
     only(MAMBA, "norm", norm, "layer")
-    module = f"{ssd.FOLLOW_UP}.{'SSD_LTI' if pseudoLTI else 'SSD'}"
+    module = f"{mamba2.FOLLOW_UP}.{'SSD_LTI' if pseudoLTI else 'SSD'}"
     sizes = {"d_model": hidden_dim, "d_state": state_dim, "headdim": headdim}
     own = sizes | {"d_conv": conv_dim, "expand": expansion}
-    recipe: Recipe = construct(module, ssd.SOURCES[module], own)
+    recipe: Recipe = construct(module, mamba2.SOURCES[module], own)
     mixer, normalize, gate = recipe.mixer(), _norm(hidden_dim), _glu(hidden_dim)
 
     shapes: Shapes = w.prefixed("mamba", recipe.shapes)

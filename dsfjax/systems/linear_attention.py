@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jax import Array
 
 from dsfjax.core import SummedNormalizer, System, separable_system
-from dsfjax.systems import attention
+from dsfjax.systems import projections
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, elu1, labels_without_decay
 
@@ -66,17 +66,17 @@ def linear_attention(
         >>> [round(weight, 3) for weight in dsfjax.materialize(system)[0, 2].tolist()]
         [0.333, 0.333, 0.333]
     """
-    attention.check_heads("linear_attention", d_model, num_heads)
+    projections.check_heads("linear_attention", d_model, num_heads)
 
     def init_params(key: Array) -> Params:
         return Params(
-            **attention.init_qkv(
+            **projections.init_qkv(
                 key, d_model=d_model, d_state=d_state, num_heads=num_heads, bias=bias, init=init
             )
         )
 
     def signals(params: Params, u: Array) -> Signals:
-        return Signals(*attention.project_qkv(params, u))
+        return Signals(*projections.project_qkv(params, u))
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         phi, psi = elu1(signals.q), elu1(signals.k)
@@ -96,5 +96,5 @@ def linear_attention(
         "recurrent, Σ φ(q)ᵀφ(k)",
     )
     return Architecture(
-        init_params, signals, assemble, attention.value_map, labels_without_decay(), traits
+        init_params, signals, assemble, projections.value_map, labels_without_decay(), traits
     )

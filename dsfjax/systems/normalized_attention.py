@@ -11,7 +11,7 @@ from jax import Array
 
 from dsfjax._util.names import choose
 from dsfjax.core import GivenNormalizer, System, separable_system
-from dsfjax.systems import attention
+from dsfjax.systems import projections
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
@@ -98,14 +98,14 @@ def normalized_attention(
         >>> system.eta.log_eta.shape, system.state_shape
         ((3, 1), (1, 2, 4))
     """
-    attention.check_heads("normalized_attention", d_model, num_heads)
+    projections.check_heads("normalized_attention", d_model, num_heads)
     choose("normalizer of normalized_attention", normalizer, LOG_NORMALIZERS)
     choose("feature_map of normalized_attention", feature_map, ("none", "elu1"))
     phi = elu1 if feature_map == "elu1" else lambda x: x
 
     def init_params(key: Array) -> Params:
         key, key_eta = jax.random.split(key)
-        qkv = attention.init_qkv(
+        qkv = projections.init_qkv(
             key, d_model=d_model, d_state=d_state, num_heads=num_heads, bias=bias, init=init
         )
         return Params(
@@ -119,7 +119,7 @@ def normalized_attention(
         n = affine(params.W_eta, u, params.bias_eta, wide=True)
         if params.offset is not None:
             n = n + params.offset[None].astype(n.dtype)
-        return Signals(*attention.project_qkv(params, u), LOG_NORMALIZERS[normalizer](n))
+        return Signals(*projections.project_qkv(params, u), LOG_NORMALIZERS[normalizer](n))
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         q = phi(signals.q) / math.sqrt(d_state) if scale else phi(signals.q)
@@ -135,5 +135,10 @@ def normalized_attention(
         "scalar", "d · n", "yes: η", "unbounded (η_{t−1}/η_t)", f"recurrent, {normalizer}(w·u)"
     )
     return Architecture(
-        init_params, signals, assemble, attention.value_map, labels_without_decay("offset"), traits
+        init_params,
+        signals,
+        assemble,
+        projections.value_map,
+        labels_without_decay("offset"),
+        traits,
     )

@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Float
 
 from dsfjax.core import KernelSystem, System, truncate_kernel
-from dsfjax.systems import attention
+from dsfjax.systems import projections
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.linear_attention import Params, Signals
 from dsfjax.systems.primitives import Init, labels_without_decay
@@ -48,17 +48,17 @@ def softmax_attention(
         >>> [round(weight, 3) for weight in dsfjax.materialize(system)[0, 2].tolist()]
         [0.333, 0.333, 0.333]
     """
-    attention.check_heads("softmax_attention", d_model, num_heads)
+    projections.check_heads("softmax_attention", d_model, num_heads)
 
     def init_params(key: Array) -> Params:
         return Params(
-            **attention.init_qkv(
+            **projections.init_qkv(
                 key, d_model=d_model, d_state=d_state, num_heads=num_heads, bias=bias, init=init
             )
         )
 
     def signals(params: Params, u: Array) -> Signals:
-        return Signals(*attention.project_qkv(params, u))
+        return Signals(*projections.project_qkv(params, u))
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> KernelSystem:
         q = signals.q / math.sqrt(signals.q.shape[-1])
@@ -72,7 +72,7 @@ def softmax_attention(
         "recurrent, Σ exp(qᵀk)",
     )
     return Architecture(
-        init_params, signals, assemble, attention.value_map, labels_without_decay(), traits
+        init_params, signals, assemble, projections.value_map, labels_without_decay(), traits
     )
 
 

@@ -10,6 +10,14 @@
 from dsfjax.tasks import digits as digits
 from dsfjax.tasks import mqar as mqar
 from dsfjax.tasks import selective_copying as selective_copying
+from dsfjax.tasks.catalogue import get as get
+from dsfjax.tasks.catalogue import kind as kind
+from dsfjax.tasks.catalogue import name_in as name_in
+from dsfjax.tasks.catalogue import name_of as name_of
+from dsfjax.tasks.catalogue import named as named
+from dsfjax.tasks.catalogue import names as names
+from dsfjax.tasks.catalogue import options as options
+from dsfjax.tasks.catalogue import register as register
 from dsfjax.tasks.protocol import HELD_OUT as HELD_OUT
 from dsfjax.tasks.protocol import TRAIN as TRAIN
 from dsfjax.tasks.protocol import Baseline as Baseline
@@ -22,11 +30,3 @@ from dsfjax.tasks.protocol import Task as Task
 from dsfjax.tasks.protocol import cross_entropy as cross_entropy
 from dsfjax.tasks.protocol import examples as examples
 from dsfjax.tasks.protocol import option as option
-from dsfjax.tasks.registry import get as get
-from dsfjax.tasks.registry import kind as kind
-from dsfjax.tasks.registry import name_in as name_in
-from dsfjax.tasks.registry import name_of as name_of
-from dsfjax.tasks.registry import named as named
-from dsfjax.tasks.registry import names as names
-from dsfjax.tasks.registry import options as options
-from dsfjax.tasks.registry import register as register

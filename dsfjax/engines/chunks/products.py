@@ -29,8 +29,8 @@ from jax import Array
 
 from dsfjax.core.diagonal import Elementwise
 from dsfjax.core.transitions import Transition, to_heads
+from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap
 from dsfjax.engines.chunks.decay import Sums, between, block_sums, halves, lower_blocks
-from dsfjax.engines.chunks.maps import AffineChunks, ChunkMap
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence
 

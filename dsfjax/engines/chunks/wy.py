@@ -38,8 +38,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.transitions import DiagonalPlusLowRank, Transition, to_heads
+from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap
 from dsfjax.engines.chunks.decay import lower_blocks
-from dsfjax.engines.chunks.maps import AffineChunks, ChunkMap
 from dsfjax.engines.chunks.products import (
     Chunk,
     by_head,

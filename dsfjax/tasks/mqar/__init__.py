@@ -18,8 +18,8 @@ References:
 from dsfjax.tasks.mqar.examples import IGNORED as IGNORED
 from dsfjax.tasks.mqar.examples import from_labels as from_labels
 from dsfjax.tasks.mqar.examples import labels as labels
+from dsfjax.tasks.mqar.numpy_generator import reference_examples as reference_examples
+from dsfjax.tasks.mqar.numpy_generator import segment_seeds as segment_seeds
 from dsfjax.tasks.mqar.recall import MQARConfig as MQARConfig
 from dsfjax.tasks.mqar.recall import batch as batch
 from dsfjax.tasks.mqar.recall import sample as sample
-from dsfjax.tasks.mqar.reference import reference_examples as reference_examples
-from dsfjax.tasks.mqar.reference import segment_seeds as segment_seeds
