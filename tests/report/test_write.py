@@ -35,6 +35,7 @@ def whole(run_dir: Path) -> Comparison:
     return read.read(run_dir)
 
 
+@pytest.mark.slow  # what `run_dir` trains
 def test_page_and_data(run_dir: Path, tmp_path: Path) -> None:
     page, verdict = write(run_dir, tmp_path / "report")
     assert page == tmp_path / "report" / "index.html"
@@ -51,6 +52,7 @@ def test_page_and_data(run_dir: Path, tmp_path: Path) -> None:
             assert float(summary[found["mixer"]][name]) == found[name]
 
 
+@pytest.mark.slow  # what `run_dir` trains
 def test_curves_are_those_of_the_best_rate(run_dir: Path, whole: Comparison) -> None:
     rows = {r["mixer"]: r for r in json.loads((run_dir / "compare.json").read_text("utf-8"))}
     for entry in whole.entries:
@@ -66,11 +68,13 @@ def test_curves_are_those_of_the_best_rate(run_dir: Path, whole: Comparison) -> 
             assert list(zip(curve.steps.tolist(), curve.accuracy.tolist(), strict=True)) == expected
 
 
+@pytest.mark.slow  # what `run_dir` trains
 def test_entries_know_their_runs(whole: Comparison) -> None:
     assert sorted((e.mixer, e.run) for e in whole.entries) == sorted((m, m) for m in MIXERS)
     assert read.labels(["ssd-a-0123abcd"]) == ["ssd-a"]
 
 
+@pytest.mark.slow  # what `run_dir` trains
 def test_facts_and_chance(whole: Comparison) -> None:
     assert (whole.chance, whole.unbound) == (1 / 16, 1 / 2)
     assert "L = 16, 2 key–value pairs, vocabulary 32" in whole.facts["Task"]
@@ -78,6 +82,7 @@ def test_facts_and_chance(whole: Comparison) -> None:
     assert jax.devices()[0].device_kind in whole.facts["Device"]
 
 
+@pytest.mark.slow  # what `run_dir` trains
 def test_the_best_member_is_the_one_that_is_analysed(run_dir: Path, whole: Comparison) -> None:
     loaded = load(run_dir / "s6")
     (entry,) = (entry for entry in whole.entries if entry.mixer == "s6")
@@ -95,6 +100,7 @@ def test_the_best_member_is_the_one_that_is_analysed(run_dir: Path, whole: Compa
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow  # what `run_dir` trains
 def test_state_and_cost_are_those_of_the_model(whole: Comparison) -> None:
     found = {entry.mixer: entry for entry in whole.entries}
     assert [found[mixer].grows for mixer in MIXERS] == [True, False]
@@ -134,6 +140,7 @@ register(
 """
 
 
+@pytest.mark.slow  # what `run_dir` trains
 def test_an_aspect_of_ones_own_is_in_the_report_of_a_single_run(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +161,7 @@ def test_an_aspect_of_ones_own_is_in_the_report_of_a_single_run(
     assert "softmax_attention" not in text
 
 
+@pytest.mark.slow  # what `run_dir` trains
 def test_diverged_mixer_is_shown_with_zero(run_dir: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(run_dir, runs)
@@ -181,6 +189,7 @@ def test_folder_without_runs_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow  # what `run_dir` trains
 def test_two_tasks_are_two_reports(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
