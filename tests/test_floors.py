@@ -1,6 +1,8 @@
 """The architecture as a test: imports go strictly downward, heavy libraries stay in one place."""
 
 import ast
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +88,17 @@ def test_imports_go_downward() -> None:
         module = ".".join(relative.parts[:-1] if is_package else relative.parts)
         found += violations(path.read_text(encoding="utf-8"), module, is_package=is_package)
     assert not found, "\n".join(found)
+
+
+def test_rooms_name_their_floor() -> None:
+    for room in PACKAGE.glob("*/__init__.py"):
+        if said := re.match(r'"""Floor (\d)', room.read_text(encoding="utf-8")):
+            assert int(said[1]) == FLOORS[room.parent.name], room.parent.name
+
+
+def test_no_module_name_stands_twice() -> None:
+    names = Counter(path.name for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Floor 8: every engine on this device and in this precision, against float64 on the host."""
+"""Floor 7: every engine on this device and in this precision, against float64 on the host."""
 
 from dsfjax.selfcheck.check import BOUNDS as BOUNDS
 from dsfjax.selfcheck.check import Check as Check
