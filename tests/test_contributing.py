@@ -65,6 +65,7 @@ def test_task(defined: dict[str, Any]) -> None:
 
 def test_aspect(defined: dict[str, Any]) -> None:
     (own,) = [aspect for aspect in aspects.registered() if aspect.name == "largest_output"]
+    assert own.measure is not None and own.rows is not None and own.draw is not None
     layer = own.summarise(np.asarray(own.measure(None, None, jnp.array([[1.0, -3.0]])))[None])
     assert list(own.rows(layer)) == [{"largest": 3.0}]
     assert own.draw("mixer", [layer], "black").axes

@@ -61,7 +61,8 @@ def test_taylor_features_are_the_truncated_exponential(symmetric: bool) -> None:
 def test_truncated_kernel_keeps_groups_value_map_and_resets() -> None:
     q, k, W, u = normal(L, H, N), normal(L, G, N, seed=1), normal(H * P, D), normal(L, D)
     reset = np.arange(L) == 4
-    kernel = KernelSystem(*(jnp.asarray(x) for x in (q, k, W, reset)), num_channels=P)
+    arrays = (jnp.asarray(x) for x in (q, k, W))
+    kernel = KernelSystem(*arrays, reset=jnp.asarray(reset), num_channels=P)
     system = truncate_kernel(kernel, 2)
     x = np.einsum("thn,shn->hts", q, np.repeat(k, H // G, axis=1))
     segment = np.cumsum(reset)
