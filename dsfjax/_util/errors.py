@@ -53,6 +53,6 @@ def host() -> Any:
         return jax.devices("cpu")[0]
     except RuntimeError as error:
         raise RuntimeError(
-            "the reference in float64 needs JAX's CPU backend beside the device, which "
+            "the reference in float64 needs JAX's CPU backend in addition to the device, which "
             "JAX_PLATFORMS leaves out; unset it, or add cpu to it."
         ) from error

@@ -16,7 +16,7 @@ def jitted(*static: str, functions: tuple[str, ...] = ()) -> Callable[[F], F]:
 
     A function of an analysis is dozens of small operations. Called eagerly, each of them would be
     compiled for itself; traced into a larger program, all of them would be traced again at every
-    call. The signature, the docstring and the messages of errors stay those of the function.
+    call. The signature, the docstring and the error messages are unchanged.
 
     Args:
         *static: Names of arguments that are values of Python. A list or an array in the place of a

@@ -3,19 +3,15 @@
 What a model costs is in `dsfjax.cost`; its functions are here, too.
 """
 
-from dsfjax.analysis.approximation import Definiteness as Definiteness
 from dsfjax.analysis.approximation import FiniteState as FiniteState
 from dsfjax.analysis.approximation import KernelError as KernelError
-from dsfjax.analysis.approximation import definiteness as definiteness
 from dsfjax.analysis.approximation import elu_features as elu_features
 from dsfjax.analysis.approximation import feature_error as feature_error
 from dsfjax.analysis.approximation import finite_states as finite_states
-from dsfjax.analysis.approximation import gram_matrix as gram_matrix
 from dsfjax.analysis.approximation import lagrange_bound as lagrange_bound
 from dsfjax.analysis.approximation import output_bound as output_bound
 from dsfjax.analysis.approximation import positive_features as positive_features
 from dsfjax.analysis.approximation import random_projection as random_projection
-from dsfjax.analysis.approximation import rkhs_norm as rkhs_norm
 from dsfjax.analysis.approximation import truncation_error as truncation_error
 from dsfjax.analysis.approximation import truncation_rounding as truncation_rounding
 from dsfjax.analysis.dimension import EffectiveDimension as EffectiveDimension
@@ -68,6 +64,10 @@ from dsfjax.analysis.stability import lyapunov_exponents as lyapunov_exponents
 from dsfjax.analysis.stability import stability as stability
 from dsfjax.analysis.stability import state_gradients as state_gradients
 from dsfjax.analysis.stability import warnings_of as warnings_of
+from dsfjax.analysis.stored_function import Definiteness as Definiteness
+from dsfjax.analysis.stored_function import definiteness as definiteness
+from dsfjax.analysis.stored_function import gram_matrix as gram_matrix
+from dsfjax.analysis.stored_function import rkhs_norm as rkhs_norm
 from dsfjax.cost import Cost as Cost
 from dsfjax.cost import Match as Match
 from dsfjax.cost import Operations as Operations

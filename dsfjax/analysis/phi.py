@@ -31,7 +31,7 @@ Row = Callable[[Array], Array]
 def kernel_rows(owner: str, system: System | KernelSystem, steps: int) -> Row:
     """The function t ↦ Φ_{t,·} on values, (L, H, p), or (L, H, 1) if it does not vary over p.
 
-    Zeros after t. The rows are those of `dsfjax.materialize`, real, in the dtype of the state.
+    Zeros after t. They equal the rows of `dsfjax.materialize`; real, in the dtype of the state.
 
     Numerics:
         A row costs one backward pass of `scan`, O(L N) work and memory, and for a `KernelSystem`

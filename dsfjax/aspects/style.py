@@ -11,7 +11,7 @@ from typing import Any
 
 from dsfjax.aspects.aspect import Layers
 
-# Colours no palette below contains: each stands for the CSS variable beside it.
+# Colours no palette below contains: each stands for the CSS variable next to it.
 INK, MUTED, GRID, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 CSS_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
 

@@ -73,7 +73,7 @@ class Training(Command):
     """An option of the architecture, such as normalizer=softplus; with several architectures and
     MIXER. of that one alone."""
     surroundings: Annotated[str | None, _from_preset("{paper,practice}")] = None
-    """What stands around the recurrence: as in the paper's experiments, or as in models in use."""
+    """What surrounds the recurrence: as in the paper's experiments, or as in models in use."""
     block: Annotated[str | None, _from_preset("{prenorm,transformer,mamba}")] = None
     """Mixer and MLP, the authors' Transformer block without MLP, or the mixer alone."""
     mlp_ratio: Int = None
@@ -140,7 +140,7 @@ class Training(Command):
     quick_compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Compile with few optimisations: for runs that take less time than their compilation."""
     run_dir: RunDir = None
-    """Folder of the run. The same command on the same folder goes on where it stopped."""
+    """Folder of the run. The same command on the same folder continues where it stopped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +267,7 @@ class Analyze(Command):
 
 @dataclasses.dataclass(frozen=True)
 class Bench(Command):
-    """Time the engines on this machine, beside plain JAX and other packages."""
+    """Time the engines on this machine, next to plain JAX and other packages."""
 
     cases: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="CASE ...", help_behavior_hint="(default: all)")

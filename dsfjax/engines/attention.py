@@ -22,7 +22,7 @@ from dsfjax.core.transitions import to_heads
 from dsfjax.engines.guard import finite, guarded
 from dsfjax.engines.moving_keys import CHUNK, Moving, attend_moving, in_chunks, move, step_by_step
 from dsfjax.engines.moving_keys import to_the_end as keys_at_the_end
-from dsfjax.engines.recurrence import project, split_time
+from dsfjax.engines.recurrence import by_steps, project
 from dsfjax.engines.softmax import (
     NEVER,
     Decay,
@@ -328,12 +328,11 @@ def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Arr
             empty = jax.tree.map(lambda x, y: x.at[:past].set(y), empty, old)
         k, v, log_weight = empty
         cache = KVCache(k, v, first, jnp.asarray(past, jnp.int32), log_weight)
-    xs, rebuild = split_time(system, u.shape[0])
+    xs, step_of = by_steps(system, u.shape[0])
 
     def body(cache: KVCache, inputs: tuple[Array, list[Array]]) -> tuple[KVCache, Array]:
         token, arrays = inputs
-        now = rebuild([x[None] for x in arrays], lambda x: x)
-        y, cache = run(now, token[None], cache, method="sequential")
+        y, cache = run(step_of(arrays), token[None], cache, method="sequential")
         return cache, y[0]
 
     cache, y = jax.lax.scan(body, cache, (u, xs))

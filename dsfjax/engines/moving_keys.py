@@ -11,14 +11,13 @@ product P of its A_t:
           (A_b \cdots A_{s+1} k_s)
 
 for t in chunk i, which begins at a, and s in chunk j < i, which ends at b. Nothing is divided by a
-product, so any matrices will do. The sums over keys are those of `dsfjax.engines.attention`. The
+product, so any matrices will do. The sums over keys are made in `dsfjax.engines.softmax`. The
 backward pass keeps the inputs and what the chunks give, O(L), and computes scores again.
 """
 
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.transitions import Transition
-from dsfjax.engines.recurrence import split_time
+from dsfjax.engines.recurrence import by_steps
 from dsfjax.engines.softmax import (
     NEVER,
     Columns,
@@ -35,9 +34,9 @@ from dsfjax.engines.softmax import (
     Sums,
     columns_of,
     finish,
-    head_first,
     in_blocks,
     one,
+    query_blocks,
     steps_first,
 )
 from dsfjax.engines.varying import zeros_as
@@ -74,7 +73,7 @@ def in_chunks(A: Transition, q: Array, k: Array, size: int) -> Chunks:
     """
     length, heads, m = k.shape
     size = min(size, length)
-    arrays, rebuild = split_time(A, length)
+    arrays, now = by_steps(A, length)
     q = q.reshape(length, heads, -1, m)
     real = jnp.arange(length, dtype=jnp.int32) >= 0
     inputs = [_filled(x, size) for x in arrays], *(in_blocks(x, size, 0) for x in (q, k, real))
@@ -82,9 +81,6 @@ def in_chunks(A: Transition, q: Array, k: Array, size: int) -> Chunks:
 
     def chunk(inputs: Any) -> Chunks:
         arrays, q, k, real = inputs
-
-        def now(arrays: list[Array]) -> Transition:
-            return rebuild([x[None] for x in arrays], lambda x: x)
 
         def forward(x: Array, inputs: Any) -> tuple[Array, Array]:
             arrays, q, k, real, t = inputs
@@ -161,13 +157,7 @@ def attend_moving(
     A, queries, own, own_slot, past, past_slot = Moving(*moving)
     chunks = in_chunks(A, queries.q, own.k, size)
     count, size = chunks.k.shape[0], chunks.k.shape[2]
-    rows = Queries(
-        in_blocks(queries.slot, size, -1),  # a query that fills up the last chunk sees nothing
-        in_blocks(queries.start, size, NEVER),
-        in_blocks(queries.q, size, 0),
-        jax.tree.map(lambda x: in_blocks(x, size, 0), queries.decay),
-    )
-    rows = jax.vmap(partial(head_first, groups=own.k.shape[1]))(rows)
+    rows = query_blocks(queries, size, own.k.shape[1])
     held = _columns(own_slot, own, size)._replace(k=chunks.k)
     older = None
     if past is not None and past_slot is not None and past.k.shape[0]:
@@ -225,13 +215,12 @@ def step_by_step(soft_cap: float | None, *moving: Any) -> tuple[Array, Array]:
         begin = past.k.shape[0]
         held = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), past, held)
         slot = jnp.concatenate([past_slot, own_slot])
-    arrays, rebuild = split_time(A, length)
+    arrays, now = by_steps(A, length)
     index = jnp.arange(length, dtype=jnp.int32)
 
     def step(k: Array, inputs: Any) -> tuple[Array, tuple[Array, Array]]:
         t, arrays, key, query = inputs
-        now = rebuild([x[None] for x in arrays], lambda x: x)
-        k = jax.lax.dynamic_update_index_in_dim(move(now, k), key, begin + t, 0)
+        k = jax.lax.dynamic_update_index_in_dim(move(now(arrays), k), key, begin + t, 0)
         return k, one(soft_cap, query, columns_of(slot, held._replace(k=k)))
 
     return jax.lax.scan(step, held.k, (index, arrays, own.k, queries))[1]

@@ -102,9 +102,7 @@ def read_states(c: Array | None, h: Array, precision: str) -> Array:
     return jnp.einsum("trhn,thnp->trhp", c, h, precision=precision)
 
 
-def split_time(
-    x: T, length: int
-) -> tuple[list[Array], Callable[[list[Array], Callable[[Array], Array]], T]]:
+def split_time(x: T, length: int) -> tuple[list[Array], Callable[[list[Array]], T]]:
     """Separate what varies in time, as `jax.lax.scan` wants it, from what is constant.
 
     Args:
@@ -112,16 +110,16 @@ def split_time(
         length: L.
 
     Returns:
-        The varying arrays, and a function ``(arrays, of_constant) -> x`` that puts arrays back in
-        their places and ``of_constant(array)`` in those of the constant ones.
+        The varying arrays, and a function ``arrays -> x`` that puts others, of any length, in their
+        places and leaves the constant ones as they are.
     """
 
     def varies(leaf: Array) -> bool:
         return leaf.shape[0] == length
 
-    def rebuild(arrays: list[Array], of_constant: Callable[[Array], Array]) -> T:
+    def rebuild(arrays: list[Array]) -> T:
         iterator = iter(arrays)
-        return map_time(lambda leaf: next(iterator) if varies(leaf) else of_constant(leaf), x)
+        return map_time(lambda leaf: next(iterator) if varies(leaf) else leaf, x)
 
     return [leaf for leaf in time_leaves(x) if varies(leaf)], rebuild
 
@@ -129,7 +127,7 @@ def split_time(
 def by_steps(x: T, length: int) -> tuple[list[Array], Callable[[list[Array]], T]]:
     """`split_time` for a loop over steps: what the loop gets becomes one step, its time axis 1."""
     xs, rebuild = split_time(x, length)
-    return xs, lambda arrays: rebuild([leaf[None] for leaf in arrays], lambda leaf: leaf)
+    return xs, lambda arrays: rebuild([leaf[None] for leaf in arrays])
 
 
 def prepare(

@@ -194,7 +194,11 @@ def _run(
 
 
 def step(
-    system_t: System | KernelSystem, u_t: Shaped[Array, " d"], h: Array | KVCache | None
+    system_t: System | KernelSystem,
+    u_t: Shaped[Array, " d"],
+    h: Array | KVCache | None,
+    *,
+    precision: Precision | None = None,
 ) -> tuple[Float[Array, " d_out"], Array | KVCache]:
     r"""Run one step of decoding.
 
@@ -205,6 +209,7 @@ def step(
             as ``slice_time(system, t, t + 1)``.
         u_t: Token (d,).
         h: State of the step before, as `scan` returns it; None for the zero state.
+        precision: As of `scan`.
 
     Returns:
         ``(y_t, h)``: output (d_out,) and the new state, of the same shape and dtype.
@@ -232,10 +237,11 @@ def step(
         raise ValueError(
             f"step: expected one token (d,), got {u_t.shape}. For a batch use jax.vmap."
         )
-    u = check_tokens("step", system_t, u_t[None])
+    policy = DEFAULT if precision is None else precision
+    system_t, u = policy.cast(system_t, check_tokens("step", system_t, u_t[None]))
     if isinstance(system_t, KernelSystem):
         return _step_kernel(system_t, u, _cache("step", system_t, u, h))
-    return _step(system_t, u, initial_state("step", system_t, u, h))
+    return _step(system_t, u, initial_state("step", system_t, u, h), policy)
 
 
 @jax.jit
@@ -244,11 +250,11 @@ def _step_kernel(system_t: KernelSystem, u: Array, cache: KVCache | None) -> tup
     return y[0], cache
 
 
-@jax.jit
-def _step(system_t: System, u: Array, h: Array) -> tuple[Array, Array]:
-    problem = prepare(system_t, u, emit_states=reads_states(system_t))
+@partial(jax.jit, static_argnums=3)
+def _step(system_t: System, u: Array, h: Array, policy: Precision) -> tuple[Array, Array]:
+    problem = prepare(system_t, u, emit_states=reads_states(system_t), policy=policy)
     h_last, out = advance(problem, h)
-    return read_out(system_t, u, observe(system_t, problem, out[None], h))[0], h_last
+    return read_out(system_t, u, observe(system_t, problem, out[None], h), policy)[0], h_last
 
 
 def initial_state(

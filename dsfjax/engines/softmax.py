@@ -332,17 +332,21 @@ def _both_in_blocks(
     """Blocks of queries and of keys, padded; the first axis counts the blocks."""
     groups = keys.k.shape[1]
     rows, columns = min(num_rows, queries.q.shape[0]), min(num_columns, keys.k.shape[0])
-    blocks = Queries(
-        in_blocks(queries.slot, rows, -1),  # a padded query sees nothing
-        in_blocks(queries.start, rows, NEVER),
-        in_blocks(queries.q, rows, 0),
-        jax.tree.map(lambda x: in_blocks(x, rows, 0), queries.decay),
-    )
     slot = jnp.arange(keys.k.shape[0], dtype=jnp.int32)
     slots = in_blocks(slot, columns, NEVER)  # a padded key is seen by none
     key_blocks = jax.tree.map(lambda x: in_blocks(x, columns, 0), keys)
-    heads_first = jax.vmap(partial(head_first, groups=groups))(blocks)
-    return heads_first, jax.vmap(columns_of)(slots, key_blocks)
+    return query_blocks(queries, rows, groups), jax.vmap(columns_of)(slots, key_blocks)
+
+
+def query_blocks(queries: Queries, size: int, groups: int) -> Queries:
+    """Queries in blocks of ``size``, heads first; those that fill up the last see nothing."""
+    blocks = Queries(
+        in_blocks(queries.slot, size, -1),
+        in_blocks(queries.start, size, NEVER),
+        in_blocks(queries.q, size, 0),
+        jax.tree.map(lambda x: in_blocks(x, size, 0), queries.decay),
+    )
+    return jax.vmap(partial(head_first, groups=groups))(blocks)
 
 
 def _over_columns(body: Any, carry: Any, block: Queries, columns: Columns) -> Any:

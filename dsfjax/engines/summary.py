@@ -6,7 +6,7 @@ Any number of steps act on the state as one affine map,
 
 which `summarize` finds. Summaries of neighbouring stretches `combine` to that of both, and the
 operation is associative: prefixes over chunks, devices or files follow from the summaries alone.
-`scan_shards` stands on this.
+`scan_shards` is built on this.
 """
 
 from __future__ import annotations

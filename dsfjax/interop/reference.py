@@ -25,7 +25,7 @@ class Reference:
     Attributes:
         module: Its original name.
         shapes: Names and shapes of its weights.
-        inputs: Names of what it takes besides x.
+        inputs: Names of what it takes in addition to x.
     """
 
     def __init__(self, module: str, function: Function) -> None:

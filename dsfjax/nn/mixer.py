@@ -20,11 +20,11 @@ from dsfjax.systems import Architecture
 
 
 class Surrounding(NamedTuple):
-    """What stands around the recurrence of a mixer.
+    """What surrounds the recurrence of a mixer.
 
     Attributes:
         expand: Inner width over d; above 1, or with ``project_in``, a linear map leads into it.
-        project_in: Whether a linear map stands before the recurrence.
+        project_in: Whether a linear map comes before the recurrence.
         conv_width: Taps of the short causal convolution, 0 for none.
         conv_on: Signals that are convolved (such as q, k, v), or () for the inner token itself.
         conv_activation: After the convolution.
@@ -152,7 +152,7 @@ class Mixer(nnx.Module):
     ) -> tuple[Float[Array, " d"], MixerState]:
         """Mix one token x (d_model,) with constant memory; `__call__` on a sequence of length 1."""
         system, tokens, tail = self._system(x[None], state, None)
-        y, h = step(system, tokens[0], state.h)
+        y, h = step(system, tokens[0], state.h, precision=self.precision)
         return self._output(x[None], y[None])[0], MixerState(tail, h, jnp.array(True))
 
     def system(

@@ -1,4 +1,4 @@
-"""What probes saw of one member while it trained, beside its loss."""
+"""What probes saw of one member while it trained, next to its loss."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -138,7 +138,7 @@ def section(heading: str, how: str, *parts: str) -> str:
 
 
 def decision(heading: str, verdict: Verdict, *parts: str) -> str:
-    """The frame with an answer, what it stands on and what makes it doubtful.
+    """The frame with an answer, its evidence and what makes it doubtful.
 
     Args:
         heading: HTML.

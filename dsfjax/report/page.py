@@ -36,7 +36,7 @@ def render(comparison: Comparison, verdict: Verdict, title: str, files: list[str
     heading = "Which architecture for this task, and why"
     answer = decision(heading, verdict, definitions("reasons", verdict.reasons))
     files_said = (
-        "The numbers behind every table and figure are in <code>data/</code> beside this page: "
+        "The numbers behind every table and figure are in <code>data/</code> next to this page: "
         f"{', '.join(links)}."
     )
     return _document(title, comparison.facts, [answer, *shown], files_said)
@@ -64,7 +64,7 @@ def render_index(joint: Sequence[TaskScores], verdicts: Sequence[Verdict], data:
         answers.append(decision(heading, verdict, link))
     facts = {task.name: f"{task.title}: {task.sizes}" for task in joint}
     file = html.escape(data)
-    said = f'The numbers of the table are in <a href="{file}">{file}</a> beside this page.'
+    said = f'The numbers of the table are in <a href="{file}">{file}</a> next to this page.'
     return _document(f"{len(joint)} tasks", facts, [sections.joint(joint), *answers], said)
 
 

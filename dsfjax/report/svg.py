@@ -1,4 +1,4 @@
-"""A matplotlib figure as an SVG element that can stand inline in a page beside others."""
+"""A matplotlib figure as an SVG element that can stand inline in a page next to others."""
 
 import io
 import re

@@ -39,7 +39,7 @@ ENOUGH_LEARNT = 3
 
 @dataclass(frozen=True)
 class Verdict:
-    """An answer and what it stands on, in words.
+    """An answer and its evidence, in words.
 
     Attributes:
         choice: Name of the mixer to take; None where the runs name none.

@@ -80,7 +80,7 @@ def write(
     *,
     said: Callable[[str], Any] = str,
 ) -> Report:
-    """Analyse a comparison and write its report: ``index.html``, and ``data/*.csv`` beside it.
+    """Analyse a comparison and write its report: ``index.html``, and ``data/*.csv`` next to it.
 
     Args:
         run_dir: Folder of a comparison (``dsfjax compare``) or of one run (``dsfjax train``).

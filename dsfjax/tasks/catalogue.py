@@ -133,7 +133,7 @@ def name_in(data: Mapping[str, Any]) -> str:
 
 
 def named(task: Task) -> dict[str, str]:
-    """What a config says of the task beside its options: ``{"name": …}``, or nothing.
+    """What a config says of the task apart from its options: ``{"name": …}``, or nothing.
 
     Args:
         task: The task.

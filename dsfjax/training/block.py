@@ -62,8 +62,8 @@ def train_block(
 ) -> tuple[Carry, BlockMetrics]:
     """Train every member for a block of steps, then evaluate it.
 
-    Where none of the members trains any more, nothing is computed. A member that has stopped beside
-    others is computed like them and put back to what it was: a program has one shape.
+    Where none of the members trains any more, nothing is computed. A member that has stopped while
+    others train is computed like them and put back to what it was: a program has one shape.
 
     Args:
         program: The program.

@@ -9,10 +9,11 @@ r"""A run on disk: one program, its metrics, its checkpoints and its result in o
     result.json        written last: a folder with it is finished
     failure.json       in its place in a sweep: why the run could not be finished
 
-A run may be ended at any moment, by ``kill -9`` too: the same call goes on from the last checkpoint
-and ends with the same numbers. One process at a time has the folder. A result or checkpoint that
-was cut short is set aside (:mod:`dsfjax.training.storage.files`). What is whole and does not belong
-to the config, and a config that cannot be read, are errors, and nothing in the folder is changed.
+A run may be ended at any moment, by ``kill -9`` too: the same call continues from the last
+checkpoint and ends with the same numbers. One process at a time has the folder. A result or
+checkpoint that was cut short is set aside (:mod:`dsfjax.training.storage.files`). What is whole and
+does not belong to the config, and a config that cannot be read, are errors, and nothing in the
+folder is changed.
 
 A line of ``metrics.jsonl`` is an object with ``step``, ``member`` (index), a value of each axis
 (:data:`~dsfjax.training.config.AXES`; only two of them in older runs), ``train_loss`` and

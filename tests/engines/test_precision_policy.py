@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax import Precision, scan
+from dsfjax import Precision, scan, slice_time, step
 from tests import systems_zoo as zoo
 from tests.engine_checks import cast
 from tests.engine_runs import compiled, inputs
@@ -44,6 +44,23 @@ def test_compute_rounds_what_is_multiplied():
         assert 1e-5 < error(h, exact.h_last) < 2.0**-6
     for x in gradients:
         assert x.dtype == jnp.float32 and jnp.isfinite(x).all() and jnp.any(x != 0)
+
+
+def test_a_step_rounds_as_the_sequence_does():
+    """Decoding under a policy continues what `scan` has begun under it."""
+    system, u, h = single()
+    policy = Precision(compute="bfloat16")
+    y, h_last = compiled(scan, method="sequential", precision=policy)(system, u, h)
+    begun, h = compiled(scan, method="sequential", precision=policy)(
+        slice_time(system, 0, 18), u[:18], h
+    )
+    run, exact = compiled(step, precision=policy), h
+    for t in (18, 19):
+        y_t, h = run(slice_time(system, t, t + 1), u[t], h)
+        _, exact = step(slice_time(system, t, t + 1), u[t], exact)
+        assert y_t.dtype == jnp.bfloat16 and error(y_t, y[t]) < 2.0**-7
+    assert begun.dtype == jnp.bfloat16 and error(h, h_last) < 1e-6
+    assert error(exact, h_last) > 1e-5  # what a step without the policy gives
 
 
 def test_accumulate_widens_states_and_sums():

@@ -209,7 +209,7 @@ def test_foreign_result_is_refused(change: str | dict, finished: Path, tmp_path:
     path.write_text(
         change if isinstance(change, str) else json.dumps(json.loads(path.read_text()) | change)
     )
-    assert_refused(folder, "is not a result of the config beside it")
+    assert_refused(folder, "is not a result of the config next to it")
 
 
 @pytest.mark.parametrize(

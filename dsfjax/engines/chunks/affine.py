@@ -18,19 +18,18 @@ function that makes the maps. That function is thus all that an algorithm writes
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.pytree import Partition, map_time
+from dsfjax.core.pytree import Partition
 from dsfjax.core.system import System
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
 from dsfjax.engines.engine import Cost, low_rank
 from dsfjax.engines.guard import finite
-from dsfjax.engines.recurrence import Recurrence
+from dsfjax.engines.recurrence import Recurrence, split_time
 
 
 class ChunkMap(NamedTuple):
@@ -73,7 +72,7 @@ class AffineChunks(ChunkAlgorithm):
     def forward(self, problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
         """Run one segment; see `ChunkAlgorithm.forward`."""
         # A chunk is crossed by products, in which 0 · ∞ would be NaN: the guard has those values.
-        maps, h0 = self._maps_of_chunks(problem, h0.shape[0], chunk)(problem), finite(h0)
+        maps, h0 = self._maps_of_chunks(problem, h0.shape[0], chunk), finite(h0)
 
         def forwards(h: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
             return cross(step[0], h, problem.precision) + step[1], h
@@ -96,8 +95,11 @@ class AffineChunks(ChunkAlgorithm):
         """Cotangents of one segment; see `ChunkAlgorithm.backward`."""
         precision = problem.precision
         partition, arrays, others = Partition.of(problem)
-        of_chunks = self._maps_of_chunks(problem, dh.shape[0], chunk)
-        maps, pull = jax.vjp(lambda arrays: of_chunks(partition.join(arrays, others)), arrays)
+
+        def maps_of(arrays: list[Array]) -> ChunkMap:
+            return self._maps_of_chunks(partition.join(arrays, others), dh.shape[0], chunk)
+
+        maps, pull = jax.vjp(maps_of, arrays)
         d_out = d_out.reshape(-1, chunk * d_out.shape[1], *d_out.shape[2:]).swapaxes(1, 2)
         d_reader = jnp.einsum("khtp,khnp->khtn", d_out, starts, precision=precision)
         read = jnp.einsum("khtn,khtp->khnp", maps.reader, d_out, precision=precision)
@@ -124,27 +126,11 @@ class AffineChunks(ChunkAlgorithm):
         """What a forward pass costs; see `dsfjax.Engine.cost`."""
         return cost_of_products(system, length, chunk, segment)
 
-    def _maps_of_chunks(
-        self, problem: Recurrence, heads: int, chunk: int
-    ) -> Callable[[Recurrence], ChunkMap]:
-        """The function from a recurrence to the maps of all its chunks."""
-        length, count = problem.length, problem.length // chunk
-        flags = jax.tree.leaves(map_time(lambda leaf: leaf.shape[0] == length, problem))
-        varies = [flag is True for flag in flags]  # an array without a time axis is its own flag
-
-        def maps(core: Recurrence) -> ChunkMap:
-            leaves, structure = jax.tree.flatten(core)
-            cut = [
-                x.reshape(count, chunk, *x.shape[1:]) if v else x
-                for x, v in zip(leaves, varies, strict=True)
-            ]
-
-            def one(leaves: list[Array]) -> ChunkMap:
-                return self.chunk_map(structure.unflatten(leaves), heads)
-
-            return jax.vmap(one, in_axes=([0 if v else None for v in varies],))(cut)
-
-        return maps
+    def _maps_of_chunks(self, problem: Recurrence, heads: int, chunk: int) -> ChunkMap:
+        """The maps of all chunks, the first axis counting them."""
+        arrays, whole = split_time(problem, problem.length)
+        cut = [x.reshape(-1, chunk, *x.shape[1:]) for x in arrays]
+        return jax.vmap(lambda arrays: self.chunk_map(whole(arrays), heads))(cut)
 
 
 def cost_of_products(system: System, length: int, chunk: int, segment: int) -> Cost:

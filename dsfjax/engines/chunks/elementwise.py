@@ -103,7 +103,26 @@ class SideBySide(ChunkAlgorithm):
 
     def forward(self, problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
         """Run one segment; see `ChunkAlgorithm.forward`."""
-        return _forward(problem, h0, chunk)
+        inputs = _inputs(problem, h0.shape, chunk)
+        starts = _states_between(inputs, h0.swapaxes(-1, -2), problem.length // chunk, chunk)
+
+        def body(t: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            h, out = carry
+            now = inputs.at(t)
+            h = now.advance(h)
+            read = h if now.c is None else _read(h, now.c, problem.precision)
+            return h, _put(out, read, t)
+
+        heads, n, p = h0.shape
+        shape = (heads, p, n) if inputs.c is None else (heads, p)
+        out = zeros_as(h0, (starts.shape[0], chunk, *shape))
+        h, out = jax.lax.fori_loop(0, chunk, body, (starts, out))
+        out = out.reshape(-1, *shape)
+        if problem.emit_states:
+            out = out.swapaxes(-1, -2)
+        else:
+            out = (out[..., 0] if inputs.c is None else out)[:, None]
+        return out, h[-1].swapaxes(-1, -2), starts.swapaxes(-1, -2)
 
     def backward(
         self,
@@ -115,7 +134,63 @@ class SideBySide(ChunkAlgorithm):
         chunk: int,
     ) -> tuple[list[Array], Array]:
         """Cotangents of one segment; see `ChunkAlgorithm.backward`."""
-        return _backward(problem, starts, d_out, dh, d_starts, chunk)
+        precision = problem.precision
+        inputs = _inputs(problem, dh.shape, chunk)
+        d_out = d_out.reshape(-1, chunk, *d_out.shape[1:])
+        if problem.emit_states:
+            d_out = d_out.swapaxes(-1, -2)
+        else:
+            d_out = d_out[:, :, 0, ..., None] if inputs.c is None else d_out[:, :, 0]
+        d_starts = None if d_starts is None else d_starts.swapaxes(-1, -2)
+        aG = _cotangents_between(inputs, d_out, dh.swapaxes(-1, -2), d_starts, chunk)
+
+        # The states inside the chunks were not kept: forwards once more, from the start of each.
+        def again(h: Array, t: Array) -> tuple[Array, tuple[Array, Array | None]]:
+            now = inputs.at(t)
+            before, h = now.keep(h), now.advance(h)
+            return h, (
+                before,
+                None if now.c is None else _sum_channels(_at(d_out, t, 1), h, precision),
+            )
+
+        _, (before, d_c) = jax.lax.scan(again, starts.swapaxes(-1, -2), jnp.arange(chunk))
+
+        def body(s: Array | int, carry: tuple[Array, _Inputs]) -> tuple[Array, _Inputs]:
+            aG, total = carry
+            t = chunk - 1 - s
+            now, ds, d_b = inputs.at(t), _at(d_out, t, 1), None
+            G = aG + now.inject(ds)
+            if now.b is None:
+                d_x = G
+            elif now.c is None:
+                d_x, d_b = _read(G, now.b, precision), _sum_channels(now.x, G, precision)
+            else:  # products with G = a_{t+1} G_{t+1} + ∂s ⊗ c, without forming it
+                d_x = _read(aG, now.b, precision) + ds * jnp.sum(
+                    now.b * now.c, axis=-1, keepdims=True
+                )
+                d_b = _sum_channels(now.x, aG, precision)
+                d_b = d_b + now.c * jnp.sum(ds * now.x, axis=-1, keepdims=True)
+            aG = now.retreat(G)
+            # ∂log a = G ⊙ a ⊙ h_{t-1}, and the step before needs aG = a ⊙ G in any case.
+            d_log, d_rate = aG * _at(before, t, 0), None
+            if now.rate is not None:
+                d_rate = d_log * now.log_a
+                d_log = d_log * now.rate
+            d_log = _sum_last(d_log, now.log_a.shape[-2:])
+            return aG, _accumulate(
+                total, _Inputs(d_log, d_rate, None, d_b, d_x, None, None), inputs, t
+            )
+
+        bare = inputs._replace(rate=None, negative=None, c=None, reset=None)
+        total = jax.tree.map(lambda v: zeros_as(dh, (starts.shape[0], *v.shape[1:])), bare)
+        if inputs.rate is not None:
+            total = total._replace(rate=zeros_as(aG, aG.shape))
+        aG, total = jax.lax.fori_loop(0, chunk, body, (aG, total))
+        if inputs.c is not None and d_c is not None:
+            constant = inputs.c.shape[1] == 1
+            total = total._replace(c=d_c.sum(axis=0)[:, None] if constant else d_c.swapaxes(0, 1))
+        dh = aG[0] if d_starts is None else aG[0] + d_starts[0]
+        return jax.tree.leaves(_recurrence(total, problem)), dh.swapaxes(-1, -2)
 
     def cost(self, system: System, length: int, chunk: int, segment: int) -> Cost:
         """What a forward pass costs; see `dsfjax.Engine.cost`."""
@@ -125,30 +200,6 @@ class SideBySide(ChunkAlgorithm):
 
 
 ELEMENTWISE = SideBySide()
-
-
-def _forward(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
-    """Outputs (L, 1, H, p) or states, the last state, and the states before every chunk."""
-    inputs = _inputs(problem, h0.shape, chunk)
-    starts = _states_between(inputs, h0.swapaxes(-1, -2), problem.length // chunk, chunk)
-
-    def body(t: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        h, out = carry
-        now = inputs.at(t)
-        h = now.advance(h)
-        read = h if now.c is None else _read(h, now.c, problem.precision)
-        return h, _put(out, read, t)
-
-    heads, n, p = h0.shape
-    shape = (heads, p, n) if inputs.c is None else (heads, p)
-    out = zeros_as(h0, (starts.shape[0], chunk, *shape))
-    h, out = jax.lax.fori_loop(0, chunk, body, (starts, out))
-    out = out.reshape(-1, *shape)
-    if problem.emit_states:
-        out = out.swapaxes(-1, -2)
-    else:
-        out = (out[..., 0] if inputs.c is None else out)[:, None]
-    return out, h[-1].swapaxes(-1, -2), starts.swapaxes(-1, -2)
 
 
 def _states_between(inputs: _Inputs, h0: Array, count: int, chunk: int) -> Array:
@@ -204,67 +255,6 @@ def _cross_chunks(
         return kept + added, h
 
     return jax.lax.scan(body, start, (decay, added, cut), reverse=reverse)[1]
-
-
-def _backward(
-    problem: Recurrence,
-    starts: Array,
-    d_out: Array,
-    dh: Array,
-    d_starts: Array | None,
-    chunk: int,
-) -> tuple[list[Array], Array]:
-    """Cotangents of the arrays of the recurrence and of the state before it."""
-    precision = problem.precision
-    inputs = _inputs(problem, dh.shape, chunk)
-    d_out = d_out.reshape(-1, chunk, *d_out.shape[1:])
-    if problem.emit_states:
-        d_out = d_out.swapaxes(-1, -2)
-    else:
-        d_out = d_out[:, :, 0, ..., None] if inputs.c is None else d_out[:, :, 0]
-    d_starts = None if d_starts is None else d_starts.swapaxes(-1, -2)
-    aG = _cotangents_between(inputs, d_out, dh.swapaxes(-1, -2), d_starts, chunk)
-
-    # The states inside the chunks were not kept: forwards once more, from the start of each.
-    def again(h: Array, t: Array) -> tuple[Array, tuple[Array, Array | None]]:
-        now = inputs.at(t)
-        before, h = now.keep(h), now.advance(h)
-        return h, (before, None if now.c is None else _sum_channels(_at(d_out, t, 1), h, precision))
-
-    _, (before, d_c) = jax.lax.scan(again, starts.swapaxes(-1, -2), jnp.arange(chunk))
-
-    def body(s: Array | int, carry: tuple[Array, _Inputs]) -> tuple[Array, _Inputs]:
-        aG, total = carry
-        t = chunk - 1 - s
-        now, ds, d_b = inputs.at(t), _at(d_out, t, 1), None
-        G = aG + now.inject(ds)
-        if now.b is None:
-            d_x = G
-        elif now.c is None:
-            d_x, d_b = _read(G, now.b, precision), _sum_channels(now.x, G, precision)
-        else:  # products with G = a_{t+1} G_{t+1} + ∂s ⊗ c, without forming it
-            d_x = _read(aG, now.b, precision) + ds * jnp.sum(now.b * now.c, axis=-1, keepdims=True)
-            d_b = _sum_channels(now.x, aG, precision)
-            d_b = d_b + now.c * jnp.sum(ds * now.x, axis=-1, keepdims=True)
-        aG = now.retreat(G)
-        # ∂log a = G ⊙ a ⊙ h_{t-1}, and aG = a ⊙ G is what goes on to the step before in any case.
-        d_log, d_rate = aG * _at(before, t, 0), None
-        if now.rate is not None:
-            d_rate = d_log * now.log_a
-            d_log = d_log * now.rate
-        d_log = _sum_last(d_log, now.log_a.shape[-2:])
-        return aG, _accumulate(total, _Inputs(d_log, d_rate, None, d_b, d_x, None, None), inputs, t)
-
-    bare = inputs._replace(rate=None, negative=None, c=None, reset=None)
-    total = jax.tree.map(lambda v: zeros_as(dh, (starts.shape[0], *v.shape[1:])), bare)
-    if inputs.rate is not None:
-        total = total._replace(rate=zeros_as(aG, aG.shape))
-    aG, total = jax.lax.fori_loop(0, chunk, body, (aG, total))
-    if inputs.c is not None and d_c is not None:
-        constant = inputs.c.shape[1] == 1
-        total = total._replace(c=d_c.sum(axis=0)[:, None] if constant else d_c.swapaxes(0, 1))
-    dh = aG[0] if d_starts is None else aG[0] + d_starts[0]
-    return jax.tree.leaves(_recurrence(total, problem)), dh.swapaxes(-1, -2)
 
 
 def _accumulate(total: _Inputs, now: _Inputs, inputs: _Inputs, t: Array | int) -> _Inputs:

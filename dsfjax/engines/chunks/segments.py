@@ -30,7 +30,7 @@ from jax import Array
 
 from dsfjax.core.pytree import Partition, map_time
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
-from dsfjax.engines.recurrence import Recurrence
+from dsfjax.engines.recurrence import Recurrence, split_time
 from dsfjax.engines.sequential import Sequential
 from dsfjax.engines.varying import zeros_as
 
@@ -108,12 +108,12 @@ def states_in_segments(
     within = begin[:, None] + jnp.arange(most, dtype=jnp.int32)[None]
     live = within < done[:, None]
     within = jnp.minimum(within, problem.length - 1)
-    varying, constant, assemble = _take_apart(problem)
+    varying, assemble = split_time(problem, problem.length)
 
     @jax.checkpoint
     def again(now: tuple[list[Array], Array, Array]) -> Array:
         varying, live, h = now
-        part = dataclasses.replace(assemble(varying, constant), live=live)
+        part = dataclasses.replace(assemble(varying), live=live)
         return Sequential().run(part, h)[1]
 
     chunks = [x[within] for x in varying], live, jnp.take(starts, which, axis=0, mode="clip")
@@ -191,10 +191,11 @@ def _forward(
     h0: Array,
 ) -> tuple[tuple[Array, Array, Array | None], tuple[list[Array], list[Array], Array]]:
     """Outputs, last state and states before every chunk; and what the backward pass needs."""
-    varying, constant, assemble = _take_apart(partition.join(arrays, others))
+    problem = partition.join(arrays, others)
+    varying, assemble = split_time(problem, problem.length)
 
     def run(h: Array, xs: list[Array]) -> tuple[Array, tuple[Array, Array]]:
-        out, h, starts = _forward_of_segment(algorithm, where.chunk, assemble(xs, constant), h)
+        out, h, starts = _forward_of_segment(algorithm, where.chunk, assemble(xs), h)
         return h, (out, starts)
 
     h, (out, starts) = _over_segments(run, where.count, h0, varying, reverse=False)
@@ -212,16 +213,15 @@ def _backward(
     arrays, others, starts = kept
     problem = partition.join(arrays, others)
     d_out, dh, d_starts = cotangents
-    varying, constant, assemble = _take_apart(problem)
+    varying, assemble = split_time(problem, problem.length)
     moves = [x for x, flag in zip(_varies(problem), partition.is_inexact, strict=True) if flag]
     d_constant = [zeros_as(x, x.shape) for x, m in zip(arrays, moves, strict=True) if not m]
 
     def run(carry: Any, xs: Any) -> Any:
         dh, d_constant = carry
         varying, starts, d_out, d_starts = xs
-        problem = assemble(varying, constant)
         found, dh = _backward_of_segment(
-            algorithm, where.chunk, problem, starts, d_out, dh, d_starts
+            algorithm, where.chunk, assemble(varying), starts, d_out, dh, d_starts
         )
         d_varying = [x for x, m in zip(found, moves, strict=True) if m]
         added = [x for x, m in zip(found, moves, strict=True) if not m]
@@ -309,19 +309,3 @@ def _varies(problem: Recurrence) -> list[bool]:
     length = problem.length
     marked = map_time(lambda leaf: leaf.shape[0] == length, problem)
     return [flag is True for flag in jax.tree.leaves(marked)]
-
-
-def _take_apart(
-    problem: Recurrence,
-) -> tuple[list[Array], list[Array], Callable[[list[Array], list[Array]], Recurrence]]:
-    """Varying and constant arrays, and the function that puts such lists together again."""
-    flags = _varies(problem)
-    leaves, structure = jax.tree.flatten(problem)
-    varying = [x for x, flag in zip(leaves, flags, strict=True) if flag]
-    constant = [x for x, flag in zip(leaves, flags, strict=True) if not flag]
-
-    def assemble(varying: list[Array], constant: list[Array]) -> Recurrence:
-        rest = iter(varying), iter(constant)
-        return structure.unflatten([next(rest[0] if f else rest[1]) for f in flags])
-
-    return varying, constant, assemble

@@ -125,7 +125,7 @@ Use num_kv_pairs=16 or seq_len=80.
         return sample(key, self)
 
     def sources(self, example: Example) -> Int[Array, " queries"]:
-        """The step of the value of every query; pair j stands at 2j and 2j + 1."""
+        """The step of the value of every query; pair j is at 2j and 2j + 1."""
         return 2 * jnp.arange(self.num_kv_pairs, dtype=example.query_positions.dtype) + 1
 
     def baselines(self) -> dict[str, Baseline]:

@@ -135,7 +135,7 @@ def finished(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
     whose = result.get("config") if isinstance(result, dict) else None
     if whose != config.fingerprint or result["format"] not in record.FORMATS:
         raise RunError(
-            f"{path} is not a result of the config beside it, or of another version; nothing was "
+            f"{path} is not a result of the config next to it, or of another version; nothing was "
             "changed: choose another run directory, or remove it"
         )
     if result["format"] == 2:  # in which members that had stopped counted

@@ -103,7 +103,7 @@ class MemberResult:
 
 
 ENDING = ("status", "step", *NUMBERS, "steps_to_90")
-"""What ``result.json`` says of a member beside its index and its point."""
+"""What ``result.json`` says of a member apart from its index and its point."""
 
 
 def first_step(lines: Sequence[Mapping[str, Any]], level: float) -> int | None:
@@ -191,10 +191,6 @@ def tokens_per_second(config: TrainConfig, steps: Sequence[int], seconds: float)
         1792.0
     """
     return sum(steps) * config.batch_size * config.task.seq_len / seconds
-
-
-def _tokens_per_step(config: TrainConfig) -> int:
-    return config.batch_size * config.task.seq_len
 
 
 POINT = tuple(axis for axis in Member._fields if axis != "seed")
