@@ -202,7 +202,7 @@ def _facts(runs: Sequence[Loaded]) -> dict[str, str]:
     commit = f", commit {git['commit'][:9]}{' + changes' if git['dirty'] else ''}" if git else ""
     return {
         "Task": f"{task.title}: {task.describe()}",
-        "Model": f"{each([c.model.num_layers for c in configs])} layers, "
+        "Model": f"layers: {each([c.model.num_layers for c in configs])}, "
         f"d = {each([c.model.d_model for c in configs])}",
         "Training": f"at most {each([c.steps for c in configs])} steps of "
         f"{each([c.batch_size for c in configs])} examples, AdamW, learning rates "

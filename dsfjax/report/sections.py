@@ -139,16 +139,19 @@ def _accuracy_figures(comparison: Comparison) -> list[str]:
             f"does not say which is better. {guess}",
             "members.csv",
         ),
-        figure(
-            figures.rates(entries),
-            "rates",
-            "Accuracy by learning rate",
-            "Every member that was trained: final accuracy against its learning rate, a line "
-            "through the means over seeds, a cross at 0 for one that diverged. Where a line still "
-            "rises at its end, a learning rate beyond it may be better.",
-            "members.csv",
-        ),
     ]
+    if len({one.point.learning_rate for entry in entries for one in entry.outcomes}) > 1:
+        drawn.append(
+            figure(
+                figures.rates(entries),
+                "rates",
+                "Accuracy by learning rate",
+                "Every member that was trained: final accuracy against its learning rate, a line "
+                "through the means over seeds, a cross at 0 for one that diverged. Where a line "
+                "still rises at its end, a learning rate beyond it may be better.",
+                "members.csv",
+            )
+        )
     if len(entries) > 1:
         drawn.append(
             figure(

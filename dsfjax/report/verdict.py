@@ -248,12 +248,15 @@ def _accuracy(comparison: Comparison) -> str:
         text += f"Guessing would answer {percent(comparison.chance)}, "
     said = f"{comparison.trivial} {percent(comparison.unbound)}."
     text += said if comparison.chance < comparison.unbound else said[:1].upper() + said[1:]
-    failed = [entry.mixer for entry in entries if entry not in able]
+    failed = [entry for entry in entries if entry not in able]
     if failed:
         verb = "is" if len(failed) == 1 else "are"
-        text += f" {listing(failed)} {verb} not clearly above that: "
-        text += "it did not learn" if len(failed) == 1 else "they did not learn"
-        text += " the task" + ("." if len(failed) == 1 else ", and between them there is no order.")
+        text += f" {listing([e.mixer for e in failed])} {verb} not clearly above that"
+        if any(e.accuracy_std > UNSURE for e in failed):  # a seed may have learnt it: said below
+            text += " in the mean over seeds"
+        else:
+            text += f": {'it' if len(failed) == 1 else 'they'} did not learn the task"
+        text += "." if len(failed) == 1 else ", and between them there is no order."
     unsure = [f"{e.mixer} ({_range(e.accuracies)})" for e in entries if e.accuracy_std > UNSURE]
     if unsure:
         text += f" Whether it learns the task depends on the seed for {listing(unsure)}."
