@@ -35,6 +35,7 @@ KEPT = (
     "engines::test_every_method_has_the_gradients_of_sequential?complex_per_state-65?",
     "engines::test_every_method_has_the_gradients_of_sequential?diagonal_per_state-65?",
     "engines::test_every_method_has_the_gradients_of_sequential?dense-7?",
+    "engines::test_states_and_cotangents_cross_chunks_and_segments*",
     "engines::test_every_method_gives_the_values_of_the_loop?*-65?",
     "engines::test_extreme_decays_and_resets?scalar?",
     "engines::test_values_states_and_reverse*",

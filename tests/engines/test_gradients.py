@@ -1,5 +1,6 @@
 """Gradients: all methods against the sequential engine, and against differences."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_jvp, check_vjp
 
-from dsfjax import scan
+from dsfjax import scan, select
 from dsfjax.core.composition import flip_time
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
@@ -56,6 +57,22 @@ def assert_gradients_of_sequential(name: str, length: int, *, reverse: bool = Fa
 @pytest.mark.parametrize(("name", "length"), CASES)
 def test_every_method_has_the_gradients_of_sequential(name, length):
     assert_gradients_of_sequential(name, length)
+
+
+@pytest.mark.parametrize("name", ["scalar", "diagonal_per_state", "diagonal_full", "low_rank"])
+def test_states_and_cotangents_cross_chunks_and_segments(name):
+    """Without the resets, after which nothing is left to cross: four chunks in two segments."""
+    system, u, h0 = inputs(name, 13)
+    system = dataclasses.replace(system, reset=None)
+    bar, paths = cotangents(system, u, h0), names_of_leaves((system, u, h0))
+    engine = dataclasses.replace(select(system, 13)[0], chunk=4, segment=8)
+    expected = reference.run(system, u, h0)
+    exact = compiled_pull_back(system, u, h0, bar, method="sequential").gradients
+    got = compiled_pull_back(system, u, h0, bar, method=engine)
+    assert reference.error(got.y, expected.y) < 1e-12
+    assert reference.error(got.h_last, expected.h_last) < 1e-12
+    for path, x, y in zip(paths, got.gradients, exact, strict=True):
+        assert reference.error(x, y) < 1e-9, path
 
 
 @pytest.mark.parametrize(
