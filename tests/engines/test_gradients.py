@@ -10,6 +10,7 @@ from jax.test_util import check_jvp, check_vjp
 
 from dsfjax import scan, select
 from dsfjax.core.composition import flip_time
+from dsfjax.engines.chunked import Chunked
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_checks import compiled_pull_back, cotangents
@@ -65,7 +66,9 @@ def test_states_and_cotangents_cross_chunks_and_segments(name):
     system, u, h0 = inputs(name, 13)
     system = dataclasses.replace(system, reset=None)
     bar, paths = cotangents(system, u, h0), names_of_leaves((system, u, h0))
-    engine = dataclasses.replace(select(system, 13)[0], chunk=4, segment=8)
+    chosen, _ = select(system, 13)
+    assert isinstance(chosen, Chunked)
+    engine = dataclasses.replace(chosen, chunk=4, segment=8)
     expected = reference.run(system, u, h0)
     exact = compiled_pull_back(system, u, h0, bar, method="sequential").gradients
     got = compiled_pull_back(system, u, h0, bar, method=engine)
