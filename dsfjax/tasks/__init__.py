@@ -5,11 +5,13 @@
 * `dsfjax.tasks.mqar`: multi-query associative recall.
 * `dsfjax.tasks.selective_copying`: repeat tokens without the noise between them.
 * `dsfjax.tasks.digits`: real images, read pixel by pixel, to be classified.
+* `dsfjax.tasks.state_tracking`: parity, modular arithmetic, words of groups.
 """
 
 from dsfjax.tasks import digits as digits
 from dsfjax.tasks import mqar as mqar
 from dsfjax.tasks import selective_copying as selective_copying
+from dsfjax.tasks import state_tracking as state_tracking
 from dsfjax.tasks.catalogue import get as get
 from dsfjax.tasks.catalogue import kind as kind
 from dsfjax.tasks.catalogue import name_in as name_in

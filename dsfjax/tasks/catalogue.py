@@ -11,11 +11,15 @@ from dsfjax.tasks.digits import Digits
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.tasks.protocol import Task
 from dsfjax.tasks.selective_copying import SelectiveCopying
+from dsfjax.tasks.state_tracking import ModularArithmetic, Parity, WordProblem
 
 _REGISTRY: dict[str, type[Task]] = {
     "mqar": MQARConfig,
     "selective_copying": SelectiveCopying,
     "digits": Digits,
+    "parity": Parity,
+    "modular_arithmetic": ModularArithmetic,
+    "word_problem": WordProblem,
 }
 
 # Configs of runs that were made before tasks had names say nothing of this one; and their

@@ -254,6 +254,24 @@ class Generated(Task):
             key: PRNG key.
         """
 
+    def lengthened(self, factor: int) -> Generated:
+        """The task on sequences ``factor`` times as long, of the same vocabulary.
+
+        Whether a model that was trained on short sequences solves long ones is asked of it.
+
+        Args:
+            factor: How many times as long; 1 for the task itself.
+
+        Raises:
+            ValueError: If it has no such length.
+        """
+        if not any(field.name == "seq_len" for field in dataclasses.fields(self)):  # type: ignore[arg-type]
+            raise ValueError(
+                f"{type(self).__name__}: expected a field seq_len to change, found none; write "
+                "lengthened(factor)."
+            )
+        return dataclasses.replace(self, seq_len=factor * self.seq_len)  # type: ignore[type-var]
+
     def arrays(self, split: str) -> PyTree:
         """Nothing: there is no data set."""
         del split
