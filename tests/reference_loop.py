@@ -191,6 +191,7 @@ def attention(system: KernelSystem, u: Any) -> tuple[np.ndarray, np.ndarray]:
             weight = np.zeros(length)
             for s in range(t + 1):
                 near = system.window is None or t - s < system.window
+                near = near or s - np.argmax(document == document[t]) < system.keep_first
                 if near and document[s] == document[t]:
                     weight[s] = np.exp(score(system, h, t, s))
             sink = 0 if system.sink is None else np.exp(np.asarray(system.sink)[h])

@@ -474,11 +474,11 @@ def kernel_system(length: int, seed: int = 0, *, with_reset: bool = True) -> Ker
     return KernelSystem(q, k, W, g.reset() if with_reset else None, num_channels=P)
 
 
-KERNELS = ("window", "forgetting", "alibi", "everything", "wall", "path", "turning")
+KERNELS = ("window", "streaming", "forgetting", "alibi", "everything", "wall", "path", "turning")
 
 
 def kernel_variant(name: str, length: int, *, with_reset: bool = True) -> KernelSystem:
-    """Attention with a window, decays (0 among them), a soft cap, sinks, keys that move."""
+    """Attention with a window, first steps, decays (0 too), a soft cap, sinks, moving keys."""
     g = Draw(name, length, 1)
     log_a = g.log_decay(length, 4).at[length // 2, 1].set(-jnp.inf)
     slopes = -(2.0 ** -jnp.arange(1.0, 5.0))[None]
@@ -487,6 +487,7 @@ def kernel_variant(name: str, length: int, *, with_reset: bool = True) -> Kernel
     beta = g.positive(length, 2, 1, 1)
     more: dict[str, Any] = {
         "window": {"window": 3, "soft_cap": 1.5},
+        "streaming": {"window": 3, "keep_first": 2, "transition": Scalar(log_a)},
         "forgetting": {"transition": Scalar(log_a)},
         "alibi": {"transition": Scalar(slopes), "sink": g.normal(4)},
         "everything": {
@@ -496,7 +497,11 @@ def kernel_variant(name: str, length: int, *, with_reset: bool = True) -> Kernel
             "window": max(2, length // 3),
         },
         # A decay per feature and query head; one per group; any matrices, constant in time.
-        "wall": {"transition": Diagonal(g.log_decay(length, 4, N, 1)), "window": length // 2 + 1},
+        "wall": {
+            "transition": Diagonal(g.log_decay(length, 4, N, 1)),
+            "window": length // 2 - 1,
+            "keep_first": 2,
+        },
         "path": {
             "transition": DiagonalPlusLowRank(jnp.zeros((1, 2, 1)), beta * w, w),
             "log_decay": log_a,

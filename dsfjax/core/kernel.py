@@ -29,10 +29,11 @@ class KernelSystem:
               x_{t,s,h} = \mathrm{cap}(q_{t,h}^\top A_t ⋯ A_{s+1} k_{s,h})
               + \sum_{r=s+1}^{t} \log a_{r,h} .
 
-    The sums run over s ≤ t from the last reset on, and over the last ``window`` steps at most. The
-    soft cap is cap(x) = c tanh(x / c), the identity without one; it bounds the product of query and
-    key, and the decay is added afterwards. Scale q beforehand (softmax attention uses q / √m);
-    rotary positions and norms act on q and k beforehand as well.
+    The sums run over s ≤ t from the last reset on; with a window only over its last ``window``
+    steps, and over the first ``keep_first`` steps after the reset. The soft cap is
+    cap(x) = c tanh(x / c), the identity without one; it bounds the product of query and key, and
+    the decay is added afterwards. Scale q beforehand (softmax attention uses q / √m); rotary
+    positions and norms act on q and k beforehand as well.
 
     Attributes:
         q: Queries (L, H, m).
@@ -44,10 +45,14 @@ class KernelSystem:
             ALiBi). Any other real transition is the A_t that moves the keys (`Diagonal`: a decay
             per feature; `DiagonalPlusLowRank`: PaTH), with a head axis of G or H. None for nothing.
         log_decay: log a_t (T, H) next to a transition that moves the keys, or None.
-        sink: σ (H,), the score of a sink per head, constant in time: it takes a share of the
-            normaliser and has no value. None for no sink.
+        sink: σ (H,), the score of a learned sink per head, constant in time: it takes a share of
+            the normaliser and has no value. None for no sink. (Tokens that serve as sinks are those
+            of ``keep_first``.)
         num_channels: p, the value channels per head, static.
         window: How many steps a query sees, itself included, static; None for all.
+        keep_first: How many steps at the beginning of its document (from the last reset on) a query
+            sees whatever the window, static: attention sinks that are tokens. The cache keeps them
+            next to the window. 0 for none; without a window it changes nothing.
         soft_cap: c > 0, static; None for no cap.
 
     Raises:
@@ -55,7 +60,8 @@ class KernelSystem:
 
     References:
         Decay: Lin et al. (2025), arXiv:2503.02130; Press et al. (2021), arXiv:2108.12409. Soft cap:
-        Gemma 2, arXiv:2408.00118. Sink: gpt-oss, arXiv:2508.10925.
+        Gemma 2, arXiv:2408.00118. Sink: gpt-oss, arXiv:2508.10925. First tokens that are kept:
+        Xiao et al. (2023), arXiv:2309.17453.
 
     Example:
         Weights that halve with every step, over a window of two:
@@ -66,6 +72,12 @@ class KernelSystem:
         >>> s = dsfjax.KernelSystem(q, q, transition=halves, window=2, num_channels=1)
         >>> [round(weight, 3) for weight in dsfjax.materialize(s)[0, 2].tolist()]
         [0.0, 0.333, 0.667]
+
+        The first token next to a window of one:
+
+        >>> s = dsfjax.KernelSystem(q, q, window=1, keep_first=1, num_channels=1)
+        >>> dsfjax.materialize(s)[0].tolist()
+        [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]
     """
 
     q: Array
@@ -78,6 +90,7 @@ class KernelSystem:
     num_channels: int = static(kw_only=True)
     window: int | None = static(kw_only=True, default=None)
     soft_cap: float | None = static(kw_only=True, default=None)
+    keep_first: int = static(kw_only=True, default=0)
 
     def __post_init__(self) -> None:
         for name in ("q", "k", "W", "log_decay", "sink"):
@@ -113,6 +126,11 @@ class KernelSystem:
             raise ValueError(
                 f"KernelSystem: expected a window of at least 1 step, got {self.window}. A query "
                 "sees itself; None stands for the whole past."
+            )
+        if self.keep_first < 0:
+            raise ValueError(
+                f"KernelSystem: expected keep_first of at least 0 steps, got {self.keep_first}. 0 "
+                "keeps none but those of the window."
             )
         if self.soft_cap is not None and not self.soft_cap > 0:
             raise ValueError(
@@ -156,9 +174,15 @@ class KernelSystem:
         decays = self.num_heads if self.weight_log_decay is not None else 0
         return self.key_heads * self.k.shape[2] + self.output_width + decays
 
+    @property
+    def most_slots(self) -> int | None:
+        """Slots that the cache holds at most, the window and the first steps; None: no bound."""
+        return None if self.window is None else self.window + self.keep_first
+
     def cache_size(self, length: int) -> int:
         """Numbers in the cache after ``length`` tokens; with a window they stop growing."""
-        return self.slot_size * (length if self.window is None else min(length, self.window))
+        most = self.most_slots
+        return self.slot_size * (length if most is None else min(length, most))
 
     @property
     def weight_log_decay(self) -> Array | None:
@@ -200,12 +224,12 @@ class KernelSystem:
         """The empty state for a decoding loop, written in place.
 
         Args:
-            capacity: Slots: the number of steps to come. With a window, more than ``window`` slots
-                are never needed, and no more are allocated.
+            capacity: Slots: the number of steps to come. With a window, more than
+                ``window + keep_first`` slots are never needed, and no more are allocated.
             dtype: Of keys and values, by default that of the keys.
         """
-        if self.window is not None:
-            capacity = min(capacity, self.window)
+        if self.most_slots is not None:
+            capacity = min(capacity, self.most_slots)
         dtype = self.k.dtype if dtype is None else dtype
         shapes = (
             (capacity, self.key_heads, self.k.shape[2]),
@@ -261,7 +285,8 @@ def _heads_of(A: Transition, groups: int, heads: int, m: int) -> int:
 class KVCache(NamedTuple):
     """The state of a `KernelSystem`: keys and values of the past.
 
-    With a window it holds the last ``window`` steps, or as many as there are.
+    With a window it holds the first ``keep_first`` steps of the last document and then the last
+    ``window`` steps, or as many as there are.
 
     Attributes:
         k: Keys (S, G, m), moved to the last step if there is a transition that moves them, and

@@ -67,15 +67,15 @@ def run(
             product = product.astype(h0.k.dtype)
             past = h0._replace(k=jnp.einsum("jnm,sjm->sjn", product, h0.k, precision="highest"))
     offset, cache, key_decay = _append(system, moved, v, decay, past)
-    first, start = _visible_from(system, length, offset, cache.first)
-    queries = Queries(offset + jnp.arange(length, dtype=jnp.int32), start, q, decay)
+    first, start, kept = _visible(system, length, offset, cache.first)
+    queries = Queries(offset + jnp.arange(length, dtype=jnp.int32), start, q, decay, kept)
     run: Any = partial(attend, *_sizes(method, length, cache.k.shape[0]), system.soft_cap)
     exact: Any = partial(one_by_one, system.soft_cap)
     keys = Keys(cache.k.astype(k.dtype), cache.v.astype(k.dtype), key_decay)
     arguments = queries, keys
     if A is not None and length > 1:
         size = CHUNK if method == "chunked" else length
-        run = partial(attend_moving, size, system.window, system.soft_cap)
+        run = partial(attend_moving, size, _reach(system), system.soft_cap)
         exact = partial(step_by_step, system.soft_cap)
         arguments = Moving(A, queries, Keys(k, v, decay), queries.slot, *_past(h0, decay, k.dtype))
     arguments = vary_alike(tuple(arguments))
@@ -170,7 +170,7 @@ def log_normalizer(system: KernelSystem) -> Array:
         means: Any = attend(rows(), BLOCK, system.soft_cap, queries, keys)
     else:
         moving = Moving(system.key_transition, queries, keys, queries.slot, None, None)
-        means = attend_moving(CHUNK, system.window, system.soft_cap, *moving)
+        means = attend_moving(CHUNK, _reach(system), system.soft_cap, *moving)
     return _with_sink(system, *means)[1]
 
 
@@ -179,10 +179,15 @@ def _own(system: KernelSystem) -> tuple[Queries, Keys]:
     length, dtype = system.length, state_dtype(system.q.dtype)
     k = to_heads(system.k.astype(dtype), system.key_heads)
     decay, zero = _decay(system, length), jnp.zeros((), jnp.int32)
-    _, start = _visible_from(system, length, zero, zero)
+    _, start, kept = _visible(system, length, zero, zero)
     slot = jnp.arange(length, dtype=jnp.int32)
     v = jnp.zeros((length, system.num_heads, 0), dtype)
-    return Queries(slot, start, system.q.astype(dtype), decay), Keys(k, v, decay)
+    return Queries(slot, start, system.q.astype(dtype), decay, kept), Keys(k, v, decay)
+
+
+def _reach(system: KernelSystem) -> int | None:
+    """How many steps back the keys lie that a query sees; None for any number."""
+    return None if system.keep_first else system.window
 
 
 # The cache
@@ -201,8 +206,9 @@ def check_capacity(system: KernelSystem, steps: int, cache: KVCache) -> None:
 
 
 def _is_bounded(system: KernelSystem, cache: KVCache | None) -> bool:
-    """Whether an allocated cache holds the whole window, so that old slots may make room."""
-    return system.window is not None and cache is not None and cache.k.shape[0] >= system.window
+    """Whether an allocated cache holds all that is ever seen, so that old slots may make room."""
+    most = system.most_slots
+    return most is not None and cache is not None and cache.k.shape[0] >= most
 
 
 def _append(
@@ -267,42 +273,55 @@ def _to_the_end(decay: Decay | None, key_decay: Decay | None) -> Array | None:
 
 def _kept(system: KernelSystem, cache: KVCache, h0: KVCache | None) -> KVCache:
     """The cache without the slots that no later step can see."""
-    if system.window is None:
+    if system.most_slots is None:
         return cache
     slots = cache.k.shape[0]
     if cache.length is None:
-        size, dropped = min(slots, system.window), max(slots - system.window, 0)
+        size = min(slots, system.most_slots)
+        dropped: Any = slots - size
     elif h0 is not None and _is_bounded(system, h0):
         size = h0.k.shape[0]
         dropped = jnp.maximum(cache.length - size, 0)
     else:
         return cache
 
-    def cut(x: Array | None) -> Array | None:
-        return None if x is None else jax.lax.dynamic_slice_in_dim(x, dropped, size)
+    # The first keys of the document move up to the window. If its beginning lies less than
+    # ``keep_first`` slots before the window they are there already: all slots move alike.
+    head = min(size, system.keep_first)
+    begin = jnp.minimum(cache.first, dropped)
 
+    def cut(x: Array) -> Array:
+        window = jax.lax.dynamic_slice_in_dim(x, dropped + head, size - head)
+        if not head:
+            return window
+        return jnp.concatenate([jax.lax.dynamic_slice_in_dim(x, begin, head), window])
+
+    k, v, log_weight = jax.tree.map(cut, (cache.k, cache.v, cache.log_weight))
+    first = jnp.maximum(cache.first - dropped, 0)
     return KVCache(
-        jax.lax.dynamic_slice_in_dim(cache.k, dropped, size),
-        jax.lax.dynamic_slice_in_dim(cache.v, dropped, size),
-        jnp.maximum(cache.first - dropped, 0),
-        None if cache.length is None else cache.length - dropped,
-        cut(cache.log_weight),
+        k, v, first, None if cache.length is None else cache.length - dropped, log_weight
     )
 
 
-def _visible_from(
+def _visible(
     system: KernelSystem, length: int, offset: Array, first: Array
-) -> tuple[Array, Array]:
-    """The first slot of the last document, and the first one visible to each step (L,)."""
+) -> tuple[Array, Array, tuple[Array, Array] | None]:
+    """Which slots each step sees.
+
+    Returns:
+        The first slot of the last document; that of the window of each step (L,); the first and
+        the last slot that it sees at the beginning of its document, or None for none.
+    """
     slot = offset + jnp.arange(length, dtype=jnp.int32)
     if system.reset is None:
         start = jnp.broadcast_to(first, (length,))
     else:
         start = jax.lax.cummax(jnp.where(system.reset, slot, first))
         first = start[-1]
-    if system.window is not None:
-        start = jnp.maximum(start, slot - (system.window - 1))
-    return first, start
+    if system.window is None:
+        return first, start, None
+    kept = (start, start + (system.keep_first - 1)) if system.keep_first else None
+    return first, jnp.maximum(start, slot - (system.window - 1)), kept
 
 
 def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Array, KVCache]:
@@ -315,8 +334,8 @@ def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Arr
         )
         past = 0 if h0 is None else h0.k.shape[0]
         capacity = past + u.shape[0]
-        if system.window is not None:
-            capacity = max(min(capacity, system.window), past)
+        if system.most_slots is not None:
+            capacity = max(min(capacity, system.most_slots), past)
         empty = jax.tree.map(
             lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype),
             (shapes.k, shapes.v, shapes.log_weight),

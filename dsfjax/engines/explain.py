@@ -150,7 +150,7 @@ def _(system: KernelSystem, engine: Engine, reason: str, steps: int) -> Explanat
     p, width = system.num_channels, max(4, jnp.dtype(system.q.dtype).itemsize)
     moving = system.key_transition is not None
     chunk = (attention.CHUNK if moving else attention.BLOCK) if name == "chunked" else None
-    seen = steps if system.window is None else min(steps, system.window)
+    seen = steps if system.most_slots is None else min(steps, system.most_slots)
     # Chunks form the scores of whole blocks of keys, the other methods all of them.
     columns = min(steps, seen + chunk) if chunk else steps
     flops = steps * columns * heads * (2 * m + 2 * p) + (
@@ -185,7 +185,8 @@ def _kernel_structure(system: KernelSystem) -> str:
         parts.append("a sink per head")
     if system.window is None:
         return f"{', '.join(parts)}; no finite state, the cache grows with t"
-    return f"{', '.join(parts)}; the cache holds a window of {system.window} steps"
+    first = f"the first {system.keep_first} steps of a document and " if system.keep_first else ""
+    return f"{', '.join(parts)}; the cache holds {first}a window of {system.window} steps"
 
 
 def _structure(system: System) -> str:

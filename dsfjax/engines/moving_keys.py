@@ -150,7 +150,8 @@ def attend_moving(
 
     Args:
         size: Steps per chunk.
-        window: Of the system; chunks further back are not visited.
+        window: Steps back to the first key that a query sees, itself included, or None for any
+            number; chunks further back are not visited.
         soft_cap: Of the system.
         moving: The fields of `Moving`.
     """

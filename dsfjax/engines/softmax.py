@@ -57,15 +57,18 @@ class Queries(NamedTuple):
 
     Attributes:
         slot: Last slot that each query sees, (L,).
-        start: First slot that each query sees, (L,).
+        start: First slot of its window, (L,).
         q: (L, H, m).
         decay: From the first query on, or None.
+        kept: First and last slot, (L,) each, that each query sees before its window; None if it
+            sees none there.
     """
 
     slot: Array
     start: Array
     q: Array
     decay: Decay | None
+    kept: tuple[Array, Array] | None = None
 
 
 class Keys(NamedTuple):
@@ -179,7 +182,11 @@ def finish(
         bent = jnp.tanh(scores / soft_cap)
         scores, slope = soft_cap * bent, 1 - jnp.square(bent)
     seen = keys.slot[None] <= queries.slot[:, None]
-    seen = (seen & (keys.slot[None] >= queries.start[:, None]))[None, None]
+    wanted = keys.slot[None] >= queries.start[:, None]
+    if queries.kept is not None:
+        first, last = (x[:, None] for x in queries.kept)
+        wanted = wanted | ((keys.slot[None] >= first) & (keys.slot[None] <= last))
+    seen = (seen & wanted)[None, None]
     if queries.decay is not None and keys.decay is not None:
         coarse, fine, zeros = (
             (x[..., :, None], y[..., None, :])
@@ -345,6 +352,7 @@ def query_blocks(queries: Queries, size: int, groups: int) -> Queries:
         in_blocks(queries.start, size, NEVER),
         in_blocks(queries.q, size, 0),
         jax.tree.map(lambda x: in_blocks(x, size, 0), queries.decay),
+        jax.tree.map(lambda x: in_blocks(x, size, NEVER), queries.kept),
     )
     return jax.vmap(partial(head_first, groups=groups))(blocks)
 
@@ -358,9 +366,22 @@ def _over_columns(body: Any, carry: Any, block: Queries, columns: Columns) -> An
     # between old and new sums in every turn. A block that is not seen adds exactly nothing.
     begin = _lowest(block.start.min()) // size
     end = jnp.minimum(_highest(block.slot.max()) // size + 1, count)
+    window, skipped = begin, None
+    if block.kept is not None:
+        # The blocks of the first keys take the turns before those of the window, in the same loop.
+        # Only the first document of the block of queries can have some further back: the others
+        # begin within that block.
+        first, last = block.kept
+        low = _lowest(first.min()) // size
+        high = jnp.minimum(_highest(last.min()) // size + 1, window)
+        begin = window - jnp.maximum(high - low, 0)
+        skipped = begin - low
+
+    def turn(i: Array | int, carry: Any) -> Any:
+        return body(i if skipped is None else jnp.where(i < window, i - skipped, i), carry)
 
     def loop(begin: Array, end: Array, carry: Any) -> Any:
-        return jax.lax.fori_loop(begin, end, body, carry)
+        return jax.lax.fori_loop(begin, end, turn, carry)
 
     loop.__name__ = f"{AT_MOST}{count}"  # for whoever counts operations
     return jax.jit(loop)(begin, end, carry)

@@ -30,7 +30,9 @@ def equation(system: KernelSystem, u: jax.Array) -> jax.Array:
     document = jnp.zeros(length) if system.reset is None else jnp.cumsum(system.reset)
     seen = (document[:, None] == document[None]) & (t[:, None] >= t[None])
     if system.window is not None:
-        seen = seen & (t[:, None] - t[None] < system.window)
+        begin = jnp.argmax(document[:, None] == document[None], axis=1)
+        first = t[None] - begin[:, None] < system.keep_first
+        seen = seen & ((t[:, None] - t[None] < system.window) | first)
     seen = jnp.broadcast_to(seen[None], x.shape)
     if isinstance(system.transition, Scalar):
         g = jnp.broadcast_to(system.transition.log_a, (length, heads)).T
@@ -45,7 +47,7 @@ def equation(system: KernelSystem, u: jax.Array) -> jax.Array:
     return jnp.einsum("hts,shp->thp", phi, v.reshape(length, heads, -1)).reshape(length, -1)
 
 
-@pytest.mark.parametrize("name", zoo.slow_unless({"window", "path"}, zoo.KERNELS))
+@pytest.mark.parametrize("name", zoo.slow_unless({"streaming", "path"}, zoo.KERNELS))
 def test_equation(name):
     system = zoo.kernel_variant(name, 20)
     u = zoo.tokens(system, 20)
@@ -143,22 +145,56 @@ def test_a_not_finite_key_that_moves_stays_in_its_document():
     assert reference.error(np.nan_to_num(y_chunked), np.nan_to_num(y)) < 1e-12
 
 
-def test_decoding_holds_no_more_than_the_window():
-    """A cache of as many slots as the window, for any number of steps, one program."""
-    system = zoo.kernel_variant("everything", 20)
-    assert system.window == 6
+@pytest.mark.parametrize("name", [pytest.param("everything", marks=SLOW), "streaming"])
+def test_decoding_holds_no_more_than_is_seen(name):
+    """A cache of as many slots as window and first steps, for any number of steps, one program."""
+    system = zoo.kernel_variant(name, 20)
+    slots = {"everything": 6, "streaming": 3 + 2}[name]
     u = zoo.tokens(system, 20)
     expected = reference.attention(system, u)[0]
     cache = system.cache(100)
-    assert cache.k.shape[0] == 6
+    assert cache.k.shape[0] == slots == system.most_slots
     for t in range(20):
         y, cache = compiled_step(slice_time(system, t, t + 1), u[t], cache)
         assert reference.error(y, expected[t]) < 1e-12
     y, cache = compiled_scan(slice_time(system, 0, 15), u[:15], system.cache(100), method="chunked")
     assert reference.error(y, expected[:15]) < 1e-12
-    assert cache.k.shape[0] == int(cache.length) == 6
+    assert cache.k.shape[0] == int(cache.length) == slots
     y, _ = compiled_step(slice_time(system, 15, 16), u[15], cache)
     assert reference.error(y, expected[15]) < 1e-12
+
+
+@SLOW
+def test_first_steps_are_kept_across_blocks():
+    """Outputs, cache and gradients: documents that begin in other blocks, a past, and its cut."""
+    length, cut, window, first = 400, 170, 40, 3
+    system = zoo.kernel_system(length, with_reset=False)
+    reset = jnp.zeros(length, bool).at[jnp.array([7, 127, 180])].set(True)
+    system = dataclasses.replace(system, window=window, keep_first=first, reset=reset)
+    u = zoo.tokens(system, length)
+    bar = jnp.cos(jnp.arange(length * system.output_width)).reshape(length, -1)
+    arrays, rebuild = differentiable((system, u))
+
+    def split(x):
+        whole, u = rebuild(x)
+        y_1, cache = scan(slice_time(whole, 0, cut), u[:cut], method="chunked")
+        y_2, cache = scan(slice_time(whole, cut, length), u[cut:], cache, method="chunked")
+        y = jnp.concatenate([y_1, y_2])
+        return jnp.vdot(y, bar) + jnp.sum(jnp.sin(cache.k)), (y, cache)
+
+    def textbook(x):
+        whole, u = rebuild(x)
+        y = equation(whole, u)
+        kept = jnp.concatenate([whole.k[180 : 180 + first], whole.k[length - window :]])
+        return jnp.vdot(y, bar) + jnp.sum(jnp.sin(kept)), (y, kept)
+
+    run = jax.jit(jax.grad(split, has_aux=True), compiler_options=COMPILE_FAST)
+    got, (y, cache) = run(arrays)
+    expected, (y_2, kept) = jax.jit(jax.grad(textbook, has_aux=True))(arrays)
+    assert reference.error(y, y_2) < 1e-12
+    assert reference.error(cache.k, kept) == 0
+    for a, b in zip(got, expected, strict=True):
+        assert reference.error(a, b) < 1e-11
 
 
 def test_a_long_past_keeps_its_precision():
@@ -181,7 +217,7 @@ def test_blocks_outside_the_window_are_not_visited():
             zoo.kernel_system(length, with_reset=False), window=window, reset=resets
         )
         zero = jnp.zeros((), jnp.int32)
-        _, start = attention._visible_from(system, length, zero, zero)
+        _, start, _ = attention._visible(system, length, zero, zero)
         begin = np.asarray(start).reshape(-1, block).min(axis=1) // block
         visited.append(sum(i - b + 1 for i, b in enumerate(begin)))
     assert visited == [136, 31, 72]
@@ -194,6 +230,9 @@ def test_explain_says_what_the_kernel_has():
     assert found.state_size == system.cache_size(500) == sum(x.size for x in held)
     for word in ("window of 100", "decay", "soft cap 2.0", "sink"):
         assert word in found.structure
+    streaming = zoo.kernel_variant("streaming", 300)
+    assert "the first 2 steps of a document and a window of 3" in explain(streaming).structure
+    assert explain(streaming).state_size == streaming.slot_size * 5
     assert found.flops < explain(zoo.kernel_system(300)).flops
 
 
@@ -202,6 +241,7 @@ def test_explain_says_what_the_kernel_has():
     [
         ({"window": 0}, ValueError, "window of at least 1 step, got 0"),
         ({"soft_cap": 0.0}, ValueError, "soft_cap above 0, got 0.0"),
+        ({"keep_first": -1}, ValueError, "keep_first of at least 0 steps, got -1"),
         ({"sink": jnp.zeros(3)}, ValueError, r"sink .*\(4,\), got \(3,\)"),
         ({"transition": Scalar(jnp.zeros((2, 4)))}, ValueError, "5 or 1"),
         ({"transition": Scalar(jnp.zeros((5, 3)))}, ValueError, r"log_a .*\(T, 4\)"),
