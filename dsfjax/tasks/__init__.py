@@ -6,9 +6,11 @@
 * `dsfjax.tasks.selective_copying`: repeat tokens without the noise between them.
 * `dsfjax.tasks.digits`: real images, read pixel by pixel, to be classified.
 * `dsfjax.tasks.state_tracking`: parity, modular arithmetic, words of groups.
+* `dsfjax.tasks.listops`: the value of nested operations on lists (Long Range Arena).
 """
 
 from dsfjax.tasks import digits as digits
+from dsfjax.tasks import listops as listops
 from dsfjax.tasks import mqar as mqar
 from dsfjax.tasks import selective_copying as selective_copying
 from dsfjax.tasks import state_tracking as state_tracking

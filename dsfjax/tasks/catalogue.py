@@ -8,6 +8,7 @@ from typing import Any
 
 from dsfjax._util.names import choose, unknown
 from dsfjax.tasks.digits import Digits
+from dsfjax.tasks.listops import ListOps
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.tasks.protocol import Task
 from dsfjax.tasks.selective_copying import SelectiveCopying
@@ -20,6 +21,7 @@ _REGISTRY: dict[str, type[Task]] = {
     "parity": Parity,
     "modular_arithmetic": ModularArithmetic,
     "word_problem": WordProblem,
+    "listops": ListOps,
 }
 
 # Configs of runs that were made before tasks had names say nothing of this one; and their

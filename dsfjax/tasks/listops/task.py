@@ -1,0 +1,153 @@
+"""The data set, made once, and the task made of it."""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from dsfjax.tasks.listops.expressions import PAD, SYMBOLS
+from dsfjax.tasks.listops.law import SHORTEST, Expressions, distinct
+from dsfjax.tasks.protocol import HELD_OUT, TRAIN, Baseline, Example, Preset, Resident, option
+
+NUM_CLASSES = 10
+PARTS = ("validation", "test")
+
+
+@functools.lru_cache(maxsize=2)
+def _expressions(seed: int, count: int, low: int, high: int, seq_len: int) -> Expressions:
+    return distinct(seed, count, min_length=low, max_length=high, seq_len=seq_len)
+
+
+@dataclasses.dataclass(frozen=True)
+class ListOps(Resident):
+    """The value of a nested expression of minima, maxima, medians and sums modulo ten.
+
+    Long Range Arena's own files are not distributed with this package. The expressions are drawn
+    anew by the same law (`dsfjax.tasks.listops.law`), all distinct, and the title says so. The
+    defaults are Long Range Arena's sizes, in the form in which S4 and S5 read them: 18 token ids,
+    no parentheses, ``<eos>`` at the end, padded to 2,048 steps. ``min_length=31, max_length=256,
+    seq_len=256`` is a short version for machines without an accelerator.
+
+    The 2 × ``num_held_out`` first expressions are for testing and validation, and those after them
+    train: what a model is judged on does not depend on ``num_train``.
+
+    Args:
+        min_length: Expressions are longer than this many symbols, ``<eos>`` not counted.
+        max_length: Expressions are shorter than this, at most ``seq_len``.
+        seq_len: L, steps of a sequence, the padding included.
+        num_train: Expressions to train on.
+        num_held_out: Expressions for validation, and as many for testing.
+        judged_on: What models are judged on, "validation" or "test".
+        seed: Seed of all expressions.
+
+    Raises:
+        ValueError: If the sizes do not fit together.
+
+    Example:
+        >>> from dsfjax.tasks.listops import decode
+        >>> task = ListOps(min_length=3, max_length=16, seq_len=16, num_train=64, num_held_out=8)
+        >>> ids, values = task.arrays("held_out")
+        >>> decode(ids[0]), int(values[0])
+        ('[MIN 9 8 [MIN 1 [MED 5 1 8 9 3 ] ] ]', 1)
+    """
+
+    min_length: int = option(500, "Expressions are longer than this many symbols.")
+    max_length: int = option(2000, "Expressions are shorter than this many symbols.")
+    seq_len: int = option(2048, "Length of a sequence with its padding.")
+    num_train: int = option(96_000, "Expressions to train on.")
+    num_held_out: int = option(2_000, "Expressions for validation, and as many for testing.")
+    judged_on: str = option("validation", "What models are judged on: validation or test.")
+    seed: int = option(0, "Seed of the expressions.")
+
+    vocab_size = len(SYMBOLS)
+    num_classes = NUM_CLASSES
+
+    presets: ClassVar = {
+        "demo": Preset(
+            about="Short expressions, for a machine without an accelerator.",
+            settings={
+                "min_length": 31,
+                "max_length": 128,
+                "seq_len": 128,
+                "num_train": 20_000,
+                "eval_examples": 512,
+            },
+        ),
+        "smoke": Preset(
+            settings={
+                "min_length": 3,
+                "max_length": 16,
+                "seq_len": 16,
+                "num_train": 64,
+                "num_held_out": 16,
+            }
+        ),
+    }
+
+    def __post_init__(self) -> None:
+        if not SHORTEST <= self.min_length + 1 < self.max_length <= self.seq_len:
+            raise ValueError(
+                f"ListOps: expected {SHORTEST - 1} ≤ min_length, min_length + 1 < max_length ≤ "
+                f"seq_len, got min_length={self.min_length}, max_length={self.max_length}, "
+                f"seq_len={self.seq_len}. Long Range Arena has 500, 2000, and S4 and S5 pad to "
+                "2048."
+            )
+        if self.num_train < 1 or self.num_held_out < 1:
+            raise ValueError(
+                f"ListOps: expected num_train and num_held_out of at least 1, got "
+                f"{self.num_train} and {self.num_held_out}."
+            )
+        if self.judged_on not in PARTS:
+            raise ValueError(
+                f"ListOps: expected judged_on to be one of {', '.join(PARTS)}, got "
+                f"{self.judged_on!r}."
+            )
+
+    @property
+    def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What it is; not Long Range Arena's files."""
+        return f"ListOps regenerated with LRA's law, seed {self.seed}"
+
+    def arrays(self, split: str) -> PyTree:
+        """Token ids and values."""
+        n = self.num_held_out
+        all_of_them = _expressions(
+            self.seed, 2 * n + self.num_train, self.min_length, self.max_length, self.seq_len
+        )
+        if split == TRAIN:
+            part = slice(2 * n, None)
+        else:
+            part = slice(0, n) if self.judged_on == "test" else slice(n, 2 * n)
+        return tuple(rows[part] for rows in all_of_them)
+
+    def read(self, row: PyTree) -> Example:
+        """One expression; the question comes after its ``<eos>``."""
+        ids, value = row
+        length = (ids != PAD).sum(dtype=jnp.int32)
+        return Example(ids.astype(jnp.int32), length[None] - 1, value[None].astype(jnp.int32))
+
+    def baselines(self) -> dict[str, Baseline]:
+        """Guessing, and the most frequent value of the expressions that train."""
+        (_, known), (_, values) = self.arrays(TRAIN), self.arrays(HELD_OUT)
+        most_frequent = np.bincount(known).argmax()
+        return {
+            "chance": Baseline(1 / NUM_CLASSES, "guessing among the ten values"),
+            "trivial": Baseline(
+                float((values == most_frequent).mean()),
+                f"always naming {most_frequent}, the most frequent value",
+            ),
+        }
+
+    def describe(self) -> str:
+        """Lengths and examples."""
+        return (
+            f"L = {self.seq_len}, expressions of {self.min_length + 1} to {self.max_length - 1} "
+            f"symbols, {self.num_train:,} to train and {self.num_held_out:,} for {self.judged_on}"
+        )
+
+    def slug(self) -> str:
+        """Lengths."""
+        return f"L{self.seq_len}-from{self.min_length + 1}-to{self.max_length - 1}"
