@@ -61,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: options.Command) -> int:
     # Imported when needed: JAX takes a second, which --help and a misspelt option need not wait.
+    if isinstance(command, options.Reading) and command.data_dir is not None:
+        from dsfjax.tasks.data import reading
+
+        # Tasks read data deep inside, and processes that are started from here do, too.
+        os.environ[reading.VARIABLE] = str(command.data_dir.absolute())
     match command:
         case options.Train() | options.Compare():
             from dsfjax.cli import training
@@ -86,6 +91,10 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import analyze
 
             return analyze.main(command)
+        case options.Data():
+            from dsfjax.cli import data
+
+            return data.main(command)
         case options.Bench():
             from dsfjax.cli import bench
 

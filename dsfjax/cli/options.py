@@ -33,6 +33,9 @@ ReportDir = Annotated[
 ]
 RetryFailed = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 NoReport = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+DataDir = Annotated[
+    Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: $DSFJAX_DATA)")
+]
 RunDir = Annotated[
     Path | None,
     tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: under runs/, named by the config)"),
@@ -50,8 +53,16 @@ class Command:
     """Modules to import first, which register architectures, tasks and aspects of your own."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading(Command):
+    """What commands have that read data sets."""
+
+    data_dir: DataDir = None
+    """Folder of data sets; "dsfjax data list" says what belongs there."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Training(Command):
+class Training(Reading):
     """What ``train``, ``compare`` and ``sweep`` have in common; None means as in the preset.
 
     The options of a task are added when it is known which, and one for each axis (`completed`).
@@ -256,13 +267,33 @@ class Explain(Command):
 
 
 @dataclasses.dataclass(frozen=True)
-class Analyze(Command):
+class Analyze(Reading):
     """Look inside the trained models of a run, comparison or sweep, and write the report."""
 
     run_dir: tyro.conf.Positional[Path]
     """Folder of the run, comparison or sweep."""
     report: ReportDir = None
     """Folder of the report."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Reading):
+    """List the data sets of tasks, or prepare them: check the files and make arrays of them."""
+
+    # Not required by the parser, so that its absence can be answered with the choices.
+    action: tyro.conf.Positional[
+        Annotated[str, tyro.conf.arg(metavar="{list,prepare}", help_behavior_hint="(required)")]
+    ] = ""
+    """list: which data sets are there. prepare: make the arrays that tasks read, once."""
+    names: tyro.conf.Positional[
+        Annotated[
+            tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")
+        ]
+    ] = ()
+    """The data sets."""
+    source: str = "files"
+    """What to prepare them from: files of the data folder, or tfds, which fetches a data set of
+    tensorflow-datasets into the data folder first if it is not there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,6 +340,7 @@ COMMANDS: dict[str, type[Command]] = {
     "systems": Systems,
     "explain": Explain,
     "analyze": Analyze,
+    "data": Data,
     "bench": Bench,
     "selfcheck": Selfcheck,
 }

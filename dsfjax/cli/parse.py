@@ -22,11 +22,12 @@ from dsfjax.cli.options import COMMANDS
 from dsfjax.cli.usage import UsageError, usage_errors
 
 POSITIONAL = {
-    "train": "task",
-    "compare": "task",
-    "sweep": "task",
-    "results": "run_dir",
-    "analyze": "run_dir",
+    "train": ("task",),
+    "compare": ("task",),
+    "sweep": ("task",),
+    "results": ("run_dir",),
+    "analyze": ("run_dir",),
+    "data": ("action", "names"),
 }
 
 
@@ -142,7 +143,7 @@ def _check_spelling(words: Sequence[str], commands: Mapping[str, type[options.Co
     fields = {
         _flag(field.name): field
         for field in dataclasses.fields(commands[words[0]])
-        if field.name != POSITIONAL.get(words[0])
+        if field.name not in POSITIONAL.get(words[0], ())
     }
     hints = typing.get_type_hints(commands[words[0]])
     seen = set()

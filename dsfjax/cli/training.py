@@ -150,6 +150,9 @@ def check(configs: Mapping[str, TrainConfig], resources: Resources) -> None:
         TypeError: If an option of an architecture has the wrong type.
     """
     resources.devices()
+    for task in dict.fromkeys(config.task for config in configs.values()):
+        for split in (tasks.TRAIN, tasks.HELD_OUT):
+            task.arrays(split)  # a data set that is not there, or damaged, says so
     for config in configs.values():
         program_of(config)
 

@@ -7,8 +7,11 @@
 * `dsfjax.tasks.digits`: real images, read pixel by pixel, to be classified.
 * `dsfjax.tasks.state_tracking`: parity, modular arithmetic, words of groups.
 * `dsfjax.tasks.listops`: the value of nested operations on lists (Long Range Arena).
+
+`dsfjax.tasks.data` reads the data sets that users have on their disk.
 """
 
+from dsfjax.tasks import data as data
 from dsfjax.tasks import digits as digits
 from dsfjax.tasks import listops as listops
 from dsfjax.tasks import mqar as mqar

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
+from dsfjax.tasks.data.declared import provenance
+
 TRAIN, HELD_OUT = "train", "held_out"
 """The splits that training draws from and is judged on."""
 
@@ -143,6 +145,8 @@ class Task(abc.ABC):
     num_classes: int = 0
     metric: ClassVar[Metric] = Metric("accuracy", higher_is_better=True)
     presets: ClassVar[Mapping[str, Preset]] = {}
+    data_sets: ClassVar[tuple[str, ...]] = ()
+    """Data sets that the user must have (`dsfjax.tasks.data`)."""
 
     @abc.abstractmethod
     def arrays(self, split: str) -> PyTree:
@@ -228,6 +232,10 @@ class Task(abc.ABC):
         """
         del example
         return None
+
+    def provenance(self) -> str:
+        """Which files the examples are made of, for the record of a run; "" if there are none."""
+        return provenance(self.data_sets)
 
     def describe(self) -> str:
         """Its sizes in words, such as "L = 64, 4 key–value pairs"."""

@@ -271,7 +271,8 @@ def _resume(folder: Path, config: TrainConfig, template: Carry) -> run_folder.Pr
 
     def read() -> dict[str, Any]:
         found.append(run_folder.progress(folder, config, template))
-        files.write_json(folder / "environment.json", environment.describe())
+        about = environment.describe() | {"data": config.task.provenance()}
+        files.write_json(folder / "environment.json", about)
         return {"lines": found[0].lines, "restored": found[0].carry is not None}
 
     told = devices.agree(read)
