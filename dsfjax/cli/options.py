@@ -26,7 +26,7 @@ OwnInt = Annotated[int | None, _own("INT")]
 Mixer = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(required)")]
 Names = Annotated[tuple[str, ...], _from_preset("MIXER ...")]
 Ints = Annotated[tuple[int, ...], _from_preset("INT ...")]
-SharedData = Annotated[bool | None, _from_preset("{True,False}")]
+YesNo = Annotated[bool | None, _from_preset("{True,False}")]
 ReportDir = Annotated[
     Path | None,
     tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: report/ in the run directory)"),
@@ -91,6 +91,12 @@ class Training(Reading):
     """Hidden width of the MLP over that of the model."""
     norm: Annotated[str | None, _from_preset("{layer,rms}")] = None
     """Norms of the blocks."""
+    bidirectional: YesNo = None
+    """Whether every layer also has a mixer that reads the sequence from its end."""
+    pooling: Annotated[str | None, _from_preset("{mean,last}")] = None
+    """What a classifier reads of a sequence: the mean of its features, or the last."""
+    remat: YesNo = None
+    """Compute every block again in the backward pass: less memory, more time."""
     max_length: Int = None
     """Learned positions, 0 for none."""
     init: Annotated[str | None, _from_preset("{published,authors}")] = None
@@ -123,7 +129,7 @@ class Training(Reading):
         int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: no probes)")
     ] = None
     """Steps between looks inside the models while they train, a multiple of eval-every."""
-    shared_data: SharedData = None
+    shared_data: YesNo = None
     """Whether all members see the same batches, or each seed its own."""
     schedule: Schedule = None
     """Learning rate over time."""

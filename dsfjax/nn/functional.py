@@ -25,6 +25,8 @@ from dsfjax.nn.precision import as_input, computed
 from dsfjax.nn.tokens import token_ids
 
 Params = dict[str, Any]
+MIXERS = {"mixer", "mixer_back"}
+"""Names of the mixers of a block."""
 
 
 class Model(NamedTuple):
@@ -32,16 +34,18 @@ class Model(NamedTuple):
 
     Attributes:
         init: ``init(key) -> params``, a nested dict of arrays.
-        features: ``features(params, tokens (L,), *, reset=None, key=None, dropout=None,
-            added=None)``, (L, d). A key means training: dropout is on, where the config has a rate
-            above 0, at that rate or at ``dropout``, which may be traced. ``added`` has an array
-            (L, d_out) per layer to be added to the outputs of its system: the gradient to it is
-            that to these outputs.
+        features: ``features(params, tokens (L,), *, reset=None, length=None, key=None,
+            dropout=None, added=None)``, (L, d). Tokens from ``length`` on are padding. A key means
+            training: dropout is on, where the config has a rate above 0, at that rate or at
+            ``dropout``, which may be traced. ``added`` has an array (L, d_out) per system to be
+            added to its outputs: the gradient to it is that to these outputs.
         head: ``head(params, features (…, d)) -> logits (…, vocab)``; for a classifier
-            (num_classes,) from (L, d).
-        apply: ``apply(params, tokens, *, reset=None, key=None, dropout=None) -> logits``.
+            (num_classes,) from (L, d), with ``length`` and ``reset`` as above.
+        apply: ``apply(params, tokens, *, reset=None, length=None, key=None, dropout=None) ->
+            logits``.
         labels: ``labels(params) -> params`` of strings, "decay" or "no_decay".
-        systems: ``systems(params, tokens, *, reset=None) -> ((System, u), …)``, one per layer.
+        systems: ``systems(params, tokens, *, reset=None, length=None) -> ((System, u), …)``, one
+            per layer; two of a bidirectional model, the second on the reversed sequence.
         init_state: ``init_state(params, max_length) -> DecodeState``; only caches use max_length.
         prefill: ``prefill(params, tokens (L,), state, *, start=None) -> (logits (L, vocab),
             state)``. The document begins at token ``start``, which may be traced: the tokens before
@@ -55,6 +59,7 @@ class Model(NamedTuple):
             starts)``. Temperature and start may be traced.
         channels: Values per step of what stands for tokens here, (L, channels); 0 for token ids.
         pooled: Whether the head reads a whole sequence, as that of a classifier does.
+        causal: Whether it can continue a sequence; a bidirectional model has no decode state.
     """
 
     init: Callable[[Array], Params]
@@ -69,6 +74,7 @@ class Model(NamedTuple):
     generate: Callable[..., Array]
     channels: int = 0
     pooled: bool = False
+    causal: bool = True
 
 
 def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
@@ -113,32 +119,49 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         tokens: Array,
         *,
         reset: Array | None = None,
+        length: Array | int | None = None,
         key: Array | None = None,
         dropout: Array | float | None = None,
         added: tuple[Array, ...] | None = None,
     ) -> Array:
         own, tokens = module(params), as_input(policy, tokens)
-        return own.features(tokens, reset=reset, key=key, dropout=dropout, added=added)
+        return own.features(
+            tokens, reset=reset, length=length, key=key, dropout=dropout, added=added
+        )
 
-    def head(params: Params, x: Array) -> Array:
-        return module(params).head(x)
+    def head(
+        params: Params,
+        x: Array,
+        *,
+        length: Array | int | None = None,
+        reset: Array | None = None,
+    ) -> Array:
+        return module(params).head(x, length=length, reset=reset)
 
     def apply(
         params: Params,
         tokens: Array,
         *,
         reset: Array | None = None,
+        length: Array | int | None = None,
         key: Array | None = None,
         dropout: Array | float | None = None,
     ) -> Array:
-        return head(params, features(params, tokens, reset=reset, key=key, dropout=dropout))
+        x = features(params, tokens, reset=reset, length=length, key=key, dropout=dropout)
+        return head(params, x, length=length, reset=reset)
 
     def labels(params: Params) -> Params:
         return _labels(whole(params), params)
 
-    def systems(params: Params, tokens: Array, *, reset: Array | None = None) -> Any:
+    def systems(
+        params: Params,
+        tokens: Array,
+        *,
+        reset: Array | None = None,
+        length: Array | int | None = None,
+    ) -> Any:
         # What is analysed is analysed in full precision, whatever the model was trained in.
-        return whole(params).systems(tokens, reset=reset)
+        return whole(params).systems(tokens, reset=reset, length=length)
 
     def init_state(params: Params, max_length: int) -> DecodeState:
         return module(params).init_state(max_length)
@@ -222,6 +245,7 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         generate,
         channels=config.channels,
         pooled=config.head == "classifier",
+        causal=not config.bidirectional,
     )
 
 
@@ -231,10 +255,11 @@ def _labels(module: SequenceModel, params: Params) -> Params:
     if "positions" in labels:
         labels["positions"] = jax.tree.map(lambda _: "no_decay", params["positions"])
     for name, block in module.blocks.items():
-        mixer, core = block.mixer, params["blocks"][name]["mixer"]["core"]
-        named = mixer.params_type(**{k: core.get(k) for k in mixer.params_type._fields})
-        own = mixer.arch.labels(named)._asdict()
-        labels["blocks"][name]["mixer"]["core"] = {k: v for k, v in own.items() if v is not None}
+        for which in MIXERS & labels["blocks"][name].keys():
+            mixer, core = getattr(block, which), params["blocks"][name][which]["core"]
+            named = mixer.params_type(**{k: core.get(k) for k in mixer.params_type._fields})
+            own = mixer.arch.labels(named)._asdict()
+            labels["blocks"][name][which]["core"] = {k: v for k, v in own.items() if v is not None}
     return labels
 
 
@@ -242,8 +267,9 @@ def _kept(labels: Params) -> Params:
     """Which parameters keep their type in any precision: what sets the decays of a state."""
     keep = jax.tree.map(lambda _: False, labels)
     for name, block in labels["blocks"].items():
-        core = jax.tree.map(lambda label: label == "no_decay", block["mixer"]["core"])
-        keep["blocks"][name]["mixer"]["core"] = core
+        for which in MIXERS & block.keys():
+            core = jax.tree.map(lambda label: label == "no_decay", block[which]["core"])
+            keep["blocks"][name][which]["core"] = core
     return keep
 
 
@@ -258,6 +284,10 @@ def _check_generate(
     """The ids of the prompt, if all that is known while tracing fits together."""
     if config.head == "classifier":
         raise ValueError("generate: a classifier has no next token; use head = 'tied' or 'untied'.")
+    if config.num_outputs:
+        raise ValueError(
+            "generate: a head of values names no next token; use head = 'tied' or 'untied'."
+        )
     if config.channels:
         raise ValueError(
             f"generate: expected a model of token ids, got one of {config.channels} channels, "

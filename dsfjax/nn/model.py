@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from dsfjax import systems
 from dsfjax.core import KernelSystem, Precision, System
 from dsfjax.nn.mixer import Mixer, MixerState, Surrounding
 from dsfjax.nn.model_config import ModelConfig
-from dsfjax.nn.pieces import MLP, dropout, linear, norm, param_dtype
+from dsfjax.nn.pieces import ACTIVATIONS, MLP, dropout, linear, norm, param_dtype
 from dsfjax.nn.precision import products
 from dsfjax.nn.surroundings import surrounding
 from dsfjax.nn.tokens import token_ids
@@ -40,6 +41,9 @@ class Block(nnx.Module):
     With f an MLP this is the usual pre-norm block ("prenorm"); without the second half it is the
     Mamba block ("mamba"); with f the identity it is the Transformer block of the paper's authors
     for models without MLP ("transformer"), which adds norm₂(r) itself to the residual.
+
+    A bidirectional block has a second mixer that reads the sequence from its end:
+    :math:`h ← \mathrm{mixer}(x) + \mathrm{flip}(\mathrm{mixer}'(\mathrm{flip}(x)))`.
     """
 
     def __init__(
@@ -48,7 +52,8 @@ class Block(nnx.Module):
         depth, precision = config.num_layers, Precision.named(config.precision)
         self.kind = config.block
         self.norm1 = norm(config.norm, config.d_model, rngs=rngs)
-        self.mixer = Mixer(
+        make = partial(
+            Mixer,
             architecture(config, around),
             config.d_model,
             around or surrounding(config.mixer, config.surroundings),
@@ -59,6 +64,9 @@ class Block(nnx.Module):
             precision=precision,
             rngs=rngs,
         )
+        self.mixer = make()
+        if config.bidirectional:
+            self.mixer_back = make()
         if config.block != "mamba":
             self.norm2 = norm(config.norm, config.d_model, rngs=rngs)
         if config.block == "prenorm":
@@ -78,19 +86,27 @@ class Block(nnx.Module):
         state: MixerState | None = None,
         *,
         reset: Array | None = None,
+        backward: Array | None = None,
         rates: tuple[float | Array, float | Array, float | Array | None] = (0.0, 0.0, None),
         key: Array | None = None,
-        added: Array | None = None,
+        added: tuple[Array | None, ...] = (None, None),
     ) -> tuple[Array, Array, MixerState]:
         """Run a sequence: h, r (L, d) and the state in, the same out.
 
-        ``rates`` are those of dropout on h before and after the mixer, and within it; ``added`` is
-        added to the outputs of its system.
+        ``backward`` says where documents start in the reversed sequence; ``rates`` are those of
+        dropout on h before and after the mixer, and within it; ``added`` is added to the outputs of
+        its system, or its two.
         """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         r = r + dropout(h, rates[0], keys[0])
         x = self.norm1(r)
-        h, state = self.mixer(x, state, reset=reset, rate=rates[2], key=keys[1], added=added)
+        h, state = self.mixer(x, state, reset=reset, rate=rates[2], key=keys[1], added=added[0])
+        if hasattr(self, "mixer_back"):
+            own = None if keys[1] is None else jax.random.fold_in(keys[1], 1)
+            back, _ = self.mixer_back(
+                jnp.flip(x, 0), reset=backward, rate=rates[2], key=own, added=added[1]
+            )
+            h = h + jnp.flip(back, 0)
         return *self._channels(h, r, rates[1], keys[2]), state
 
     def step(self, h: Array, r: Array, state: MixerState) -> tuple[Array, Array, MixerState]:
@@ -143,22 +159,19 @@ class SequenceModel(nnx.Module):
             {f"block_{i}": Block(config, around, rngs=rngs) for i in range(config.num_layers)}
         )
         self.norm_f = norm(config.norm, d, rngs=rngs)
+        make = partial(linear, init=config.init, precision=precision, rngs=rngs)
+        if config.num_documents > 1:
+            self.pair_map = make(4 * d, d)
         if config.head != "tied":
-            width = config.num_classes or config.vocab_size
-            self.head_map = linear(
-                d,
-                width,
-                init=config.init,
-                bias=config.head == "classifier",
-                precision=precision,
-                rngs=rngs,
-            )
+            width = config.num_classes or config.num_outputs or config.vocab_size
+            self.head_map = make(d, width, bias=config.head != "untied")
 
     def features(
         self,
         tokens: Tokens,
         *,
         reset: Bool[Array, " L"] | None = None,
+        length: Int[Array, ""] | int | None = None,
         key: Array | None = None,
         dropout: Float[Array, ""] | float | None = None,
         added: tuple[Float[Array, "L _"], ...] | None = None,
@@ -168,18 +181,28 @@ class SequenceModel(nnx.Module):
         Args:
             tokens: Token ids, or values.
             reset: True where a document starts.
+            length: Number of tokens that are not padding on the right, which only a bidirectional
+                model has to know: nothing passes from padding to what is before it.
             key: Turns dropout on.
             dropout: A rate in place of those of the config that are not 0; it may be traced.
-            added: Of every layer what is added to the outputs of its system; None for nothing.
+            added: What is added to the outputs of every system, in the order of `systems`; None for
+                nothing.
         """
-        return self._run(tokens, None, reset, key, dropout, added)[0]
+        return self._run(tokens, None, reset, key, dropout, added, length)[0]
 
     def head(
-        self, features: Float[Array, "... d"], *, start: Int[Array, ""] | int | None = None
+        self,
+        features: Float[Array, "... d"],
+        *,
+        start: Int[Array, ""] | int | None = None,
+        length: Int[Array, ""] | int | None = None,
+        reset: Bool[Array, " L"] | None = None,
     ) -> Float[Array, "... k"]:
         """Logits (…, vocab) of features (…, d); for a classifier (num_classes,) of (L, d).
 
-        A classifier pools from ``start`` on, which is where the tokens begin after padding.
+        A classifier pools over the tokens from ``start`` on, after padding on the left, and before
+        ``length``, where padding on the right begins. That of pairs pools each of the two documents
+        that ``reset`` tells apart.
         """
         if self.config.head == "tied":
             table = self.embed.embedding[...]  # type: ignore[attr-defined]  # of ids, not of channels
@@ -192,29 +215,40 @@ class SequenceModel(nnx.Module):
                     "head: a classifier pools over a sequence, expected features (…, L, d), got "
                     f"{features.shape}. Use prefill or apply instead of step."
                 )
-            if self.config.pooling == "last":
-                features = features[..., -1, :]
-            elif start is None:
-                features = features.mean(axis=-2)
-            else:
-                own = jnp.arange(features.shape[-2]) >= start
-                features = features.mean(axis=-2, where=own[:, None])
+            features = self._pool(features, start, length, reset)
         # Whatever the activations are, logits are sums in float32.
         return self.head_map(features.astype(jnp.promote_types(features.dtype, jnp.float32)))
 
     def systems(
-        self, tokens: Tokens, *, reset: Bool[Array, " L"] | None = None
+        self,
+        tokens: Tokens,
+        *,
+        reset: Bool[Array, " L"] | None = None,
+        length: Int[Array, ""] | int | None = None,
     ) -> tuple[tuple[System | KernelSystem, Array], ...]:
-        """The System of every layer on tokens (L,), with the tokens that enter it."""
+        """The System of every layer on tokens (L,), with the tokens that enter it.
+
+        A layer of a bidirectional model has two, the second on the reversed sequence.
+        """
         h, found = self._embed(tokens, jnp.zeros((), jnp.int32), reset)[0], []
-        r = jnp.zeros_like(h)
+        r, backward = jnp.zeros_like(h), self._backward(tokens, reset, length)
+        if backward is not None and reset is None:
+            reset = jnp.zeros(tokens.shape[0], bool)  # so that all systems have the same structure
         for block in self._blocks():
-            found.append(block.mixer.system(block.norm1(r + h), reset=reset))
-            h, r, _ = block(h, r, reset=reset)
+            x = block.norm1(r + h)
+            found.append(block.mixer.system(x, reset=reset))
+            if self.config.bidirectional:
+                found.append(block.mixer_back.system(jnp.flip(x, 0), reset=backward))
+            h, r, _ = block(h, r, reset=reset, backward=backward)
         return tuple(found)
 
     def init_state(self, max_length: int) -> DecodeState:
         """The state before the first token; caches get ``max_length`` slots."""
+        if self.config.bidirectional:
+            raise ValueError(
+                "init_state: a bidirectional model reads whole sequences and cannot continue one; "
+                "use apply, or bidirectional = False."
+            )
         layers = tuple(block.mixer.init_state(max_length) for block in self._blocks())
         return DecodeState(jnp.zeros((), jnp.int32), layers)
 
@@ -253,22 +287,70 @@ class SequenceModel(nnx.Module):
         key: Array | None,
         rate: float | Array | None,
         added: tuple[Array, ...] | None = None,
+        length: Array | int | None = None,
     ) -> tuple[Array, DecodeState]:
         start = jnp.zeros((), jnp.int32) if state is None else state.position
         h, position = self._embed(tokens, start, reset)
         r, layers = jnp.zeros_like(h), []
+        backward = self._backward(tokens, reset, length)
         own = self.config.embed_dropout, self.config.residual_dropout
         embed, residual = (x if rate is None or x == 0 else rate for x in own)
         for i, block in enumerate(self._blocks()):
             rates = (embed if i == 0 else residual, residual, rate)
             layer_key = None if key is None else jax.random.fold_in(key, i)
             layer = None if state is None else state.layers[i]
-            extra = None if added is None else added[i]
-            h, r, layer = block(h, r, layer, reset=reset, rates=rates, key=layer_key, added=extra)
+            each = 2 if self.config.bidirectional else 1
+            extra = (None,) * each if added is None else added[each * i : each * (i + 1)]
+            # What a block reads besides h and r is closed over: it is kept, not computed again.
+            run = partial(
+                block, reset=reset, backward=backward, rates=rates, key=layer_key, added=extra
+            )
+            run = jax.checkpoint(run) if self.config.remat else run  # type: ignore[arg-type]
+            h, r, layer = run(h, r, layer)
             layers.append(layer)
         final_key = None if key is None else jax.random.fold_in(key, len(layers))
         features = self.norm_f(r + dropout(h, residual, final_key))
         return features, DecodeState(position, tuple(layers))
+
+    def _backward(
+        self, tokens: Array, reset: Array | None, length: Array | int | None
+    ) -> Array | None:
+        """Where documents start in the reversed sequence: at the last token of each."""
+        if not self.config.bidirectional or (reset is None and length is None):
+            return None
+        size = tokens.shape[0]
+        last = jnp.arange(size) == (size if length is None else length) - 1
+        if reset is not None:
+            last = last | jnp.append(reset[1:], True)
+        return jnp.flip(last, 0)
+
+    def _pool(
+        self,
+        features: Array,
+        start: Array | int | None,
+        length: Array | int | None,
+        reset: Array | None,
+    ) -> Array:
+        """Features (…, d) of whole sequences (…, L, d)."""
+        size = features.shape[-2]
+        index, stop = jnp.arange(size), size if length is None else length
+        own = (index < stop) & (index >= (0 if start is None else start))
+
+        def pooled(own: Array, stop: Array | int) -> Array:
+            if self.config.pooling == "last":
+                return jnp.take(features, stop - 1, axis=-2)
+            return features.mean(axis=-2, where=own[:, None])
+
+        if self.config.num_documents == 1:
+            return pooled(own, stop)
+        if reset is None:
+            raise ValueError(
+                "head: a classifier of pairs expects reset, true where the second document starts; "
+                "got none."
+            )
+        second = jnp.argmax(reset & (index > 0))
+        u, v = pooled(own & (index < second), second), pooled(own & (index >= second), stop)
+        return ACTIVATIONS["gelu"](self.pair_map(pair_features(u, v)))
 
     def _embed(self, tokens: Array, start: Array, reset: Array | None) -> tuple[Array, Array]:
         """What enters the first block, and the position in its document of the token that follows.
@@ -305,6 +387,16 @@ class SequenceModel(nnx.Module):
 
     def _blocks(self) -> list[Block]:
         return [self.blocks[f"block_{i}"] for i in range(self.config.num_layers)]
+
+
+def pair_features(u: Float[Array, "... d"], v: Float[Array, "... d"]) -> Float[Array, "... 4*d"]:
+    """What a classifier of pairs reads of two pooled documents: [u, v, u ⊙ v, u − v].
+
+    References:
+        Tay et al. (2021), Long Range Arena, arXiv:2011.04006; the features are those of the
+        two-tower models of its Retrieval task.
+    """
+    return jnp.concatenate([u, v, u * v, u - v], axis=-1)
 
 
 def architecture(config: ModelConfig, around: Surrounding | None = None) -> Architecture:

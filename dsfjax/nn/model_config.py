@@ -12,7 +12,7 @@ from dsfjax.core import Precision
 from dsfjax.engines import ENGINES
 
 BlockName = Literal["prenorm", "transformer", "mamba"]
-HeadName = Literal["tied", "untied", "classifier"]
+HeadName = Literal["tied", "untied", "classifier", "values"]
 Surroundings = Literal["paper", "authors", "practice"]
 
 
@@ -38,7 +38,8 @@ class ModelConfig:
         mlp_ratio: Hidden width of the MLP over d.
         norm: "layer" or "rms".
         max_length: Number of learned positions; 0 for none.
-        head: "tied" to the embedding, "untied", or "classifier" (pooled features).
+        head: "tied" to the embedding, "untied", "classifier" (pooled features), or "values"
+            (``num_outputs`` numbers at every step).
         num_classes: Outputs of the classifier.
         pooling: Of the classifier, "mean" or "last".
         embed_dropout: Rate after the embedding, in training.
@@ -50,6 +51,13 @@ class ModelConfig:
         precision: "float32", "bfloat16" (activations and operands of products in bfloat16; states,
             sums, logits and master weights in float32) or "tf32" (products of float32 in TF32 where
             the device has it); see `dsfjax.Precision.named`.
+        num_outputs: Numbers that the head "values" gives at every step.
+        num_documents: Documents in a sequence that the classifier reads: 1, or 2 for a class of the
+            pair (`dsfjax.nn.model.pair_features`).
+        bidirectional: Whether every block also has a mixer of its own for the reversed sequence,
+            whose outputs are added. Such a model reads whole sequences; it cannot continue one.
+        remat: Whether the backward pass computes every block again instead of keeping what is
+            inside: the memory of one block instead of all, for about a third more time.
 
     Raises:
         ValueError: For unknown names, with the nearest, and for sizes that cannot be.
@@ -86,6 +94,15 @@ class ModelConfig:
     precision: Literal["float32", "bfloat16", "tf32"] = field(
         default="float32", metadata={"later": True}
     )
+    num_outputs: int = field(default=0, metadata={"later": True})
+    num_documents: int = field(default=1, metadata={"later": True})
+    bidirectional: bool = field(default=False, metadata={"later": True})
+    remat: bool = field(default=False, metadata={"later": True})
+
+    @property
+    def num_systems(self) -> int:
+        """Systems of the model: one per layer, two of a bidirectional one."""
+        return self.num_layers * (2 if self.bidirectional else 1)
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -110,7 +127,7 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} >= 1, got {value}")
-        for name in ("max_length", "num_classes", "channels"):
+        for name in ("max_length", "num_classes", "num_outputs", "channels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
         if self.vocab_size >= 2**31:
@@ -119,6 +136,16 @@ class ModelConfig:
             raise ValueError(
                 f"head = {self.head!r} and num_classes = {self.num_classes} do not fit: a "
                 "classifier needs num_classes > 0, and only a classifier has classes"
+            )
+        if (self.head == "values") != (self.num_outputs > 0):
+            raise ValueError(
+                f"head = {self.head!r} and num_outputs = {self.num_outputs} do not fit: the head "
+                "'values' needs num_outputs > 0, and only it has them"
+            )
+        if self.num_documents not in ((1, 2) if self.head == "classifier" else (1,)):
+            raise ValueError(
+                "expected num_documents of 1, or 2 for a classifier of pairs, got "
+                f"{self.num_documents} with head = {self.head!r}"
             )
         for name in ("embed_dropout", "residual_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:

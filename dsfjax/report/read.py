@@ -155,6 +155,8 @@ def _best(row: Mapping[str, Any], loaded: Loaded) -> list[MemberResult]:
 def _entry(label: str, row: Mapping[str, Any], loaded: Loaded, found: Findings | None) -> Entry:
     config, best = loaded.config, _best(row, loaded)
     model, length = program_of(config).model, config.task.seq_len
+    # What answers once, at the end, or reads both ways is not decoded.
+    phases = PHASES if model.causal and not model.pooled else PHASES[:2]
     seen = [read_dynamics(loaded.metrics, member.member) for member in best]
     copied = (
         "accuracy_mean accuracy_std steps_to_90 state_size num_params tokens_per_second"
@@ -168,8 +170,7 @@ def _entry(label: str, row: Mapping[str, Any], loaded: Loaded, found: Findings |
         bounds=_bounds(config),
         outcomes=loaded.members,
         curves=tuple(map(_curve, best)),
-        # A classifier answers once, at the end: nothing of it is decoded.
-        cost=cost(model, length, phases=PHASES[:2] if model.pooled else PHASES),
+        cost=cost(model, length, phases=phases),
         findings=found,
         dynamics=next((dynamics for dynamics in seen if dynamics is not None), None),
     )

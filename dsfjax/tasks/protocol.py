@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from dsfjax.tasks.data.declared import provenance
 
@@ -24,18 +24,27 @@ class Example(NamedTuple):
     The queries are given by position, so that a loss computes logits at q positions instead of at
     all L. A task that asks one question about the whole sequence has one query, at the last step.
 
+    Sequences of several lengths are padded on the right, with any values, and say their ``length``.
+    Several documents in one sequence say in ``reset`` where each starts: nothing passes from one to
+    the next. So a pair of texts is one sequence, the second right after the first.
+
     Attributes:
         inputs: Token ids (L,), or values (L, channels) of a task without a vocabulary.
         query_positions: Steps after which something is asked, (q,).
-        targets: The answers, (q,): token ids or classes.
+        targets: The answers, (q,): token ids or classes; or values, (q, …), where the task has
+            ``num_outputs``.
         weights: Weight of each query in loss and metrics, (q,): 0 for one that only fills up; None
             for the same weight for all.
+        reset: True where a document starts, (L,); None for one document.
+        length: Number of steps that are not padding, (); None for all.
     """
 
     inputs: Shaped[Array, "*batch l"]
     query_positions: Int[Array, "*batch queries"]
-    targets: Int[Array, "*batch queries"]
+    targets: Shaped[Array, "*batch queries *answer"]
     weights: Float[Array, "*batch queries"] | None = None
+    reset: Bool[Array, "*batch l"] | None = None
+    length: Int[Array, "*batch"] | None = None
 
 
 class Metric(NamedTuple):
@@ -124,8 +133,12 @@ class Task(abc.ABC):
     * ``title``: its name in a heading.
     * ``seq_len``: L, steps of a sequence.
     * ``vocab_size`` for token ids, or ``channels`` for sequences of values.
-    * ``num_classes`` if the question is about the whole sequence: a class from pooled features.
-      Without it every query asks for a token.
+    * ``num_classes`` if the question is about the whole sequence: a class from pooled features;
+      with ``num_documents`` = 2, about a pair of documents in one sequence.
+    * ``num_outputs`` if every query asks for values: how many. `measure` and `baselines` are then
+      the task's own.
+
+    With neither every query asks for a token.
 
     It may add ``baselines``, ``sources``, ``describe``, ``measure`` and ``presets``.
 
@@ -143,6 +156,8 @@ class Task(abc.ABC):
     vocab_size: int = 0
     channels: int = 0
     num_classes: int = 0
+    num_outputs: int = 0
+    num_documents: int = 1
     metric: ClassVar[Metric] = Metric("accuracy", higher_is_better=True)
     presets: ClassVar[Mapping[str, Preset]] = {}
     data_sets: ClassVar[tuple[str, ...]] = ()
@@ -197,7 +212,7 @@ class Task(abc.ABC):
         """
 
     def measure(
-        self, outputs: Float[Array, "*batch k"], targets: Int[Array, "*batch"]
+        self, outputs: Float[Array, "*batch k"], targets: Shaped[Array, "*batch *answer"]
     ) -> dict[str, Shaped[Array, "*batch"]]:
         """How each answer is judged: ``loss``, and the numbers named in `metric`.
 
@@ -341,7 +356,9 @@ class Resident(Task):
         return self.read(jax.tree.map(lambda rows: rows[pick], data))
 
 
-def examples(task: Task, split: str, count: int, key: PRNGKeyArray) -> Example:
+def examples(
+    task: Task, split: str, count: int, key: PRNGKeyArray, data: PyTree | None = None
+) -> Example:
     """The first held-out or training examples, as a batch on the device.
 
     Args:
@@ -349,6 +366,8 @@ def examples(task: Task, split: str, count: int, key: PRNGKeyArray) -> Example:
         split: `TRAIN` or `HELD_OUT`.
         count: How many.
         key: Key of the held-out examples, or of the data of a run.
+        data: `Task.arrays` of the split, where a compiled program has them as an argument; by
+            default they become constants.
 
     Returns:
         A batch of ``count``.
@@ -357,6 +376,6 @@ def examples(task: Task, split: str, count: int, key: PRNGKeyArray) -> Example:
         picks = task.picks(key, jnp.zeros((), jnp.int32), count)
     else:
         picks = jax.vmap(lambda index: task.held_out(key, index))(jnp.arange(count))
-    data = jax.tree.map(np.asarray, task.arrays(split))
-    data = jax.tree.map(jnp.asarray, data)
+    if data is None:
+        data = jax.tree.map(lambda rows: jnp.asarray(np.asarray(rows)), task.arrays(split))
     return jax.vmap(lambda pick: task.example(pick, data))(picks)

@@ -17,7 +17,7 @@ from dsfjax.training.optimizer import OptimizerConfig
 from dsfjax.training.storage import serial
 
 STOP_WHEN = ("all_members", "one_rate")
-INTERFACE = ("vocab_size", "channels", "num_classes")
+INTERFACE = ("vocab_size", "channels", "num_classes", "num_outputs", "num_documents")
 """What a model and its task have in common."""
 
 
@@ -29,11 +29,18 @@ def fitted(model: ModelConfig, task: Task) -> ModelConfig:
         task: The task.
 
     Returns:
-        The model with the task's vocabulary or channels; a classifier if the task has classes.
+        The model with the task's vocabulary or channels; a classifier if the task has classes, with
+        the head "values" if it asks for values.
     """
-    head = "tied" if model.head == "classifier" else model.head
+    own_head = "tied" if model.head in ("classifier", "values") else model.head
+    if task.num_outputs:
+        own_head = "values"
+    elif task.num_classes:
+        own_head = "classifier"
+    elif task.channels and own_head == "tied":
+        own_head = "untied"
     own: dict[str, Any] = {name: getattr(task, name) for name in INTERFACE}
-    return replace(model, head="classifier" if task.num_classes else head, **own)
+    return replace(model, head=own_head, **own)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@ r"""What a model is trained for: the loss at the positions where something is as
 With vocabulary :math:`V`, features :math:`x \in \mathbb{R}^{L \times d}` and :math:`q` queries per
 sequence, the dense loss costs :math:`L V d` operations for the logits, of which all but
 :math:`q V d` are thrown away. :func:`query_loss` gathers the features first and so never computes
-them; value and gradient are those of :func:`full_loss`.
+them; value and gradient are those of :func:`full_loss`. Where every step is asked, as in language
+modelling, it computes the logits in blocks of queries, and again in the backward pass: with a large
+vocabulary they would be most of a training step's memory.
 """
 
 from collections.abc import Callable
@@ -23,6 +25,9 @@ Measure = Callable[[Array, Array], dict[str, Array]]
 IGNORED = -100
 """Label of a position without an answer."""
 
+BLOCK = 2**24
+"""Logits that are in memory at once, 64 MiB in float32."""
+
 
 def query_loss(
     model: Model,
@@ -41,6 +46,7 @@ def query_loss(
         \qquad z_{ij} = \mathrm{head}(x_i[t_{ij}])
 
     The head of a classifier reads all of :math:`x_i` instead and answers the one query there is.
+    Examples with a ``length`` or ``reset`` are read accordingly (`dsfjax.tasks.Example`).
 
     Args:
         model: The model; its ``features`` sees one sequence at a time.
@@ -73,8 +79,12 @@ def query_loss(
     """
 
     def features_at_queries(example: Example, key: PRNGKeyArray | None) -> Array:
-        features = model.features(params, example.inputs, key=key, dropout=dropout)
-        return features if model.pooled else features[example.query_positions]
+        where = said(example)
+        features = model.features(params, example.inputs, **where, key=key, dropout=dropout)
+        # That of a classifier is one query; its head reads each sequence as a whole.
+        if model.pooled:
+            return model.head(params, features, **where)[None]
+        return features[example.query_positions]
 
     keys = None
     if key is not None:
@@ -82,12 +92,13 @@ def query_loss(
         keys = own(jax.random.split(key, devices * len(batch.inputs)), axis_name)
     features = jax.vmap(features_at_queries)(batch, keys)
     each = jnp.ones(len(batch.targets), int) if weights is None else weights
-    each = jnp.broadcast_to(each[:, None], batch.targets.shape)
+    each = jnp.broadcast_to(each[:, None], batch.query_positions.shape)
     if batch.weights is not None:
         each = each * batch.weights
-    outputs = model.head(params, features)
-    outputs = outputs[:, None] if model.pooled else outputs
-    return _mean(measure, outputs, batch.targets, each, axis_name)
+    if model.pooled:
+        return _mean(measure, features, batch.targets, each, axis_name)
+    head = partial(model.head, params)
+    return _blockwise(measure, head, features, batch.targets, each, axis_name)
 
 
 def full_loss(
@@ -136,16 +147,82 @@ def full_loss(
 def _mean(
     measure: Measure,
     outputs: Float[Array, "b t k"],
-    targets: Int[Array, "b t"],
+    targets: Shaped[Array, "b t *answer"],
     weights: Shaped[Array, "b t"],
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-    weights = weights.astype(outputs.dtype)
-    weights = weights / total(weights.sum(), axis_name)
-    found = measure(outputs, targets)
-    means = {name: (weights * x.astype(weights.dtype)).sum() for name, x in found.items()}
+    weights = weights.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    means = _sums(measure, outputs, targets, weights / total(weights.sum(), axis_name))
     return means["loss"], means
+
+
+def _sums(
+    measure: Measure,
+    outputs: Float[Array, "b t k"],
+    targets: Shaped[Array, "b t *answer"],
+    weights: Float[Array, "b t"],
+) -> dict[str, Float[Array, ""]]:
+    found = measure(outputs.astype(weights.dtype), targets)
+    return {name: (weights * x.astype(weights.dtype)).sum() for name, x in found.items()}
+
+
+def said(example: Example) -> dict[str, Array]:
+    """What an example says of its sequence, as the keywords of a model's functions.
+
+    Args:
+        example: One sequence.
+
+    Returns:
+        ``length`` and ``reset``, those that it has.
+
+    Examples:
+        >>> example = Example(jnp.arange(4), jnp.array([3]), jnp.array([1]), length=jnp.array(3))
+        >>> list(said(example))
+        ['length']
+    """
+    own = {"length": example.length, "reset": example.reset}
+    return {name: value for name, value in own.items() if value is not None}
+
+
+def _blockwise(
+    measure: Measure,
+    head: Callable[[Array], Array],
+    features: Float[Array, "b t d"],
+    targets: Shaped[Array, "b t *answer"],
+    weights: Shaped[Array, "b t"],
+    axis_name: str | None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """`_mean` of a head's outputs, of which only so many are in memory at once."""
+    width = jax.eval_shape(head, features).shape[-1]
+    queries = weights.size
+    count = -(-queries * width // BLOCK)
+    if count <= 1:
+        return _mean(measure, head(features), targets, weights, axis_name)
+    size = -(-queries // count)
+
+    def rows(leaf: Array) -> Array:
+        flat = leaf.reshape(queries, *leaf.shape[2:])
+        # What fills the last block up repeats the last query, with a weight of 0.
+        filled = jnp.concatenate([flat, jnp.repeat(flat[-1:], count * size - queries, axis=0)])
+        return filled.reshape(count, 1, size, *filled.shape[1:])
+
+    dtype = jnp.promote_types(features.dtype, jnp.float32)
+    weights = weights.astype(dtype) / total(weights.astype(dtype).sum(), axis_name)
+    own = (jnp.arange(count * size) < queries).reshape(count, 1, size)
+
+    # Without the checkpoint the backward pass would keep the logits of all blocks.
+    @jax.checkpoint
+    def one(x: Array, targets: Array, weights: Array) -> dict[str, Array]:
+        return _sums(measure, head(x), targets, weights)
+
+    def add(sums: PyTree, block: tuple[Array, Array, Array]) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, sums, one(*block)), None
+
+    blocks = rows(features), rows(targets), jnp.where(own, rows(weights), 0)
+    first = jax.tree.map(lambda leaf: leaf[0], blocks)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, *first))
+    sums, _ = jax.lax.scan(add, zeros, blocks)
+    return sums["loss"], sums
 
 
 T = TypeVar("T", bound=PyTree)
@@ -200,7 +277,7 @@ def output_gradients(
         measure: What gives the loss, as in `dsfjax.training.query_loss`.
 
     Returns:
-        ∂L/∂y of each layer, (L, d_out).
+        ∂L/∂y of each system, (L, d_out), in the order of ``model.systems``.
 
     Numerics:
         One backward pass.
@@ -213,8 +290,8 @@ def output_gradients(
         >>> [x.shape for x in found]
         [(4, 4), (4, 4)]
     """
-    tokens = example.inputs
-    layers = jax.eval_shape(model.systems, params, tokens)
+    tokens, where = example.inputs, said(example)
+    layers = jax.eval_shape(partial(model.systems, **where), params, tokens)
     dtype = jax.eval_shape(model.features, params, tokens).dtype
     zeros = tuple(jnp.zeros((len(tokens), system.output_width), dtype) for system, _ in layers)
     batch = jax.tree.map(lambda leaf: leaf[None], example)

@@ -29,11 +29,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dsfjax import aspects, nn
+from dsfjax._util.ahead import quick_options
 from dsfjax.core import KernelSystem, System
 from dsfjax.tasks import HELD_OUT as HELD_OUT_SPLIT
 from dsfjax.tasks import Example, Task, examples
 from dsfjax.training.config import TrainConfig
-from dsfjax.training.objective import output_gradients, query_loss
+from dsfjax.training.objective import output_gradients, query_loss, said
+from dsfjax.training.program import data_of
 from dsfjax.training.step import HELD_OUT
 
 # Held-out sequences of the Hessian, and those of them whose systems are read.
@@ -79,12 +81,11 @@ def probe(config: TrainConfig, params: PyTree) -> dict[str, Any]:
     steepest, noted = jax.tree.map(np.asarray, run(params))
     rows = [
         {name: None if values is None else _plain(values[i]) for name, values in noted.items()}
-        for i in range(config.model.num_layers)
+        for i in range(config.model.num_systems)
     ]
     return {"sharpness": _plain(steepest), "layers": rows}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def held_out(task: Task, count: int) -> Example:
     """The first sequences that training is evaluated on.
 
@@ -95,8 +96,15 @@ def held_out(task: Task, count: int) -> Example:
     Returns:
         A batch of them.
     """
+    data = data_of(task).held_out
+    # A program that runs once. The data are its argument: they may be much more than the examples.
+    return _made.lower(task, count, data).compile(compiler_options=quick_options())(data)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _made(task: Task, count: int, data: PyTree) -> Example:
     key = jax.random.fold_in(jax.random.key(0), HELD_OUT)
-    return examples(task, HELD_OUT_SPLIT, count, key)
+    return examples(task, HELD_OUT_SPLIT, count, key, data)
 
 
 def layers_of(
@@ -113,7 +121,7 @@ def layers_of(
     Returns:
         The systems, their tokens and ∂L/∂y, with the layers as leading axis.
     """
-    systems, u = nn.stack_layers(model.systems(params, example.inputs))
+    systems, u = nn.stack_layers(model.systems(params, example.inputs, **said(example)))
     dy = output_gradients(model, params, example, measure=task.measure)
     return systems, u, jnp.stack(dy)
 
