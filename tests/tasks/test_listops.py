@@ -1,7 +1,7 @@
 """ListOps: the language, the law of the random expressions, and the task."""
 
 import hashlib
-import lzma
+import importlib
 from pathlib import Path
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsfjax import tasks
-from dsfjax.tasks import HELD_OUT, TRAIN, examples
+from dsfjax.tasks import HELD_OUT, TRAIN, data, examples
 from dsfjax.tasks.listops import SYMBOLS, decode, encode, evaluate, tokens
 from dsfjax.tasks.listops.law import distinct, sample
 
@@ -105,6 +105,21 @@ def test_the_splits() -> None:
     for row, place, value in zip(*map(np.asarray, batch[:3]), strict=True):
         assert row[place[0]] == SYMBOLS.index("<eos>") and not row[place[0] + 1 :].any()
         assert evaluate(decode(row)) == value[0]
+    assert batch.length is not None
+    np.testing.assert_array_equal(batch.length, (np.asarray(batch.inputs) != 0).sum(axis=1))
+
+
+def test_many_expressions_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSFJAX_CACHE", str(tmp_path))
+    many = {"min_length": 3, "max_length": 12, "seq_len": 16, "num_train": 5_000}
+    task = tasks.get("listops", **many, num_held_out=8, seed=77)
+    first = [np.asarray(rows).copy() for rows in task.arrays(TRAIN)]
+    module = importlib.import_module("dsfjax.tasks.listops.task")
+    module._expressions.cache_clear()
+    monkeypatch.setattr(module, "distinct", None)
+    for again, rows in zip(task.arrays(TRAIN), first, strict=True):
+        np.testing.assert_array_equal(again, rows)
+    assert task.arrays(TRAIN)[0].dtype == np.uint8  # as they are on the device
 
 
 def test_what_is_no_expression() -> None:
@@ -135,8 +150,10 @@ def test_options_that_cannot_be() -> None:
             tasks.get("listops", **{own[0]: own[1]})
 
 
-def test_the_original_test_set(data_dir: Path) -> None:
-    text = lzma.open(data_dir / "listops_original/test_d20s.tsv.xz", "rt").read()
-    labelled = [line.split("\t") for line in text.splitlines()]
+@pytest.mark.slow
+@pytest.mark.usefixtures("data_dir")
+def test_the_original_test_set() -> None:
+    path = "listops_original/test_d20s.tsv"
+    labelled = data.rows(data.read(path), path, 2)
     assert len(labelled) == 10_000
-    assert [evaluate(source) for _, source in labelled] == [int(value) for value, _ in labelled]
+    assert [evaluate(source.decode()) for _, source in labelled] == [int(v) for v, _ in labelled]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from dsfjax.tasks.data import cached
 from dsfjax.tasks.listops.expressions import PAD, SYMBOLS
 from dsfjax.tasks.listops.law import SHORTEST, Expressions, distinct
 from dsfjax.tasks.protocol import HELD_OUT, TRAIN, Baseline, Example, Preset, Resident, option
@@ -16,9 +17,20 @@ NUM_CLASSES = 10
 PARTS = ("validation", "test")
 
 
-@functools.lru_cache(maxsize=2)
+_VERSION = 1  # raised when the same seed gives other expressions
+_KEPT = 5_000  # fewer expressions are made faster than a file is read
+
+
+@functools.lru_cache(maxsize=4)
 def _expressions(seed: int, count: int, low: int, high: int, seq_len: int) -> Expressions:
-    return distinct(seed, count, min_length=low, max_length=high, seq_len=seq_len)
+    """Expressions, from the cache folder if they are many."""
+
+    def make() -> dict[str, np.ndarray]:
+        return distinct(seed, count, min_length=low, max_length=high, seq_len=seq_len)._asdict()
+
+    if count < _KEPT:
+        return Expressions(**make())
+    return Expressions(**cached("listops", (_VERSION, seed, count, low, high, seq_len), make))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +43,8 @@ class ListOps(Resident):
     no parentheses, ``<eos>`` at the end, padded to 2,048 steps. ``min_length=31, max_length=256,
     seq_len=256`` is a short version for machines without an accelerator.
 
-    The 2 × ``num_held_out`` first expressions are for testing and validation, and those after them
+    They are made once, which takes 20 seconds, and kept in the cache folder (``DSFJAX_CACHE``). The
+    2 × ``num_held_out`` first ones are for testing and validation, and those after them
     train: what a model is judged on does not depend on ``num_train``.
 
     Args:
@@ -127,7 +140,12 @@ class ListOps(Resident):
         """One expression; the question comes after its ``<eos>``."""
         ids, value = row
         length = (ids != PAD).sum(dtype=jnp.int32)
-        return Example(ids.astype(jnp.int32), length[None] - 1, value[None].astype(jnp.int32))
+        return Example(
+            ids.astype(jnp.int32),
+            length[None] - 1,
+            value[None].astype(jnp.int32),
+            length=length,
+        )
 
     def baselines(self) -> dict[str, Baseline]:
         """Guessing, and the most frequent value of the expressions that train."""
