@@ -95,6 +95,10 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import data
 
             return data.main(command)
+        case options.Lengths():
+            from dsfjax.cli import lengthen
+
+            return lengthen.main(command)
         case options.Bench():
             from dsfjax.cli import bench
 

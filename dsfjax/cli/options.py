@@ -303,6 +303,28 @@ class Data(Reading):
 
 
 @dataclasses.dataclass(frozen=True)
+class Lengths(Reading):
+    """Evaluate the trained models of a run, comparison or sweep on longer and longer sequences."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """Folder of the run, comparison or sweep."""
+    factors: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Lengths of the sequences over the training length."""
+    starts: tuple[str, ...] = ("empty", "carried", "random")
+    """Where sequences begin: without a state, in the final state of another sequence, or in a
+    random state of the same size. Models with softmax attention begin without a state only."""
+    examples: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: as in training)")
+    ] = None
+    """Held-out examples at each length."""
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: lengths/ in the run directory)"),
+    ] = None
+    """Folder of lengths.csv and lengths.png."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Bench(Command):
     """Time the engines on this machine, next to plain JAX and other packages."""
 
@@ -347,6 +369,7 @@ COMMANDS: dict[str, type[Command]] = {
     "explain": Explain,
     "analyze": Analyze,
     "data": Data,
+    "lengths": Lengths,
     "bench": Bench,
     "selfcheck": Selfcheck,
 }

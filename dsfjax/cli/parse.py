@@ -28,6 +28,7 @@ POSITIONAL = {
     "results": ("run_dir",),
     "analyze": ("run_dir",),
     "data": ("action", "names"),
+    "lengths": ("run_dir",),
 }
 
 

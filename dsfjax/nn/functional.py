@@ -35,10 +35,11 @@ class Model(NamedTuple):
     Attributes:
         init: ``init(key) -> params``, a nested dict of arrays.
         features: ``features(params, tokens (L,), *, reset=None, length=None, key=None,
-            dropout=None, added=None)``, (L, d). Tokens from ``length`` on are padding. A key means
-            training: dropout is on, where the config has a rate above 0, at that rate or at
-            ``dropout``, which may be traced. ``added`` has an array (L, d_out) per system to be
-            added to its outputs: the gradient to it is that to these outputs.
+            dropout=None, added=None, state=None)``, (L, d). Tokens from ``length`` on are padding.
+            A key means training: dropout is on, where the config has a rate above 0, at that rate
+            or at ``dropout``, which may be traced. ``added`` has an array (L, d_out) per system to
+            be added to its outputs: the gradient to it is that to these outputs. The tokens
+            continue ``state``, a `DecodeState`.
         head: ``head(params, features (…, d)) -> logits (…, vocab)``; for a classifier
             (num_classes,) from (L, d), with ``length`` and ``reset`` as above.
         apply: ``apply(params, tokens, *, reset=None, length=None, key=None, dropout=None) ->
@@ -123,10 +124,17 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         key: Array | None = None,
         dropout: Array | float | None = None,
         added: tuple[Array, ...] | None = None,
+        state: DecodeState | None = None,
     ) -> Array:
         own, tokens = module(params), as_input(policy, tokens)
         return own.features(
-            tokens, reset=reset, length=length, key=key, dropout=dropout, added=added
+            tokens,
+            reset=reset,
+            length=length,
+            key=key,
+            dropout=dropout,
+            added=added,
+            state=state,
         )
 
     def head(

@@ -175,6 +175,7 @@ class SequenceModel(nnx.Module):
         key: Array | None = None,
         dropout: Float[Array, ""] | float | None = None,
         added: tuple[Float[Array, "L _"], ...] | None = None,
+        state: DecodeState | None = None,
     ) -> Float[Array, "L d"]:
         """Features (L, d) of tokens (L,), or of values (L, channels).
 
@@ -187,8 +188,9 @@ class SequenceModel(nnx.Module):
             dropout: A rate in place of those of the config that are not 0; it may be traced.
             added: What is added to the outputs of every system, in the order of `systems`; None for
                 nothing.
+            state: What the tokens continue; None for nothing.
         """
-        return self._run(tokens, None, reset, key, dropout, added, length)[0]
+        return self._run(tokens, state, reset, key, dropout, added, length)[0]
 
     def head(
         self,

@@ -198,7 +198,12 @@ def _judge(
 
 
 def evaluate(
-    program: Program, rows: PyTree, params: PyTree, *, axis_name: str | None = None
+    program: Program,
+    rows: PyTree,
+    params: PyTree,
+    *,
+    axis_name: str | None = None,
+    states: PyTree | None = None,
 ) -> dict[str, Array]:
     """Loss and accuracy on the held-out examples, which are the same for every member and time.
 
@@ -207,6 +212,7 @@ def evaluate(
         rows: The held-out data of the task.
         params: Parameters of one member.
         axis_name: Axis of the devices that the examples are divided over, if they are.
+        states: What the sequences continue, with a row per example; None for nothing.
 
     Returns:
         ``loss`` and what else the task measures, scalars.
@@ -215,7 +221,11 @@ def evaluate(
     def one(index: Array) -> dict[str, Array]:
         pick = program.task.held_out(jax.random.fold_in(jax.random.key(0), HELD_OUT), index)
         batch = jax.tree.map(lambda leaf: leaf[None], program.task.example(pick, rows))
-        return query_loss(program.model, params, batch, measure=program.task.measure)[1]
+        model = program.model
+        if states is not None:
+            own = jax.tree.map(lambda leaf: leaf[index], states)
+            model = model._replace(features=functools.partial(model.features, state=own))
+        return query_loss(model, params, batch, measure=program.task.measure)[1]
 
     size, devices = program.eval_examples, 1 if axis_name is None else jax.lax.axis_size(axis_name)
     each = -(-size // devices)

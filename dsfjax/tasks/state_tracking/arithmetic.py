@@ -82,7 +82,8 @@ class ModularArithmetic(StateTracking):
         tokens, value = draw(key, length - 1)
         step, m = jnp.arange(self.seq_len), self.modulus
         tokens = jnp.where(step < length - 1, tokens, m + PADDING)
-        return Example(tokens.at[length - 1].set(m + EQUALS), length[None] - 1, value[None])
+        inputs = tokens.at[length - 1].set(m + EQUALS)
+        return Example(inputs, length[None] - 1, value[None], length=length)
 
     def _flat(
         self, key: PRNGKeyArray, length: Int[Array, ""]

@@ -156,6 +156,7 @@ class WordProblem(StateTracking):
             query_positions=asked,
             targets=products[self.asked_from :],
             weights=(asked < length).astype(jnp.float32),
+            length=length,
         )
 
     def lengthened(self, factor: int) -> StateTracking:
@@ -169,8 +170,8 @@ class WordProblem(StateTracking):
     def baselines(self) -> dict[str, Baseline]:
         """Guessing, and repeating the last element, which is right after the first step."""
         lengths, chance = self.lengths(), 1 / self.order
-        questions = sum(lengths) / len(lengths) - self.asked_from
-        first = 0 if self.asked_from else 1 / questions
+        # Sequences count the same, so a short one's first question counts for more.
+        first = 0 if self.asked_from else sum(1 / n for n in lengths) / len(lengths)
         return {
             "chance": Baseline(chance, f"guessing among all {self.order} elements"),
             "trivial": Baseline(first + (1 - first) * chance, "repeating the last element"),

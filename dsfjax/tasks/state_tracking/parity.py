@@ -53,7 +53,8 @@ class Parity(StateTracking):
         bits = jax.random.bernoulli(bit_key, shape=(self.seq_len,)).astype(jnp.int32)
         shown = jnp.arange(self.seq_len) < length
         odd = jnp.where(shown, bits, 0).sum(dtype=jnp.int32) % 2
-        return Example(jnp.where(shown, bits, PADDING), length[None] - 1, odd[None])
+        inputs = jnp.where(shown, bits, PADDING)
+        return Example(inputs, length[None] - 1, odd[None], length=length)
 
     def baselines(self) -> dict[str, Baseline]:
         """A coin; no answer is more frequent than the other."""
