@@ -5,6 +5,7 @@
 * `dsfjax.tasks.mqar`: multi-query associative recall.
 * `dsfjax.tasks.selective_copying`: repeat tokens without the noise between them.
 * `dsfjax.tasks.digits`: real images, read pixel by pixel, to be classified.
+* `dsfjax.tasks.image`: CIFAR-10 in grey and MNIST, pixel by pixel.
 * `dsfjax.tasks.state_tracking`: parity, modular arithmetic, words of groups.
 * `dsfjax.tasks.listops`: the value of nested operations on lists (Long Range Arena).
 
@@ -13,6 +14,7 @@
 
 from dsfjax.tasks import data as data
 from dsfjax.tasks import digits as digits
+from dsfjax.tasks import image as image
 from dsfjax.tasks import listops as listops
 from dsfjax.tasks import mqar as mqar
 from dsfjax.tasks import selective_copying as selective_copying

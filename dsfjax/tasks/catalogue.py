@@ -8,6 +8,7 @@ from typing import Any
 
 from dsfjax._util.names import choose, unknown
 from dsfjax.tasks.digits import Digits
+from dsfjax.tasks.image import Cifar10, Mnist, PermutedMnist
 from dsfjax.tasks.listops import ListOps
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.tasks.protocol import Task
@@ -18,6 +19,9 @@ _REGISTRY: dict[str, type[Task]] = {
     "mqar": MQARConfig,
     "selective_copying": SelectiveCopying,
     "digits": Digits,
+    "cifar10": Cifar10,
+    "mnist": Mnist,
+    "permuted_mnist": PermutedMnist,
     "parity": Parity,
     "modular_arithmetic": ModularArithmetic,
     "word_problem": WordProblem,

@@ -14,6 +14,15 @@ from dsfjax.tasks import data
 MakeUp = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def _no_cache_of_the_user(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a data folder there are no prepared data either, so that all machines test alike."""
+    if "DSFJAX_DATA" not in os.environ:
+        monkeypatch.setenv("DSFJAX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def data_dir() -> Path:
     """The user's data folder; the test is skipped where there is none."""

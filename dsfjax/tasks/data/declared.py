@@ -132,11 +132,18 @@ def provenance(names: Iterable[str]) -> str:
         >>> provenance(["tinyshakespeare"])
         'tinyshakespeare/input.txt sha256:86c4e6aa9db7'
     """
+    return described(one for name in names for one in get(name).files if one.required)
+
+
+def described(files: Iterable[DataFile]) -> str:
+    """Files with the beginning of their checksums, in a line.
+
+    Args:
+        files: The files.
+    """
     return ", ".join(
         f"{one.path} " + (f"sha256:{one.sha256[:12]}" if one.sha256 else "(own copy)")
-        for name in names
-        for one in get(name).files
-        if one.required
+        for one in files
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from dsfjax._util.names import choose
 from dsfjax.tasks.data.cache import cached, is_cached
-from dsfjax.tasks.data.declared import file_of
+from dsfjax.tasks.data.declared import described, file_of
 from dsfjax.tasks.data.reading import MissingDataError, Read, find, read
 from dsfjax.tasks.data.records import Records, records, version_of
 
@@ -84,6 +84,16 @@ class Preparation:
         if choose("source of data", source, self.sources) == TFDS:
             return (self.version, version_of(self.data_set))
         return (self.version, *(file_of(path).sha256 or _stamp(path) for path in self.files))
+
+    def provenance(self, source: str = FILES) -> str:
+        """Which data the arrays are made of, for the record of a result.
+
+        Args:
+            source: `FILES` or `TFDS`.
+        """
+        if source == TFDS:
+            return f"tfds {version_of(self.data_set)}"
+        return described(file_of(path) for path in self.files)
 
     def _made(self, source: str) -> Mapping[str, np.ndarray]:
         if source == TFDS:
