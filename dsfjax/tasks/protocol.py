@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from dsfjax.tasks.data.declared import provenance
+from dsfjax.tasks.metric import ACCURACY, Baseline, Metric
 
 TRAIN, HELD_OUT = "train", "held_out"
 """The splits that training draws from and is judged on."""
@@ -45,30 +46,6 @@ class Example(NamedTuple):
     weights: Float[Array, "*batch queries"] | None = None
     reset: Bool[Array, "*batch l"] | None = None
     length: Int[Array, "*batch"] | None = None
-
-
-class Metric(NamedTuple):
-    """A number that a task is judged by.
-
-    Attributes:
-        name: What `Task.measure` calls it.
-        higher_is_better: Its direction.
-    """
-
-    name: str
-    higher_is_better: bool
-
-
-class Baseline(NamedTuple):
-    """What can be had without a sequence model.
-
-    Attributes:
-        accuracy: Its accuracy on held-out examples.
-        about: What it does, as the end of "This is what you get by …".
-    """
-
-    accuracy: float
-    about: str
 
 
 class Preset(NamedTuple):
@@ -140,7 +117,9 @@ class Task(abc.ABC):
 
     With neither every query asks for a token.
 
-    It may add ``baselines``, ``sources``, ``describe``, ``measure`` and ``presets``.
+    It may add ``baselines``, ``sources``, ``describe``, ``measure`` and ``presets``, and with a
+    ``measure`` of its own ``metric``, by which models are compared, and ``also``, further metrics
+    that are only reported.
 
     **You get**, after ``dsfjax.tasks.register(name, YourTask)``: ``dsfjax train name`` with an
     option per field, compiled sweeps, checkpoints, probes, the report with its baselines, and the
@@ -158,7 +137,8 @@ class Task(abc.ABC):
     num_classes: int = 0
     num_outputs: int = 0
     num_documents: int = 1
-    metric: ClassVar[Metric] = Metric("accuracy", higher_is_better=True)
+    metric: ClassVar[Metric] = ACCURACY
+    also: ClassVar[tuple[Metric, ...]] = ()
     presets: ClassVar[Mapping[str, Preset]] = {}
     data_sets: ClassVar[tuple[str, ...]] = ()
     """Data sets that the user must have (`dsfjax.tasks.data`)."""
@@ -214,7 +194,9 @@ class Task(abc.ABC):
     def measure(
         self, outputs: Float[Array, "*batch k"], targets: Shaped[Array, "*batch *answer"]
     ) -> dict[str, Shaped[Array, "*batch"]]:
-        """How each answer is judged: ``loss``, and the numbers named in `metric`.
+        """How each answer is judged: ``loss``, and a number for `metric` and each of `also`.
+
+        Training and evaluation average them over the queries, with their weights.
 
         Args:
             outputs: What the model's head gives for every query, float32 or wider.
@@ -227,15 +209,27 @@ class Task(abc.ABC):
 
         "chance" is guessing; "trivial" the best answer that takes no memory of the sequence's
         order; "linear" a linear model of the whole input. Whoever claims that a model has learnt
-        the task compares it with the largest of the first two.
+        the task compares it with the better of the first two. A task that is not judged by its
+        accuracy has none unless it says so.
         """
         choices = self.num_classes or self.vocab_size
+        if self.metric.name != ACCURACY.name or not choices:
+            return {}
         return {"chance": Baseline(1 / choices, f"guessing among all {choices} answers")}
 
+    def measured(self) -> tuple[Metric, ...]:
+        """Everything that it is judged by: `metric`, which decides, and `also`."""
+        return (self.metric, *self.also)
+
     def trivial(self) -> Baseline:
-        """The baseline that a model has to beat to have learnt anything."""
+        """The baseline that a model has to beat to have learnt anything.
+
+        The worst score and no words where the task has no baselines.
+        """
         known = self.baselines()
-        return max((known[n] for n in ("trivial", "chance") if n in known), key=lambda b: b[0])
+        some = [known[name] for name in ("trivial", "chance") if name in known]
+        nothing = Baseline(self.metric.worst, "")
+        return min(some, key=lambda each: self.metric.order(each.score), default=nothing)
 
     def sources(self, example: Example) -> Int[Array, " queries"] | None:
         """For each query the step whose token is the answer; None where no single step is.

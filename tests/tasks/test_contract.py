@@ -23,7 +23,7 @@ def test_examples_are_what_the_task_says(name: str) -> None:
     task = tasks.get(name, **own)
     try:
         check(name, task)
-        assert all(0 < each.accuracy < 1 for each in task.baselines().values())
+        assert all(0 < each.score < 1 for each in task.baselines().values())
     except tasks.data.MissingDataError as error:  # tested on files that are made up
         pytest.skip(str(error))
 
@@ -61,8 +61,8 @@ def check(name: str, task: tasks.Task) -> None:
             assert (sources < batch.query_positions).all()
     assert not np.array_equal(seen.inputs, held_out.inputs)
     baselines = task.baselines()
-    assert all(0 <= each.accuracy <= 1 and each.about for each in baselines.values())
-    assert task.trivial().accuracy >= baselines["chance"].accuracy
+    assert all(0 <= each.score <= 1 and each.about for each in baselines.values())
+    assert task.trivial().score >= baselines["chance"].score
 
 
 def test_an_epoch_has_every_example_once_in_an_order_of_its_own() -> None:
@@ -80,7 +80,7 @@ def test_the_trivial_answer_of_selective_copying() -> None:
     targets = np.asarray(examples(task, TRAIN, 20_000, jax.random.key(0)).targets)
     most = np.stack([(targets == token).sum(axis=1) for token in range(2, 5)]).max(axis=0)
     # 4 of 3 tokens: the standard deviation of the mean is 0.001.
-    assert abs(most.mean() / 4 - task.baselines()["trivial"].accuracy) < 0.004
+    assert abs(most.mean() / 4 - task.baselines()["trivial"].score) < 0.004
 
 
 def test_digits_are_those_of_the_data_set() -> None:
