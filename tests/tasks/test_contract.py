@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dsfjax import tasks
 from dsfjax.tasks import HELD_OUT, TRAIN, Example, examples
+from dsfjax.tasks.protocol import shuffled
 from tests.unchecked import unchecked
 
 PACKAGE = Path(__file__).parents[2] / "dsfjax"
@@ -73,6 +75,17 @@ def test_an_epoch_has_every_example_once_in_an_order_of_its_own() -> None:
     assert len(set(first.tolist())) == len(set(second.tolist())) == per_epoch * size
     assert not np.array_equal(first, second)
     assert picks.max() < 1437
+
+
+def test_shuffled_is_uniform() -> None:
+    run = jax.jit(jax.vmap(lambda key: shuffled(key, jnp.arange(5, dtype=jnp.int32), 5)))
+    found = np.asarray(run(jax.random.split(jax.random.key(1), 24_000)))
+    counts = np.unique(found, axis=0, return_counts=True)[1]
+    assert len(counts) == 120  # all orders of five
+    assert ((counts - 200) ** 2 / 200).sum() < 119 + 4 * np.sqrt(2 * 119)
+    large = np.asarray(shuffled(jax.random.key(0), jnp.arange(1000, dtype=jnp.int32), 60_000))
+    assert len(set(large.tolist())) == 1000 and abs(large.mean() / 60_000 - 0.5) < 0.04
+    assert abs(np.corrcoef(large[1:], large[:-1])[0, 1]) < 0.13
 
 
 def test_the_trivial_answer_of_selective_copying() -> None:
