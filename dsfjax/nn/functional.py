@@ -41,7 +41,8 @@ class Model(NamedTuple):
             be added to its outputs: the gradient to it is that to these outputs. The tokens
             continue ``state``, a `DecodeState`.
         head: ``head(params, features (…, d)) -> logits (…, vocab)``; for a classifier
-            (num_classes,) from (L, d), with ``length`` and ``reset`` as above.
+            (num_classes,) from (L, d), with ``length`` and ``reset`` as above; for a decoder
+            (num_decoded, vocab) from (L, d).
         apply: ``apply(params, tokens, *, reset=None, length=None, key=None, dropout=None) ->
             logits``.
         labels: ``labels(params) -> params`` of strings, "decay" or "no_decay".
@@ -59,7 +60,7 @@ class Model(NamedTuple):
             ``jax.vmap(lambda prompt, start: generate(params, prompt, 10, start=start))(prompts,
             starts)``. Temperature and start may be traced.
         channels: Values per step of what stands for tokens here, (L, channels); 0 for token ids.
-        pooled: Whether the head reads a whole sequence, as that of a classifier does.
+        pooled: Whether the head reads a whole sequence, as that of a classifier or decoder does.
         causal: Whether it can continue a sequence; a bidirectional model has no decode state.
     """
 
@@ -252,7 +253,7 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         step,
         generate,
         channels=config.channels,
-        pooled=config.head == "classifier",
+        pooled=config.head in ("classifier", "decoder"),
         causal=not config.bidirectional,
     )
 
@@ -290,8 +291,10 @@ def _check_generate(
     start: Any,
 ) -> Array:
     """The ids of the prompt, if all that is known while tracing fits together."""
-    if config.head == "classifier":
-        raise ValueError("generate: a classifier has no next token; use head = 'tied' or 'untied'.")
+    if config.head in ("classifier", "decoder"):
+        raise ValueError(
+            f"generate: a {config.head} has no next token; use head = 'tied' or 'untied'."
+        )
     if config.num_outputs:
         raise ValueError(
             "generate: a head of values names no next token; use head = 'tied' or 'untied'."

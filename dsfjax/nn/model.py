@@ -15,7 +15,7 @@ from dsfjax import systems
 from dsfjax.core import KernelSystem, Precision, System
 from dsfjax.nn.mixer import Mixer, MixerState, Surrounding
 from dsfjax.nn.model_config import ModelConfig
-from dsfjax.nn.pieces import ACTIVATIONS, MLP, dropout, linear, norm, param_dtype
+from dsfjax.nn.pieces import ACTIVATIONS, MLP, Decoder, dropout, linear, norm, param_dtype
 from dsfjax.nn.precision import products
 from dsfjax.nn.surroundings import surrounding
 from dsfjax.nn.tokens import token_ids
@@ -162,7 +162,11 @@ class SequenceModel(nnx.Module):
         make = partial(linear, init=config.init, precision=precision, rngs=rngs)
         if config.num_documents > 1:
             self.pair_map = make(4 * d, d)
-        if config.head != "tied":
+        if config.head == "decoder":
+            self.decoder = Decoder(
+                config.num_decoded, d, config.vocab_size, kind=config.norm, make=make, rngs=rngs
+            )
+        elif config.head != "tied":
             width = config.num_classes or config.num_outputs or config.vocab_size
             self.head_map = make(d, width, bias=config.head != "untied")
 
@@ -202,6 +206,8 @@ class SequenceModel(nnx.Module):
     ) -> Float[Array, "... k"]:
         """Logits (…, vocab) of features (…, d); for a classifier (num_classes,) of (L, d).
 
+        A decoder makes (num_decoded, vocab) of the last features of (L, d).
+
         A classifier pools over the tokens from ``start`` on, after padding on the left, and before
         ``length``, where padding on the right begins. That of pairs pools each of the two documents
         that ``reset`` tells apart.
@@ -218,6 +224,9 @@ class SequenceModel(nnx.Module):
                     f"{features.shape}. Use prefill or apply instead of step."
                 )
             features = self._pool(features, start, length, reset)
+        if self.config.head == "decoder":
+            last = features[..., -1, :] if length is None else jnp.take(features, length - 1, -2)
+            return self.decoder(last.astype(jnp.promote_types(last.dtype, jnp.float32)))
         # Whatever the activations are, logits are sums in float32.
         return self.head_map(features.astype(jnp.promote_types(features.dtype, jnp.float32)))
 

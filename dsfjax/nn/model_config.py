@@ -12,7 +12,7 @@ from dsfjax.core import Precision
 from dsfjax.engines import ENGINES
 
 BlockName = Literal["prenorm", "transformer", "mamba"]
-HeadName = Literal["tied", "untied", "classifier", "values"]
+HeadName = Literal["tied", "untied", "classifier", "values", "decoder"]
 Surroundings = Literal["paper", "authors", "practice"]
 
 
@@ -39,7 +39,8 @@ class ModelConfig:
         norm: "layer" or "rms".
         max_length: Number of learned positions; 0 for none.
         head: "tied" to the embedding, "untied", "classifier" (pooled features), or "values"
-            (``num_outputs`` numbers at every step).
+            (``num_outputs`` numbers at every step), or "decoder" (``num_decoded`` tokens from the
+            features of the last step, `dsfjax.nn.pieces.Decoder`).
         num_classes: Outputs of the classifier.
         pooling: Of the classifier, "mean" or "last".
         embed_dropout: Rate after the embedding, in training.
@@ -52,6 +53,7 @@ class ModelConfig:
             sums, logits and master weights in float32) or "tf32" (products of float32 in TF32 where
             the device has it); see `dsfjax.Precision.named`.
         num_outputs: Numbers that the head "values" gives at every step.
+        num_decoded: Tokens that the head "decoder" makes of a sequence.
         num_documents: Documents in a sequence that the classifier reads: 1, or 2 for a class of the
             pair (`dsfjax.nn.model.pair_features`).
         bidirectional: Whether every block also has a mixer of its own for the reversed sequence,
@@ -95,6 +97,7 @@ class ModelConfig:
         default="float32", metadata={"later": True}
     )
     num_outputs: int = field(default=0, metadata={"later": True})
+    num_decoded: int = field(default=0, metadata={"later": True})
     num_documents: int = field(default=1, metadata={"later": True})
     bidirectional: bool = field(default=False, metadata={"later": True})
     remat: bool = field(default=False, metadata={"later": True})
@@ -127,7 +130,7 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} >= 1, got {value}")
-        for name in ("max_length", "num_classes", "num_outputs", "channels"):
+        for name in ("max_length", "num_classes", "num_outputs", "num_decoded", "channels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
         if self.vocab_size >= 2**31:
@@ -141,6 +144,11 @@ class ModelConfig:
             raise ValueError(
                 f"head = {self.head!r} and num_outputs = {self.num_outputs} do not fit: the head "
                 "'values' needs num_outputs > 0, and only it has them"
+            )
+        if (self.head == "decoder") != (self.num_decoded > 0):
+            raise ValueError(
+                f"head = {self.head!r} and num_decoded = {self.num_decoded} do not fit: the head "
+                "'decoder' needs num_decoded > 0, and only it has them"
             )
         if self.num_documents not in ((1, 2) if self.head == "classifier" else (1,)):
             raise ValueError(

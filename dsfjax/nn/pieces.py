@@ -124,6 +124,50 @@ class CausalConv(nnx.Module):
         return y, tail
 
 
+class Decoder(nnx.Module):
+    r"""Tokens from one vector: :math:`W\, n_3(f_2(n_2(f_1(n_1(x + p_i)))))` for token i.
+
+    The n are norms, the f linear maps of width d with a GELU, and p are sines and cosines of the
+    position i, as in the autoencoder of MAD (arXiv:2403.17844).
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        width: int,
+        vocab_size: int,
+        *,
+        kind: str,
+        make: Callable[..., nnx.Linear],
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.num_tokens = num_tokens
+        self.norms = nnx.Dict({f"norm_{i}": norm(kind, width, rngs=rngs) for i in range(3)})
+        sizes = (width, width, vocab_size)
+        self.maps = nnx.Dict({f"map_{i}": make(width, size) for i, size in enumerate(sizes)})
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... L vocab"]:
+        """Logits of all tokens from x (…, d)."""
+        x = x[..., None, :] + positions(self.num_tokens, x.shape[-1]).astype(x.dtype)
+        for i in range(2):
+            x = jax.nn.gelu(self.maps[f"map_{i}"](self.norms[f"norm_{i}"](x)), approximate=False)
+        return self.maps["map_2"](self.norms["norm_2"](x))
+
+
+def positions(length: int, width: int) -> Float[Array, "L d"]:
+    """Sines, then cosines of the position at frequencies from 1 down to 1/10,000.
+
+    Args:
+        length: Positions, from 0.
+        width: d; the last column is 0 where it is odd.
+    """
+    half = width // 2
+    rates = 10_000.0 ** (-jnp.arange(half) / max(half - 1, 1))
+    angles = jnp.arange(length)[:, None] * rates[None]
+    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+    return jnp.pad(waves, ((0, 0), (0, width - 2 * half)))
+
+
 class MLP(nnx.Module):
     """W₂ gelu(W₁ x + b₁) + b₂ with a hidden layer of ``ratio`` · d."""
 

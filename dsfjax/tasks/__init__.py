@@ -6,6 +6,7 @@
 * `dsfjax.tasks.selective_copying`: repeat tokens without the noise between them.
 * `dsfjax.tasks.digits`: real images, read pixel by pixel, to be classified.
 * `dsfjax.tasks.image`: CIFAR-10 in grey and MNIST, pixel by pixel.
+* `dsfjax.tasks.mad`: the six tasks of MAD: recall, copying, compression, memorization.
 * `dsfjax.tasks.state_tracking`: parity, modular arithmetic, words of groups.
 * `dsfjax.tasks.listops`: the value of nested operations on lists (Long Range Arena).
 
@@ -16,6 +17,7 @@ from dsfjax.tasks import data as data
 from dsfjax.tasks import digits as digits
 from dsfjax.tasks import image as image
 from dsfjax.tasks import listops as listops
+from dsfjax.tasks import mad as mad
 from dsfjax.tasks import mqar as mqar
 from dsfjax.tasks import selective_copying as selective_copying
 from dsfjax.tasks import state_tracking as state_tracking
@@ -27,17 +29,12 @@ from dsfjax.tasks.catalogue import named as named
 from dsfjax.tasks.catalogue import names as names
 from dsfjax.tasks.catalogue import options as options
 from dsfjax.tasks.catalogue import register as register
-from dsfjax.tasks.metric import ACCURACY as ACCURACY
-from dsfjax.tasks.metric import BITS_PER_BYTE as BITS_PER_BYTE
-from dsfjax.tasks.metric import MAE as MAE
-from dsfjax.tasks.metric import MSE as MSE
-from dsfjax.tasks.metric import PERPLEXITY as PERPLEXITY
-from dsfjax.tasks.metric import Baseline as Baseline
-from dsfjax.tasks.metric import Metric as Metric
 from dsfjax.tasks.protocol import HELD_OUT as HELD_OUT
 from dsfjax.tasks.protocol import TRAIN as TRAIN
+from dsfjax.tasks.protocol import Baseline as Baseline
 from dsfjax.tasks.protocol import Example as Example
 from dsfjax.tasks.protocol import Generated as Generated
+from dsfjax.tasks.protocol import Metric as Metric
 from dsfjax.tasks.protocol import Preset as Preset
 from dsfjax.tasks.protocol import Resident as Resident
 from dsfjax.tasks.protocol import Task as Task

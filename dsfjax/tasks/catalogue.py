@@ -10,6 +10,14 @@ from dsfjax._util.names import choose, unknown
 from dsfjax.tasks.digits import Digits
 from dsfjax.tasks.image import Cifar10, Mnist, PermutedMnist
 from dsfjax.tasks.listops import ListOps
+from dsfjax.tasks.mad import (
+    BlankCopying,
+    Compression,
+    FuzzyRecall,
+    InContextRecall,
+    Memorization,
+    NoisyRecall,
+)
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.tasks.protocol import Task
 from dsfjax.tasks.selective_copying import SelectiveCopying
@@ -25,6 +33,12 @@ _REGISTRY: dict[str, type[Task]] = {
     "parity": Parity,
     "modular_arithmetic": ModularArithmetic,
     "word_problem": WordProblem,
+    "mad_in_context_recall": InContextRecall,
+    "mad_fuzzy_recall": FuzzyRecall,
+    "mad_noisy_recall": NoisyRecall,
+    "mad_selective_copying": BlankCopying,
+    "mad_compression": Compression,
+    "mad_memorization": Memorization,
     "listops": ListOps,
 }
 

@@ -87,22 +87,31 @@ class SelectiveCopying(Generated):
 
     def baselines(self) -> dict[str, Baseline]:
         """Guessing, and always naming the token that the sequence shows most often."""
-        m, n = self.vocab_size - FIRST, self.num_tokens
-        # n tokens with none more than k times: n!/mⁿ times the coefficient of xⁿ in
-        # (Σ_{i≤k} xⁱ/i!)ᵐ; and E[max] = Σ_k P(max > k).
-        most = 0.0
-        for k in range(n):
-            terms = np.array([1 / math.factorial(i) for i in range(k + 1)])
-            power = np.array([1.0])
-            for _ in range(m):
-                power = np.convolve(power, terms)[: n + 1]
-            at_most = power[n] * math.factorial(n) / m**n if len(power) > n else 0.0
-            most += 1 - at_most
-        return {
-            "chance": Baseline(1 / m, "guessing among all tokens"),
-            "trivial": Baseline(float(most) / n, "naming the most frequent token of the sequence"),
-        }
+        return baselines(self.vocab_size - FIRST, self.num_tokens)
 
     def describe(self) -> str:
         """Length, tokens and vocabulary."""
         return f"L = {self.seq_len}, {self.num_tokens} tokens to copy, vocabulary {self.vocab_size}"
+
+
+def baselines(m: int, n: int) -> dict[str, Baseline]:
+    """Guessing among m tokens, and naming the most frequent one of n that are drawn of them.
+
+    Args:
+        m: Tokens there are.
+        n: Tokens that a sequence shows.
+    """
+    # n tokens with none more than k times: n!/mⁿ times the coefficient of xⁿ in
+    # (Σ_{i≤k} xⁱ/i!)ᵐ; and E[max] = Σ_k P(max > k). Logarithms, as mⁿ soon fits into no float.
+    most = 0.0
+    for k in range(n):
+        terms = np.array([math.exp(-math.lgamma(i + 1)) for i in range(k + 1)])
+        power = np.array([1.0])
+        for _ in range(m):
+            power = np.convolve(power, terms)[: n + 1]
+        at_most = power[n] * math.exp(math.lgamma(n + 1) - n * math.log(m)) if len(power) > n else 0
+        most += 1 - at_most
+    return {
+        "chance": Baseline(1 / m, "guessing among all tokens"),
+        "trivial": Baseline(float(most) / n, "naming the most frequent token of the sequence"),
+    }
