@@ -200,7 +200,7 @@ def summarize(
         {
             "learning_rate": member.point.learning_rate,
             "seed": member.point.seed,
-            "accuracy": member.accuracy,
+            "accuracy": member.score,
             "status": member.status,
             "step": member.step,
             "steps_to": {f"{level:.0%}": member.steps_to(level) for level in LEVELS},

@@ -60,7 +60,7 @@ def test_task(defined: dict[str, Any]) -> None:
     assert dataclasses.is_dataclass(task) and type(task) is defined["FirstToken"]
     example = task.example(jax.random.key(0), task.arrays(tasks.TRAIN))
     assert example.inputs.shape == (4,) and int(example.targets[0]) == int(example.inputs[0])
-    assert task.trivial().accuracy == 1 / 8
+    assert task.trivial().score == 1 / 8
 
 
 def test_aspect(defined: dict[str, Any]) -> None:

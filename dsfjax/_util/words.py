@@ -13,14 +13,14 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
-def accuracy(mean: float, std: float) -> str:
-    """Mean and standard deviation of fractions, in per cent.
+def capitalized(text: str) -> str:
+    """A text with a capital letter at its beginning.
 
     Example:
-        >>> accuracy(0.98765, 0.0123)
-        '98.8 ± 1.2 %'
+        >>> capitalized("bits per byte"), capitalized("mean over Q")
+        ('Bits per byte', 'Mean over Q')
     """
-    return f"{100 * mean:.1f} ± {100 * std:.1f} %"
+    return text[:1].upper() + text[1:]
 
 
 def count(value: int | float | None) -> str:

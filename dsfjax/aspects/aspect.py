@@ -94,8 +94,8 @@ class Column:
         show: The number in words.
         about: A sentence under the table that says what it is.
         key: Its column in ``summary.csv``; "" for none.
-        called: What the verdict calls it where it ranks models as accuracy does; "" if that is not
-            looked for.
+        called: What the verdict calls it where it ranks models as their scores do; "" if that is
+            not looked for.
         first: Direction in which the first click sorts, "ascending" or "descending".
     """
 

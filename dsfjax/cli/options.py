@@ -120,7 +120,7 @@ class Training(Reading):
     eval_examples: Int = None
     """Held-out examples per evaluation."""
     stop_at: Float = None
-    """Held-out accuracy at which a member has solved the task and stops."""
+    """Held-out accuracy, or other score of the task, at which a member has solved it and stops."""
     patience: Int = None
     """Evaluations without a lower held-out loss after which a member stops."""
     checkpoint_every: Int = None

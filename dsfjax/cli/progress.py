@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dsfjax.tasks import ACCURACY, Metric
 from dsfjax.training import Listener, TrainConfig
 from dsfjax.training.config import AXES
 from dsfjax.training.devices import Layout
@@ -39,24 +40,26 @@ def progress(console: Console) -> Iterator[Listener]:
         yield table
 
 
-def best(lines: list[dict[str, Any]]) -> str:
-    """What to say of an evaluation: the member that recalls best.
+def best(lines: list[dict[str, Any]], metric: Metric = ACCURACY) -> str:
+    """What to say of an evaluation: the member with the best score.
 
     Args:
         lines: Lines of ``metrics.jsonl``, at least one.
+        metric: The score's.
 
     Returns:
-        Its loss, accuracy, learning rate and seed.
+        Its loss, score, learning rate and seed.
 
     Examples:
         >>> best([{"eval_loss": 0.5, "eval_accuracy": 0.875, "learning_rate": 0.001, "seed": 0}])
         'loss 0.5000, accuracy 87.5 % (lr 0.001, seed 0)'
     """
-    line = max(lines, key=lambda line: (line["eval_accuracy"] or 0.0, -line["learning_rate"]))
-    if line["eval_loss"] is None or line["eval_accuracy"] is None:
+    name = f"eval_{metric.name}"
+    line = min(lines, key=lambda line: (metric.order(line[name]), line["learning_rate"]))
+    if line["eval_loss"] is None or line[name] is None:
         return "diverged"
     return (
-        f"loss {line['eval_loss']:.4f}, accuracy {100 * line['eval_accuracy']:.1f} % "
+        f"loss {line['eval_loss']:.4f}, {metric.called} {metric.plain(line[name])}{metric.unit} "
         f"(lr {line['learning_rate']:g}, seed {line['seed']})"
     )
 
@@ -114,7 +117,7 @@ class PlainLines(Listener):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._steps: dict[str, int] = {}
+        self._configs: dict[str, TrainConfig] = {}
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -122,7 +125,7 @@ class PlainLines(Listener):
 
     def started(self, name: str, config: TrainConfig) -> None:
         """Say that the program is being compiled."""
-        self._steps[name] = config.steps
+        self._configs[name] = config
         members = len(config.members)
         self._say(f"{name}: compiling {members} member{'s' if members > 1 else ''} as one program")
 
@@ -133,9 +136,9 @@ class PlainLines(Listener):
 
     def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Say how the best member does."""
-        line = lines[0]
+        line, config = lines[0], self._configs[name]
         self._say(
-            f"{name}: step {line['step']}/{self._steps[name]}, {best(lines)}, "
+            f"{name}: step {line['step']}/{config.steps}, {best(lines, config.task.metric)}, "
             f"{line['seconds']:.1f} s, {line['tokens_per_second']:,.0f} tokens/s"
         )
 
@@ -152,7 +155,7 @@ class LiveTable(Listener):
     """A bar per program, and a table of the members of the programs that are running.
 
     Args:
-        most: Rows to show; the members with the highest accuracy if there are more.
+        most: Rows to show; the members with the best score if there are more.
     """
 
     def __init__(self, most: int = 32) -> None:
@@ -182,7 +185,8 @@ class LiveTable(Listener):
 
     def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Move the bar and renew the rows."""
-        self._bars.update(self._tasks[name], completed=lines[0]["step"], news=best(lines))
+        news = best(lines, self._configs[name].task.metric)
+        self._bars.update(self._tasks[name], completed=lines[0]["step"], news=news)
         self._lines[name].update({line["member"]: line for line in lines})
 
     def finished(self, name: str, result: dict[str, Any]) -> None:
@@ -201,12 +205,15 @@ class LiveTable(Listener):
 
     def _table(self, name: str) -> Table:
         members, lines = self._configs[name].members, self._lines[name]
+        metric = self._configs[name].task.metric
+        score = f"eval_{metric.name}"
         varying = [a.name for a in AXES if len({getattr(m, a.name) for m in members}) > 1]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for head in (*(axis.replace("_", " ") for axis in varying), "step", "loss", "accuracy", ""):
+        axes = (axis.replace("_", " ") for axis in varying)
+        for head in (*axes, "step", "loss", metric.heading, ""):
             table.add_column(head, justify="right", no_wrap=True)
         last = max((line["step"] for line in lines.values()), default=0)
-        shown = sorted(lines, key=lambda index: -(lines[index]["eval_accuracy"] or 0.0))
+        shown = sorted(lines, key=lambda index: metric.order(lines[index][score]))
         for index in sorted(shown[: self._most]):
             line = lines[index]
             diverged = line["eval_loss"] is None or line["train_loss"] is None
@@ -214,7 +221,7 @@ class LiveTable(Listener):
                 *(f"{getattr(members[index], axis):g}" for axis in varying),
                 str(line["step"]),
                 "–" if line["eval_loss"] is None else f"{line['eval_loss']:.4f}",
-                "–" if line["eval_accuracy"] is None else f"{100 * line['eval_accuracy']:.1f} %",
+                "–" if line[score] is None else metric.plain(line[score]) + metric.unit,
                 "diverged" if diverged else "stopped" if line["step"] < last else "",
             )
         if len(lines) > self._most:

@@ -11,9 +11,10 @@ from dsfjax._util import words
 from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import usage_errors
+from dsfjax.tasks import ACCURACY
 from dsfjax.training import MemberResult, read_results
 from dsfjax.training.config import AXES
-from dsfjax.training.storage.record import ENDING
+from dsfjax.training.storage.record import in_result
 
 
 def main(command: options.Results) -> int:
@@ -55,8 +56,7 @@ def as_object(result: MemberResult, *, timing: bool = True) -> dict[str, Any]:
         "run": result.run,
         "member": result.member,
         "config": {**result.config, **result.point._asdict()},
-        "final": {name: getattr(result, name) for name in ENDING}
-        | ({"reason": result.reason} if result.reason else {}),
+        "final": in_result(result) | ({"reason": result.reason} if result.reason else {}),
         "num_params": result.num_params,
         "state_size": result.state_size,
         "environment": result.environment,
@@ -77,16 +77,21 @@ def table(results: Sequence[MemberResult]) -> Table:
     varying = [axis.name for axis in AXES if len({point[axis.name] for point in points}) > 1]
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     made.add_column("run", no_wrap=True)
-    for head in (*varying, "accuracy", "loss", "steps to 90 %", "status"):
+    metrics = {result.metric for result in results}
+    one = metrics.pop() if len(metrics) == 1 else None
+    timed = one is None or one == ACCURACY
+    heads = [*varying, one.heading if one else "score", "loss"]
+    for head in (*heads, *(["steps to 90 %"] if timed else []), "status"):
         made.add_column(head.replace("_", " "), justify="right", no_wrap=True)
     for result, point in zip(results, points, strict=True):
-        accuracy, loss = result.eval_accuracy, result.eval_loss
+        score, loss, metric = result.eval_score, result.eval_loss, result.metric
+        which = "" if one else f"{metric.called} "
         made.add_row(
             result.run,
             *("–" if point[name] is None else f"{point[name]:g}" for name in varying),
-            "–" if accuracy is None else f"{100 * accuracy:.1f} %",
+            "–" if score is None else f"{which}{metric.plain(score)}{metric.unit}",
             "–" if loss is None else f"{loss:.4f}",
-            words.count(result.steps_to_90),
+            *([words.count(result.steps_to_90)] if timed else []),
             result.status,
         )
     reasons = {result.run: result.reason for result in results if result.reason}

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from dsfjax.aspects.eigenvalues import QUANTILES
 from dsfjax.aspects.style import INK, LAYERS, SETTINGS
+from dsfjax.tasks import ACCURACY, Metric
 
 # What the probes of the built-in aspects are called; those of others follow.
 _KNOWN = ("modulus", "growing", "gradient", "dimension")
@@ -22,7 +23,7 @@ class Dynamics:
         seed: Seed of the member.
         steps: Training steps of the probes.
         loss: Loss on the held-out examples there.
-        accuracy: Accuracy there.
+        score: The score there, such as the accuracy.
         sharpness: Largest eigenvalue of the Hessian of the loss.
         modulus: |λ| of each layer at the quantiles of `dsfjax.aspects.eigenvalues`.
         gradient: Norm of ∂L/∂h of each layer in each quarter of the sequence.
@@ -33,7 +34,7 @@ class Dynamics:
     seed: int
     steps: Int[np.ndarray, " T"]
     loss: Float[np.ndarray, " T"]
-    accuracy: Float[np.ndarray, " T"]
+    score: Float[np.ndarray, " T"]
     sharpness: Float[np.ndarray, " T"]
     modulus: Float[np.ndarray, "T layers q"]
     gradient: Float[np.ndarray, "T layers 4"]
@@ -41,12 +42,15 @@ class Dynamics:
     others: Mapping[str, Float[np.ndarray, "T layers"]] = field(default_factory=dict)
 
 
-def read_dynamics(metrics: Sequence[Mapping[str, Any]], member: int) -> Dynamics | None:
+def read_dynamics(
+    metrics: Sequence[Mapping[str, Any]], member: int, metric: Metric = ACCURACY
+) -> Dynamics | None:
     """The probes of a member among the lines of ``metrics.jsonl``.
 
     Args:
         metrics: The lines of a run.
         member: Index of the member.
+        metric: The metric of the score.
 
     Returns:
         The dynamics, or None if the member was not probed.
@@ -64,7 +68,7 @@ def read_dynamics(metrics: Sequence[Mapping[str, Any]], member: int) -> Dynamics
         seed=lines[0]["seed"],
         steps=np.array([line["step"] for line in lines]),
         loss=_numbers([line["eval_loss"] for line in lines]),
-        accuracy=_numbers([line["eval_accuracy"] for line in lines]),
+        score=_numbers([line[f"eval_{metric.name}"] for line in lines]),
         sharpness=_numbers([line["probe"]["sharpness"] for line in lines]),
         modulus=_numbers([[x["modulus"] for x in row] for row in layers]),
         gradient=_numbers([[x["gradient"] or [None] * 4 for x in row] for row in layers]),
@@ -73,7 +77,7 @@ def read_dynamics(metrics: Sequence[Mapping[str, Any]], member: int) -> Dynamics
     )
 
 
-def rows(found: Dynamics) -> Iterator[dict[str, Any]]:
+def rows(found: Dynamics, metric: Metric = ACCURACY) -> Iterator[dict[str, Any]]:
     """A row of ``dynamics.csv`` per probe and layer."""
     for t, step in enumerate(found.steps.tolist()):
         for i in range(found.dimension.shape[1]):
@@ -83,7 +87,7 @@ def rows(found: Dynamics) -> Iterator[dict[str, Any]]:
                 "step": step,
                 "layer": i + 1,
                 "loss": float(found.loss[t]),
-                "accuracy": float(found.accuracy[t]),
+                metric.name: float(found.score[t]),
                 "sharpness": float(found.sharpness[t]),
                 **{f"modulus_{q:g}": x for q, x in modulus},
                 **{f"gradient_{k + 1}": float(found.gradient[t, i, k]) for k in range(4)},

@@ -1,6 +1,7 @@
 """What a comparison of mixers is, once it has been read: plain data and no files."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -8,25 +9,25 @@ from jaxtyping import Float, Int
 from dsfjax.analysis import Cost
 from dsfjax.aspects import Findings
 from dsfjax.report.dynamics import Dynamics
-from dsfjax.tasks import Baseline
+from dsfjax.tasks import ACCURACY, Baseline, Metric
 from dsfjax.training import MemberResult
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy over training of one seed.
+    """The score over training of one seed.
 
     Attributes:
         seed: The seed.
-        steps: Training steps after which the accuracy was measured, increasing.
-        accuracy: Accuracy on the held-out examples at these steps, in [0, 1]; 0 where the member
-            had diverged.
+        steps: Training steps after which the score was measured, increasing.
+        score: The score on the held-out examples at these steps, such as the accuracy; the worst
+            value of its metric where the member had diverged.
         status: How the member ended, as :mod:`dsfjax.training.runs` names it.
     """
 
     seed: int
     steps: Int[np.ndarray, " points"]
-    accuracy: Float[np.ndarray, " points"]
+    score: Float[np.ndarray, " points"]
     status: str = "finished"
 
 
@@ -36,9 +37,9 @@ class Entry:
 
     Attributes:
         mixer: What the run is called here: the architecture, and in what the runs differ.
-        learning_rate: The best learning rate: the highest mean accuracy over seeds.
-        accuracy_mean: Mean over seeds of the final accuracy, in [0, 1].
-        accuracy_std: Standard deviation over seeds.
+        learning_rate: The best learning rate: the best mean score over seeds.
+        score_mean: Mean over seeds of the final score, such as the accuracy in [0, 1].
+        score_std: Standard deviation over seeds.
         steps_to_90: Steps until 90 % accuracy, mean over seeds; None unless all got there.
         state_size: Numbers of state in all layers after the last token of a sequence.
         grows: Whether the state grows with the length of the sequence.
@@ -47,7 +48,8 @@ class Entry:
             has stopped has none.
         bounds: What is known about |λ| by construction, in words.
         outcomes: How every member ended: learning rates × seeds and what else varied.
-        curves: One per seed at the best learning rate. The last point is the final accuracy.
+        curves: One per seed at the best learning rate. The last point is the final score.
+        also: Name of each further metric to its mean and standard deviation over these seeds.
         cost: Operations and bytes per token, one sequence at a time.
         findings: What the aspects found in the best seed; None where all seeds diverged.
         dynamics: What probes saw while a seed trained at the best learning rate; None without any.
@@ -56,8 +58,8 @@ class Entry:
 
     mixer: str
     learning_rate: float
-    accuracy_mean: float
-    accuracy_std: float
+    score_mean: float
+    score_std: float
     steps_to_90: float | None
     state_size: int
     grows: bool
@@ -70,11 +72,12 @@ class Entry:
     findings: Findings | None = None
     dynamics: Dynamics | None = None
     run: str = ""
+    also: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
-    def accuracies(self) -> tuple[float, ...]:
-        """Final accuracy of every seed."""
-        return tuple(float(curve.accuracy[-1]) for curve in self.curves)
+    def scores(self) -> tuple[float, ...]:
+        """Final score of every seed."""
+        return tuple(float(curve.score[-1]) for curve in self.curves)
 
     @property
     def flops(self) -> float:
@@ -91,26 +94,34 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mixers trained on one task, the most accurate first.
+    """Mixers trained on one task, the best first.
 
     Attributes:
         facts: What is shown under the heading: task, model, training, device, versions, in words.
-        chance: Accuracy of a guess among all answers.
-        unbound: Accuracy of the best answer that takes no model; on recall, naming some value of
+        chance: Score of a guess among all answers; None where there is nothing to guess.
+        unbound: Score of the best answer that takes no model; on recall, naming some value of
             the sequence without knowing which key it belongs to.
-        entries: One per mixer, by mean accuracy, best first; equal ones by steps to 90 %.
+        entries: One per mixer, by mean score, best first; equal ones by steps to 90 %.
         title: Name of the task.
-        trivial: What the answer behind ``unbound`` is, such as "naming any value of the sequence".
+        trivial: What the answer behind ``unbound`` is, such as "naming any value of the sequence";
+            "" where the task has no baseline, and ``unbound`` is the worst value.
         linear: A linear model of the whole input; None where there is no such baseline.
+        measured: The metrics of the task; the score is of the first.
     """
 
     facts: dict[str, str]
-    chance: float
+    chance: float | None
     unbound: float
     entries: tuple[Entry, ...]
     title: str = ""
     trivial: str = "naming any value of the sequence"
     linear: Baseline | None = None
+    measured: tuple[Metric, ...] = (ACCURACY,)
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the scores."""
+        return self.measured[0]
 
 
 def band(
@@ -140,7 +151,5 @@ def band(
     """
     steps = np.unique(np.concatenate([curve.steps for curve in curves]))
     steps = steps[steps >= max(curve.steps[0] for curve in curves)]
-    values = np.stack(
-        [c.accuracy[np.searchsorted(c.steps, steps, side="right") - 1] for c in curves]
-    )
+    values = np.stack([c.score[np.searchsorted(c.steps, steps, side="right") - 1] for c in curves])
     return steps, values.mean(axis=0), values.min(axis=0), values.max(axis=0)

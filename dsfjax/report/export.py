@@ -1,7 +1,7 @@
 """The numbers behind the page, as CSV files that any tool reads."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,7 @@ from dsfjax.cost import PHASES
 from dsfjax.report.dynamics import rows as rows_of_dynamics
 from dsfjax.report.entries import Comparison, Entry
 
-_SUMMARY = (
-    "mixer run learning_rate accuracy_mean accuracy_std steps_to_90 state_size grows num_params "
-    "tokens_per_second bounds num_diverged"
-).split()
+_SUMMARY = ("steps_to_90 state_size grows num_params tokens_per_second bounds num_diverged").split()
 
 
 def write_data(comparison: Comparison, folder: Path) -> list[str]:
@@ -42,9 +39,9 @@ def write_data(comparison: Comparison, folder: Path) -> list[str]:
     entries = comparison.entries
     found = [(entry, entry.findings) for entry in entries if entry.findings is not None]
     files: dict[str, Iterable[dict[str, Any]]] = {
-        "summary": _summary(entries),
-        "members": _members(entries),
-        "curves": _curves(entries),
+        "summary": _summary(comparison),
+        "members": _members(comparison),
+        "curves": _curves(comparison),
         "cost": _costs(entries),
         "layers": _layers(found),
     }
@@ -52,7 +49,7 @@ def write_data(comparison: Comparison, folder: Path) -> list[str]:
         for name, rows in aspect.all_files().items():
             if MODEL not in name:
                 files[name] = _by_mixer(found, aspect.name, rows)
-    files["dynamics"] = _dynamics(entries)
+    files["dynamics"] = _dynamics(comparison)
     for aspect in registered():
         for name, rows in aspect.all_files().items():
             for entry, findings in found if MODEL in name else ():
@@ -78,16 +75,19 @@ def _write(path: Path, rows: Iterable[dict[str, Any]]) -> str:
     return path.name
 
 
-def _summary(entries: Sequence[Entry]) -> Lines:
+def _summary(comparison: Comparison) -> Lines:
     columns = [
         (aspect.name, column)
         for aspect in registered()
         for column in aspect.all_columns().values()
         if column.key
     ]
-    for entry in entries:
+    for entry in comparison.entries:
         found = entry.findings or {}
         yield {
+            **{name: getattr(entry, name) for name in ("mixer", "run", "learning_rate")},
+            **_spread({comparison.metric.name: (entry.score_mean, entry.score_std)}),
+            **_spread(entry.also),
             **{name: getattr(entry, name) for name in _SUMMARY},
             "num_members": len(entry.outcomes),
             **{
@@ -97,26 +97,34 @@ def _summary(entries: Sequence[Entry]) -> Lines:
         }
 
 
-def _members(entries: Sequence[Entry]) -> Lines:
-    for entry in entries:
+def _spread(found: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Mean and standard deviation of each metric as columns."""
+    columns: dict[str, float] = {}
+    for name, (mean, std) in found.items():
+        columns |= {f"{name}_mean": mean, f"{name}_std": std}
+    return columns
+
+
+def _members(comparison: Comparison) -> Lines:
+    for entry in comparison.entries:
         for outcome in entry.outcomes:
             yield {
                 "mixer": entry.mixer,
                 **outcome.point._asdict(),
                 "status": outcome.status,
-                "accuracy": outcome.accuracy,
+                **{metric.name: outcome.of(metric) for metric in comparison.measured},
             }
 
 
-def _curves(entries: Sequence[Entry]) -> Lines:
-    for entry in entries:
+def _curves(comparison: Comparison) -> Lines:
+    for entry in comparison.entries:
         for curve in entry.curves:
-            for step, value in zip(curve.steps, curve.accuracy, strict=True):
+            for step, value in zip(curve.steps, curve.score, strict=True):
                 yield {
                     "mixer": entry.mixer,
                     "seed": curve.seed,
                     "step": int(step),
-                    "accuracy": float(value),
+                    comparison.metric.name: float(value),
                 }
 
 
@@ -162,8 +170,8 @@ def _by_mixer(found: Found, aspect: str, rows: Rows) -> Lines:
             yield {"mixer": entry.mixer, **row}
 
 
-def _dynamics(entries: Sequence[Entry]) -> Lines:
-    for entry in entries:
+def _dynamics(comparison: Comparison) -> Lines:
+    for entry in comparison.entries:
         if entry.dynamics is not None:
-            for row in rows_of_dynamics(entry.dynamics):
+            for row in rows_of_dynamics(entry.dynamics, comparison.metric):
                 yield {"mixer": entry.mixer, **row}

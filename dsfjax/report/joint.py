@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsfjax._util.words import capitalized
 from dsfjax.report.read import labels, names_by_task
 from dsfjax.report.verdict import beats
-from dsfjax.tasks import Baseline, Task, name_of
+from dsfjax.tasks import ACCURACY, Baseline, Metric, Task, name_of
+from dsfjax.training.storage.record import mean_in
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,15 @@ class Score:
     """One mixer on one task, at its best learning rate.
 
     Attributes:
-        accuracy_mean: Mean over seeds of the final accuracy, in [0, 1].
-        accuracy_std: Standard deviation over seeds.
+        mean: Mean over seeds of the final score, such as the accuracy in [0, 1].
+        std: Standard deviation over seeds.
         learning_rate: The best learning rate.
         state_size: Numbers of state in all layers after the last token of a sequence.
         num_params: Number of trained parameters.
     """
 
-    accuracy_mean: float
-    accuracy_std: float
+    mean: float
+    std: float
     learning_rate: float
     state_size: int
     num_params: int
@@ -46,6 +48,7 @@ class TaskScores:
         trivial: The best answer that takes no model.
         linear: A linear model of the whole input; None where the task has no such baseline.
         scores: Mixer to its score, in the order of the comparison.
+        metric: What the scores are of.
     """
 
     name: str
@@ -54,15 +57,16 @@ class TaskScores:
     trivial: Baseline
     linear: Baseline | None
     scores: Mapping[str, Score]
+    metric: Metric = ACCURACY
 
     def learnt(self, mixer: str) -> bool:
-        """Whether a mixer is clearly above the trivial answer.
+        """Whether a mixer is clearly better than the trivial answer.
 
         Args:
             mixer: One of `scores`.
         """
         score = self.scores[mixer]
-        return beats(score.accuracy_mean, score.accuracy_std, self.trivial.accuracy)
+        return beats(self.metric, score.mean, score.std, self.trivial.score)
 
 
 def read_joint(run_dir: Path) -> list[TaskScores]:
@@ -111,7 +115,7 @@ def short_names(tasks: Sequence[Task]) -> dict[Task, str]:
 
 
 def mixers(joint: Sequence[TaskScores]) -> list[str]:
-    """All mixers of some tasks, the most accurate on the first task first.
+    """All mixers of some tasks, the best on the first task first.
 
     Args:
         joint: The columns.
@@ -122,7 +126,8 @@ def mixers(joint: Sequence[TaskScores]) -> list[str]:
     """
     found: dict[str, None] = {}
     for task in joint:
-        found |= dict.fromkeys(sorted(task.scores, key=lambda m: -task.scores[m].accuracy_mean))
+        order = sorted(task.scores, key=lambda m: task.metric.order(task.scores[m].mean))
+        found |= dict.fromkeys(order)
     return list(found)
 
 
@@ -135,14 +140,54 @@ def baselines(joint: Sequence[TaskScores]) -> str:
     Returns:
         One or two sentences.
     """
-    trivial = "; ".join(f"{task.name}, {task.trivial.about}" for task in joint)
-    linear = "; ".join(f"{task.name}, {task.linear.about}" for task in joint if task.linear)
-    text = f"Trivial answer: {trivial}."
-    return f"{text} Linear model of the whole input: {linear}." if linear else text
+    known = {
+        "Trivial answer": [(task.name, task.trivial.about) for task in joint if task.trivial.about],
+        "Linear model of the whole input": [(t.name, t.linear.about) for t in joint if t.linear],
+    }
+    said = {what: "; ".join(map(", ".join, each)) for what, each in known.items()}
+    return " ".join(f"{what}: {text}." for what, text in said.items() if text)
+
+
+def known_baselines(joint: Sequence[TaskScores]) -> dict[str, list[Baseline | None]]:
+    """The baselines as rows of the table.
+
+    Args:
+        joint: The columns.
+
+    Returns:
+        Name of a row to a baseline per task, None where the task has none; no row of Nones.
+    """
+    rows = {
+        "trivial answer": [t.trivial if t.trivial.about else None for t in joint],
+        "linear model": [t.linear for t in joint],
+    }
+    return {name: known for name, known in rows.items() if any(known)}
+
+
+def scores_called(joint: Sequence[TaskScores]) -> str:
+    """What the numbers of the table are, as the beginning of a sentence.
+
+    Args:
+        joint: The columns.
+    """
+    called = list(dict.fromkeys(task.metric.called for task in joint))
+    return capitalized(called[0] if len(called) == 1 else "score")
+
+
+def better(joint: Sequence[TaskScores]) -> str:
+    """Where the better numbers are: "above" a number, "below" it, or, if tasks differ, neither.
+
+    Args:
+        joint: The columns.
+    """
+    words = {task.metric.better for task in joint}
+    return words.pop() if len(words) == 1 else "better than"
 
 
 def write_joint(joint: Sequence[TaskScores], path: Path) -> None:
     """Write the table as CSV, a row per task and mixer, in full precision.
+
+    A column has the numbers of one metric; it is empty in the rows of tasks with another.
 
     Args:
         joint: The columns.
@@ -150,21 +195,25 @@ def write_joint(joint: Sequence[TaskScores], path: Path) -> None:
     """
     rows = list(_rows(joint))
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
 
 
 def _rows(joint: Sequence[TaskScores]) -> Iterable[dict[str, Any]]:
     for task in joint:
+        name = task.metric.name
         for mixer, score in task.scores.items():
+            own = dict(vars(score))
             yield {
                 "task": task.name,
                 "mixer": mixer,
-                **vars(score),
+                f"{name}_mean": own.pop("mean"),
+                f"{name}_std": own.pop("std"),
+                **own,
                 "learnt": int(task.learnt(mixer)),
-                "trivial_accuracy": task.trivial.accuracy,
-                "linear_accuracy": None if task.linear is None else task.linear.accuracy,
+                f"trivial_{name}": task.trivial.score,
+                f"linear_{name}": None if task.linear is None else task.linear.score,
             }
 
 
@@ -174,8 +223,7 @@ def _scores(name: str, task: Task, rows: Sequence[Mapping[str, Any]]) -> TaskSco
         found = [found[0].partition("-")[0]]
     scores = {
         label: Score(
-            row["accuracy_mean"],
-            row["accuracy_std"],
+            *mean_in(row, task.metric),
             row["best_learning_rate"],
             row["state_size"],
             row["num_params"],
@@ -183,4 +231,6 @@ def _scores(name: str, task: Task, rows: Sequence[Mapping[str, Any]]) -> TaskSco
         for label, row in zip(found, rows, strict=True)
     }
     linear = task.baselines().get("linear")
-    return TaskScores(name, task.title, task.describe(), task.trivial(), linear, scores)
+    return TaskScores(
+        name, task.title, task.describe(), task.trivial(), linear, scores, task.metric
+    )

@@ -17,7 +17,7 @@ def render(comparison: Comparison, verdict: Verdict, title: str, files: list[str
     """The page as a string.
 
     Args:
-        comparison: What is to be shown; entries ordered by mean accuracy.
+        comparison: What is to be shown; entries with the best score first.
         verdict: What follows from it.
         title: Heading of the page, plain text.
         files: Names of the data files, for the footer.

@@ -24,7 +24,7 @@ from dsfjax.tasks import Task
 from dsfjax.training import Loaded, MemberResult, TrainConfig, load
 from dsfjax.training.runs import program_of
 from dsfjax.training.storage.folder import read_config
-from dsfjax.training.storage.record import row
+from dsfjax.training.storage.record import mean_in, row
 
 
 def read(
@@ -73,17 +73,19 @@ def read(
         entries.append(_entry(label, *run, look()))
         done = f"{len(entries)} of {len(runs)}"
         said(f"{label}: read after {time.perf_counter() - began:.1f} s ({done})")
-    entries.sort(key=lambda entry: (-entry.accuracy_mean, entry.steps_to_90 or math.inf))
     (task,) = tasks
+    metric = task.metric
+    entries.sort(key=lambda e: (metric.order(e.score_mean), e.steps_to_90 or math.inf))
     baselines, trivial = task.baselines(), task.trivial()
     return Comparison(
         title=task.title,
         facts=_facts([loaded for _, loaded in runs]),
-        chance=baselines["chance"].accuracy,
-        unbound=trivial.accuracy,
+        chance=baselines["chance"].score if "chance" in baselines else None,
+        unbound=trivial.score,
         trivial=trivial.about,
         linear=baselines.get("linear"),
         entries=tuple(entries),
+        measured=task.measured(),
     )
 
 
@@ -137,7 +139,7 @@ def _look(row: Mapping[str, Any], loaded: Loaded) -> Examination | _Nothing:
     whole = [member for member in _best(row, loaded) if member.status != "diverged"]
     if not whole:
         return _Nothing()
-    index = max(whole, key=lambda member: member.accuracy).member
+    index = min(whole, key=lambda member: member.metric.order(member.score)).member
     # As NumPy's: to take a row of an array of JAX is a program for every shape.
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[index], loaded.params)
     # What was trained in bfloat16 is looked at in full precision.
@@ -157,14 +159,17 @@ def _entry(label: str, row: Mapping[str, Any], loaded: Loaded, found: Findings |
     model, length = program_of(config).model, config.task.seq_len
     # What answers once, at the end, or reads both ways is not decoded.
     phases = PHASES if model.causal and not model.pooled else PHASES[:2]
-    seen = [read_dynamics(loaded.metrics, member.member) for member in best]
-    copied = (
-        "accuracy_mean accuracy_std steps_to_90 state_size num_params tokens_per_second"
-    ).split()
+    metric, *others = config.task.measured()
+    mean, std = mean_in(row, metric)
+    seen = [read_dynamics(loaded.metrics, member.member, metric) for member in best]
+    copied = ("steps_to_90", "state_size", "num_params", "tokens_per_second")
     return Entry(
         mixer=label,
         run=row["mixer"],
         **{name: row[name] for name in copied},
+        score_mean=mean,
+        score_std=std,
+        also={other.name: mean_in(row, other) for other in others},
         learning_rate=row["best_learning_rate"],
         grows=state_size(model, 2 * length) > state_size(model, length),
         bounds=_bounds(config),
@@ -177,11 +182,12 @@ def _entry(label: str, row: Mapping[str, Any], loaded: Loaded, found: Findings |
 
 
 def _curve(member: MemberResult) -> Curve:
-    accuracy = np.array([line["eval_accuracy"] or 0.0 for line in member.metrics])
+    metric, name = member.metric, f"eval_{member.metric.name}"
+    score = np.array([metric.known(line[name]) for line in member.metrics])
     if member.status == "diverged":
-        accuracy[-1] = 0.0  # as the comparison counts it
+        score[-1] = metric.worst  # as the comparison counts it
     steps = np.array([line["step"] for line in member.metrics])
-    return Curve(member.point.seed, steps, accuracy, member.status)
+    return Curve(member.point.seed, steps, score, member.status)
 
 
 def _bounds(config: TrainConfig) -> str:

@@ -1,8 +1,10 @@
 """The sections of the page, an aspect each, with every mixer in it side by side."""
 
+import dataclasses
+import math
 from collections.abc import Sequence
 
-from dsfjax._util.words import count, number, percent, rate
+from dsfjax._util.words import capitalized, count, number, rate
 from dsfjax.aspects import Aspect, Panel, registered
 from dsfjax.aspects.aspect import MODEL
 from dsfjax.aspects.style import colors
@@ -10,16 +12,27 @@ from dsfjax.cost import PHASES
 from dsfjax.report import dynamics
 from dsfjax.report.entries import Comparison
 from dsfjax.report.html import Cell, Column, bullets, figure, grid, lead, note, section, table
-from dsfjax.report.joint import TaskScores, baselines, mixers
+from dsfjax.report.joint import (
+    TaskScores,
+    baselines,
+    better,
+    known_baselines,
+    mixers,
+    scores_called,
+)
+from dsfjax.tasks import ACCURACY, Metric
 
 
 def results(comparison: Comparison) -> str:
-    """Accuracy, and what it took: a table and four figures."""
+    """The scores, and what they took: a table and four figures."""
+    metric, *others = comparison.measured
+    timed = metric == ACCURACY
     columns = (
         Column("mixer", "ascending", "text"),
-        Column("accuracy", sorted="descending"),
+        _score_column(metric),
+        *[Column(other.heading, _direction(other)) for other in others],
         Column("best lr", "ascending"),
-        Column("steps to 90 %", "ascending"),
+        *([Column("steps to 90 %", "ascending")] if timed else []),
         Column("diverged", "ascending"),
         Column("state size N", "ascending"),
         Column("parameters", "ascending"),
@@ -30,9 +43,10 @@ def results(comparison: Comparison) -> str:
     rows = [
         (
             Cell(e.mixer, e.mixer, color=color[e.mixer]),
-            Cell(percent(e.accuracy_mean), e.accuracy_mean, f"± {100 * e.accuracy_std:.1f}"),
+            _score_cell(metric, e.score_mean, e.score_std),
+            *[_score_cell(other, *e.also[other.name]) for other in others],
             Cell(rate(e.learning_rate), e.learning_rate),
-            Cell(count(e.steps_to_90), e.steps_to_90),
+            *([Cell(count(e.steps_to_90), e.steps_to_90)] if timed else []),
             Cell(f"{e.num_diverged} of {len(e.outcomes)}", e.num_diverged),
             Cell(count(e.state_size), e.state_size, "grows" if e.grows else ""),
             Cell(count(e.num_params), e.num_params),
@@ -41,29 +55,52 @@ def results(comparison: Comparison) -> str:
         )
         for e in comparison.entries
     ]
+    share = ": share of the queries that are answered right," if timed else ":"
+    best = "highest" if metric.higher_is_better else "lowest"
     explained = (
-        "Accuracy: share of the queries that are answered right, mean ± standard deviation over "
-        "seeds at the best learning rate (the one with the highest mean). A member is one model: "
-        "one learning rate and one seed; one that diverged counts as 0 %. Steps to 90 %: mean over "
-        "seeds, if all of them got there. Diverged: how many of all members. N: how many numbers "
+        f"{capitalized(metric.called)}{share} mean ± standard deviation over "
+        f"seeds at the best learning rate (the one with the {best} mean). A member is one model: "
+        f"one learning rate and one seed; one that diverged counts as {_worst(metric)}. "
+        + ("Steps to 90 %: mean over seeds, if all of them got there. " if timed else "")
+        + "Diverged: how many of all members. N: how many numbers "
         "all layers together keep after the last token of a sequence, the memory of the past; "
         "“grows”: with the length of the sequence. Tokens/s: in training, of all members together. "
         "A click on a heading sorts."
     )
     return section(
-        "Accuracy",
+        capitalized(metric.called),
         "",
         table("Results, scrollable", columns, rows),
         note(explained),
-        grid("pair", _accuracy_figures(comparison)),
+        grid("pair", _score_figures(comparison)),
     )
+
+
+def _direction(metric: Metric) -> str:
+    """In which the best comes first."""
+    return "descending" if metric.higher_is_better else "ascending"
+
+
+def _score_column(metric: Metric) -> Column:
+    """The column by which the rows arrive ordered; a click turns them round."""
+    return Column(metric.heading, sorted=_direction(metric))
+
+
+def _score_cell(metric: Metric, mean: float, std: float | None = None) -> Cell:
+    """A mean with its standard deviation; what is not finite sorts to the end."""
+    spread = "" if std is None else metric.deviation(mean, std)
+    return Cell(metric.show(mean), mean if math.isfinite(mean) else None, spread)
+
+
+def _worst(metric: Metric) -> str:
+    return f"{100 * metric.worst:.0f} %" if metric.percent else metric.show(metric.worst)
 
 
 def joint(tasks: Sequence[TaskScores]) -> str:
     """All tasks in one table: a row per mixer and per baseline."""
     columns = (
         Column("mixer", "ascending", "text"),
-        *[Column(task.name) for task in tasks],
+        *[Column(_headed(task), _direction(task.metric)) for task in tasks],
         *[Column(f"N, {task.name}", "ascending") for task in tasks],
         *[Column(f"parameters, {task.name}", "ascending") for task in tasks],
     )
@@ -81,18 +118,19 @@ def joint(tasks: Sequence[TaskScores]) -> str:
                 *[Cell(count(value), value) for value in (*sizes, *params)],
             )
         )
-    for name, known in (
-        ("trivial answer", [task.trivial for task in tasks]),
-        ("linear model", [task.linear for task in tasks]),
-    ):
-        if any(known):
-            cells = [Cell("–", None) if b is None else Cell(percent(b[0]), b[0]) for b in known]
-            rows.append((Cell(name, name), *cells, *[Cell("–", None)] * (2 * len(tasks))))
+    for name, known in known_baselines(tasks).items():
+        cells = [
+            Cell("–", None) if each is None else _score_cell(task.metric, each.score)
+            for task, each in zip(tasks, known, strict=True)
+        ]
+        rows.append((Cell(name, name), *cells, *[Cell("–", None)] * (2 * len(tasks))))
+    worst = " or ".join(dict.fromkeys(_worst(task.metric) for task in tasks))
     explained = (
-        "Accuracy: mean ± standard deviation over seeds at the best learning rate of the mixer on "
-        "the task; a member that diverged counts as 0 %. Not learnt: not clearly above the "
-        f"trivial answer. {baselines(tasks)} N: numbers of state in all layers after the last "
-        "token of a sequence. A click on a heading sorts, baselines included."
+        f"{scores_called(tasks)}: mean ± standard deviation over seeds at the best learning rate "
+        f"of the mixer on the task; a member that diverged counts as {worst}. Not learnt: not "
+        f"clearly {better(tasks)} the trivial answer. {baselines(tasks)} N: numbers of state in "
+        "all layers after the last token of a sequence. A click on a heading sorts, baselines "
+        "included."
     )
     return section(
         "Every mixer on every task",
@@ -102,65 +140,81 @@ def joint(tasks: Sequence[TaskScores]) -> str:
     )
 
 
+def _headed(task: TaskScores) -> str:
+    return task.name if task.metric == ACCURACY else f"{task.name}, {task.metric.heading}"
+
+
 def _joint_cell(task: TaskScores, mixer: str) -> Cell:
     if (score := task.scores.get(mixer)) is None:
         return Cell("–", None)
-    spread = f"± {100 * score.accuracy_std:.1f}"
-    if not task.learnt(mixer):
-        spread += ", not learnt"
-    return Cell(percent(score.accuracy_mean), score.accuracy_mean, spread)
+    cell = _score_cell(task.metric, score.mean, score.std)
+    if task.learnt(mixer):
+        return cell
+    said = f"{cell.spread}, not learnt" if cell.spread else "not learnt"
+    return dataclasses.replace(cell, spread=said)
 
 
-def _accuracy_figures(comparison: Comparison) -> list[str]:
+def _lines(comparison: Comparison) -> str:
+    """What the lines of the baselines in a figure are."""
+    metric, chance = comparison.metric, comparison.chance
+    guess = f"Dashed: guessing among all answers ({metric.show(chance)}). " if chance else ""
+    if not comparison.trivial:
+        return guess
+    return (
+        f"{guess}Dotted: {comparison.trivial} ({metric.show(comparison.unbound)}); only what is "
+        f"clearly {metric.better} it has learnt the task, and what is not is not put in an order."
+    )
+
+
+def _score_figures(comparison: Comparison) -> list[str]:
     from dsfjax.report import figures  # Matplotlib is imported where something is drawn
 
-    entries, baselines = comparison.entries, (comparison.chance, comparison.unbound)
-    guess = (
-        f"Dashed: guessing among all answers ({percent(comparison.chance)}). Dotted: "
-        f"{comparison.trivial} ({percent(comparison.unbound)}); only what is clearly above it has "
-        "learnt the task, and what is not is not put in an order."
-    )
+    entries, metric, guess = comparison.entries, comparison.metric, _lines(comparison)
+    called, named = metric.called, capitalized(metric.called)
     drawn = [
         figure(
-            figures.learning_curves(entries, *baselines),
+            figures.learning_curves(comparison),
             "curves",
-            "Accuracy over training",
-            "Accuracy on held-out examples while training. Line: mean over seeds at the best "
+            f"{named} over training",
+            f"{named} on held-out examples while training. Line: mean over seeds at the best "
             "learning rate; band: lowest to highest seed; the dot marks where training ended, a "
             f"cross a seed that diverged. Further left and steeper is learnt faster. {guess}",
             "curves.csv",
         ),
         figure(
-            figures.accuracy_bars(entries, *baselines),
+            figures.score_bars(comparison),
             "bars",
-            "Final accuracy",
-            "Final accuracy in per cent. Bar: mean over seeds; whisker: one standard deviation; "
+            f"Final {called}",
+            f"Final {called}{' in per cent' if metric.percent else ''}. "
+            "Bar: mean over seeds; whisker: one standard deviation; "
             "dots: the seeds, crosses those that diverged. Where whiskers overlap, this run "
             f"does not say which is better. {guess}",
             "members.csv",
         ),
     ]
+    rises, up = ("rises", "up") if metric.higher_is_better else ("falls", "down")
+    where = "at 0" if metric == ACCURACY else "at the edge"
     if len({one.point.learning_rate for entry in entries for one in entry.outcomes}) > 1:
         drawn.append(
             figure(
-                figures.rates(entries),
+                figures.rates(comparison),
                 "rates",
-                "Accuracy by learning rate",
-                "Every member that was trained: final accuracy against its learning rate, a line "
-                "through the means over seeds, a cross at 0 for one that diverged. Where a line "
-                "still rises at its end, a learning rate beyond it may be better.",
+                f"{named} by learning rate",
+                f"Every member that was trained: final {called} against its learning rate, a line "
+                f"through the means over seeds, a cross {where} for one that diverged. Where a "
+                f"line still {rises} at its end, a learning rate beyond it may be better.",
                 "members.csv",
             )
         )
     if len(entries) > 1:
         drawn.append(
             figure(
-                figures.trade_off(entries),
+                figures.trade_off(comparison),
                 "trade-off",
-                "Accuracy by state size",
-                "What the accuracy costs in memory: mean ± standard deviation over seeds against "
-                "the state size; squares grow with the length of the sequence. Further up and left "
-                "is better.",
+                f"{named} by state size",
+                f"What the {called} costs in memory: mean ± standard deviation over seeds against "
+                "the state size; squares grow with the length of the sequence. Further "
+                f"{up} and left is better.",
                 "summary.csv",
             )
         )
@@ -176,7 +230,7 @@ def inside(comparison: Comparison) -> str:
     ]
     columns = (
         Column("mixer", "ascending", "text"),
-        Column("accuracy", sorted="descending"),
+        _score_column(comparison.metric),
         *[Column(head, column.first) for _, head, column in read],
     )
     color = colors([entry.mixer for entry in comparison.entries])
@@ -187,7 +241,7 @@ def inside(comparison: Comparison) -> str:
         rows.append(
             (
                 Cell(entry.mixer, entry.mixer, color=color[entry.mixer]),
-                Cell(percent(entry.accuracy_mean), entry.accuracy_mean),
+                _score_cell(comparison.metric, entry.score_mean),
                 *[
                     Cell("–" if value is None else column.show(value), value)
                     for value, (_, _, column) in zip(values, read, strict=True)

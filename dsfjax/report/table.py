@@ -8,14 +8,24 @@ from rich.table import Table
 from rich.text import Text
 
 from dsfjax._util import words
-from dsfjax.report.joint import TaskScores, baselines, mixers
+from dsfjax.report.joint import (
+    TaskScores,
+    baselines,
+    better,
+    known_baselines,
+    mixers,
+    scores_called,
+)
+from dsfjax.tasks import ACCURACY
+from dsfjax.training.storage.record import mean_in, measured_in
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows of a comparison as a table, best accuracy first and what failed last.
+    """Rows of a comparison as a table, the best score first and what failed last.
 
     Args:
-        rows: One mapping per mixer, as :func:`dsfjax.training.compare` returns and writes them.
+        rows: One mapping per mixer, all of one task, as :func:`dsfjax.training.sweep` returns and
+            writes them.
 
     Returns:
         The table; plain text where it is printed into a pipe.
@@ -30,38 +40,42 @@ def render(rows: Sequence[Mapping[str, Any]]) -> Table:
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("mixer", no_wrap=True)
-    for head in ("accuracy", "best lr", "steps to\n90 %", "N", "params", "tokens/s"):
-        table.add_column(head, justify="right", no_wrap=True)
     finished = [row for row in rows if row.get("status") != "failed"]
-    for row in sorted(finished, key=lambda row: -row["accuracy_mean"]):
+    measured = measured_in(finished[0] if finished else {})
+    metric = measured[0]
+    timed = ["steps to\n90 %"] if metric == ACCURACY else []
+    heads = [*(each.heading for each in measured), "best lr", *timed, "N", "params", "tokens/s"]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in sorted(finished, key=lambda row: metric.order(mean_in(row, metric)[0])):
         table.add_row(
             row["mixer"],
-            words.accuracy(row["accuracy_mean"], row["accuracy_std"]),
+            *[each.spread(*mean_in(row, each)) for each in measured],
             words.rate(row["best_learning_rate"]),
-            words.count(row["steps_to_90"]),
+            *[words.count(row["steps_to_90"]) for _ in timed],
             words.count(row["state_size"]),
             words.count(row["num_params"]),
             words.count(row["tokens_per_second"]),
         )
     for row in rows:
         if row.get("status") == "failed":
-            table.add_row(row["mixer"], "failed", *["–"] * 5)
+            table.add_row(row["mixer"], "failed", *["–"] * (len(heads) - 1))
     return table
 
 
 def render_joint(joint: Sequence[TaskScores]) -> Table:
-    """Several tasks as one table: accuracy at the best learning rate, a column per task.
+    """Several tasks as one table: the score at the best learning rate, a column per task.
 
     Args:
         joint: The columns.
 
     Returns:
-        The table. The last rows are what the baselines of the tasks reach; a star marks an accuracy
-        that is not clearly above the trivial answer, and a note below says so.
+        The table. The last rows are what the baselines of the tasks reach; a star marks a score
+        that is not clearly better than the trivial answer, and a note below says so.
     """
     note = (
-        "Accuracy at the best learning rate, mean ± standard deviation over seeds. "
-        "* not learnt: not clearly above the trivial answer. "
+        f"{scores_called(joint)} at the best learning rate, mean ± standard deviation over seeds. "
+        f"* not learnt: not clearly {better(joint)} the trivial answer. "
         f"{baselines(joint)} N and params: by task, where they differ."
     )
     table = Table(
@@ -75,31 +89,32 @@ def render_joint(joint: Sequence[TaskScores]) -> Table:
     table.add_column("mixer", no_wrap=True)
     # The unit is in the heads: a table of two tasks fits a narrow terminal.
     for task in joint:
-        table.add_column(f"{task.name}, %", justify="right", no_wrap=True)
+        unit = "%" if task.metric == ACCURACY else task.metric.heading
+        table.add_column(f"{task.name}, {unit}", justify="right", no_wrap=True)
     for head in ("N", "params"):
         table.add_column(head, justify="right")
     for mixer in mixers(joint):
         scores = [task.scores.get(mixer) for task in joint]
         table.add_row(
             mixer,
-            *[_accuracy(task, mixer) for task in joint],
+            *[_score(task, mixer) for task in joint],
             _by_task([None if score is None else score.state_size for score in scores]),
             _by_task([None if score is None else score.num_params for score in scores]),
         )
     table.add_section()
-    for name, known in (
-        ("trivial answer", [task.trivial for task in joint]),
-        ("linear model", [task.linear for task in joint]),
-    ):
-        if any(known):
-            table.add_row(name, *["–" if b is None else f"{100 * b.accuracy:.1f}" for b in known])
+    for name, known in known_baselines(joint).items():
+        shown = [
+            "–" if each is None else task.metric.plain(each.score)
+            for task, each in zip(joint, known, strict=True)
+        ]
+        table.add_row(name, *shown)
     return table
 
 
-def _accuracy(task: TaskScores, mixer: str) -> Text | str:
+def _score(task: TaskScores, mixer: str) -> Text | str:
     if (score := task.scores.get(mixer)) is None:
         return "–"
-    shown = f"{100 * score.accuracy_mean:.1f} ± {100 * score.accuracy_std:.1f}"
+    shown = task.metric.spread(score.mean, score.std).removesuffix(task.metric.unit)
     return shown if task.learnt(mixer) else Text(f"* {shown}", style="dim")
 
 

@@ -1,13 +1,16 @@
 """Which architecture for this task, and why: sentences that follow from the numbers of the runs.
 
-The rule: take the most accurate mixer, and those that seeds do not tell apart from it. Of these,
-keep the ones whose own seeds agree, and choose the one with the smallest state; of equal states one
-that does not grow with the sequence, then the one with the fewest operations per token.
+The rule: take the mixer with the best score, and those that seeds do not tell apart from it. Of
+these, keep the ones whose own seeds agree, and choose the one with the smallest state; of equal
+states one that does not grow with the sequence, then the one with the fewest operations per token.
 
-A mixer that is not clearly above the trivial answer has not learnt the task. It is never chosen,
-and mixers that have not learnt the task are not put in an order. A difference smaller than the
-scatter of the seeds is not an order either. What makes the evidence thin is said next to the
+A mixer that is not clearly better than the trivial answer has not learnt the task. It is never
+chosen, and mixers that have not learnt the task are not put in an order. A difference smaller than
+the scatter of the seeds is not an order either. What makes the evidence thin is said next to the
 answer.
+
+The score is that of the task's metric. Differences of accuracies count in points, those of other
+numbers relative to the number: what 0.01 is called below is a point of the one, 1 % of the other.
 """
 
 import math
@@ -16,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsfjax._util.words import accuracy, count, listing, percent
+from dsfjax._util.words import capitalized, count, listing
 from dsfjax.aspects import Layers, registered
 from dsfjax.report.entries import Comparison, Entry
+from dsfjax.tasks import ACCURACY, Metric
 
 # Means closer than this are called equal even if the seeds scatter less.
 TIE = 0.005
@@ -58,14 +62,14 @@ def decide(comparison: Comparison) -> Verdict:
     """Choose a mixer from the numbers of the runs.
 
     Args:
-        comparison: At least one entry, ordered by mean accuracy.
+        comparison: At least one entry, the best score first.
 
     Returns:
         The verdict.
     """
     choice, answer = _choice(comparison)
-    entries = comparison.entries
-    reasons = {"Accuracy": _accuracy(comparison)}
+    entries, called = comparison.entries, comparison.metric.called
+    reasons = {capitalized(called): _scores(comparison)}
     for aspect in registered():
         own = {
             e.mixer: e.findings[aspect.name]
@@ -77,103 +81,117 @@ def decide(comparison: Comparison) -> Verdict:
     reasons["Training"] = _diverged(entries)
     reasons["Cost"] = _cost(entries)
     if text := _company(comparison):
-        reasons["What goes with accuracy"] = text
+        reasons[f"What goes with {called}"] = text
     return Verdict(choice, answer + _linear(comparison), reasons, tuple(_doubts(comparison)))
 
 
-def apart(a: Entry, b: Entry) -> bool:
+def apart(metric: Metric, a: Entry, b: Entry) -> bool:
     """Whether the means of two mixers differ by more than the seeds of either scatter.
 
     Args:
+        metric: The metric of their scores.
         a: A mixer.
         b: Another one.
 
     Returns:
-        False where they differ by no more than a standard deviation or half a percentage point.
+        False where they differ by no more than a standard deviation or half a percentage point (of
+        what is no share: 0.5 %).
     """
-    gap = abs(a.accuracy_mean - b.accuracy_mean)
-    return gap > max(a.accuracy_std, b.accuracy_std, TIE)
+    gap = abs(metric.gain(a.score_mean, b.score_mean))
+    return gap > max(a.score_std, b.score_std, TIE * metric.scale(a.score_mean, b.score_mean))
 
 
 def learnt(comparison: Comparison) -> list[Entry]:
-    """The mixers that are clearly above the trivial answer.
+    """The mixers that are clearly better than the trivial answer.
 
     Args:
         comparison: The comparison.
 
     Returns:
-        Those above it by more than their standard deviation and two percentage points, in order.
+        Those better than it by more than their standard deviation and two percentage points (of
+        what is no share: 2 %), in order.
     """
-    return [
-        e for e in comparison.entries if beats(e.accuracy_mean, e.accuracy_std, comparison.unbound)
-    ]
+    metric, least = comparison.metric, comparison.unbound
+    return [e for e in comparison.entries if beats(metric, e.score_mean, e.score_std, least)]
 
 
-def beats(mean: float, std: float, baseline: float) -> bool:
-    """Whether a mean accuracy is clearly above a baseline.
+def beats(metric: Metric, mean: float, std: float, baseline: float) -> bool:
+    """Whether a mean score is clearly better than a baseline.
 
     Args:
+        metric: What both are.
         mean: Mean over seeds.
         std: Standard deviation over seeds.
-        baseline: Accuracy of the baseline.
+        baseline: Score of the baseline.
 
     Returns:
-        True where it is higher by more than the standard deviation and two percentage points.
+        True where it is better by more than the standard deviation and two percentage points (of
+        what is no share: 2 % of the baseline).
 
     Example:
-        >>> beats(0.30, 0.01, 0.25), beats(0.30, 0.06, 0.25), beats(0.26, 0.0, 0.25)
-        (True, False, False)
+        >>> from dsfjax.tasks import ACCURACY, MSE
+        >>> [beats(ACCURACY, *each, 0.25) for each in ((0.30, 0.01), (0.30, 0.06), (0.26, 0.0))]
+        [True, False, False]
+        >>> [beats(MSE, *each, 2.5) for each in ((2.0, 0.1), (2.0, 0.6), (2.46, 0.0), (3.0, 0.1))]
+        [True, False, False, False]
     """
-    return mean - baseline > max(std, RELIABLE)
+    return metric.gain(mean, baseline) > max(std, RELIABLE * metric.scale(baseline))
 
 
-def leaders(entries: Sequence[Entry]) -> list[Entry]:
+def leaders(metric: Metric, entries: Sequence[Entry]) -> list[Entry]:
     """The best mixer and those that seeds do not tell apart from it.
 
     Args:
-        entries: Ordered by mean accuracy, best first; at least one.
+        metric: The metric of their scores.
+        entries: The best score first; at least one.
 
     Returns:
         At least one entry, in the same order.
     """
-    return [entry for entry in entries if not apart(entries[0], entry)]
+    return [entry for entry in entries if not apart(metric, entries[0], entry)]
 
 
 def _choice(comparison: Comparison) -> tuple[str | None, str]:
-    entries, able = comparison.entries, learnt(comparison)
+    entries, able, metric = comparison.entries, learnt(comparison), comparison.metric
+    trivial, unbound = comparison.trivial, metric.show(comparison.unbound)
     best = entries[0]
     if not able:
+        if not trivial:
+            return None, "None can be recommended: of every mixer a seed diverged."
         return None, (
-            f"None can be recommended: the best, {best.mixer}, answers "
-            f"{accuracy(best.accuracy_mean, best.accuracy_std)} of the queries, which is not "
-            f"clearly above {comparison.trivial} ({percent(comparison.unbound)})."
+            f"None can be recommended: the best, {best.mixer}, "
+            f"{_reaches(metric, metric.spread(best.score_mean, best.score_std))}, which is not "
+            f"clearly {metric.better} {trivial} ({unbound})."
         )
     if len(entries) == 1:
         return None, (
-            f"{best.mixer} answers {percent(best.accuracy_mean)} of the queries; with one mixer "
+            f"{best.mixer} {_reaches(metric, metric.show(best.score_mean))}; with one mixer "
             "there is nothing to choose between."
         )
-    top = leaders(able)
+    top = leaders(metric, able)
     best = top[0]
     # One whose seeds do not agree may be as good, but nobody knows before training it.
-    steady = [e for e in top if e.accuracy_std <= max(RELIABLE, best.accuracy_std)]
+    most = max(RELIABLE * metric.scale(best.score_mean), best.score_std)
+    steady = [e for e in top if e.score_std <= most]
     doubtful = [
-        f"{e.mixer} ({accuracy(e.accuracy_mean, e.accuracy_std)})" for e in top if e not in steady
+        f"{e.mixer} ({metric.spread(e.score_mean, e.score_std)})" for e in top if e not in steady
     ]
     more = f" Seeds of {listing(doubtful)} scatter too far to say." if doubtful else ""
     if len(steady) == 1:
         rest = [e for e in able if e not in top]
-        score = accuracy(best.accuracy_mean, best.accuracy_std)
+        score = metric.spread(best.score_mean, best.score_std)
+        score = score if metric.percent else f"{metric.called} {score}"
         if not rest:
             only = "the only one" if not doubtful else "the only one whose seeds agree and"
+            where = f", where {trivial} gives {unbound}" if trivial else ""
             return best.mixer, (
-                f"For this task, {best.mixer}: {only} that has learnt it, with {score}, "
-                f"where {comparison.trivial} gives {percent(comparison.unbound)}.{more}"
+                f"For this task, {best.mixer}: {only} that has learnt it, with {score}{where}."
+                f"{more}"
             )
-        gap = 100 * (best.accuracy_mean - rest[0].accuracy_mean)
         return best.mixer, (
-            f"For this task, {best.mixer}: alone at the top with {score}, {gap:.1f} points ahead "
-            f"of {rest[0].mixer} ({accuracy(rest[0].accuracy_mean, rest[0].accuracy_std)}).{more}"
+            f"For this task, {best.mixer}: alone at the top with {score}, "
+            f"{_ahead(metric, best.score_mean, rest[0].score_mean)} {rest[0].mixer} "
+            f"({metric.spread(rest[0].score_mean, rest[0].score_std)}).{more}"
         )
     ranked = sorted(steady, key=lambda e: (e.state_size, e.grows, e.flops))
     take, others = ranked[0], ranked[1:]
@@ -190,31 +208,50 @@ def _choice(comparison: Comparison) -> tuple[str | None, str]:
             f"as small a state as any, {count(take.state_size)} numbers, and the fewest operations "
             f"per {_token(take)}"
         )
+    scores = _range(metric, [e.score_mean for e in steady])
     return take.mixer, (
-        f"For this task, {take.mixer}: {listing([e.mixer for e in steady])} answer "
-        f"{_range([e.accuracy_mean for e in steady])} of the queries, which seeds do not tell "
+        f"For this task, {take.mixer}: {listing([e.mixer for e in steady])} "
+        f"{_reaches(metric, scores, several=True)}, which seeds do not tell "
         f"apart, and of these {take.mixer} has {why} ({listing([_sized(e) for e in others])})."
         f"{more}"
     )
 
 
+def _reaches(metric: Metric, score: str, *, several: bool = False) -> str:
+    """What a mixer does, or several: the predicate of a sentence."""
+    if metric == ACCURACY:
+        return f"{'answer' if several else 'answers'} {score} of the queries"
+    return f"{'reach' if several else 'reaches'} {metric.called} {score}"
+
+
+def _ahead(metric: Metric, score: float, other: float) -> str:
+    """By how much a score is better than the other, in points or relative to it."""
+    gap = 100 * metric.gain(score, other) / metric.scale(other)
+    return f"{gap:.1f} points ahead of" if metric.percent else f"{gap:.1f} % {metric.better}"
+
+
 def _linear(comparison: Comparison) -> str:
     """How the models compare with a linear one, or nothing where that baseline is not known."""
-    linear, best = comparison.linear, comparison.entries[0]
+    linear, best, metric = comparison.linear, comparison.entries[0], comparison.metric
     if linear is None:
         return ""
+    verb = "answers" if metric == ACCURACY else "reaches"
     given = (
-        f"a linear model of the whole input ({linear.about}) answers: {percent(linear.accuracy)}."
+        f"a linear model of the whole input ({linear.about}) {verb}: {metric.show(linear.score)}."
     )
+    tie = TIE * metric.scale(linear.score)
     above = [
         e.mixer
         for e in comparison.entries
-        if e.accuracy_mean - linear.accuracy > max(e.accuracy_std, TIE)
+        if metric.gain(e.score_mean, linear.score) > max(e.score_std, tie)
     ]
-    if above:
+    if above and metric == ACCURACY:
         verb = "answers" if len(above) == 1 else "answer"
         return f" {listing(above)} {verb} more than {given}"
-    if linear.accuracy - best.accuracy_mean > max(best.accuracy_std, TIE):
+    if above:
+        verb = "is" if len(above) == 1 else "are"
+        return f" {listing(above)} {verb} {metric.better} what {given}"
+    if metric.gain(linear.score, best.score_mean) > max(best.score_std, tie):
         return f" No model reaches what {given}"
     return f" {best.mixer} is not told apart from what {given}"
 
@@ -224,43 +261,59 @@ def _sized(entry: Entry) -> str:
     return f"{entry.mixer}: {count(entry.state_size)}{grows}"
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = percent(min(values)), percent(max(values))
+def _range(metric: Metric, values: Sequence[float]) -> str:
+    low, high = metric.show(min(values)), metric.show(max(values))
     return high if low == high else f"{low} to {high}"
 
 
-def _accuracy(comparison: Comparison) -> str:
-    entries, able = comparison.entries, learnt(comparison)
+def _scores(comparison: Comparison) -> str:
+    entries, able, metric = comparison.entries, learnt(comparison), comparison.metric
     text = ""
     if able:
-        top = leaders(able)
+        top = leaders(metric, able)
         best, rest = top[0], [entry for entry in able if entry not in top]
         seeds = f"{len(best.curves)} seed{'s' if len(best.curves) != 1 else ''}"
         each = f"mean over {seeds} at the best learning rate"
-        text = f"{listing([e.mixer for e in top])}: {_range([e.accuracy_mean for e in top])}"
+        text = f"{listing([e.mixer for e in top])}: {_range(metric, [e.score_mean for e in top])}"
         text += f" ({each})"
         if rest:
-            text += f"; next comes {rest[0].mixer} with {percent(rest[0].accuracy_mean)}"
-        if len(rest) > 1 and apart(rest[0], rest[-1]):
-            text += f", last {rest[-1].mixer} with {percent(rest[-1].accuracy_mean)}"
+            text += f"; next comes {rest[0].mixer} with {metric.show(rest[0].score_mean)}"
+        if len(rest) > 1 and apart(metric, rest[0], rest[-1]):
+            text += f", last {rest[-1].mixer} with {metric.show(rest[-1].score_mean)}"
         text += ". "
-    if comparison.chance < comparison.unbound:
-        text += f"Guessing would answer {percent(comparison.chance)}, "
-    said = f"{comparison.trivial} {percent(comparison.unbound)}."
-    text += said if comparison.chance < comparison.unbound else said[:1].upper() + said[1:]
+    text += _baselines(comparison)
     failed = [entry for entry in entries if entry not in able]
-    if failed:
+    if failed and not comparison.trivial:
+        text += f"Of {listing([e.mixer for e in failed])} a seed diverged."
+    elif failed:
         verb = "is" if len(failed) == 1 else "are"
-        text += f" {listing([e.mixer for e in failed])} {verb} not clearly above that"
-        if any(e.accuracy_std > UNSURE for e in failed):  # a seed may have learnt it: said below
+        text += f" {listing([e.mixer for e in failed])} {verb} not clearly {metric.better} that"
+        # A seed may have learnt it: that is said below.
+        if any(_unsure(metric, e) for e in failed):
             text += " in the mean over seeds"
         else:
             text += f": {'it' if len(failed) == 1 else 'they'} did not learn the task"
         text += "." if len(failed) == 1 else ", and between them there is no order."
-    unsure = [f"{e.mixer} ({_range(e.accuracies)})" for e in entries if e.accuracy_std > UNSURE]
+    unsure = [f"{e.mixer} ({_range(metric, e.scores)})" for e in entries if _unsure(metric, e)]
     if unsure:
         text += f" Whether it learns the task depends on the seed for {listing(unsure)}."
-    return text + _first_to_90(entries)
+    return text.strip() + _first_to_90(entries)
+
+
+def _unsure(metric: Metric, entry: Entry) -> bool:
+    return entry.score_std > UNSURE * metric.scale(entry.score_mean)
+
+
+def _baselines(comparison: Comparison) -> str:
+    """What can be had without a model, in a sentence."""
+    metric, chance, unbound = comparison.metric, comparison.chance, comparison.unbound
+    if not comparison.trivial:
+        return ""
+    said = f"{comparison.trivial} {metric.show(unbound)}."
+    if chance is None or metric.gain(unbound, chance) <= 0:
+        return capitalized(said)
+    verb = "answer" if metric == ACCURACY else "give"
+    return f"Guessing would {verb} {metric.show(chance)}, {said}"
 
 
 def _first_to_90(entries: Sequence[Entry]) -> str:
@@ -281,7 +334,7 @@ def _first_to_90(entries: Sequence[Entry]) -> str:
 
 def _reached(entry: Entry) -> list[float]:
     """Of each seed the first step at which its accuracy was 90 %."""
-    found = [curve.steps[curve.accuracy >= 0.9] for curve in entry.curves]
+    found = [curve.steps[curve.score >= 0.9] for curve in entry.curves]
     return [float(steps[0]) for steps in found if steps.size]
 
 
@@ -317,7 +370,7 @@ def _cost(entries: Sequence[Entry]) -> str:
 
 
 def _compared() -> dict[str, Callable[[Entry], float | None]]:
-    """What may go with accuracy, as it is called in a sentence."""
+    """What may go with the score, as it is called in a sentence."""
 
     def of(aspect: str, read: Callable[[Layers], float | None]) -> Callable[[Entry], float | None]:
         def number(entry: Entry) -> float | None:
@@ -339,12 +392,12 @@ def _compared() -> dict[str, Callable[[Entry], float | None]]:
 
 
 def _company(comparison: Comparison) -> str:
-    """Which numbers rank the mixers as accuracy does; what learnt nothing shares a rank."""
+    """Which numbers rank the mixers as the score does; what learnt nothing shares a rank."""
     entries, able, clear = comparison.entries, learnt(comparison), []
     if len(able) < ENOUGH_LEARNT:
         return ""
     for name, read in _compared().items():
-        pairs = [(e.accuracy_mean if e in able else comparison.unbound, read(e)) for e in entries]
+        pairs = [(e.score_mean if e in able else comparison.unbound, read(e)) for e in entries]
         known = [(a, float(b)) for a, b in pairs if b is not None and not math.isnan(b)]
         if len(known) >= ENOUGH_MODELS:
             correlation = rank_correlation(*zip(*known, strict=True))
@@ -355,8 +408,8 @@ def _company(comparison: Comparison) -> str:
         return ""
     ordered = [text for _, text in sorted(clear, reverse=True)]
     return (
-        f"Over the {len(entries)} mixers, accuracy ranks with {listing(ordered)} (Spearman's rank "
-        "correlation; it says what goes together, not what causes what)."
+        f"Over the {len(entries)} mixers, {comparison.metric.called} ranks with {listing(ordered)} "
+        "(Spearman's rank correlation; it says what goes together, not what causes what)."
     )
 
 
@@ -379,8 +432,8 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def _doubts(comparison: Comparison) -> list[str]:
-    entries = comparison.entries
-    top, doubts = leaders(learnt(comparison) or entries), []
+    entries, metric = comparison.entries, comparison.metric
+    top, doubts = leaders(metric, learnt(comparison) or entries), []
     seeds = min(len(entry.curves) for entry in entries)
     if seeds < ENOUGH_SEEDS:
         doubts.append(
@@ -395,7 +448,9 @@ def _doubts(comparison: Comparison) -> list[str]:
             f"The best learning rate of {whose} is the smallest or largest that was tried: "
             "a better one may lie beyond."
         )
-    rising = [e.mixer for e in entries if e.mixer not in {t.mixer for t in top} and _rising(e)]
+    rising = [
+        e.mixer for e in entries if e.mixer not in {t.mixer for t in top} and _rising(metric, e)
+    ]
     if rising:
         doubts.append(
             f"{listing(rising)} {'was' if len(rising) == 1 else 'were'} still improving when "
@@ -409,8 +464,9 @@ def _doubts(comparison: Comparison) -> list[str]:
         )
     bad = [e.mixer for e in entries if any(c.status == "diverged" for c in e.curves)]
     if bad:
+        worst = f"{100 * metric.worst:.0f} %" if metric.percent else metric.show(metric.worst)
         doubts.append(
-            f"At their best learning rate seeds of {listing(bad)} diverged; they count as 0 %."
+            f"At their best learning rate seeds of {listing(bad)} diverged; they count as {worst}."
         )
     return doubts
 
@@ -420,11 +476,13 @@ def _at_edge(entry: Entry) -> bool:
     return len(tried) > 1 and entry.learning_rate in (tried[0], tried[-1])
 
 
-def _rising(entry: Entry) -> bool:
+def _rising(metric: Metric, entry: Entry) -> bool:
     """Whether some seed was neither solved nor stopped, and gained over its last evaluation."""
+
+    def rises(before: float, last: float) -> bool:
+        return metric.gain(last, before) > TIE * metric.scale(before)
+
     return any(
-        curve.status == "finished"
-        and len(curve.accuracy) > 1
-        and curve.accuracy[-1] - curve.accuracy[-2] > TIE
+        curve.status == "finished" and len(curve.score) > 1 and rises(*curve.score[-2:].tolist())
         for curve in entry.curves
     )

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from dsfjax.tasks.data.declared import provenance
+from dsfjax.tasks.metric import ACCURACY, Baseline, Metric
 
 TRAIN, HELD_OUT = "train", "held_out"
 """The splits that training draws from and is judged on."""
@@ -45,30 +46,6 @@ class Example(NamedTuple):
     weights: Float[Array, "*batch queries"] | None = None
     reset: Bool[Array, "*batch l"] | None = None
     length: Int[Array, "*batch"] | None = None
-
-
-class Metric(NamedTuple):
-    """A number that a task is judged by.
-
-    Attributes:
-        name: What `Task.measure` calls it.
-        higher_is_better: Its direction.
-    """
-
-    name: str
-    higher_is_better: bool
-
-
-class Baseline(NamedTuple):
-    """What can be had without a sequence model.
-
-    Attributes:
-        accuracy: Its accuracy on held-out examples.
-        about: What it does, as the end of "This is what you get by …".
-    """
-
-    accuracy: float
-    about: str
 
 
 class Preset(NamedTuple):
@@ -122,6 +99,49 @@ def cross_entropy(
     }
 
 
+def shuffled(key: PRNGKeyArray, index: Int[Array, " count"], size: int) -> Int[Array, " count"]:
+    r"""Entries of a random permutation of ``size`` rows, without the rest of it.
+
+    A step of training needs a batch of the epoch's order; to shuffle all rows for it takes longer
+    than a small model's step. This is the swap-or-not shuffle: in every round each x has a partner,
+    :math:`x' = k_r - x` modulo the size, and a random bit of the pair says whether both change
+    places. So each round is a permutation, of any size.
+
+    Args:
+        key: Key of the permutation.
+        index: Places in it, int32.
+        size: Number of rows.
+
+    Returns:
+        The rows at these places, int32.
+
+    Numerics:
+        O(count · log size); four rounds for every bit of the size.
+
+    References:
+        Hoang, Morris and Rogaway (2012), arXiv:1208.1176.
+
+    Example:
+        >>> sorted(shuffled(jax.random.key(0), jnp.arange(7, dtype=jnp.int32), 7).tolist())
+        [0, 1, 2, 3, 4, 5, 6]
+    """
+    rounds = 4 * size.bit_length()
+    offset_key, bit_key = jax.random.split(key)
+    offsets = jax.random.randint(offset_key, (rounds,), 0, size, jnp.int32)
+    masks = jax.random.bits(bit_key, (rounds,), jnp.uint32)
+
+    def swap(r: Array, x: Array) -> Array:
+        partner = offsets[r] - x
+        partner = jnp.where(partner < 0, partner + size, partner)
+        # The finaliser of MurmurHash3: each bit depends on all of those that come in.
+        bits = jnp.maximum(x, partner).astype(jnp.uint32) ^ masks[r]
+        bits = (bits ^ bits >> 16) * jnp.uint32(0x85EBCA6B)
+        bits = (bits ^ bits >> 13) * jnp.uint32(0xC2B2AE35)
+        return jnp.where(bits >> 31, partner, x)
+
+    return jax.lax.fori_loop(0, rounds, swap, index)
+
+
 class Task(abc.ABC):
     """A task: where its examples come from, what is asked, and how an answer is judged.
 
@@ -143,7 +163,9 @@ class Task(abc.ABC):
 
     With none of them every query asks for a token.
 
-    It may add ``baselines``, ``sources``, ``describe``, ``measure`` and ``presets``.
+    It may add ``baselines``, ``sources``, ``describe``, ``measure`` and ``presets``, and with a
+    ``measure`` of its own ``metric``, by which models are compared, and ``also``, further metrics
+    that are only reported.
 
     **You get**, after ``dsfjax.tasks.register(name, YourTask)``: ``dsfjax train name`` with an
     option per field, compiled sweeps, checkpoints, probes, the report with its baselines, and the
@@ -162,7 +184,8 @@ class Task(abc.ABC):
     num_outputs: int = 0
     num_decoded: int = 0
     num_documents: int = 1
-    metric: ClassVar[Metric] = Metric("accuracy", higher_is_better=True)
+    metric: ClassVar[Metric] = ACCURACY
+    also: ClassVar[tuple[Metric, ...]] = ()
     presets: ClassVar[Mapping[str, Preset]] = {}
     data_sets: ClassVar[tuple[str, ...]] = ()
     """Data sets that the user must have (`dsfjax.tasks.data`)."""
@@ -218,7 +241,9 @@ class Task(abc.ABC):
     def measure(
         self, outputs: Float[Array, "*batch k"], targets: Shaped[Array, "*batch *answer"]
     ) -> dict[str, Shaped[Array, "*batch"]]:
-        """How each answer is judged: ``loss``, and the numbers named in `metric`.
+        """How each answer is judged: ``loss``, and a number for `metric` and each of `also`.
+
+        Training and evaluation average them over the queries, with their weights.
 
         Args:
             outputs: What the model's head gives for every query, float32 or wider.
@@ -231,15 +256,27 @@ class Task(abc.ABC):
 
         "chance" is guessing; "trivial" the best answer that takes no memory of the sequence's
         order; "linear" a linear model of the whole input. Whoever claims that a model has learnt
-        the task compares it with the largest of the first two.
+        the task compares it with the better of the first two. A task that is not judged by its
+        accuracy has none unless it says so.
         """
         choices = self.num_classes or self.vocab_size
+        if self.metric.name != ACCURACY.name or not choices:
+            return {}
         return {"chance": Baseline(1 / choices, f"guessing among all {choices} answers")}
 
+    def measured(self) -> tuple[Metric, ...]:
+        """Everything that it is judged by: `metric`, which decides, and `also`."""
+        return (self.metric, *self.also)
+
     def trivial(self) -> Baseline:
-        """The baseline that a model has to beat to have learnt anything."""
+        """The baseline that a model has to beat to have learnt anything.
+
+        The worst score and no words where the task has no baselines.
+        """
         known = self.baselines()
-        return max((known[n] for n in ("trivial", "chance") if n in known), key=lambda b: b[0])
+        some = [known[name] for name in ("trivial", "chance") if name in known]
+        nothing = Baseline(self.metric.worst, "")
+        return min(some, key=lambda each: self.metric.order(each.score), default=nothing)
 
     def sources(self, example: Example) -> Int[Array, " queries"] | None:
         """For each query the step whose token is the answer; None where no single step is.
@@ -347,8 +384,8 @@ class Resident(Task):
         """Indices of rows."""
         size = self.size(TRAIN) or 0
         per_epoch = size // count
-        order = jax.random.permutation(jax.random.fold_in(key, step // per_epoch), size)
-        return jax.lax.dynamic_slice_in_dim(order, step % per_epoch * count, count)
+        own = jax.random.fold_in(key, step // per_epoch)
+        return shuffled(own, step % per_epoch * count + jnp.arange(count, dtype=jnp.int32), size)
 
     def held_out(self, key: PRNGKeyArray, index: Int[Array, ""]) -> Array:
         """The index itself."""

@@ -15,7 +15,15 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from dsfjax.training import objective, optimizer
 from dsfjax.training.objective import query_loss
-from dsfjax.training.program import NOT_YET, BlockMetrics, Carry, Data, Members, Program
+from dsfjax.training.program import (
+    NOT_YET,
+    BlockMetrics,
+    Carry,
+    Data,
+    Members,
+    Program,
+    numbers,
+)
 from dsfjax.training.step import DATA, HELD_OUT, TrainState, init_state, train_step
 
 
@@ -116,25 +124,26 @@ def train_block(
     # That of every loss. It is not asked of `train` itself, which would be traced once more.
     dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves(carry.states.params)), jnp.float32)
 
-    def numbers(means: dict[str, Array]) -> Float[Array, "2 m"]:
-        return jnp.stack([means["loss"], means[program.task.metric.name]]).astype(dtype)
+    def numbers_of(means: dict[str, Array]) -> dict[str, Array]:
+        return {name: means[name].astype(dtype) for name in numbers(program.task)}
 
-    def train(states: TrainState) -> tuple[TrainState, Array, Array]:
+    def train(states: TrainState) -> tuple[TrainState, dict[str, Array], dict[str, Array]]:
         steps = jnp.arange(program.block_steps, dtype=jnp.int32)
         trained, of_training = jax.lax.scan(step, states, steps)
         states = jax.tree.map(keep_frozen, trained, states)
         judge = functools.partial(evaluate, program, data.held_out, axis_name=axis_name)
         of_training = jax.tree.map(lambda each: each.mean(axis=0), of_training)
-        return states, numbers(of_training), numbers(_each(judge, states.params))
+        held_out = _each(judge, states.params)
+        return states, numbers_of(_of_means(program, of_training)), numbers_of(held_out)
 
-    def rest(states: TrainState) -> tuple[TrainState, Array, Array]:
-        nothing = jnp.full((2, len(active)), jnp.nan, dtype)
-        return states, nothing, nothing
+    def rest(states: TrainState) -> tuple[TrainState, dict[str, Array], dict[str, Array]]:
+        nothing = jnp.full(len(active), jnp.nan, dtype)
+        each = dict.fromkeys(numbers(program.task), nothing)
+        return states, each, each
 
     states, of_training, held_out = jax.lax.cond(active.any(), train, rest, carry.states)
-    # Two rows of training and two of the held-out examples.
-    metrics = BlockMetrics(*of_training, *held_out, active)  # type: ignore[call-arg]
-    finite = jnp.isfinite(metrics.train_loss) & jnp.isfinite(metrics.eval_loss)
+    metrics = BlockMetrics(of_training, held_out, active)
+    finite = jnp.isfinite(of_training["loss"]) & jnp.isfinite(held_out["loss"])
     return _judge(program, carry, states, metrics, finite), metrics
 
 
@@ -174,13 +183,14 @@ def _judge(
 ) -> Carry:
     """The carry after a block: which members have been solved, diverged or stopped improving."""
     active, step = metrics.active, carry.step + program.block_steps
-    loss = metrics.eval_loss.astype(carry.best_loss.dtype)
+    loss = metrics.held_out["loss"].astype(carry.best_loss.dtype)
     better = active & finite & (loss < carry.best_loss)
     best_at = jnp.where(better, step, carry.best_at)
     solved_at, plateau_at = carry.solved_at, carry.plateau_at
     if program.stop_at is not None:
-        value, limit = metrics.eval_accuracy, program.stop_at
-        enough = value >= limit if program.task.metric.higher_is_better else value <= limit
+        metric, limit = program.task.metric, program.stop_at
+        value = metrics.held_out[metric.name]
+        enough = value >= limit if metric.higher_is_better else value <= limit
         solved = active & finite & enough
         solved_at = jnp.where(solved, step, solved_at)
     if program.patience is not None:
@@ -205,7 +215,7 @@ def evaluate(
     axis_name: str | None = None,
     states: PyTree | None = None,
 ) -> dict[str, Array]:
-    """Loss and accuracy on the held-out examples, which are the same for every member and time.
+    """Loss and metrics on the held-out examples, which are the same for every member and time.
 
     Args:
         program: The program.
@@ -215,17 +225,20 @@ def evaluate(
         states: What the sequences continue, with a row per example; None for nothing.
 
     Returns:
-        ``loss`` and what else the task measures, scalars.
+        ``loss`` and the task's metrics, scalars. Every query has its weight, in whichever example
+        it is, so an example of which all queries only fill up counts for nothing.
     """
 
-    def one(index: Array) -> dict[str, Array]:
+    def one(index: Array) -> tuple[dict[str, Array], Array]:
         pick = program.task.held_out(jax.random.fold_in(jax.random.key(0), HELD_OUT), index)
         batch = jax.tree.map(lambda leaf: leaf[None], program.task.example(pick, rows))
         model = program.model
         if states is not None:
             own = jax.tree.map(lambda leaf: leaf[index], states)
             model = model._replace(features=functools.partial(model.features, state=own))
-        return query_loss(model, params, batch, measure=program.task.measure)[1]
+        means = query_loss(model, params, batch, measure=program.task.measure)[1]
+        weight = jnp.ones(()) if batch.weights is None else batch.weights.astype(float).sum()
+        return means, jnp.where(index < size, weight, 0)  # 0: it only fills up the last batch
 
     size, devices = program.eval_examples, 1 if axis_name is None else jax.lax.axis_size(axis_name)
     each = -(-size // devices)
@@ -233,7 +246,15 @@ def evaluate(
     # Whole batches only: `jax.lax.map` would trace and compile what is left over once more.
     filled = -(-each // together) * together * devices
     indices = objective.own(jnp.arange(filled), axis_name)
-    metrics = jax.lax.map(one, indices, batch_size=together)
-    counts = indices < size  # not what only fills up the last batch
-    sums = jax.tree.map(lambda each: jnp.where(counts, each, 0).sum(), metrics)
-    return jax.tree.map(lambda part: part / size, objective.total(sums, axis_name))
+    means, weights = jax.lax.map(one, indices, batch_size=together)
+    weights = weights.astype(means["loss"].dtype)
+    # The mean of an example without weight is NaN, which times 0 would not be 0.
+    sums = {name: jnp.where(weights > 0, weights * x, 0).sum() for name, x in means.items()}
+    sums, weight = objective.total((sums, weights.sum()), axis_name)
+    return _of_means(program, {name: part / weight for name, part in sums.items()})
+
+
+def _of_means(program: Program, means: dict[str, Array]) -> dict[str, Array]:
+    """The metrics, given the means over queries of what the task measures."""
+    known = {metric.name: metric for metric in program.task.measured()}
+    return {name: known[name].of_mean(x) if name in known else x for name, x in means.items()}

@@ -11,12 +11,13 @@ from dsfjax._util import extensions
 from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
 from dsfjax.nn import ModelConfig
-from dsfjax.tasks import HELD_OUT, TRAIN, Task
+from dsfjax.tasks import ACCURACY, HELD_OUT, TRAIN, Task
 from dsfjax.training.axes import Axis, at_least_0, axes_of, axis, check, positive
 from dsfjax.training.optimizer import OptimizerConfig
 from dsfjax.training.storage import serial
 
 STOP_WHEN = ("all_members", "one_rate")
+_SOLVED: Any = "as the metric says"
 INTERFACE = (
     "vocab_size",
     "channels",
@@ -69,7 +70,8 @@ class TrainConfig:
         steps: Training steps, a multiple of ``eval_every``.
         eval_every: Steps between evaluations.
         eval_examples: Held-out examples per evaluation, the same each time and for each member.
-        stop_at: Held-out accuracy from which a member is solved and stops, or None.
+        stop_at: Held-out score from which a member is solved and stops, or None. By default 0.999
+            of an accuracy, and None of other metrics, on whose scales no number means "solved".
         stop_when: End the run when "all_members" have stopped, or already when "one_rate" (one
             point of all axes but the seeds) has all its seeds solved: then no other can do better.
         patience: Evaluations without a lower held-out loss after which a member stops, or None.
@@ -144,7 +146,7 @@ class TrainConfig:
         expected="{} in [0, 1)",
         holds=lambda rate: 0 <= rate < 1,
     )
-    stop_at: float | None = 0.999
+    stop_at: float | None = _SOLVED
     stop_when: str = "all_members"
     patience: int | None = None
     shared_data: bool = False
@@ -154,6 +156,8 @@ class TrainConfig:
     imports: tuple[str, ...] = field(default=(), metadata=serial.LATER)
 
     def __post_init__(self) -> None:
+        if self.stop_at is _SOLVED:
+            object.__setattr__(self, "stop_at", 0.999 if self.task.metric == ACCURACY else None)
         convert_fields(self)
         for name in INTERFACE:
             wanted, found = getattr(self.task, name), getattr(self.model, name)
@@ -193,7 +197,7 @@ class TrainConfig:
                 f"expected probe_every to be a positive multiple of eval_every = "
                 f"{self.eval_every} or None, got {self.probe_every}"
             )
-        if self.stop_at is not None and not 0 < self.stop_at <= 1:
+        if self.stop_at is not None and self.task.metric.percent and not 0 < self.stop_at <= 1:
             raise ValueError(f"expected stop_at in (0, 1] or None, got {self.stop_at}")
         choose("stop_when", self.stop_when, STOP_WHEN)
         if self.optimizer.warmup_steps >= self.steps:

@@ -17,7 +17,15 @@ from jaxtyping import PyTree
 
 from dsfjax.training.compilation import compiling
 from dsfjax.training.devices import SPLIT, WHOLE, Layout, layout
-from dsfjax.training.program import BlockMetrics, Carry, Members, Program, data_of, own
+from dsfjax.training.program import (
+    BlockMetrics,
+    Carry,
+    Members,
+    Program,
+    data_of,
+    numbers,
+    own,
+)
 
 
 class Block(NamedTuple):
@@ -103,7 +111,7 @@ def run(
     while progress.step < steps and progress.active.any():
         began = time.perf_counter()
         step = np.asarray(progress.step + program.block_steps, np.int32)
-        metrics = [_no_metrics(where.slice_size)] * len(rows)
+        metrics = [_no_metrics(program, where.slice_size)] * len(rows)
         for i, which in enumerate(inputs):
             if seen[i].active.any():
                 state = _on_devices(where, states[i])
@@ -157,6 +165,7 @@ def _to_host(tree: PyTree) -> PyTree:
     return jax.tree.map(one, tree)
 
 
-def _no_metrics(num_members: int) -> BlockMetrics:
+def _no_metrics(program: Program, num_members: int) -> BlockMetrics:
     nothing: Any = np.full(num_members, np.nan)
-    return BlockMetrics(nothing, nothing, nothing, nothing, nothing > 0)
+    each: dict[str, Any] = dict.fromkeys(numbers(program.task), nothing)
+    return BlockMetrics(each, each, nothing > 0)

@@ -48,7 +48,6 @@ PRESETS = {
             "eval_examples": 512,
             "seeds": (0, 1),
             "learning_rates": (2e-3, 5e-3),
-            "stop_at": 0.999,
             "stop_when": "one_rate",
         },
         # A state of the size of linear and normalized attention's, half of its own default.

@@ -35,7 +35,7 @@ class Program:
         batch_size: Examples per step and member.
         block_steps: Training steps between two evaluations.
         eval_examples: Held-out examples per evaluation.
-        stop_at: Held-out accuracy from which a member counts as solved, or None.
+        stop_at: Held-out score from which a member counts as solved, or None.
         patience: Evaluations without a lower held-out loss after which a member stops, or None.
         shared_data: Whether all members see the same batches; by default each seed has its own.
         train_examples: Size of a fixed data set, seen in the same order in every epoch; None draws
@@ -105,18 +105,23 @@ class BlockMetrics(NamedTuple):
     """Per member: means over a block's training steps, and the evaluation after it, all (m,).
 
     Attributes:
-        train_loss: Mean training loss.
-        train_accuracy: Mean training accuracy.
-        eval_loss: Loss on the held-out examples.
-        eval_accuracy: Accuracy on the held-out examples.
+        train: "loss" and the name of each of the task's metrics to its value in training.
+        held_out: The same on the held-out examples.
         active: Whether the member was training in this block.
     """
 
-    train_loss: Float[Array, " m"]
-    train_accuracy: Float[Array, " m"]
-    eval_loss: Float[Array, " m"]
-    eval_accuracy: Float[Array, " m"]
+    train: dict[str, Float[Array, " m"]]
+    held_out: dict[str, Float[Array, " m"]]
     active: Bool[Array, " m"]
+
+
+def numbers(task: Task) -> tuple[str, ...]:
+    """The names in `BlockMetrics`.
+
+    Args:
+        task: The task.
+    """
+    return ("loss", *(metric.name for metric in task.measured()))
 
 
 def data_of(task: Task) -> Data:

@@ -17,7 +17,8 @@ folder is changed.
 
 A line of ``metrics.jsonl`` is an object with ``step``, ``member`` (index), a value of each axis
 (:data:`~dsfjax.training.config.AXES`; only two of them in older runs), ``train_loss`` and
-``train_accuracy`` (means over the steps since the line before), ``eval_loss``, ``eval_accuracy``,
+``train_accuracy`` (means over the steps since the line before), ``eval_loss``, ``eval_accuracy``
+(with the names of the task's metrics in place of the accuracy's, where it has others),
 ``seconds`` (wall time of these steps and the evaluation, all members together, compilation and
 probes not included) and ``tokens_per_second`` (training tokens of the members that trained, over
 it). With ``probe_every`` some have ``probe`` (:mod:`dsfjax.training.probes`). A member that has
@@ -30,12 +31,12 @@ stopped writes no further lines.
 relative to the folder), and ``config`` (the fingerprint of the TrainConfig). Each of ``members``
 has ``member``, the fields of :data:`~dsfjax.training.config.AXES`, ``status``, ``step`` (its
 last), ``train_loss``,
-``train_accuracy``, ``eval_loss`` and ``eval_accuracy`` there, and ``steps_to_90``: the first
-evaluated step with at least 90 % held-out accuracy, or null. The status is "solved" (it reached
-``stop_at``), "diverged" (a loss was not finite), "plateau" (``patience`` evaluations without a
-lower held-out loss), "finished" (it took all steps), or "stopped" (it was still training when the
-run ended because another point of the grid had all its seeds solved). Numbers that are not finite
-are null, in both files.
+``train_accuracy``, ``eval_loss`` and ``eval_accuracy`` there (or other metrics), and
+``steps_to_90``: the first evaluated step with at least 90 % held-out accuracy, or null. The status
+is "solved" (it reached ``stop_at``), "diverged" (a loss was not finite), "plateau" (``patience``
+evaluations without a lower held-out loss), "finished" (it took all steps), or "stopped" (it was
+still training when the run ended because another point of the grid had all its seeds solved).
+Numbers that are not finite are null, in both files.
 """
 
 import contextlib
@@ -52,6 +53,7 @@ from jaxtyping import PyTree
 
 from dsfjax import nn
 from dsfjax.analysis import num_parameters, state_size
+from dsfjax.tasks import ACCURACY
 from dsfjax.training import devices, loop, probes, program
 from dsfjax.training.compilation import budget, compiling, fit, template
 from dsfjax.training.config import TrainConfig
@@ -60,7 +62,7 @@ from dsfjax.training.program import NOT_YET, Carry
 from dsfjax.training.storage import checkpoint, environment, files, record
 from dsfjax.training.storage import folder as run_folder
 from dsfjax.training.storage.folder import RunError, read_metrics
-from dsfjax.training.storage.record import FORMAT, NUMBERS, first_step, tokens_per_second
+from dsfjax.training.storage.record import FORMAT, first_step, tokens_per_second
 
 # One Model per config, as programs are told apart by the functions of their model.
 _model = functools.lru_cache(maxsize=32)(nn.build)
@@ -374,7 +376,8 @@ def lines_of(config: TrainConfig, block: loop.Block) -> list[dict[str, Any]]:
             "step": block.step,
             "member": index,
             **config.members[index]._asdict(),
-            **{name: _number(float(getattr(block.metrics, name)[index])) for name in NUMBERS},
+            **_numbers(block.metrics.train, "train", config, index),
+            **_numbers(block.metrics.held_out, "eval", config, index),
             "seconds": block.seconds,
             "tokens_per_second": tokens / block.seconds,
         }
@@ -404,6 +407,8 @@ def result_of(
     model = nn.build(config.model)
     seconds = sum({line["step"]: line["seconds"] for line in lines}.values())
     steps = int(progress.step)
+    metric = config.task.metric
+    known = [(split, name) for split in ("train", "eval") for name in program.numbers(config.task)]
     members = []
     for index, point in enumerate(config.members):
         own = [line for line in lines if line["member"] == index]
@@ -413,8 +418,8 @@ def result_of(
                 **point._asdict(),
                 "status": _status(config, progress, index),
                 "step": own[-1]["step"],
-                **{name: own[-1][name] for name in NUMBERS},
-                "steps_to_90": first_step(own, 0.9),
+                **{f"{split}_{name}": own[-1][f"{split}_{name}"] for split, name in known},
+                "steps_to_90": first_step(own, 0.9, metric) if metric == ACCURACY else None,
             }
         )
     return {
@@ -440,5 +445,9 @@ def _status(config: TrainConfig, progress: Carry, index: int) -> str:
     return "finished" if progress.step >= config.steps else "stopped"
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _numbers(
+    found: Mapping[str, Any], split: str, config: TrainConfig, index: int
+) -> dict[str, float | None]:
+    """The numbers of a member, None where one is not finite."""
+    values = {name: float(found[name][index]) for name in program.numbers(config.task)}
+    return {f"{split}_{k}": x if math.isfinite(x) else None for k, x in values.items()}

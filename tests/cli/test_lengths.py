@@ -25,7 +25,7 @@ def test_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     at_one = [r for r in rows if (r["run"], r["start"], r["factor"]) == ("ssd", "empty", "1")]
     members = load(folder / "ssd").members
     for row in at_one:
-        own = [m.eval_accuracy for m in members if m.point.seed == int(row["seed"])]
+        own = [m.eval_score for m in members if m.point.seed == int(row["seed"])]
         assert float(row["score"]) in own
     assert len(at_one) == 2
 

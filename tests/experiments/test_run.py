@@ -40,7 +40,7 @@ def test_the_json_says_what_the_store_says(done: tuple[Path, dict[str, Any]]) ->
     for member, row in zip(point["members"], rows, strict=True):
         same = ("learning_rate", "seed", "status", "step")
         assert {name: member[name] for name in same} == {name: row.columns()[name] for name in same}
-        assert member["accuracy"] == row.accuracy
+        assert member["accuracy"] == row.score
         for level, step in member["steps_to"].items():
             reached = [
                 line["step"]
@@ -49,14 +49,14 @@ def test_the_json_says_what_the_store_says(done: tuple[Path, dict[str, Any]]) ->
             ]
             assert step == (reached[0] if reached else None)
     by_rate = {
-        rate: [row.accuracy for row in rows if row.point.learning_rate == rate]
+        rate: [row.score for row in rows if row.point.learning_rate == rate]
         for rate in {row.point.learning_rate for row in rows}
     }
     best = by_rate[point["learning_rate"]]
     assert point["mean"] == max(statistics.fmean(some) for some in by_rate.values())
     assert point["mean"] == statistics.fmean(best)
     assert point["std"] == statistics.stdev(best)
-    assert point["max"] == max(row.accuracy for row in rows)
+    assert point["max"] == max(row.score for row in rows)
     assert point["environment"]["versions"]["jax"]
 
 

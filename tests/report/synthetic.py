@@ -97,21 +97,19 @@ def member(
     rate: float, seed: int, accuracy: float | None, status: str = "finished"
 ) -> MemberResult:
     (point,) = grid(learning_rates=[rate], seeds=[seed])
-    return MemberResult(
-        run="", member=0, mixer="", point=point, status=status, eval_accuracy=accuracy
-    )
+    return MemberResult(run="", member=0, mixer="", point=point, status=status, eval_score=accuracy)
 
 
 def entry(mixer: str, final: float, bounds: str, rng: np.random.Generator) -> Entry:
     curves = tuple(curve(seed, final, rng) for seed in (0, 1, 2))
-    accuracy = tuple(float(c.accuracy[-1]) for c in curves)
+    accuracy = tuple(float(c.score[-1]) for c in curves)
     rates = (1e-3, 3e-3, 1e-2)
     states = 4096 if final > 0.6 else 64
     return Entry(
         mixer=mixer,
         learning_rate=3e-3,
-        accuracy_mean=float(np.mean(accuracy)),
-        accuracy_std=float(np.std(accuracy)),
+        score_mean=float(np.mean(accuracy)),
+        score_std=float(np.std(accuracy)),
         steps_to_90=400.0 if final > 0.9 else None,
         state_size=states,
         grows=mixer == "softmax_attention",
@@ -135,8 +133,8 @@ def diverged(whole: Entry) -> Entry:
     outcomes = [dataclasses.replace(o, status="diverged") for o in whole.outcomes]
     return dataclasses.replace(
         whole,
-        accuracy_mean=0.0,
-        accuracy_std=0.0,
+        score_mean=0.0,
+        score_std=0.0,
         steps_to_90=None,
         curves=tuple(curves),
         outcomes=tuple(outcomes),

@@ -45,8 +45,8 @@ def test_summary(folder: Path) -> None:
     found = rows(folder / "summary.csv")
     assert [row["mixer"] for row in found] == list(MIXERS)
     for row, entry in zip(found, WHOLE.entries, strict=True):
-        assert float(row["accuracy_mean"]) == entry.accuracy_mean
-        assert float(row["accuracy_std"]) == entry.accuracy_std
+        assert float(row["accuracy_mean"]) == entry.score_mean
+        assert float(row["accuracy_std"]) == entry.score_std
         assert float(row["learning_rate"]) == entry.learning_rate
         assert row["steps_to_90"] == ("" if entry.steps_to_90 is None else str(entry.steps_to_90))
         assert (int(row["num_params"]), row["grows"]) == (entry.num_params, str(entry.grows))
@@ -65,7 +65,7 @@ def test_curves_and_members(folder: Path) -> None:
         (entry.mixer, curve.seed, int(step)): float(value)
         for entry in WHOLE.entries
         for curve in entry.curves
-        for step, value in zip(curve.steps, curve.accuracy, strict=True)
+        for step, value in zip(curve.steps, curve.score, strict=True)
     }
     assert found == expected
     members = rows(folder / "members.csv")

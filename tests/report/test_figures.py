@@ -5,10 +5,14 @@ from matplotlib.colors import to_hex
 
 from dsfjax.aspects.style import PALETTE, colors, turn
 from dsfjax.report import figures
-from dsfjax.report.entries import Curve, band
+from dsfjax.report.entries import Comparison, Curve, Entry, band
 from tests.report.synthetic import comparison, diverged
 
 ENTRIES = comparison().entries
+
+
+def of(*entries: Entry) -> Comparison:
+    return Comparison({}, 0.03, 0.25, entries)
 
 
 def test_band_carries_a_finished_seed_on() -> None:
@@ -28,13 +32,13 @@ def test_band_begins_where_every_seed_was_measured() -> None:
 
 
 def test_learning_curves() -> None:
-    figure = figures.learning_curves(ENTRIES, 0.03, 0.25)
+    figure = figures.learning_curves(of(*ENTRIES))
     (ax,) = figure.axes
     assert len(ax.collections) == len(ENTRIES)  # the bands
     lines = [line for line in ax.lines if not line.get_label().startswith("_")]  # pyright: ignore
     assert [line.get_label() for line in lines] == [entry.mixer for entry in ENTRIES]
     for line, entry in zip(lines, ENTRIES, strict=True):
-        mean = np.mean([curve.accuracy for curve in entry.curves], axis=0)
+        mean = np.mean([curve.score for curve in entry.curves], axis=0)
         np.testing.assert_allclose(np.asarray(line.get_ydata()), mean)
         assert line.get_color() == colors([e.mixer for e in ENTRIES])[entry.mixer]
     baselines = [line.get_ydata() for line in ax.lines[-2:]]
@@ -42,22 +46,22 @@ def test_learning_curves() -> None:
 
 
 def test_accuracy_bars() -> None:
-    (ax,) = figures.accuracy_bars(ENTRIES, 0.03, 0.25).axes
+    (ax,) = figures.score_bars(of(*ENTRIES)).axes
     widths = [bar.get_width() for bar in ax.patches]  # pyright: ignore[reportAttributeAccessIssue]
-    np.testing.assert_array_equal(widths, [entry.accuracy_mean for entry in ENTRIES])
+    np.testing.assert_array_equal(widths, [entry.score_mean for entry in ENTRIES])
     whiskers = np.array([np.ptp(c.get_segments()[i][:, 0]) for c in ax.collections for i in (0,)])  # pyright: ignore
-    np.testing.assert_allclose(whiskers, [2 * entry.accuracy_std for entry in ENTRIES])
+    np.testing.assert_allclose(whiskers, [2 * entry.score_std for entry in ENTRIES])
     dots = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
-    expected = [x for entry in ENTRIES for x in entry.accuracies]
+    expected = [x for entry in ENTRIES for x in entry.scores]
     np.testing.assert_array_equal(np.concatenate([np.asarray(x) for x in dots]), expected)
-    assert [text.get_text() for text in ax.texts][2] == f"{100 * ENTRIES[2].accuracy_mean:.1f}"
+    assert [text.get_text() for text in ax.texts][2] == f"{100 * ENTRIES[2].score_mean:.1f}"
 
 
 def test_diverged_members_are_crosses_at_zero() -> None:
-    entries = (ENTRIES[0], diverged(ENTRIES[2]))
+    entries = of(ENTRIES[0], diverged(ENTRIES[2]))
     for figure, count in (
-        (figures.learning_curves(entries, 0.03, 0.25), 3),
-        (figures.accuracy_bars(entries, 0.03, 0.25), 3),
+        (figures.learning_curves(entries), 3),
+        (figures.score_bars(entries), 3),
         (figures.rates(entries), 9),
     ):
         crosses = [line for line in figure.axes[0].lines if line.get_marker() == "X"]
@@ -67,21 +71,21 @@ def test_diverged_members_are_crosses_at_zero() -> None:
 
 
 def test_rates_show_every_member() -> None:
-    (ax,) = figures.rates(ENTRIES[:2]).axes
+    (ax,) = figures.rates(of(*ENTRIES[:2])).axes
     dots = sorted(tuple(line.get_xydata()[0]) for line in ax.lines if line.get_marker() == "o")  # pyright: ignore
     place = {1e-3: 0, 3e-3: 1, 1e-2: 2}
-    expected = [(place[o.point.learning_rate], o.accuracy) for e in ENTRIES[:2] for o in e.outcomes]
+    expected = [(place[o.point.learning_rate], o.score) for e in ENTRIES[:2] for o in e.outcomes]
     assert dots == sorted(expected)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0.001", "0.003", "0.01"]
     means = np.asarray(ax.lines[0].get_ydata())
-    own = [o.accuracy for o in ENTRIES[0].outcomes]
+    own = [o.score for o in ENTRIES[0].outcomes]
     np.testing.assert_allclose(means, np.reshape(own, (3, 3)).mean(axis=1))
 
 
 def test_trade_off_is_accuracy_by_state() -> None:
-    (ax,) = figures.trade_off(ENTRIES).axes
+    (ax,) = figures.trade_off(of(*ENTRIES)).axes
     marks = [c.lines[0].get_xydata()[0] for c in ax.containers]  # pyright: ignore
-    expected = [(e.state_size, e.accuracy_mean) for e in ENTRIES]
+    expected = [(e.state_size, e.score_mean) for e in ENTRIES]
     np.testing.assert_array_equal(marks, expected)
 
 

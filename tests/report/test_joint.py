@@ -127,7 +127,8 @@ def test_read_from_the_rows_of_a_comparison(tmp_path: Path) -> None:
             (tmp_path / name / "config.json").write_text(to_json(config), encoding="utf-8")
             score = Score(len(rows) / 10, 0.01, 0.004, 8, 9)
             row = dataclasses.asdict(score) | {"best_learning_rate": 0.004}
-            rows.append({"mixer": name, **row})
+            means = {"accuracy_mean": row.pop("mean"), "accuracy_std": row.pop("std")}
+            rows.append({"mixer": name, **means, **row})
     (tmp_path / "compare.json").write_text(json.dumps(rows), encoding="utf-8")
     recall, images = read_joint(tmp_path)
     assert (recall.name, images.name) == ("mqar", "digits")
@@ -140,6 +141,6 @@ def test_read_from_the_rows_of_a_comparison(tmp_path: Path) -> None:
     assert recall.linear is None
     known = tasks.get("digits").baselines()
     assert images.linear == known["linear"]
-    np.testing.assert_allclose(known["linear"].accuracy, 0.856, atol=5e-4)
+    np.testing.assert_allclose(known["linear"].score, 0.856, atol=5e-4)
     assert images.trivial == known["trivial"]
     assert read_joint(tmp_path / "ssd-mqar") == []

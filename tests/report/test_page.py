@@ -113,10 +113,10 @@ def test_rows_show_the_numbers_and_sort_by_them(page: str) -> None:
     reader = read(page)
     entry = comparison().entries[2]
     shown, keys = reader.tables[0][3], reader.keys[0][3]
-    mean, std = 100 * entry.accuracy_mean, 100 * entry.accuracy_std
+    mean, std = 100 * entry.score_mean, 100 * entry.score_std
     assert shown[:3] == ["ssd", f"{mean:.1f}\xa0% ± {std:.1f}", f"{entry.learning_rate:.3g}"]
     assert shown[3:6] == ["400", "0 of 9", "4\u202f096"]
-    assert keys[1] == str(entry.accuracy_mean)
+    assert keys[1] == str(entry.score_mean)
     assert reader.tables[0][1][8] == "unbounded (ηt−1/ηt)"
     assert keys[6:8] == [str(entry.num_params), str(entry.tokens_per_second)]
     # A mixer that never got to 90 % has no number there to sort by.

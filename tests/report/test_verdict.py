@@ -9,7 +9,7 @@ from scipy import stats
 
 from dsfjax.report.entries import Comparison, Curve, Entry
 from dsfjax.report.verdict import Verdict, apart, decide, leaders, rank_correlation
-from dsfjax.tasks import Baseline
+from dsfjax.tasks import ACCURACY, Baseline
 from tests.report.synthetic import changed, comparison, cost, diverged, member
 
 BASE = comparison().entries[2]
@@ -23,8 +23,8 @@ def entry(mixer: str, mean: float, std: float = 0.0, **changes: Any) -> Entry:
     return dataclasses.replace(
         BASE,
         mixer=mixer,
-        accuracy_mean=mean,
-        accuracy_std=std,
+        score_mean=mean,
+        score_std=std,
         **({"grows": False} | plain | changes),
     )
 
@@ -152,8 +152,8 @@ def test_a_gap_smaller_than_the_scatter_is_no_order() -> None:
     assert "last c with 60.0" in plain(
         verdict(entry("a", 0.99), entry("b", 0.8), entry("c", 0.6)).reasons["Accuracy"]
     )
-    assert apart(entry("a", 0.9), entry("b", 0.85, 0.04))
-    assert not apart(entry("a", 0.9), entry("b", 0.85, 0.05001))
+    assert apart(ACCURACY, entry("a", 0.9), entry("b", 0.85, 0.04))
+    assert not apart(ACCURACY, entry("a", 0.9), entry("b", 0.85, 0.05001))
 
 
 def test_who_was_first_is_said_where_no_seed_of_another_was_as_soon() -> None:
@@ -195,7 +195,7 @@ def test_single_mixer_has_not_won() -> None:
 )
 def test_leaders(means: tuple[float, ...], stds: tuple[float, ...], expected: int) -> None:
     entries = tuple(entry(str(i), m, s) for i, (m, s) in enumerate(zip(means, stds, strict=True)))
-    assert len(leaders(entries)) == expected
+    assert len(leaders(ACCURACY, entries)) == expected
 
 
 def test_an_unreliable_mixer_is_not_chosen_for_its_scatter() -> None:

@@ -57,7 +57,7 @@ def test_curves_are_those_of_the_best_rate(run_dir: Path, whole: Comparison) -> 
     rows = {r["mixer"]: r for r in json.loads((run_dir / "compare.json").read_text("utf-8"))}
     for entry in whole.entries:
         best, loaded = rows[entry.mixer], load(run_dir / entry.mixer)
-        assert list(entry.accuracies) == best["accuracies"]
+        assert list(entry.scores) == best["accuracies"]
         assert [curve.seed for curve in entry.curves] == list(loaded.config.seeds)
         for curve in entry.curves:
             expected = [
@@ -65,7 +65,7 @@ def test_curves_are_those_of_the_best_rate(run_dir: Path, whole: Comparison) -> 
                 for line in loaded.metrics
                 if (line["learning_rate"], line["seed"]) == (best["best_learning_rate"], curve.seed)
             ]
-            assert list(zip(curve.steps.tolist(), curve.accuracy.tolist(), strict=True)) == expected
+            assert list(zip(curve.steps.tolist(), curve.score.tolist(), strict=True)) == expected
 
 
 @pytest.mark.slow  # what `run_dir` trains
@@ -175,9 +175,9 @@ def test_diverged_mixer_is_shown_with_zero(run_dir: Path, tmp_path: Path) -> Non
     (runs / "compare.json").write_text(json.dumps(rows), encoding="utf-8")
     bad = read.read(runs).entries[-1]
     members = len(result["members"])
-    assert (bad.mixer, bad.accuracy_mean, bad.num_diverged) == ("s6", 0, members)
+    assert (bad.mixer, bad.score_mean, bad.num_diverged) == ("s6", 0, members)
     assert bad.findings is None
-    assert all(curve.accuracy[-1] == 0.0 for curve in bad.curves)
+    assert all(curve.score[-1] == 0.0 for curve in bad.curves)
     text = write(runs, tmp_path / "report").page.read_text(encoding="utf-8")
     assert f"Members diverged in s6 ({members} of {members})." in text
     assert "s6: every member at its best learning rate diverged" in text

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dsfjax import tasks
 from dsfjax.tasks import HELD_OUT, TRAIN, Example, examples
+from dsfjax.tasks.protocol import shuffled
 from tests.unchecked import unchecked
 
 PACKAGE = Path(__file__).parents[2] / "dsfjax"
@@ -23,7 +25,7 @@ def test_examples_are_what_the_task_says(name: str) -> None:
     task = tasks.get(name, **own)
     try:
         check(name, task)
-        assert all(0 < each.accuracy < 1 for each in task.baselines().values())
+        assert all(0 < each.score < 1 for each in task.baselines().values())
     except tasks.data.MissingDataError as error:  # tested on files that are made up
         pytest.skip(str(error))
 
@@ -61,8 +63,8 @@ def check(name: str, task: tasks.Task) -> None:
             assert (sources < batch.query_positions).all()
     assert not np.array_equal(seen.inputs, held_out.inputs)
     baselines = task.baselines()
-    assert all(0 <= each.accuracy <= 1 and each.about for each in baselines.values())
-    assert task.trivial().accuracy >= baselines["chance"].accuracy
+    assert all(0 <= each.score <= 1 and each.about for each in baselines.values())
+    assert task.trivial().score >= baselines["chance"].score
 
 
 def test_an_epoch_has_every_example_once_in_an_order_of_its_own() -> None:
@@ -75,12 +77,23 @@ def test_an_epoch_has_every_example_once_in_an_order_of_its_own() -> None:
     assert picks.max() < 1437
 
 
+def test_shuffled_is_uniform() -> None:
+    run = jax.jit(jax.vmap(lambda key: shuffled(key, jnp.arange(5, dtype=jnp.int32), 5)))
+    found = np.asarray(run(jax.random.split(jax.random.key(1), 24_000)))
+    counts = np.unique(found, axis=0, return_counts=True)[1]
+    assert len(counts) == 120  # all orders of five
+    assert ((counts - 200) ** 2 / 200).sum() < 119 + 4 * np.sqrt(2 * 119)
+    large = np.asarray(shuffled(jax.random.key(0), jnp.arange(1000, dtype=jnp.int32), 60_000))
+    assert len(set(large.tolist())) == 1000 and abs(large.mean() / 60_000 - 0.5) < 0.04
+    assert abs(np.corrcoef(large[1:], large[:-1])[0, 1]) < 0.13
+
+
 def test_the_trivial_answer_of_selective_copying() -> None:
     task = tasks.get("selective_copying", vocab_size=5, seq_len=12, num_tokens=4)
     targets = np.asarray(examples(task, TRAIN, 20_000, jax.random.key(0)).targets)
     most = np.stack([(targets == token).sum(axis=1) for token in range(2, 5)]).max(axis=0)
     # 4 of 3 tokens: the standard deviation of the mean is 0.001.
-    assert abs(most.mean() / 4 - task.baselines()["trivial"].accuracy) < 0.004
+    assert abs(most.mean() / 4 - task.baselines()["trivial"].score) < 0.004
 
 
 def test_digits_are_those_of_the_data_set() -> None:

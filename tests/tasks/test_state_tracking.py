@@ -88,7 +88,7 @@ def test_targets_are_prefix_products(group: str) -> None:
     counts = np.bincount(batch.inputs[batch.inputs < task.order], minlength=task.order)
     assert (abs(counts - counts.mean()) < 5 * counts.mean() ** 0.5).all()
     repeated = (batch.weights * (batch.targets == batch.inputs)).sum(axis=1) / lengths
-    assert abs(repeated.mean() - task.baselines()["trivial"].accuracy) < 0.02
+    assert abs(repeated.mean() - task.baselines()["trivial"].score) < 0.02
 
 
 def test_parity() -> None:
@@ -119,7 +119,7 @@ def test_expressions_have_the_value_that_python_gives(brackets: bool) -> None:
     for text, target in zip(texts, batch.targets[:, 0], strict=True):
         assert value_of(text, 5) == target
         assert ("*" in text) <= (not brackets) and ("(" in text) <= brackets
-    often = task.trivial().accuracy
+    often = task.trivial().score
     assert abs(max(np.bincount(batch.targets[:, 0], minlength=5)) / 600 - often) < 0.06
 
 
@@ -153,7 +153,7 @@ def test_the_most_frequent_answer_without_brackets() -> None:
         ]
         counts = np.bincount([eval(text) % 3 for text in every], minlength=3)
         law += counts / len(every) / 3
-    assert abs(task.trivial().accuracy - law.max()) < 1e-12
+    assert abs(task.trivial().score - law.max()) < 1e-12
 
 
 def test_longer_sequences_have_their_length() -> None:
@@ -163,7 +163,7 @@ def test_longer_sequences_have_their_length() -> None:
     assert (longer.seq_len, longer.min_length, longer.asked_from) == (32, 32, 16)
     batch = drawn(longer, 4)
     assert batch.targets.shape == (4, 16) and (batch.weights == 1).all()
-    assert longer.baselines()["trivial"].accuracy == pytest.approx(1 / 6)
+    assert longer.baselines()["trivial"].score == pytest.approx(1 / 6)
     assert ModularArithmetic(seq_len=12).lengthened(2).lengths(2) == range(24, 25, 2)
     assert tasks.mqar.MQARConfig().lengthened(2) == tasks.get("mqar", seq_len=128)
 

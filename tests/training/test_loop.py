@@ -62,9 +62,10 @@ def test_vmapped_members_are_looped_members(width: int) -> None:
         for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(own), strict=True):
             np.testing.assert_allclose(a[index], b[0], rtol=0, atol=1e-10)
         for a, b in zip(together, alone, strict=True):
-            for x, y in zip(a.metrics, b.metrics, strict=True):
+            both = (jax.tree.leaves(each.metrics) for each in (a, b))
+            for x, y in zip(*both, strict=True):
                 np.testing.assert_allclose(x[index], y[0], rtol=0, atol=1e-10)
-    losses = together[-1].metrics.eval_loss
+    losses = together[-1].metrics.held_out["loss"]
     assert len(set(losses.tolist())) == 4
 
 
@@ -89,7 +90,7 @@ def test_a_fixed_data_set_comes_again_in_every_epoch() -> None:
 
     for step, block in enumerate(blocks):
         state, metrics = take(state, 2 if step % 3 == 2 else 4, step % 3)
-        np.testing.assert_allclose(block.metrics.train_loss[0], metrics["loss"], atol=1e-12)
+        np.testing.assert_allclose(block.metrics.train["loss"][0], metrics["loss"], atol=1e-12)
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(a[0], b, rtol=0, atol=1e-10)
 
@@ -122,13 +123,13 @@ def test_every_axis_is_what_it_is_alone() -> None:
             state = step(state)
         for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(state.params), strict=True):
             np.testing.assert_allclose(a[index], b, rtol=0, atol=1e-10)
-    assert len(set(together[-1].metrics.eval_loss.tolist())) == 3
+    assert len(set(together[-1].metrics.held_out["loss"].tolist())) == 3
 
 
 def test_plateau_stops_a_member_and_is_recorded() -> None:
     plan = dataclasses.replace(SOLVING, stop_at=None, patience=3)
     blocks, _ = final(plan, members([1e-300, 5e-3], [0]), 200)
-    losses = np.array([block.metrics.eval_loss for block in blocks])
+    losses = np.array([block.metrics.held_out["loss"] for block in blocks])
     # The first never moves: its best evaluation is the first, and three more are no better.
     assert blocks[-1].progress.plateau_at.tolist() == [20 + 3 * 20, -1]
     assert [bool(block.metrics.active[0]) for block in blocks] == [True] * 4 + [False] * 6
@@ -164,7 +165,7 @@ def test_slice_of_stopped_members_is_passed_over() -> None:
         *3 * [[False, True]],
     ]
     assert [block.step for block in blocks] == [20, 40, 60, 80]
-    assert all(np.isnan(block.metrics.eval_loss[0]) for block in blocks[1:])
+    assert all(np.isnan(block.metrics.held_out["loss"][0]) for block in blocks[1:])
 
 
 def test_memory_decides_how_many_run_at_once() -> None:
@@ -192,8 +193,8 @@ def test_evaluation_is_the_loss_on_the_held_out_examples() -> None:
         logits = TOY.apply(own, example.inputs)[example.query_positions]
         losses.append(-jax.nn.log_softmax(logits)[jnp.arange(2), example.targets])
         hits.append(logits.argmax(axis=1) == example.targets)
-    np.testing.assert_allclose(block.metrics.eval_loss[0], np.mean(losses), rtol=1e-12)
-    np.testing.assert_allclose(block.metrics.eval_accuracy[0], np.mean(hits), rtol=1e-12)
+    np.testing.assert_allclose(block.metrics.held_out["loss"][0], np.mean(losses), rtol=1e-12)
+    np.testing.assert_allclose(block.metrics.held_out["accuracy"][0], np.mean(hits), rtol=1e-12)
 
 
 def test_own_data_by_default_and_shared_on_request() -> None:
@@ -202,7 +203,7 @@ def test_own_data_by_default_and_shared_on_request() -> None:
     for shared, distinct in ((False, 2), (True, 1)):
         plan = dataclasses.replace(PROGRAM, model=still, shared_data=shared)
         (block,), _ = final(plan, members([1e-12], [0, 1]), 5)
-        assert len(set(block.metrics.train_loss.tolist())) == distinct
+        assert len(set(block.metrics.train["loss"].tolist())) == distinct
 
 
 def _no_dropout(params: PyTree, tokens: Array, **_: Any) -> Array:
@@ -230,10 +231,10 @@ def test_solved_is_frozen_and_diverged_is_reported() -> None:
         np.testing.assert_array_equal(a[1], b[1])
         assert not np.array_equal(a[0], b[0])
     at = next(block for block in blocks if block.step == solved)
-    assert at.metrics.eval_accuracy[1] >= 0.95
+    assert at.metrics.held_out["accuracy"][1] >= 0.95
     before = [block for block in blocks if block.step < solved]
     assert before
-    assert all(block.metrics.eval_accuracy[1] < 0.95 for block in before)
+    assert all(block.metrics.held_out["accuracy"][1] < 0.95 for block in before)
     assert [b.metrics.active.tolist() for b in blocks[:2]] == [[True] * 3, [True, True, False]]
 
 
@@ -266,7 +267,7 @@ def test_one_compilation_for_all_rates_seeds_and_lengths() -> None:
     assert traces == once
     assert compilations == []
     # Another length is another schedule, so it is not that nothing was computed anew.
-    assert a[0].metrics.eval_loss[0] != b[0].metrics.eval_loss[0]
+    assert a[0].metrics.held_out["loss"][0] != b[0].metrics.held_out["loss"][0]
     final(plan, members([0.1], [3]), 5)
     assert traces > once
     assert compilations
@@ -282,10 +283,10 @@ def test_block_goes_on_from_a_carry_bit_for_bit() -> None:
     for block in run(PROGRAM, which, 15, half.carry()):
         rest.append(block)
         resumed = block.carry().states.params
-    np.testing.assert_array_equal(half.metrics.train_loss, first.metrics.train_loss)
+    np.testing.assert_array_equal(half.metrics.train["loss"], first.metrics.train["loss"])
     assert [block.step for block in rest] == [10, 15]
     for a, b in zip(straight[1:], rest, strict=True):
-        np.testing.assert_array_equal(a.metrics.eval_loss, b.metrics.eval_loss)
+        np.testing.assert_array_equal(a.metrics.held_out["loss"], b.metrics.held_out["loss"])
     for a, b in zip(*map(jax.tree.leaves, (params, resumed)), strict=True):
         np.testing.assert_array_equal(a, b)
 

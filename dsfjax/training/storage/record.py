@@ -4,10 +4,16 @@
 ``results.sqlite`` (:mod:`dsfjax.training.storage.store`); the files of a run, whose format is in
 :mod:`dsfjax.training.runs`, are where it is made from.
 
+The *score* of a member is its number of the metric that decides on the task, such as the accuracy.
+The record and the store call it so. In the files of a run and in the rows of a comparison a number
+has the name of its metric instead (``eval_accuracy``, ``mse_mean``), so that numbers of two metrics
+never share a column; what was written before tasks had metrics has names of that form.
+
 A *point* is one value of every axis but the seeds, usually just a learning rate. The best is the
-one with the highest held-out accuracy, averaged over its seeds; ties go to the one whose seeds got
-to 90 % sooner, then to the smaller values, the learning rate first. A diverged member counts as
-accuracy 0. The standard deviation is that of a sample (n − 1), and 0 for one seed.
+one with the best held-out score, averaged over its seeds; ties go to the one whose seeds got to
+90 % accuracy sooner, then to the smaller values, the learning rate first. A diverged member counts
+as the worst score: 0 of an accuracy, ∞ of a loss. The standard deviation is that of a sample
+(n − 1), and 0 for one seed.
 """
 
 import math
@@ -16,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from dsfjax.tasks import ACCURACY, Metric
+from dsfjax.tasks.metric import from_json, to_json
 from dsfjax.training.config import AXES, Member, TrainConfig
 from dsfjax.training.storage import serial
 
@@ -24,7 +32,6 @@ FORMATS = (2, FORMAT)
 """Those of ``result.json`` that can be read; in format 2 stopped members count in the tokens/s."""
 STOPPED = ("result.json", "failure.json")
 """The files of which a run has one when it is over: it is finished, or it has failed."""
-NUMBERS = ("train_loss", "train_accuracy", "eval_loss", "eval_accuracy")
 TIMES = ("train_seconds", "compile_seconds", "tokens_per_second")
 """What all members of a run share of ``MemberResult.timing``."""
 
@@ -43,10 +50,13 @@ class MemberResult:
         reason: Why it failed, else None.
         step: The last step that it took. This and the numbers below are None where it failed.
         train_loss: Mean loss over the steps before the last evaluation.
-        train_accuracy: Mean accuracy over these steps.
+        train_score: Score over these steps.
         eval_loss: Loss on the held-out examples at the last evaluation.
-        eval_accuracy: Accuracy there.
-        steps_to_90: First evaluated step with at least 90 % accuracy; None if there was none.
+        eval_score: Score there.
+        also: Name of each further metric of the task to its value there.
+        measured: The metrics of the task; the first decides and is the score's.
+        steps_to_90: First evaluated step with at least 90 % accuracy; None if there was none, or if
+            the score is no accuracy: on other scales no level means the same on every task.
         num_params: Number of trained parameters.
         state_size: Numbers that all layers carry at the end of a sequence.
         config: Config of the program, as JSON data.
@@ -63,9 +73,11 @@ class MemberResult:
     reason: str | None = None
     step: int | None = None
     train_loss: float | None = None
-    train_accuracy: float | None = None
+    train_score: float | None = None
     eval_loss: float | None = None
-    eval_accuracy: float | None = None
+    eval_score: float | None = None
+    also: Mapping[str, float | None] = field(default_factory=dict)
+    measured: tuple[Metric, ...] = (ACCURACY,)
     steps_to_90: int | None = None
     num_params: int | None = None
     state_size: int | None = None
@@ -75,17 +87,32 @@ class MemberResult:
     timing: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def accuracy(self) -> float:
-        """Final held-out accuracy as it is compared: 0 for a member that diverged."""
-        return 0.0 if self.status == "diverged" else self.eval_accuracy or 0.0
+    def metric(self) -> Metric:
+        """The metric of the score."""
+        return self.measured[0]
+
+    @property
+    def score(self) -> float:
+        """Final held-out score as it is compared: the worst for a member that diverged."""
+        return self.of(self.metric)
+
+    def of(self, metric: Metric) -> float:
+        """The final held-out value of a metric, as it is compared.
+
+        Args:
+            metric: One of `measured`.
+        """
+        value = self.eval_score if metric == self.metric else self.also.get(metric.name)
+        return metric.known(None if self.status == "diverged" else value)
 
     def steps_to(self, level: float) -> int | None:
-        """The first evaluated step with an accuracy of at least ``level``, or None."""
-        return first_step(self.metrics, level)
+        """The first evaluated step with a score of ``level`` or better, or None."""
+        return first_step(self.metrics, level, self.metric)
 
     def columns(self) -> dict[str, Any]:
         """The record as a flat row: a column per field, and for ``point`` one per axis."""
         own = {one.name: getattr(self, one.name) for one in fields(self)}
+        own["measured"] = to_json(self.measured)
         flat: dict[str, Any] = {}
         for name, value in own.items():
             flat |= value._asdict() if name == "point" else {name: value}
@@ -96,28 +123,60 @@ class MemberResult:
         """The record of a flat row; the inverse of `columns`.
 
         Args:
-            row: A value per column; columns that are absent have their defaults.
+            row: A value per column; columns that are absent or None have their defaults.
         """
-        own = {one.name: row[one.name] for one in fields(cls) if one.name in row}
+        own = {x.name: row[x.name] for x in fields(cls) if row.get(x.name) is not None}
+        own["measured"] = from_json(row.get("measured"))
         return cls(point=Member(*(row.get(axis.name) for axis in AXES)), **own)
 
 
-ENDING = ("status", "step", *NUMBERS, "steps_to_90")
-"""What ``result.json`` says of a member apart from its index and its point."""
+def in_result(result: MemberResult) -> dict[str, Any]:
+    """What ``result.json`` says of a member apart from its index and its point.
+
+    Args:
+        result: How it ended.
+
+    Returns:
+        Its status, its last step, and its numbers under the names of their metrics.
+    """
+    name = result.metric.name
+    return {
+        "status": result.status,
+        "step": result.step,
+        "train_loss": result.train_loss,
+        f"train_{name}": result.train_score,
+        "eval_loss": result.eval_loss,
+        f"eval_{name}": result.eval_score,
+        **{f"eval_{other}": value for other, value in result.also.items()},
+        "steps_to_90": result.steps_to_90,
+    }
 
 
-def first_step(lines: Sequence[Mapping[str, Any]], level: float) -> int | None:
-    """The first evaluated step with an accuracy of at least ``level``.
+def _from_result(said: Mapping[str, Any], measured: tuple[Metric, ...]) -> dict[str, Any]:
+    """The fields of a `MemberResult` that `in_result` is made of."""
+    first, *others = (metric.name for metric in measured)
+    same = ("status", "step", "train_loss", "eval_loss", "steps_to_90")
+    return {
+        **{name: said[name] for name in same},
+        "train_score": said[f"train_{first}"],
+        "eval_score": said[f"eval_{first}"],
+        "also": {name: said[f"eval_{name}"] for name in others},
+    }
+
+
+def first_step(lines: Sequence[Mapping[str, Any]], level: float, metric: Metric) -> int | None:
+    """The first evaluated step with a score of ``level`` or better.
 
     Args:
         lines: Evaluations of one member, in order.
-        level: An accuracy.
+        level: A score.
+        metric: The score's.
 
     Returns:
         The step, or None if there is none.
     """
-    reached = (line["step"] for line in lines if (line["eval_accuracy"] or 0.0) >= level)
-    return next(reached, None)
+    name, enough = f"eval_{metric.name}", metric.order(level)
+    return next((line["step"] for line in lines if metric.order(line[name]) <= enough), None)
 
 
 def results(
@@ -148,6 +207,7 @@ def results(
         "mixer": config.model.mixer,
         "config": serial.to_dict(config),
         "environment": environment,
+        "measured": config.task.measured(),
     }
     if failed:
         common |= {"status": "failed", "reason": ended["reason"]}
@@ -158,7 +218,7 @@ def results(
     left_out = {"member", "tokens_per_second", *Member._fields}
     found = []
     for index, point in enumerate(config.members):
-        own = {} if failed else {name: ended["members"][index][name] for name in ENDING}
+        own = {} if failed else _from_result(ended["members"][index], config.task.measured())
         lines = [
             {name: value for name, value in line.items() if name not in left_out}
             for line in metrics
@@ -211,12 +271,13 @@ def row(members: Sequence[MemberResult]) -> dict[str, Any]:
         ``train_seconds``, ``compile_seconds``, and ``rates``: for each point its axes,
         ``accuracy_mean``, ``accuracy_std``, ``accuracies``, ``statuses`` and ``steps_to_90``.
         ``status`` is "finished". Of a run that failed there are ``mixer``, ``status`` and
-        ``reason``.
+        ``reason``. A task that has other metrics has their names in place of the accuracy's, and
+        ``measured`` says what they are (`measured_in`); infinite values are None.
 
     Examples:
         >>> from dsfjax.training.config import grid
         >>> pair = grid(learning_rates=(0.1, 0.2))
-        >>> found = [MemberResult(run="ssd", member=i, mixer="ssd", point=pair[i], eval_accuracy=x,
+        >>> found = [MemberResult(run="ssd", member=i, mixer="ssd", point=pair[i], eval_score=x,
         ...                       status="finished") for i, x in enumerate((0.5, 0.7))]
         >>> row(found)["best_learning_rate"]
         0.2
@@ -228,10 +289,11 @@ def row(members: Sequence[MemberResult]) -> dict[str, Any]:
     for member in members:
         by_point.setdefault(tuple(getattr(member.point, name) for name in POINT), []).append(member)
     rates = [_rate(point, own) for point, own in by_point.items()]
+    metric, measured = first.metric, first.measured
     best = min(
         rates,
         key=lambda rate: (
-            -rate["accuracy_mean"],
+            metric.order(rate[f"{metric.name}_mean"]),
             math.inf if rate["steps_to_90"] is None else rate["steps_to_90"],
             *(rate[name] or 0.0 for name in POINT),
         ),
@@ -239,6 +301,7 @@ def row(members: Sequence[MemberResult]) -> dict[str, Any]:
     return {
         "mixer": first.run,
         "status": "finished",
+        **({} if measured == (ACCURACY,) else {"measured": to_json(measured)}),
         **{key: value for key, value in best.items() if key not in POINT},
         "best": {key: best[key] for key in POINT},
         "best_learning_rate": best["learning_rate"],
@@ -249,15 +312,51 @@ def row(members: Sequence[MemberResult]) -> dict[str, Any]:
     }
 
 
+def measured_in(row: Mapping[str, Any]) -> tuple[Metric, ...]:
+    """The metrics of the numbers of a row of a comparison; the first decides.
+
+    Args:
+        row: As `row` makes it.
+    """
+    return from_json(row.get("measured"))
+
+
+def mean_in(row: Mapping[str, Any], metric: Metric) -> tuple[float, float]:
+    """Mean and standard deviation of a metric in a row of a comparison.
+
+    Args:
+        row: As `row` makes it.
+        metric: One of `measured_in`.
+
+    Returns:
+        Both; where a seed diverged and the metric's worst value is infinite, that and 0.
+    """
+    mean, std = (row[f"{metric.name}_{what}"] for what in ("mean", "std"))
+    return metric.known(mean), std or 0.0
+
+
 def _rate(point: tuple[Any, ...], members: Sequence[MemberResult]) -> dict[str, Any]:
-    accuracies = [member.accuracy for member in members]
+    found: dict[str, Any] = {}
+    for metric in members[0].measured:
+        values = [member.of(metric) for member in members]
+        mean, name = statistics.fmean(values), metric.name
+        finite = math.isfinite(mean)
+        std = statistics.stdev(values) if len(values) > 1 and finite else 0.0
+        found |= {
+            f"{name}_mean": _number(mean),
+            f"{name}_std": std if finite else None,
+            name[:-1] + "ies" if name.endswith("y") else f"{name}s": [_number(x) for x in values],
+        }
     steps = [member.steps_to_90 for member in members]
     known = [step for step in steps if step is not None]
     return {
         **dict(zip(POINT, point, strict=True)),
-        "accuracy_mean": statistics.fmean(accuracies),
-        "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
-        "accuracies": accuracies,
+        **found,
         "statuses": [member.status for member in members],
         "steps_to_90": statistics.fmean(known) if len(known) == len(steps) else None,
     }
+
+
+def _number(value: float) -> float | None:
+    """None for what JSON has no number for."""
+    return value if math.isfinite(value) else None

@@ -1,7 +1,8 @@
 """The results of a sweep as a table: ``results.sqlite``, a row per member.
 
 The columns are the fields of `MemberResult`, so any SQLite client reads them. ``config``,
-``metrics`` (a list over time), ``environment`` and ``timing`` are JSON. A row is written when its
+``metrics`` (a list over time), ``measured`` and ``also`` (what the scores are of, and further
+numbers), ``environment`` and ``timing`` are JSON. A row is written when its
 run is finished or has failed, all rows of a run at once. Sweeps that share a folder take turns.
 
 The table can be made again from the folders of the runs, and is where a kill or a full disk has
@@ -47,7 +48,9 @@ COLUMNS = {name: "TEXT" if kind == "JSON" else kind for name, kind in _KINDS.ite
 
 ``run`` is the folder of the run; the primary key is (run, member).
 """
-_APPLICATION, _VERSION = 0x64736678, 2  # "dsfx": tells our files from those of other programs
+_RENAMED = {"train_score": "train_accuracy", "eval_score": "eval_accuracy"}
+"""Column to its name in stores from before tasks had metrics, whose scores are accuracies."""
+_APPLICATION, _VERSION = 0x64736678, 3  # "dsfx": tells our files from those of other programs
 _log = logging.getLogger("dsfjax")
 
 
@@ -117,9 +120,12 @@ def read_results(folder: Path | str) -> list[MemberResult]:
         )
     try:
         with _connect(path) as (connection, current):
-            columns = [name for name in COLUMNS if name in _columns(connection)]
+            known = _columns(connection)
+            named = {name: name if name in known else _RENAMED.get(name) for name in COLUMNS}
+            columns = [name for name in COLUMNS if named[name] in known]
+            shown = ", ".join(f"{named[name]} AS {name}" for name in columns)
             found = connection.execute(
-                f"SELECT {', '.join(columns)} FROM members ORDER BY run, member"
+                f"SELECT {shown} FROM members ORDER BY run, member"
             ).fetchall()
     except _Empty:
         found, columns, current = [], list(COLUMNS), False
@@ -137,7 +143,7 @@ def read_results(folder: Path | str) -> list[MemberResult]:
         rows += [empty | dict(row) for name in fresh for row in fresh[name]]
         rows.sort(key=lambda row: (row["run"], row["member"]))
     return [
-        MemberResult.from_columns(row | {name: json.loads(row[name]) for name in _JSON})
+        MemberResult.from_columns(row | {name: json.loads(row[name] or "null") for name in _JSON})
         for row in rows
     ]
 
@@ -175,6 +181,9 @@ def _connect(path: Path, *, create: bool = False) -> Iterator[tuple[sqlite3.Conn
             if "members" not in tables:
                 connection.execute(f"CREATE TABLE members ({columns}, PRIMARY KEY (run, member))")
             elif create:
+                for name, before in _RENAMED.items():
+                    if before in _columns(connection):
+                        connection.execute(f"ALTER TABLE members RENAME COLUMN {before} TO {name}")
                 for name in COLUMNS.keys() - _columns(connection):
                     connection.execute(f"ALTER TABLE members ADD COLUMN {name} {COLUMNS[name]}")
             if create:

@@ -23,7 +23,7 @@ def member(
         mixer="ssd",
         point=made,
         status=status,
-        eval_accuracy=accuracy,
+        eval_score=accuracy,
         steps_to_90=steps,
         num_params=1000,
         state_size=128,

@@ -14,6 +14,7 @@ from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import Listener, MemberResult, RunError, TrainConfig, load, sweep, sweeps
 from dsfjax.training.storage import files, store
+from dsfjax.training.storage.record import in_result
 from tests.training.processes import start
 
 CONFIG = TrainConfig(
@@ -53,13 +54,13 @@ def test_a_row_per_member(swept: Path) -> None:
         # The folder of the run says the same, but for what only the sweep knows.
         assert set(row.timing) - set(member.timing) == {"finished_at"}
         assert dataclasses.replace(row, run=member.run, timing=member.timing) == member
-        assert {name: row.columns()[name] for name in entry} == entry
+        assert {"member": row.member, **row.point._asdict(), **in_result(row)} == entry
         own = [line for line in run.metrics if line["member"] == row.member]
         assert [line["eval_loss"] for line in row.metrics] == [x["eval_loss"] for x in own]
         assert row.config["model"]["d_model"] == 8
         assert row.timing["train_seconds"] == run.result["train_seconds"]
     assert [row.point for row in rows] == list(CONFIG.members)
-    assert (rows[2].eval_loss, rows[2].accuracy, rows[2].reason) == (None, 0.0, None)
+    assert (rows[2].eval_loss, rows[2].score, rows[2].reason) == (None, 0.0, None)
 
 
 def test_what_was_trained_before_is_read(tmp_path: Path) -> None:
@@ -181,16 +182,23 @@ def test_a_file_of_another_program_is_left_alone(damage, folder: Path) -> None:
 
 
 def test_a_store_of_version_1_is_read_and_brought_up_to_date(folder: Path) -> None:
-    """It had no reasons; a run whose folder is gone keeps its rows."""
+    """It had no reasons and only accuracies; a run whose folder is gone keeps its rows."""
     expected = store.read_results(folder)
     connection = sqlite3.connect(folder / store.NAME)
-    connection.execute("ALTER TABLE members DROP COLUMN reason")
+    for later in ("reason", "measured", "also"):
+        connection.execute(f"ALTER TABLE members DROP COLUMN {later}")
+    for split in ("train", "eval"):
+        rename = f"RENAME COLUMN {split}_score TO {split}_accuracy"
+        connection.execute(f"ALTER TABLE members {rename}")
     connection.execute("PRAGMA user_version = 1")
     connection.execute("UPDATE members SET timing = '{}'")  # in version 1 its rates were wrong
     connection.commit()
     connection.close()
     assert store.read_results(folder)[:4] == expected
     shutil.rmtree(folder / "one")
+    old = store.read_results(folder)[:4]
+    assert old == [dataclasses.replace(row, timing={}) for row in expected]
+    assert old[0].eval_score is not None
     store.add(folder, "two")
     rows = store.read_results(folder)
     assert [row.run for row in rows] == ["one"] * 4 + ["two"] * 4
