@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.diagonal import Diagonal, Elementwise, Scalar
@@ -17,7 +18,7 @@ from dsfjax.engines.chunks.products import MATRIX_PRODUCTS
 from dsfjax.engines.chunks.segments import in_segments, states_in_segments
 from dsfjax.engines.chunks.wy import WY
 from dsfjax.engines.engine import Cost, Engine
-from dsfjax.engines.recurrence import Recurrence
+from dsfjax.engines.recurrence import Entering, Recurrence
 
 ALGORITHMS: tuple[ChunkAlgorithm, ...] = (MATRIX_PRODUCTS, WY, ELEMENTWISE)
 
@@ -79,6 +80,28 @@ class Chunked(Engine):
             return super().states_at(recurrence, h0, steps)
         recurrence = dataclasses.replace(recurrence, A=explicit(recurrence.A))
         return states_in_segments(algorithm, chunk, segment, recurrence, h0, steps)
+
+    def run_segments(
+        self, recurrence: Recurrence, entering: Entering, steps: Array | None = None
+    ) -> tuple[Array, ...]:
+        """Run a recurrence whose segments have initial states; see `Engine.run_segments`.
+
+        The states are written by steps of their own: a forcing is nothing that chunks of matrix
+        products could take, and as large as all states.
+        """
+        if recurrence.emit_states:
+            return super().run_segments(recurrence, entering, steps)
+        recurrence = dataclasses.replace(recurrence, A=explicit(recurrence.A))
+        length = recurrence.length
+        recurrence, place = entering.insert(recurrence)
+        if steps is None:
+            out, h_last, *states = self.run(recurrence, entering.zero)
+        else:
+            known = (steps >= 0) & (steps < length)
+            steps = jnp.where(known, place[jnp.clip(steps, 0, length - 1)], -1)
+            out, h_last, *states = self.states_at(recurrence, entering.zero, steps)
+        # Where states are missing the guard takes the definition, which says where NaN belongs.
+        return out[place], jnp.where(entering.are_enough, h_last, jnp.nan), *states
 
     def cost(self, system: System, length: int) -> Cost:
         """What a forward pass costs; see `dsfjax.Engine.cost`."""

@@ -57,8 +57,7 @@ def select(
     Args:
         system: A finite or kernel system; abstract arrays (`jax.eval_shape`) will do.
         length: L, the number of steps.
-        states: Whether all states are wanted, or "some" of them. All are in use where there is an
-            initial state per segment.
+        states: Whether all states are wanted, or "some" of them.
 
     Returns:
         ``(engine, reason)``. The engine can be given to `scan`, changed with `dataclasses.replace`.

@@ -12,7 +12,7 @@ from jax import Array
 
 from dsfjax.core.system import System
 from dsfjax.core.transitions import DiagonalPlusLowRank, Transition
-from dsfjax.engines.recurrence import Recurrence
+from dsfjax.engines.recurrence import Entering, Recurrence
 
 
 class Cost(NamedTuple):
@@ -104,6 +104,24 @@ class Engine(abc.ABC):
         every = dataclasses.replace(recurrence, emit_states=True)
         states, h_last = self.run(every, h0)
         return recurrence.read(states), h_last, jnp.take(states, steps, axis=0, mode="fill")
+
+    def run_segments(
+        self, recurrence: Recurrence, entering: Entering, steps: Array | None = None
+    ) -> tuple[Array, ...]:
+        """Run a recurrence whose segments have initial states; by default these are a forcing.
+
+        Args:
+            recurrence: Of L steps.
+            entering: The states that enter, and where.
+            steps: Which states are wanted as well, as of `states_at`; None for none.
+
+        Returns:
+            As `run`, or with ``steps`` as `states_at`.
+        """
+        recurrence = entering.write(recurrence)
+        if steps is None:
+            return self.run(recurrence, entering.zero)
+        return self.states_at(recurrence, entering.zero, steps)
 
     def against(self, system: System, *, states: bool) -> str | None:
         """Why the engine does not run a system, or None if it does.

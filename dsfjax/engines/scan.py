@@ -25,6 +25,7 @@ from dsfjax.engines.engine import Engine
 from dsfjax.engines.guard import guarded, reverse_only
 from dsfjax.engines.recurrence import (
     Entering,
+    Recurrence,
     check_tokens,
     observe,
     prepare,
@@ -64,7 +65,7 @@ def scan(
     ====================  ==========  ===========  =======  ============  ============
 
     "chunked" has no algorithm either for `DiagonalPlusLowRank` where all states are in use: with
-    ``return_states=True``, an initial state per segment, or around a dense B or C.
+    ``return_states=True``, or around a dense B or C.
 
     Args:
         system: The system of one sequence of length L (or constant in time).
@@ -99,8 +100,9 @@ def scan(
         in matrix products; materialized O(L²). States and sums are float32 for bfloat16 inputs.
         Matrix products of float32 use full precision on every device.
         For the states after K steps "chunked" and "checkpointed" run K chunks once more, step by
-        step; "associative" and "materialized" hold all states. An initial state per segment is a
-        forcing, which holds as much as all states.
+        step; "associative" and "materialized" hold all states. An initial state per segment is n
+        more steps in "chunked"; "associative", "checkpointed" and "materialized" hold as much as
+        all states for it.
         Every method but "sequential" keeps its inputs and O(L / chunk) states for the backward
         pass and computes the rest again. Forward mode (jvp, jacfwd, linearize) goes through
         "sequential"; the others refuse it.
@@ -139,8 +141,7 @@ def scan(
     per_segment = h0 is not None and not isinstance(h0, KVCache) and jnp.ndim(h0) == 4
     h0 = initial_state("scan", system, u, h0, per_segment=per_segment)
     segment = _segments(system.reset, length, h0.shape[0]) if per_segment else None
-    in_use = True if every or per_segment else ("some" if some else False)
-    engine, _ = resolve(system, length, method, states=in_use)
+    engine, _ = resolve(system, length, method, states=every or ("some" if some else False))
     if reverse:
         system, u = flip_time(system), u[::-1]
         segment = None if segment is None else segment[::-1]
@@ -175,22 +176,28 @@ def _run(
     policy: Precision,
 ) -> tuple[Array, Array, Array | None]:
     problem = prepare(system, u, emit_states=every or reads_states(system), policy=policy)
-    entering = None
-    if segment is not None:
-        entering = Entering.of(h0, segment)
-        problem, h0 = entering.write(problem), jnp.zeros(h0.shape[1:], h0.dtype)
-    problem, h0 = vary_alike((problem, h0))
+    before = h0 if segment is None else Entering.of(h0, segment)
+    problem, before = vary_alike((problem, before))
     if not engine.has_forward_mode:
-        problem, h0 = reverse_only((problem, h0), engine.name)
-    run: Any = engine.run
-    exact: Any = Sequential().run
-    arguments: Any = (problem, h0)
-    if steps is not None:
-        run, exact, arguments = engine.states_at, Sequential().states_at, (problem, h0, steps)
+        problem, before = reverse_only((problem, before), engine.name)
+    run, exact = (partial(_by, x) for x in (engine, Sequential()))
+    arguments = (problem, before, steps)
     found = run(*arguments) if engine.is_stepwise else guarded(run, exact, *arguments)
     out, h_last = found[:2]
+    entering = before if isinstance(before, Entering) else None
     y = read_out(system, u, observe(system, problem, out, h0, entering), policy)
     return y, h_last, out if every else (None if steps is None else found[2])
+
+
+def _by(
+    engine: Engine, problem: Recurrence, before: Array | Entering, steps: Array | None
+) -> tuple[Array, ...]:
+    """What an engine gives for a recurrence, from one state or one for every segment."""
+    if isinstance(before, Entering):
+        return engine.run_segments(problem, before, steps)
+    if steps is None:
+        return engine.run(problem, before)
+    return engine.states_at(problem, before, steps)
 
 
 def step(
