@@ -9,6 +9,7 @@
 * `dsfjax.tasks.mad`: the six tasks of MAD: recall, copying, compression, memorization.
 * `dsfjax.tasks.state_tracking`: parity, modular arithmetic, words of groups.
 * `dsfjax.tasks.listops`: the value of nested operations on lists (Long Range Arena).
+* `dsfjax.tasks.pathfinder`: are two points the ends of one dashed line (Long Range Arena).
 
 `dsfjax.tasks.data` reads the data sets that users have on their disk.
 """
@@ -19,6 +20,7 @@ from dsfjax.tasks import image as image
 from dsfjax.tasks import listops as listops
 from dsfjax.tasks import mad as mad
 from dsfjax.tasks import mqar as mqar
+from dsfjax.tasks import pathfinder as pathfinder
 from dsfjax.tasks import selective_copying as selective_copying
 from dsfjax.tasks import state_tracking as state_tracking
 from dsfjax.tasks.catalogue import get as get

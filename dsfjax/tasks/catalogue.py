@@ -19,6 +19,7 @@ from dsfjax.tasks.mad import (
     NoisyRecall,
 )
 from dsfjax.tasks.mqar import MQARConfig
+from dsfjax.tasks.pathfinder import Pathfinder
 from dsfjax.tasks.protocol import Task
 from dsfjax.tasks.selective_copying import SelectiveCopying
 from dsfjax.tasks.state_tracking import ModularArithmetic, Parity, WordProblem
@@ -40,6 +41,7 @@ _REGISTRY: dict[str, type[Task]] = {
     "mad_compression": Compression,
     "mad_memorization": Memorization,
     "listops": ListOps,
+    "pathfinder": Pathfinder,
 }
 
 # Configs of runs that were made before tasks had names say nothing of this one; and their

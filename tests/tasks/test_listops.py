@@ -11,7 +11,7 @@ import pytest
 from dsfjax import tasks
 from dsfjax.tasks import HELD_OUT, TRAIN, data, examples
 from dsfjax.tasks.listops import SYMBOLS, decode, encode, evaluate, tokens
-from dsfjax.tasks.listops.law import distinct, sample
+from dsfjax.tasks.listops.trees import distinct, sample
 
 LOW, HIGH, L = 500, 2000, 2048
 # Shares of the values 0 to 9 among 6,000 expressions of another implementation.
@@ -95,10 +95,10 @@ def test_the_splits() -> None:
         return {row.tobytes() for row in task.arrays(split)[0]}
 
     settings = dict(tasks.kind("listops").presets["smoke"].settings)
-    train, validation, test = ids(TRAIN), ids(HELD_OUT), ids(HELD_OUT, judged_on="test")
+    train, test, validation = ids(TRAIN), ids(HELD_OUT), ids(HELD_OUT, judged_on="validation")
     assert (len(train), len(validation), len(test)) == (64, 16, 16)
     assert len(train | validation | test) == 96
-    assert ids(HELD_OUT, num_train=5) == validation
+    assert ids(HELD_OUT, num_train=5) == test
     task = tasks.get("listops", **settings, seed=5)
     assert task.title == "ListOps regenerated with LRA's law, seed 5"
     batch = examples(task, HELD_OUT, 16, jax.random.key(0))
@@ -114,7 +114,7 @@ def test_many_expressions_are_made_once(tmp_path: Path, monkeypatch: pytest.Monk
     many = {"min_length": 3, "max_length": 12, "seq_len": 16, "num_train": 5_000}
     task = tasks.get("listops", **many, num_held_out=8, seed=77)
     first = [np.asarray(rows).copy() for rows in task.arrays(TRAIN)]
-    module = importlib.import_module("dsfjax.tasks.listops.task")
+    module = importlib.import_module("dsfjax.tasks.listops.lists")
     module._expressions.cache_clear()
     monkeypatch.setattr(module, "distinct", None)
     for again, rows in zip(task.arrays(TRAIN), first, strict=True):
@@ -144,7 +144,7 @@ def test_options_that_cannot_be() -> None:
         ("min_length", 1999): "min_length \\+ 1 < max_length",
         ("min_length", 2): "expected 3 ≤ min_length",
         ("num_held_out", 0): "num_held_out of at least 1, got 96000 and 0",
-        ("judged_on", "dev"): "one of validation, test, got 'dev'",
+        ("judged_on", "dev"): "one of test, validation, got 'dev'",
     }.items():
         with pytest.raises(ValueError, match=words):
             tasks.get("listops", **{own[0]: own[1]})

@@ -10,11 +10,11 @@ from jaxtyping import PyTree
 
 from dsfjax.tasks.data import cached
 from dsfjax.tasks.listops.expressions import PAD, SYMBOLS
-from dsfjax.tasks.listops.law import SHORTEST, Expressions, distinct
+from dsfjax.tasks.listops.trees import SHORTEST, Expressions, distinct
 from dsfjax.tasks.protocol import HELD_OUT, TRAIN, Baseline, Example, Preset, Resident, option
 
 NUM_CLASSES = 10
-PARTS = ("validation", "test")
+PARTS = ("test", "validation")
 
 
 _VERSION = 1  # raised when the same seed gives other expressions
@@ -38,7 +38,7 @@ class ListOps(Resident):
     """The value of a nested expression of minima, maxima, medians and sums modulo ten.
 
     Long Range Arena's own files are not distributed with this package. The expressions are drawn
-    anew by the same law (`dsfjax.tasks.listops.law`), all distinct, and the title says so. The
+    anew by the same law (`dsfjax.tasks.listops.trees`), all distinct, and the title says so. The
     defaults are Long Range Arena's sizes, in the form in which S4 and S5 read them: 18 token ids,
     no parentheses, ``<eos>`` at the end, padded to 2,048 steps. ``min_length=31, max_length=256,
     seq_len=256`` is a short version for machines without an accelerator.
@@ -53,7 +53,7 @@ class ListOps(Resident):
         seq_len: L, steps of a sequence, the padding included.
         num_train: Expressions to train on.
         num_held_out: Expressions for validation, and as many for testing.
-        judged_on: What models are judged on, "validation" or "test".
+        judged_on: What models are judged on, "test" or "validation".
         seed: Seed of all expressions.
 
     Raises:
@@ -64,7 +64,7 @@ class ListOps(Resident):
         >>> task = ListOps(min_length=3, max_length=16, seq_len=16, num_train=64, num_held_out=8)
         >>> ids, values = task.arrays("held_out")
         >>> decode(ids[0]), int(values[0])
-        ('[MIN 9 8 [MIN 1 [MED 5 1 8 9 3 ] ] ]', 1)
+        ('[MED 4 [MIN 4 4 9 0 1 8 9 0 5 4 ] ]', 2)
     """
 
     min_length: int = option(500, "Expressions are longer than this many symbols.")
@@ -72,7 +72,7 @@ class ListOps(Resident):
     seq_len: int = option(2048, "Length of a sequence with its padding.")
     num_train: int = option(96_000, "Expressions to train on.")
     num_held_out: int = option(2_000, "Expressions for validation, and as many for testing.")
-    judged_on: str = option("validation", "What models are judged on: validation or test.")
+    judged_on: str = option("test", "What models are judged on: test or validation.")
     seed: int = option(0, "Seed of the expressions.")
 
     vocab_size = len(SYMBOLS)
