@@ -10,6 +10,8 @@
 * `dsfjax.tasks.state_tracking`: parity, modular arithmetic, words of groups.
 * `dsfjax.tasks.listops`: the value of nested operations on lists (Long Range Arena).
 * `dsfjax.tasks.pathfinder`: are two points the ends of one dashed line (Long Range Arena).
+* `dsfjax.tasks.time_series`: the next values of several series.
+* `dsfjax.tasks.language_modelling`: the next token of a text.
 
 `dsfjax.tasks.data` reads the data sets that users have on their disk.
 """
@@ -17,12 +19,14 @@
 from dsfjax.tasks import data as data
 from dsfjax.tasks import digits as digits
 from dsfjax.tasks import image as image
+from dsfjax.tasks import language_modelling as language_modelling
 from dsfjax.tasks import listops as listops
 from dsfjax.tasks import mad as mad
 from dsfjax.tasks import mqar as mqar
 from dsfjax.tasks import pathfinder as pathfinder
 from dsfjax.tasks import selective_copying as selective_copying
 from dsfjax.tasks import state_tracking as state_tracking
+from dsfjax.tasks import time_series as time_series
 from dsfjax.tasks.catalogue import get as get
 from dsfjax.tasks.catalogue import kind as kind
 from dsfjax.tasks.catalogue import name_in as name_in
@@ -45,6 +49,7 @@ from dsfjax.tasks.protocol import Generated as Generated
 from dsfjax.tasks.protocol import Preset as Preset
 from dsfjax.tasks.protocol import Resident as Resident
 from dsfjax.tasks.protocol import Task as Task
+from dsfjax.tasks.protocol import Windows as Windows
 from dsfjax.tasks.protocol import cross_entropy as cross_entropy
 from dsfjax.tasks.protocol import examples as examples
 from dsfjax.tasks.protocol import option as option

@@ -9,6 +9,7 @@ from typing import Any
 from dsfjax._util.names import choose, unknown
 from dsfjax.tasks.digits import Digits
 from dsfjax.tasks.image import Cifar10, Mnist, PermutedMnist
+from dsfjax.tasks.language_modelling import Language
 from dsfjax.tasks.listops import ListOps
 from dsfjax.tasks.mad import (
     BlankCopying,
@@ -23,6 +24,7 @@ from dsfjax.tasks.pathfinder import Pathfinder
 from dsfjax.tasks.protocol import Task
 from dsfjax.tasks.selective_copying import SelectiveCopying
 from dsfjax.tasks.state_tracking import ModularArithmetic, Parity, WordProblem
+from dsfjax.tasks.time_series import Forecast
 
 _REGISTRY: dict[str, type[Task]] = {
     "mqar": MQARConfig,
@@ -42,6 +44,8 @@ _REGISTRY: dict[str, type[Task]] = {
     "mad_memorization": Memorization,
     "listops": ListOps,
     "pathfinder": Pathfinder,
+    "forecast": Forecast,
+    "language": Language,
 }
 
 # Configs of runs that were made before tasks had names say nothing of this one; and their

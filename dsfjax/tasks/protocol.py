@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
+from dsfjax.tasks import stream
 from dsfjax.tasks.data.declared import provenance
 from dsfjax.tasks.metric import ACCURACY, Baseline, Metric
 
@@ -42,7 +43,7 @@ class Example(NamedTuple):
 
     inputs: Shaped[Array, "*batch l"]
     query_positions: Int[Array, "*batch queries"]
-    targets: Shaped[Array, "*batch queries *answer"]
+    targets: Shaped[Array, ...]
     weights: Float[Array, "*batch queries"] | None = None
     reset: Bool[Array, "*batch l"] | None = None
     length: Int[Array, "*batch"] | None = None
@@ -172,8 +173,7 @@ class Task(abc.ABC):
     contract tests. Nothing in the package has to be edited. A task in a module of your own is made
     known with ``--import your_module``.
 
-    A third kind of supply, batches streamed from the host, would implement `picks` and `example`
-    on what has arrived; training calls nothing else.
+    A data set that does not fit is ``streamed``: the host sends what a block of steps reads.
     """
 
     title: str = ""
@@ -184,6 +184,7 @@ class Task(abc.ABC):
     num_outputs: int = 0
     num_decoded: int = 0
     num_documents: int = 1
+    streamed: bool = False
     metric: ClassVar[Metric] = ACCURACY
     also: ClassVar[tuple[Metric, ...]] = ()
     presets: ClassVar[Mapping[str, Preset]] = {}
@@ -199,6 +200,19 @@ class Task(abc.ABC):
         Args:
             split: `TRAIN` or `HELD_OUT`.
         """
+
+    def block(self, step: int, steps: int, count: int) -> PyTree:
+        """What a compiled program reads its training examples from, for a block of steps.
+
+        The same for all blocks, and sent to the device once, unless the task is ``streamed``.
+
+        Args:
+            step: The first step of the block.
+            steps: Steps of the block.
+            count: Examples of a batch.
+        """
+        del step, steps, count
+        return self.arrays(TRAIN)
 
     @abc.abstractmethod
     def size(self, split: str) -> int | None:
@@ -238,8 +252,17 @@ class Task(abc.ABC):
             data: `arrays` of the split, on the device.
         """
 
+    def drawn(self, pick: Array, data: PyTree) -> Example:
+        """One training example.
+
+        Args:
+            pick: An entry of `picks`.
+            data: What `block` gave, on the device.
+        """
+        return self.example(pick, data)
+
     def measure(
-        self, outputs: Float[Array, "*batch k"], targets: Shaped[Array, "*batch *answer"]
+        self, outputs: Float[Array, "*batch k"], targets: Shaped[Array, ...]
     ) -> dict[str, Shaped[Array, "*batch"]]:
         """How each answer is judged: ``loss``, and a number for `metric` and each of `also`.
 
@@ -366,6 +389,10 @@ class Resident(Task):
     You write `arrays` and `read`. Every epoch goes through the training split in an order of its
     own, drawn from the run's key; what is left at the end of an epoch is too little for a batch
     and is passed over.
+
+    With ``streamed`` set (make it an option), the training split stays on the host, and grain sends
+    the rows of a block of steps in a shuffled order. That order is the same for all members of a
+    program, whatever their seeds; it depends on the step alone, so that a run resumes anywhere.
     """
 
     @abc.abstractmethod
@@ -380,8 +407,26 @@ class Resident(Task):
         """Number of rows."""
         return len(jax.tree.leaves(self.arrays(split))[0])
 
+    def row(self, arrays: PyTree, index: int) -> PyTree:
+        """A row on the host, as `read` takes it.
+
+        Args:
+            arrays: What `arrays` gave.
+            index: Its number, from 0.
+        """
+        return jax.tree.map(lambda rows: np.asarray(rows[index]), arrays)
+
+    def block(self, step: int, steps: int, count: int) -> PyTree:
+        """The training split; if ``streamed``, the rows of these steps, one after the other."""
+        if not self.streamed:
+            return self.arrays(TRAIN)
+        rows = list(stream.rows(self, step * count, (step + steps) * count))
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
     def picks(self, key: PRNGKeyArray, step: Int[Array, ""], count: int) -> Array:
         """Indices of rows."""
+        if self.streamed:
+            return step * count + jnp.arange(count, dtype=step.dtype)
         size = self.size(TRAIN) or 0
         per_epoch = size // count
         own = jax.random.fold_in(key, step // per_epoch)
@@ -395,6 +440,49 @@ class Resident(Task):
     def example(self, pick: Array, data: PyTree) -> Example:
         """The example of an index."""
         return self.read(jax.tree.map(lambda rows: rows[pick], data))
+
+    def drawn(self, pick: Array, data: PyTree) -> Example:
+        """The example of an index; if ``streamed``, of a row that was sent for this block."""
+        if not self.streamed:
+            return self.example(pick, data)
+        # Blocks begin at multiples of their size, so the rows that were sent begin at such a pick.
+        return self.read(jax.tree.map(lambda rows: rows[pick % len(rows)], data))
+
+
+class Windows(Resident):
+    """A task whose examples are stretches of long arrays, such as a text or a series of values.
+
+    You write `arrays`, whose leaves have time as their first axis, ``window``, the steps of an
+    example with all that is asked about it, and `read` of one such stretch. An epoch has every
+    window once, in an order of its own. Held-out windows come in a fixed random order, so the first
+    few are a fair sample of all.
+    """
+
+    window: int
+    stride: int = 1
+
+    def size(self, split: str) -> int | None:
+        """Number of windows."""
+        steps = len(jax.tree.leaves(self.arrays(split))[0])
+        return max(0, (steps - self.window) // self.stride + 1)
+
+    def held_out(self, key: PRNGKeyArray, index: Int[Array, ""]) -> Array:
+        """The number of a window."""
+        del key
+        order = np.random.default_rng(0).permutation(self.size(HELD_OUT) or 0)
+        return jnp.asarray(order, jnp.int32)[index]
+
+    def row(self, arrays: PyTree, index: int) -> PyTree:
+        """A window on the host."""
+        own = slice(index * self.stride, index * self.stride + self.window)
+        return jax.tree.map(lambda leaf: np.asarray(leaf[own]), arrays)
+
+    def example(self, pick: Array, data: PyTree) -> Example:
+        """The example of a window."""
+        first = pick * self.stride
+        return self.read(
+            jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, self.window), data)
+        )
 
 
 def examples(

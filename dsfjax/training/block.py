@@ -175,7 +175,7 @@ def _draw(
             weights = objective.own(weights, axis_name)
     picks = program.task.picks(jax.random.fold_in(key, DATA), step, size)
     picks = objective.own(picks, axis_name)
-    return jax.vmap(lambda pick: program.task.example(pick, rows))(picks), weights
+    return jax.vmap(lambda pick: program.task.drawn(pick, rows))(picks), weights
 
 
 def _judge(

@@ -120,7 +120,7 @@ def _lower(program: Program, where: Layout) -> _Lowered:
     block_jit = jax.jit(split, donate_argnums=1, out_shardings=outputs)
     data = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-        data_of(program.task),
+        data_of(program),
     )
     start_lowered = start_jit.lower(which)
     block_lowered = block_jit.lower(data, carry, which, total_steps)

@@ -8,6 +8,7 @@ members and the length of the schedule are arguments of it, so other values of t
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -20,11 +21,13 @@ from dsfjax.training.devices import SPLIT, WHOLE, Layout, layout
 from dsfjax.training.program import (
     BlockMetrics,
     Carry,
+    Data,
     Members,
     Program,
-    data_of,
+    held_out_data,
     numbers,
     own,
+    training_data,
 )
 
 
@@ -96,7 +99,7 @@ def run(
     compiled = compiling(dataclasses.replace(program, own=own(which)), where).result()
     rows = where.indices()
     inputs = [where.put(_take(which, index), SPLIT) for index in rows]
-    data, total_steps = where.put((data_of(program.task), np.int32(steps)), WHOLE)
+    total_steps = where.put(np.int32(steps), WHOLE)
     parked = where.num_slices > 1
 
     def leave(state: Carry) -> Carry:
@@ -108,8 +111,10 @@ def run(
         states = [_take_carry(carry, index) for index in rows]
     seen = [_to_host(state._replace(states=None)) for state in states]
     progress = _join(where, seen)
+    feed = _feed(program, where, int(progress.step), steps)
     while progress.step < steps and progress.active.any():
         began = time.perf_counter()
+        data = next(feed)
         step = np.asarray(progress.step + program.block_steps, np.int32)
         metrics = [_no_metrics(program, where.slice_size)] * len(rows)
         for i, which in enumerate(inputs):
@@ -128,6 +133,26 @@ def run(
             progress,
             lambda: _join(where, [_to_host(state) for state in states]),
         )
+
+
+def _feed(program: Program, where: Layout, step: int, steps: int) -> Iterator[Data]:
+    """What each block reads, on the devices, from the block at ``step`` on.
+
+    Of a streamed task the rows of the next block are read, by another thread that does nothing
+    with JAX, while this one is computed.
+    """
+    held_out = where.put(held_out_data(program.task), WHOLE)
+    if not program.task.streamed:
+        whole = Data(where.put(training_data(program, 0), WHOLE), held_out)
+        while True:
+            yield whole
+    with ThreadPoolExecutor(1, "dsfjax-feed") as reader:
+        ahead = reader.submit(training_data, program, step)
+        while step < steps:
+            rows, step = ahead.result(), step + program.block_steps
+            if step < steps:
+                ahead = reader.submit(training_data, program, step)
+            yield Data(where.put(rows, WHOLE), held_out)
 
 
 def _take(tree: PyTree, index: np.ndarray) -> PyTree:

@@ -35,7 +35,7 @@ from dsfjax.tasks import HELD_OUT as HELD_OUT_SPLIT
 from dsfjax.tasks import Example, Task, examples
 from dsfjax.training.config import TrainConfig
 from dsfjax.training.objective import output_gradients, query_loss, said
-from dsfjax.training.program import data_of
+from dsfjax.training.program import held_out_data
 from dsfjax.training.step import HELD_OUT
 
 # Held-out sequences of the Hessian, and those of them whose systems are read.
@@ -96,7 +96,7 @@ def held_out(task: Task, count: int) -> Example:
     Returns:
         A batch of them.
     """
-    data = data_of(task).held_out
+    data = held_out_data(task)
     # A program that runs once. The data are its argument: they may be much more than the examples.
     return _made.lower(task, count, data).compile(compiler_options=quick_options())(data)
 

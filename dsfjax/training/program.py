@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dsfjax.nn import Model
-from dsfjax.tasks import HELD_OUT, TRAIN, Task
+from dsfjax.tasks import HELD_OUT, Task
 from dsfjax.training.config import AXES, Member
 from dsfjax.training.optimizer import OptimizerConfig
 from dsfjax.training.step import TrainState
@@ -61,7 +61,7 @@ class Data(NamedTuple):
     """The arrays of a task with a data set; () for one that makes its examples.
 
     Attributes:
-        train: Of the training split, a row per example.
+        train: Of the training split, a row per example; of a streamed task the rows of one block.
         held_out: Of the held-out split.
     """
 
@@ -124,21 +124,47 @@ def numbers(task: Task) -> tuple[str, ...]:
     return ("loss", *(metric.name for metric in task.measured()))
 
 
-def data_of(task: Task) -> Data:
-    """The data of a task on the host, in dtypes that the device has.
+def data_of(program: Program) -> Data:
+    """The data that the first block of a program reads, on the host.
+
+    Args:
+        program: The program.
+
+    Returns:
+        NumPy arrays, in dtypes that the device has.
+    """
+    return Data(training_data(program, 0), held_out_data(program.task))
+
+
+def training_data(program: Program, step: int) -> PyTree:
+    """What the block that starts at a step draws its examples from, on the host.
+
+    Args:
+        program: The program.
+        step: The first step of the block. Only of a streamed task does it matter.
+
+    Returns:
+        NumPy arrays, in dtypes that the device has.
+    """
+    rows = program.task.block(step, program.block_steps, program.batch_size)
+    return jax.tree.map(_canonical, rows)
+
+
+def held_out_data(task: Task) -> PyTree:
+    """The held-out data of a task on the host.
 
     Args:
         task: The task.
 
     Returns:
-        NumPy arrays.
+        NumPy arrays, in dtypes that the device has.
     """
+    return jax.tree.map(_canonical, task.arrays(HELD_OUT))
 
-    def canonical(leaf: Any) -> np.ndarray:
-        array = np.asarray(leaf)
-        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
 
-    return jax.tree.map(canonical, Data(task.arrays(TRAIN), task.arrays(HELD_OUT)))
+def _canonical(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 _DTYPES = {float: float, int: jnp.int32}

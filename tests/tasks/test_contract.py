@@ -25,7 +25,6 @@ def test_examples_are_what_the_task_says(name: str) -> None:
     task = tasks.get(name, **own)
     try:
         check(name, task)
-        assert all(0 < each.score < 1 for each in task.baselines().values())
     except tasks.data.MissingDataError as error:  # tested on files that are made up
         pytest.skip(str(error))
 
@@ -55,7 +54,14 @@ def check(name: str, task: tasks.Task) -> None:
             assert (batch.reset[:, 0] & (batch.reset.sum(axis=1) == 2)).all()
         assert batch.query_positions.shape == batch.targets.shape[:2]
         assert batch.query_positions.max() < task.seq_len
-        assert batch.targets.max() < (task.num_classes or task.vocab_size)
+        if not task.num_outputs:
+            assert batch.targets.max() < (task.num_classes or task.vocab_size)
+        width = task.num_outputs or task.num_classes or task.vocab_size
+        each = (task.num_decoded, width) if task.num_decoded else (width,)
+        outputs = jnp.zeros((*batch.query_positions.shape, *each))
+        found = task.measure(outputs, batch.targets)
+        for metric in ("loss", *(metric.name for metric in task.measured())):
+            assert found[metric].shape == batch.query_positions.shape
         sources = jax.vmap(task.sources)(batch)
         if sources is not None:
             answers = np.take_along_axis(batch.inputs, sources, axis=1)  # pyright: ignore[reportArgumentType]
@@ -63,8 +69,10 @@ def check(name: str, task: tasks.Task) -> None:
             assert (sources < batch.query_positions).all()
     assert not np.array_equal(seen.inputs, held_out.inputs)
     baselines = task.baselines()
-    assert all(0 <= each.score <= 1 and each.about for each in baselines.values())
-    assert task.trivial().score >= baselines["chance"].score
+    assert all(each.score > 0 and each.about for each in baselines.values())
+    if task.metric.percent:
+        assert all(each.score <= 1 for each in baselines.values())
+    assert task.metric.gain(task.trivial().score, baselines["chance"].score) >= 0
 
 
 def test_an_epoch_has_every_example_once_in_an_order_of_its_own() -> None:

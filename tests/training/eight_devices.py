@@ -99,10 +99,10 @@ class Sharded(unittest.TestCase):
         steps = jnp.int32(1)
         carry = jax.pmap(functools.partial(start, PROGRAM))(parts)
         block = jax.pmap(
-            functools.partial(train_block, PROGRAM, data_of(PROGRAM.task)), in_axes=(0, 0, None)
+            functools.partial(train_block, PROGRAM, data_of(PROGRAM)), in_axes=(0, 0, None)
         )
         after, _ = block(carry, parts, steps)
-        whole = functools.partial(train_block, PROGRAM, data_of(PROGRAM.task))
+        whole = functools.partial(train_block, PROGRAM, data_of(PROGRAM))
         expected, _ = jax.jit(whole)(start(PROGRAM, own), own, steps)
         flat = jax.tree.map(lambda leaf: leaf.reshape(16, *leaf.shape[2:]), after.states.params)
         self.assertLess(distance(flat, expected.states.params), 1e-5)

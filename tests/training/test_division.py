@@ -33,7 +33,7 @@ def test_a_block_is_that_of_one_device(devices: int) -> None:
     """States and metrics after two steps with dropout and after the evaluation."""
     program, which = program_of(CONFIG), members(CONFIG.members)
     carry = jax.jit(functools.partial(start, program))(which)
-    total, data = jnp.int32(CONFIG.steps), data_of(CONFIG.task)
+    total, data = jnp.int32(CONFIG.steps), data_of(program)
     alone = jax.jit(lambda: train_block(program, data, carry, which, total))()
 
     def part() -> object:

@@ -152,7 +152,9 @@ def text(content: bytes, path: str) -> str:
         raise
 
 
-def rows(content: bytes, path: str, columns: int, *, separator: bytes = b"\t") -> list[list[bytes]]:
+def rows(
+    content: bytes, path: str, columns: int, *, separator: bytes = b"\t", first: int = 1
+) -> list[list[bytes]]:
     """The rows of a table in text form, without interpretation of quotes.
 
     Lines end with a line feed and nothing else: reviews have other characters in them at which
@@ -163,6 +165,7 @@ def rows(content: bytes, path: str, columns: int, *, separator: bytes = b"\t") -
         path: The file, for the error.
         columns: Columns of a row. The last one may have separators in it.
         separator: What is between columns.
+        first: Number of the first line, for the error: 2 where a line of names was taken off.
 
     Returns:
         The cells of every row. An empty line at the end is no row.
@@ -180,7 +183,7 @@ def rows(content: bytes, path: str, columns: int, *, separator: bytes = b"\t") -
     if not lines[-1]:
         lines.pop()
     found = [line.split(separator, columns - 1) for line in lines]
-    for number, cells in enumerate(found, 1):
+    for number, cells in enumerate(found, first):
         at = f"{path}, line {number}"
         expect(len(cells) == columns, at, f"{columns} columns", len(cells))
     declared = file_of(path).rows
