@@ -265,12 +265,12 @@ class SequenceModel(nnx.Module):
 
     def prefill(
         self,
-        tokens: Int[Array, " L"],
+        tokens: Tokens,
         state: DecodeState,
         *,
         start: Int[Array, ""] | int | None = None,
     ) -> tuple[Float[Array, "L d"], DecodeState]:
-        """Features (L, d) of tokens (L,) that continue ``state``, and the state after them.
+        """Features (L, d) of tokens (L,), or of values, that continue ``state``, and the next one.
 
         The document begins at token ``start``: ``state`` and the tokens before it, such as padding
         on the left, are forgotten there. A start that is not one of these tokens changes nothing,
@@ -280,9 +280,9 @@ class SequenceModel(nnx.Module):
         return self._run(tokens, state, reset, None, None)
 
     def step(
-        self, token: Int[Array, ""], state: DecodeState
+        self, token: Int[Array, ""] | Float[Array, " channels"], state: DecodeState
     ) -> tuple[Float[Array, " d"], DecodeState]:
-        """Features (d,) of one token () and the state after it."""
+        """Features (d,) of one token () or one step of values, and the state after it."""
         (h,), position = self._embed(token[None], state.position, None)
         r, layers = jnp.zeros_like(h), []
         for block, layer in zip(self._blocks(), state.layers, strict=True):

@@ -309,8 +309,10 @@ def _baselines(comparison: Comparison) -> str:
     metric, chance, unbound = comparison.metric, comparison.chance, comparison.unbound
     if not comparison.trivial:
         return ""
+    if chance is None:
+        return f"{capitalized(comparison.trivial)} gives {metric.show(unbound)}."
     said = f"{comparison.trivial} {metric.show(unbound)}."
-    if chance is None or metric.gain(unbound, chance) <= 0:
+    if metric.gain(unbound, chance) <= 0:
         return capitalized(said)
     verb = "answer" if metric == ACCURACY else "give"
     return f"Guessing would {verb} {metric.show(chance)}, {said}"

@@ -7,6 +7,7 @@ import jax
 from rich.console import Console
 
 from dsfjax.cli.progress import LiveTable, PlainLines, best, outcome, progress
+from dsfjax.tasks import MSE
 from dsfjax.training import presets
 from dsfjax.training.devices import layout
 
@@ -105,6 +106,11 @@ def test_table_shows_the_best_of_many() -> None:
 def test_best_is_the_most_accurate_then_the_smaller_rate() -> None:
     assert "lr 0.1," in best([line(0.5, 0.2), line(0.5, 0.1)])
     assert best([line(None, loss=None)]) == "diverged"
+
+
+def test_the_lowest_error_is_the_best() -> None:
+    lines = [line(None) | {"eval_mse": x, "learning_rate": r} for x, r in ((0.5, 0.1), (0.25, 0.2))]
+    assert best(lines, MSE) == "loss 0.2500, MSE 0.250 (lr 0.2, seed 1)"
 
 
 def test_outcome_counts_in_order_of_appearance() -> None:

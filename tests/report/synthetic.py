@@ -13,6 +13,7 @@ from dsfjax.aspects.memory_curves import Memory
 from dsfjax.aspects.phi_maps import PhiMap
 from dsfjax.aspects.state_use import StateUse
 from dsfjax.report.entries import Comparison, Curve, Entry
+from dsfjax.tasks import MAE, MSE, Baseline
 from dsfjax.training import MemberResult
 from dsfjax.training.config import grid
 
@@ -139,6 +140,46 @@ def diverged(whole: Entry) -> Entry:
         curves=tuple(curves),
         outcomes=tuple(outcomes),
         findings=None,
+    )
+
+
+def of_errors(whole: Entry, floor: float) -> Entry:
+    """The same mixer, judged by an error: the larger the accuracy was, the smaller it is."""
+    curves = tuple(dataclasses.replace(c, score=floor + 1 - c.score) for c in whole.curves)
+    finals = [float(c.score[-1]) for c in curves]
+    outcomes = [
+        dataclasses.replace(
+            o, eval_score=floor + 1 - o.score, measured=(MSE, MAE), also={"mae": 0.5}
+        )
+        for o in whole.outcomes
+    ]
+    return dataclasses.replace(
+        whole,
+        score_mean=float(np.mean(finals)),
+        score_std=float(np.std(finals)),
+        steps_to_90=None,
+        also={"mae": (0.5, 0.125)},
+        curves=curves,
+        outcomes=tuple(outcomes),
+    )
+
+
+def errors() -> Comparison:
+    """A comparison by MSE, with MAE reported; of the last mixer every member diverged."""
+    base = comparison()
+    entries = [of_errors(each, 0.25) for each in base.entries]
+    lost = diverged(entries[-1])
+    curves = [dataclasses.replace(c, score=np.array([0.9, np.inf])) for c in lost.curves]
+    means = {"score_mean": np.inf, "also": {"mae": (np.inf, 0.0)}}
+    entries[-1] = dataclasses.replace(lost, curves=tuple(curves), **means)
+    return Comparison(
+        base.facts,
+        None,
+        1.0,
+        tuple(entries),
+        trivial="repeating the last value",
+        linear=Baseline(0.5, "least squares"),
+        measured=(MSE, MAE),
     )
 
 

@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from dsfjax.aspects.style import PALETTE, colors, turn
 from dsfjax.report import figures
 from dsfjax.report.entries import Comparison, Curve, Entry, band
-from tests.report.synthetic import comparison, diverged
+from tests.report.synthetic import comparison, diverged, errors
 
 ENTRIES = comparison().entries
 
@@ -68,6 +68,32 @@ def test_diverged_members_are_crosses_at_zero() -> None:
         assert len(crosses) == count
         for line in crosses:
             assert 0 in np.asarray(line.get_xydata())
+
+
+def test_errors_are_drawn_on_their_own_scale_and_what_diverged_at_the_worse_end() -> None:
+    whole = errors()
+    curves, bars, rates, trade = (
+        draw(whole).axes[0]
+        for draw in (
+            figures.learning_curves,
+            figures.score_bars,
+            figures.rates,
+            figures.trade_off,
+        )
+    )
+    assert (curves.get_ylabel(), bars.get_xlabel()) == ("MSE ↓", "MSE ↓")
+    assert rates.get_ylabel() == trade.get_ylabel() == "final MSE ↓"
+    low, high = curves.get_ylim()
+    assert low < whole.entries[0].score_mean and 1.0 < high < 2.0  # the baseline is in it
+    assert bars.get_xlim()[0] == 0.0 and 1.0 < bars.get_xlim()[1] < 2.0
+    assert [text.get_text() for text in bars.texts][-1] == "∞"
+    for ax, count in ((curves, 3), (bars, 3), (rates, 9)):
+        crosses = [line for line in ax.lines if line.get_marker() == "X"]
+        assert len(crosses) == count
+        assert all(1.0 in np.asarray(line.get_xydata()) for line in crosses)
+    dotted = [line.get_ydata() for line in curves.lines[-1:]]
+    np.testing.assert_array_equal(dotted, [[1.0, 1.0]])
+    assert len(trade.containers) == len(whole.entries) - 1
 
 
 def test_rates_show_every_member() -> None:

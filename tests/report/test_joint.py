@@ -15,7 +15,7 @@ from dsfjax.report import read_joint, render_joint
 from dsfjax.report.joint import Score, TaskScores, mixers, write_joint
 from dsfjax.report.page import render_index
 from dsfjax.report.verdict import Verdict
-from dsfjax.tasks import Baseline
+from dsfjax.tasks import MSE, Baseline
 from dsfjax.training import presets, to_json
 from tests.report.test_page import read
 
@@ -103,6 +103,51 @@ def test_index_has_the_table_the_verdicts_and_the_links() -> None:
     assert page.index("For this task, b: 98 %.") < page.index("No model reaches η<sub>t</sub>.")
     assert "1 seed <b>" in reader.text and "b" not in reader.tags
     assert "Recall & more: L = 32" in reader.text
+
+
+PRICES = TaskScores(
+    "prices",
+    "Prices",
+    "L = 96",
+    Baseline(1.25, "repeating the last value"),
+    Baseline(0.5, "least squares"),
+    {"b": Score(1.24, 0.0, 0.005, 8, 9), "c": Score(0.375, 0.01, 0.005, 8, 9)},
+    MSE,
+)
+
+
+def test_tasks_of_several_metrics_are_in_one_table(tmp_path: Path) -> None:
+    assert mixers([PRICES, RECALL]) == ["c", "b", "a"]
+    assert (PRICES.learnt("c"), PRICES.learnt("b")) == (True, False)
+    out = io.StringIO()
+    Console(file=out, width=100).print(render_joint([RECALL, PRICES]))
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines() if line.strip(" ─")]
+    assert lines[0] == "mixer recall, % prices, MSE ↓ N params"
+    assert lines[1].startswith("b 98.0 ± 1.2 * 1.24 ± 0.00")
+    assert lines[3].startswith("c – 0.375 ± 0.010")
+    assert lines[4:6] == ["trivial answer 25.0 1.25", "linear model – 0.500"]
+    assert "Score at the best learning rate" in lines[6]
+    assert "not clearly better than the trivial answer" in " ".join(lines[6:])
+    page = render_index([RECALL, PRICES], VERDICTS, "joint.csv")
+    table = read(page).tables[0]
+    assert table[0][1:3] == ["recall", "prices, MSE ↓"]
+    assert [line[2] for line in table[1:]] == [
+        "1.24 ± 0.00, not learnt",
+        "–",
+        "0.375 ± 0.010",
+        "1.25",
+        "0.500",
+    ]
+    assert "a member that diverged counts as 0 % or ∞" in page
+    write_joint([RECALL, PRICES], tmp_path / "joint.csv")
+    with (tmp_path / "joint.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["accuracy_mean"], r["mse_mean"], r["trivial_mse"]) for r in rows] == [
+        ("0.27", "", ""),
+        ("0.98", "", ""),
+        ("", "1.24", "1.25"),
+        ("", "0.375", "1.25"),
+    ]
 
 
 def test_data_in_full_precision(tmp_path: Path) -> None:

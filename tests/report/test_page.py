@@ -8,9 +8,10 @@ import pytest
 
 from dsfjax.aspects import memory_curves, state_use
 from dsfjax.report import page as pages
+from dsfjax.report import sections
 from dsfjax.report.entries import Comparison
 from dsfjax.report.verdict import decide
-from tests.report.synthetic import MIXERS, changed, comparison, diverged
+from tests.report.synthetic import MIXERS, changed, comparison, diverged, errors
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -122,6 +123,23 @@ def test_rows_show_the_numbers_and_sort_by_them(page: str) -> None:
     # A mixer that never got to 90 % has no number there to sort by.
     assert (reader.tables[0][8][3], reader.keys[0][8][3]) == ("–", "")
     assert reader.tables[0][1][5] == "4\u202f096 grows"
+
+
+def test_errors_have_their_own_words_and_order() -> None:
+    whole = errors()
+    found = sections.results(whole)
+    reader = read(found)
+    heads = ["mixer", "MSE ↓", "MAE ↓", "best lr", "diverged", "state size N"]
+    assert reader.tables[0][0][:6] == heads
+    assert 'data-first="descending" aria-sort="ascending"' in found
+    best, last = reader.tables[0][1], reader.tables[0][-1]
+    mean, std = whole.entries[0].score_mean, whole.entries[0].score_std
+    assert best[1:3] == [f"{mean:.3f} ± {std:.3f}", "0.500 ± 0.125"]
+    assert last[1:3] == ["∞", "∞"] and reader.keys[0][-1][1] == ""
+    assert "(the one with the lowest mean)" in found and "diverged counts as ∞" in found
+    assert "ccuracy" not in found and "90 %" not in found and "Guessing" not in found
+    assert "only what is clearly below it has learnt the task" in found
+    assert "Further down and left is better." in found and "still falls at its end" in found
 
 
 def test_row_of_the_analysis(page: str) -> None:

@@ -9,7 +9,7 @@ from scipy import stats
 
 from dsfjax.report.entries import Comparison, Curve, Entry
 from dsfjax.report.verdict import Verdict, apart, decide, leaders, rank_correlation
-from dsfjax.tasks import ACCURACY, Baseline
+from dsfjax.tasks import ACCURACY, MAE, MSE, Baseline
 from tests.report.synthetic import changed, comparison, cost, diverged, member
 
 BASE = comparison().entries[2]
@@ -278,3 +278,84 @@ def test_rank_correlation_is_spearmans() -> None:
     expected = stats.spearmanr(x, y).statistic  # pyright: ignore[reportAttributeAccessIssue]
     assert rank_correlation(x.tolist(), y.tolist()) == pytest.approx(expected, abs=1e-9)
     assert rank_correlation([1.0, 1.0], [1.0, 2.0]) == 0.0
+
+
+def by_errors(*entries: Entry, **changes: Any) -> Verdict:
+    whole = Comparison(
+        {}, None, 1.25, entries, trivial="repeating the last value", measured=(MSE, MAE)
+    )
+    return decide(dataclasses.replace(whole, **changes))
+
+
+def test_less_is_better_where_the_metric_says_so() -> None:
+    ahead = by_errors(
+        entry("a", 0.4, 0.01),
+        entry("b", 0.5, 0.01),
+        entry("c", 1.24),
+        linear=Baseline(0.45, "least squares"),
+    )
+    assert ahead.choice == "a"
+    assert plain(ahead.answer) == (
+        "For this task, a: alone at the top with MSE 0.400 ± 0.010, 20.0 % below b "
+        "(0.500 ± 0.010). a is below what a linear model of the whole input (least squares) "
+        "reaches: 0.450."
+    )
+    assert plain(ahead.reasons["MSE"]) == (
+        "a: 0.400 (mean over 3 seeds at the best learning rate); next comes b with 0.500. "
+        "Repeating the last value gives 1.25. c is not clearly below that: it did not learn the "
+        "task."
+    )
+    behind = by_errors(entry("a", 0.4), linear=Baseline(0.3, "least squares")).answer
+    assert plain(behind) == (
+        "a reaches MSE 0.400; with one mixer there is nothing to choose between. No model reaches "
+        "what a linear model of the whole input (least squares) reaches: 0.300."
+    )
+    even = by_errors(entry("a", 0.4, state_size=512), entry("b", 0.4015))
+    assert even.choice == "b"
+    assert plain(even.answer).startswith("For this task, b: a and b reach MSE 0.400 to 0.402, whi")
+    none = by_errors(entry("a", 1.24, 0.01), entry("b", 2.0), chance=1.5)
+    assert none.choice is None
+    assert plain(none.answer) == (
+        "None can be recommended: the best, a, reaches MSE 1.24 ± 0.01, which is not clearly below "
+        "repeating the last value (1.25)."
+    )
+    assert "Guessing would give 1.50, repeating" in plain(none.reasons["MSE"])
+
+
+def test_one_per_cent_of_an_error_is_what_a_point_is_of_an_accuracy() -> None:
+    near, far = entry("a", 40.0), entry("b", 40.3)
+    assert apart(MSE, near, far) and not apart(MSE, near, entry("b", 40.19))
+    assert not apart(MSE, near, dataclasses.replace(far, score_std=0.5))
+    falling = Curve(0, np.array([1, 2]), np.array([2.0, 1.0]))
+    low = Curve(0, np.array([1, 2]), np.array([0.5, 0.5]))
+    said = by_errors(entry("a", 0.5, curves=(low,) * 3), entry("b", 1.0, curves=(falling,) * 3))
+    assert "b was still improving" in said.doubts[0]
+    said = by_errors(entry("a", 0.5), entry("b", 1.0, curves=(low,) * 3))
+    assert not said.doubts
+
+
+def test_what_diverged_is_infinitely_bad() -> None:
+    lost = dataclasses.replace(
+        diverged(entry("z", 0.5)),
+        score_mean=np.inf,
+        curves=(Curve(0, np.array([1, 2]), np.array([0.5, np.inf]), "diverged"),) * 3,
+    )
+    found = by_errors(entry("a", 0.5), lost)
+    assert found.choice == "a"
+    assert "z is not clearly below that" in found.reasons["MSE"]
+    assert "seeds of z diverged; they count as ∞." in found.doubts[-1]
+    assert by_errors(lost).choice is None
+    # Without baselines all that is finite counts.
+    bare: dict[str, Any] = {"unbound": np.inf, "trivial": ""}
+    assert by_errors(entry("a", 0.5), lost, **bare).choice == "a"
+    assert by_errors(lost, **bare).answer == (
+        "None can be recommended: of every mixer a seed diverged."
+    )
+    text = by_errors(entry("a", 0.5), entry("b", 0.9), **bare)
+    assert plain(text.reasons["MSE"]).endswith("next comes b with 0.900.")
+
+
+def test_what_ranks_with_an_error_has_the_sign_of_the_numbers() -> None:
+    entries = [entry(name, 0.9 - i / 10, state_size=64 * i) for i, name in enumerate("edcba", 1)]
+    text = by_errors(*entries[::-1]).reasons["What goes with MSE"]
+    assert "MSE ranks with the size of the state (−1.00)" in text

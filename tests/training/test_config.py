@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 
 from dsfjax import tasks
 from dsfjax.nn import ModelConfig
+from dsfjax.tasks import MSE, Metric
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import OptimizerConfig, TrainConfig, from_json, presets, to_json
 from dsfjax.training.storage import serial
@@ -93,6 +94,20 @@ def test_missing_key() -> None:
     del less["task"]
     with pytest.raises(ValueError, match="expected the key 'task'"):
         from_json(json.dumps(less))
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors(MQARConfig):
+    metric: ClassVar[Metric] = MSE
+
+
+def test_what_solved_means_depends_on_the_metric() -> None:
+    task = dataclasses.asdict(CONFIG.task)
+    plain = TrainConfig(CONFIG.task, MODEL)
+    assert plain.stop_at == 0.999
+    assert TrainConfig(Errors(**task), MODEL).stop_at is None
+    assert TrainConfig(Errors(**task), MODEL, stop_at=1.5).stop_at == 1.5
+    assert dataclasses.replace(plain, task=CONFIG.task).stop_at == 0.999
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from jaxtyping import Array, PyTree
 
+from dsfjax.tasks import BITS_PER_BYTE, PERPLEXITY, Example, cross_entropy
 from dsfjax.training import OptimizerConfig, TrainState, optimizer, query_loss, train_step
+from dsfjax.training.block import evaluate
 from dsfjax.training.compilation import compiling, fit, template
 from dsfjax.training.config import Member, grid
 from dsfjax.training.devices import Layout, layout
@@ -195,6 +197,45 @@ def test_evaluation_is_the_loss_on_the_held_out_examples() -> None:
         hits.append(logits.argmax(axis=1) == example.targets)
     np.testing.assert_allclose(block.metrics.held_out["loss"][0], np.mean(losses), rtol=1e-12)
     np.testing.assert_allclose(block.metrics.held_out["accuracy"][0], np.mean(hits), rtol=1e-12)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighted(Echo):
+    """Queries of any weight, and examples of which none counts, judged by a perplexity."""
+
+    metric: ClassVar = PERPLEXITY
+    also: ClassVar = (BITS_PER_BYTE,)
+
+    def sample(self, key: Array) -> Example:
+        made = super().sample(key)
+        weights = made.targets * jnp.where(made.targets[:1] > 2, 0.5, 0.0)
+        return made._replace(weights=weights)
+
+    def measure(self, outputs: Array, targets: Array) -> dict[str, Array]:
+        loss = cross_entropy(outputs, targets)["loss"]
+        return {"loss": loss, "perplexity": loss, "bits_per_byte": loss / jnp.log(2.0)}
+
+
+def test_a_perplexity_is_of_all_queries_by_their_weights() -> None:
+    """Over batches of several examples, the last not full, and over two devices."""
+    task, params = Weighted(), TOY.init(jax.random.key(5))
+    plan = dataclasses.replace(PROGRAM, task=task, eval_examples=11)
+    losses, weights = [], []
+    for index in range(11):
+        key = stream(jax.random.key(0), HELD_OUT, index)
+        example = task.sample(key)
+        logits = TOY.apply(params, example.inputs)[example.query_positions]
+        losses.append(-jax.nn.log_softmax(logits)[jnp.arange(2), example.targets])
+        weights.append(example.weights)
+    assert 0 in np.sum(weights, axis=1) and len(np.unique(weights)) > 3
+    mean = np.average(losses, weights=weights)
+    one = jax.jit(lambda params: evaluate(plan, (), params))(params)
+    divided = functools.partial(evaluate, plan, (), axis_name="devices")
+    both = jax.vmap(divided, in_axes=None, axis_size=2, axis_name="devices")
+    for found in (one, jax.tree.map(lambda leaf: leaf[1], jax.jit(both)(params))):
+        np.testing.assert_allclose(found["loss"], mean, rtol=1e-12)
+        np.testing.assert_allclose(found["perplexity"], np.exp(mean), rtol=1e-12)
+        np.testing.assert_allclose(found["bits_per_byte"], mean / np.log(2), rtol=1e-6)
 
 
 def test_own_data_by_default_and_shared_on_request() -> None:

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dsfjax.tasks import ACCURACY, MAE, MSE
 from dsfjax.training import MemberResult, load, presets, sweep
 from dsfjax.training.config import AXES, grid
-from dsfjax.training.storage.record import row
+from dsfjax.training.storage.record import in_result, mean_in, measured_in, row
 
 
 def member(
@@ -46,6 +48,45 @@ def test_best_rate_has_the_highest_mean() -> None:
     assert found["steps_to_90"] is None
     assert found["state_size"] == 128
     assert [rate["accuracy_mean"] for rate in found["rates"]] == pytest.approx([0.6, 0.7])
+
+
+def errors(rate: float, mse: float | None, mae: float | None, seed: int = 0, **own: Any) -> Any:
+    plain = member(rate, mse, None, seed=seed, **own)
+    return dataclasses.replace(plain, measured=(MSE, MAE), also={"mae": mae})
+
+
+def test_less_is_better_where_the_metric_says_so() -> None:
+    """The point with the lowest mean; one of which a seed diverged has none."""
+    found = row(
+        (
+            errors(0.1, 0.5, 0.25),
+            errors(0.1, 0.75, 0.5, seed=1),
+            errors(0.2, 0.125, 0.25),
+            errors(0.2, None, None, seed=1, status="diverged"),
+            errors(0.4, 0.25, 1.0),
+            errors(0.4, 0.5, 2.0, seed=1),
+        )
+    )
+    assert found["best_learning_rate"] == 0.4
+    assert (found["mse_mean"], found["mae_mean"], found["mses"]) == (0.375, 1.5, [0.25, 0.5])
+    assert found["mse_std"] == pytest.approx(0.25 / 2**0.5)
+    lost = found["rates"][1]
+    assert (lost["mse_mean"], lost["mse_std"], lost["mses"]) == (None, None, [0.125, None])
+    assert not any("accura" in name for name in found)
+    assert measured_in(json.loads(json.dumps(found, allow_nan=False))) == (MSE, MAE)
+    assert mean_in(found, MAE) == (1.5, found["mae_std"]) and mean_in(lost, MSE) == (math.inf, 0.0)
+    assert measured_in(row((member(0.1, 0.5, None),))) == (ACCURACY,)
+
+
+def test_steps_to_a_level_follow_the_direction() -> None:
+    lines = [{"step": i, "eval_mse": x} for i, x in enumerate((0.9, None, 0.4, 0.5))]
+    one = dataclasses.replace(errors(0.1, 0.5, 0.5), metrics=lines)
+    assert [one.steps_to(level) for level in (0.9, 0.5, 0.4, 0.3)] == [0, 2, 2, None]
+    assert (one.score, one.of(MAE)) == (0.5, 0.5)
+    assert dataclasses.replace(one, status="diverged").of(MAE) == math.inf
+    again = MemberResult.from_columns(json.loads(json.dumps(one.columns())))
+    assert again.measured == one.measured and in_result(again) == in_result(one)
+    assert in_result(one)["eval_mse"] == in_result(one)["eval_mae"] == 0.5
 
 
 def test_diverged_counts_as_zero() -> None:
