@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from dsfjax import tasks
+from dsfjax.cli import options
 from dsfjax.tasks import HELD_OUT, TRAIN, Example, examples
 from dsfjax.tasks.protocol import shuffled
+from dsfjax.training.config import AXES
 from tests.unchecked import unchecked
 
 PACKAGE = Path(__file__).parents[2] / "dsfjax"
@@ -27,6 +29,12 @@ def test_examples_are_what_the_task_says(name: str) -> None:
         check(name, task)
     except tasks.data.MissingDataError as error:  # tested on files that are made up
         pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("command", [options.Train, options.Compare, options.Sweep])
+def test_options_of_tasks_are_none_of_training(command: type[options.Training]) -> None:
+    taken = {field.name for field in dataclasses.fields(options.completed(command, {}, AXES))}
+    assert [name for name in tasks.names() if taken & {*tasks.options(name)}] == []
 
 
 def check(name: str, task: tasks.Task) -> None:

@@ -41,7 +41,7 @@ def lengths_of_the_law() -> np.ndarray:
 def test_the_law(rounds: int) -> None:
     roots, random = 2_000, np.random.default_rng(7)
     drawn = [
-        sample(random, roots, min_length=LOW, max_length=HIGH, seq_len=L) for _ in range(rounds)
+        sample(random, roots, longer_than=LOW, shorter_than=HIGH, seq_len=L) for _ in range(rounds)
     ]
     ids, values = (np.concatenate(each) for each in zip(*drawn, strict=True))
     length, n = (ids != 0).sum(axis=1) - 1, len(ids)
@@ -75,7 +75,7 @@ def test_the_law(rounds: int) -> None:
 
 
 def test_expressions_are_distinct_and_the_same_for_a_seed() -> None:
-    short = {"min_length": 3, "max_length": 7, "seq_len": 8}
+    short = {"longer_than": 3, "shorter_than": 7, "seq_len": 8}
     some = distinct(3, 2_000, **short)
     assert len(np.unique(some.ids, axis=0)) == 2_000
     for row, value in zip(some.ids, some.values, strict=True):
@@ -85,8 +85,8 @@ def test_expressions_are_distinct_and_the_same_for_a_seed() -> None:
     # Whoever has published results with a seed finds the same expressions again.
     assert hashlib.sha256(some.ids.tobytes()).hexdigest().startswith("cb893d01373f")
     # There are 4 · 10² expressions of length 4.
-    with pytest.raises(ValueError, match="expected 401 distinct .* of length 4 to 4, found 400"):
-        distinct(0, 401, min_length=3, max_length=5, seq_len=5)
+    with pytest.raises(ValueError, match="expected 401 distinct .* of 4 to 4 symbols, found 400"):
+        distinct(0, 401, longer_than=3, shorter_than=5, seq_len=5)
 
 
 def test_the_splits() -> None:
@@ -99,7 +99,7 @@ def test_the_splits() -> None:
     assert (len(train), len(validation), len(test)) == (64, 16, 16)
     assert len(train | validation | test) == 96
     assert ids(HELD_OUT, num_train=5) == test
-    task = tasks.get("listops", **settings, seed=5)
+    task = tasks.get("listops", **settings, data_seed=5)
     assert task.title == "ListOps regenerated with LRA's law, seed 5"
     batch = examples(task, HELD_OUT, 16, jax.random.key(0))
     for row, place, value in zip(*map(np.asarray, batch[:3]), strict=True):
@@ -111,8 +111,8 @@ def test_the_splits() -> None:
 
 def test_many_expressions_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSFJAX_CACHE", str(tmp_path))
-    many = {"min_length": 3, "max_length": 12, "seq_len": 16, "num_train": 5_000}
-    task = tasks.get("listops", **many, num_held_out=8, seed=77)
+    many = {"longer_than": 3, "shorter_than": 12, "seq_len": 16, "num_train": 5_000}
+    task = tasks.get("listops", **many, num_held_out=8, data_seed=77)
     first = [np.asarray(rows).copy() for rows in task.arrays(TRAIN)]
     module = importlib.import_module("dsfjax.tasks.listops.lists")
     module._expressions.cache_clear()
@@ -140,9 +140,9 @@ def test_what_is_no_expression() -> None:
 
 def test_options_that_cannot_be() -> None:
     for own, words in {
-        ("seq_len", 1999): "max_length ≤ seq_len, got min_length=500, max_length=2000",
-        ("min_length", 1999): "min_length \\+ 1 < max_length",
-        ("min_length", 2): "expected 3 ≤ min_length",
+        ("seq_len", 1999): "shorter_than ≤ seq_len, got longer_than=500, shorter_than=2000",
+        ("longer_than", 1999): "longer_than \\+ 1 < shorter_than",
+        ("longer_than", 2): "expected 3 ≤ longer_than",
         ("num_held_out", 0): "num_held_out of at least 1, got 96000 and 0",
         ("judged_on", "dev"): "one of test, validation, got 'dev'",
     }.items():

@@ -164,7 +164,7 @@ def test_parts_outlive_an_interruption(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "_AT_ONCE", 8)
     monkeypatch.setattr(module, "_KEPT", 1)
     monkeypatch.setattr(module, "sample", sample := Interrupted(2))
-    task = tasks.get("pathfinder", contour_length=6, num_train=20, seed=91)
+    task = tasks.get("pathfinder", contour_length=6, num_train=20, data_seed=91)
     with pytest.raises(KeyboardInterrupt):
         task.arrays(TRAIN)
     assert sample.counts == [8, 8]
@@ -172,7 +172,7 @@ def test_parts_outlive_an_interruption(tmp_path: Path, monkeypatch: pytest.Monke
     pixels, labels = task.arrays(TRAIN)
     assert sample.counts == [8, 8, 8, 4]  # the first part was not drawn again
     assert len(np.unique(pixels, axis=0)) == len(labels) == 20
-    other = tasks.get("pathfinder", contour_length=6, num_train=16, seed=91)
+    other = tasks.get("pathfinder", contour_length=6, num_train=16, data_seed=91)
     np.testing.assert_array_equal(other.arrays(TRAIN)[0], pixels[:16])
 
 

@@ -26,7 +26,7 @@ def _expressions(seed: int, count: int, low: int, high: int, seq_len: int) -> Ex
     """Expressions, from the cache folder if they are many."""
 
     def make() -> dict[str, np.ndarray]:
-        return distinct(seed, count, min_length=low, max_length=high, seq_len=seq_len)._asdict()
+        return distinct(seed, count, longer_than=low, shorter_than=high, seq_len=seq_len)._asdict()
 
     if count < _KEPT:
         return Expressions(**make())
@@ -40,7 +40,7 @@ class ListOps(Resident):
     Long Range Arena's own files are not distributed with this package. The expressions are drawn
     anew by the same law (`dsfjax.tasks.listops.trees`), all distinct, and the title says so. The
     defaults are Long Range Arena's sizes, in the form in which S4 and S5 read them: 18 token ids,
-    no parentheses, ``<eos>`` at the end, padded to 2,048 steps. ``min_length=31, max_length=256,
+    no parentheses, ``<eos>`` at the end, padded to 2,048 steps. ``longer_than=31, shorter_than=256,
     seq_len=256`` is a short version for machines without an accelerator.
 
     They are made once, which takes 20 seconds, and kept in the cache folder (``DSFJAX_CACHE``). The
@@ -48,32 +48,32 @@ class ListOps(Resident):
     train: what a model is judged on does not depend on ``num_train``.
 
     Args:
-        min_length: Expressions are longer than this many symbols, ``<eos>`` not counted.
-        max_length: Expressions are shorter than this, at most ``seq_len``.
+        longer_than: Expressions are longer than this many symbols, ``<eos>`` not counted.
+        shorter_than: Expressions are shorter than this, at most ``seq_len``.
         seq_len: L, steps of a sequence, the padding included.
         num_train: Expressions to train on.
         num_held_out: Expressions for validation, and as many for testing.
         judged_on: What models are judged on, "test" or "validation".
-        seed: Seed of all expressions.
+        data_seed: Seed of all expressions.
 
     Raises:
         ValueError: If the sizes do not fit together.
 
     Example:
         >>> from dsfjax.tasks.listops import decode
-        >>> task = ListOps(min_length=3, max_length=16, seq_len=16, num_train=64, num_held_out=8)
+        >>> task = ListOps(longer_than=3, shorter_than=16, seq_len=16, num_train=64, num_held_out=8)
         >>> ids, values = task.arrays("held_out")
         >>> decode(ids[0]), int(values[0])
         ('[MED 4 [MIN 4 4 9 0 1 8 9 0 5 4 ] ]', 2)
     """
 
-    min_length: int = option(500, "Expressions are longer than this many symbols.")
-    max_length: int = option(2000, "Expressions are shorter than this many symbols.")
+    longer_than: int = option(500, "Expressions are longer than this many symbols.")
+    shorter_than: int = option(2000, "Expressions are shorter than this many symbols.")
     seq_len: int = option(2048, "Length of a sequence with its padding.")
     num_train: int = option(96_000, "Expressions to train on.")
     num_held_out: int = option(2_000, "Expressions for validation, and as many for testing.")
     judged_on: str = option("test", "What models are judged on: test or validation.")
-    seed: int = option(0, "Seed of the expressions.")
+    data_seed: int = option(0, "Seed of the expressions.")
 
     vocab_size = len(SYMBOLS)
     num_classes = NUM_CLASSES
@@ -82,8 +82,8 @@ class ListOps(Resident):
         "demo": Preset(
             about="Short expressions, for a machine without an accelerator.",
             settings={
-                "min_length": 31,
-                "max_length": 128,
+                "longer_than": 31,
+                "shorter_than": 128,
                 "seq_len": 128,
                 "num_train": 20_000,
                 "eval_examples": 512,
@@ -91,8 +91,8 @@ class ListOps(Resident):
         ),
         "smoke": Preset(
             settings={
-                "min_length": 3,
-                "max_length": 16,
+                "longer_than": 3,
+                "shorter_than": 16,
                 "seq_len": 16,
                 "num_train": 64,
                 "num_held_out": 16,
@@ -101,10 +101,10 @@ class ListOps(Resident):
     }
 
     def __post_init__(self) -> None:
-        if not SHORTEST <= self.min_length + 1 < self.max_length <= self.seq_len:
+        if not SHORTEST <= self.longer_than + 1 < self.shorter_than <= self.seq_len:
             raise ValueError(
-                f"ListOps: expected {SHORTEST - 1} ≤ min_length, min_length + 1 < max_length ≤ "
-                f"seq_len, got min_length={self.min_length}, max_length={self.max_length}, "
+                f"ListOps: expected {SHORTEST - 1} ≤ longer_than, longer_than + 1 < shorter_than ≤ "
+                f"seq_len, got longer_than={self.longer_than}, shorter_than={self.shorter_than}, "
                 f"seq_len={self.seq_len}. Long Range Arena has 500, 2000, and S4 and S5 pad to "
                 "2048."
             )
@@ -122,13 +122,17 @@ class ListOps(Resident):
     @property
     def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What it is; not Long Range Arena's files."""
-        return f"ListOps regenerated with LRA's law, seed {self.seed}"
+        return f"ListOps regenerated with LRA's law, seed {self.data_seed}"
 
     def arrays(self, split: str) -> PyTree:
         """Token ids and values."""
         n = self.num_held_out
         all_of_them = _expressions(
-            self.seed, 2 * n + self.num_train, self.min_length, self.max_length, self.seq_len
+            self.data_seed,
+            2 * n + self.num_train,
+            self.longer_than,
+            self.shorter_than,
+            self.seq_len,
         )
         if split == TRAIN:
             part = slice(2 * n, None)
@@ -162,10 +166,10 @@ class ListOps(Resident):
     def describe(self) -> str:
         """Lengths and examples."""
         return (
-            f"L = {self.seq_len}, expressions of {self.min_length + 1} to {self.max_length - 1} "
+            f"L = {self.seq_len}, expressions of {self.longer_than + 1} to {self.shorter_than - 1} "
             f"symbols, {self.num_train:,} to train and {self.num_held_out:,} for {self.judged_on}"
         )
 
     def slug(self) -> str:
         """Lengths."""
-        return f"L{self.seq_len}-from{self.min_length + 1}-to{self.max_length - 1}"
+        return f"L{self.seq_len}-from{self.longer_than + 1}-to{self.shorter_than - 1}"

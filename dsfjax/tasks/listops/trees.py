@@ -62,7 +62,7 @@ class _Nodes(NamedTuple):
 
 
 def _shapes(
-    random: np.random.Generator, roots: int, min_length: int, max_length: int
+    random: np.random.Generator, roots: int, longer_than: int, shorter_than: int
 ) -> tuple[list[_Nodes], int]:
     """The accepted among ``roots`` random trees, and how many they are."""
     tree = np.arange(roots, dtype=np.int32)
@@ -80,8 +80,8 @@ def _shapes(
         depths.append(_Nodes(tree, arity))
         length += np.bincount(tree, minlength=roots)
         length += np.bincount(tree[arity > 0], minlength=roots)
-        tree = np.repeat(tree, np.where(length[tree] < max_length, arity, 0))
-    accepted = (min_length < length) & (length < max_length)
+        tree = np.repeat(tree, np.where(length[tree] < shorter_than, arity, 0))
+    accepted = (longer_than < length) & (length < shorter_than)
     number = np.cumsum(accepted, dtype=np.int32) - 1
     kept = [_Nodes(number[n.tree[k]], n.arity[k]) for n in depths for k in (accepted[n.tree],)]
     return kept, int(accepted.sum())
@@ -163,7 +163,7 @@ def _label(
 
 
 def sample(
-    random: np.random.Generator, roots: int, *, min_length: int, max_length: int, seq_len: int
+    random: np.random.Generator, roots: int, *, longer_than: int, shorter_than: int, seq_len: int
 ) -> Expressions:
     """The accepted ones of ``roots`` random trees whose root is an operator.
 
@@ -171,22 +171,22 @@ def sample(
         random: Source of randomness.
         roots: Trees to draw. Long Range Arena draws four for each of these: three of four roots
             are digits.
-        min_length: Trees are longer than this.
-        max_length: Trees are shorter than this.
-        seq_len: Length of the rows, at least ``max_length``.
+        longer_than: Trees are longer than this.
+        shorter_than: Trees are shorter than this.
+        seq_len: Length of the rows, at least ``shorter_than``.
 
     Example:
         >>> from dsfjax.tasks.listops import decode
-        >>> some = sample(np.random.default_rng(0), 50, min_length=3, max_length=12, seq_len=12)
+        >>> some = sample(np.random.default_rng(0), 50, longer_than=3, shorter_than=12, seq_len=12)
         >>> decode(some.ids[0]), int(some.values[0])
         ('[MIN 7 8 0 7 8 ]', 0)
     """
-    depths, trees = _shapes(random, roots, min_length, max_length)
+    depths, trees = _shapes(random, roots, longer_than, shorter_than)
     return _label(random, depths, trees, seq_len)
 
 
 def distinct(
-    seed: int, count: int, *, min_length: int, max_length: int, seq_len: int
+    seed: int, count: int, *, longer_than: int, shorter_than: int, seq_len: int
 ) -> Expressions:
     """Distinct expressions in the order in which they are found.
 
@@ -195,9 +195,9 @@ def distinct(
     Args:
         seed: Seed.
         count: How many.
-        min_length: They are longer than this.
-        max_length: They are shorter than this.
-        seq_len: Length of the rows, at least ``max_length``.
+        longer_than: They are longer than this.
+        shorter_than: They are shorter than this.
+        seq_len: Length of the rows, at least ``shorter_than``.
 
     Raises:
         ValueError: If there are not that many.
@@ -208,7 +208,9 @@ def distinct(
     seen: set[bytes] = set()
     filled = fruitless = 0
     while filled < count:
-        some = sample(random, _ROOTS, min_length=min_length, max_length=max_length, seq_len=seq_len)
+        some = sample(
+            random, _ROOTS, longer_than=longer_than, shorter_than=shorter_than, seq_len=seq_len
+        )
         new = []
         for i, row in enumerate(some.ids):
             digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
@@ -219,8 +221,9 @@ def distinct(
         fruitless = 0 if new else fruitless + 1
         if fruitless == _PATIENCE:
             raise ValueError(
-                f"listops: expected {count:,} distinct expressions of length {min_length + 1} to "
-                f"{max_length - 1}, found {filled:,} and no more; allow longer ones or take fewer."
+                f"listops: expected {count:,} distinct expressions of {longer_than + 1} to "
+                f"{shorter_than - 1} symbols, found {filled:,} and no more; allow longer ones or "
+                "take fewer."
             )
         ids[filled : filled + len(new)] = some.ids[new]
         values[filled : filled + len(new)] = some.values[new]

@@ -83,7 +83,7 @@ class Pathfinder(Resident):
         num_held_out: Images for validation, and as many for testing.
         judged_on: What models are judged on: "test", "validation", or "reference", 20,000 images of
             the original program (``pathfinder32_ref`` in the data folder).
-        seed: Seed of all images.
+        data_seed: Seed of all images.
 
     Raises:
         ValueError: If the options do not fit together.
@@ -101,7 +101,7 @@ class Pathfinder(Resident):
     judged_on: str = option(
         "test", "What models are judged on: test, validation, or the reference images."
     )
-    seed: int = option(0, "Seed of the images.")
+    data_seed: int = option(0, "Seed of the images.")
 
     seq_len = SIZE * SIZE
     channels = 1
@@ -140,7 +140,7 @@ class Pathfinder(Resident):
     @property
     def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What it is; not Long Range Arena's files."""
-        return f"Pathfinder-32 regenerated with LRA's parameters, seed {self.seed}"
+        return f"Pathfinder-32 regenerated with LRA's parameters, seed {self.data_seed}"
 
     def arrays(self, split: str) -> PyTree:
         """Pixels and labels."""
@@ -149,7 +149,7 @@ class Pathfinder(Resident):
         part, count = (
             (TRAIN, self.num_train) if split == TRAIN else (self.judged_on, self.num_held_out)
         )
-        return _images(self.seed, part, count, self.contour_length)
+        return _images(self.data_seed, part, count, self.contour_length)
 
     def size(self, split: str) -> int:
         """Number of images."""
