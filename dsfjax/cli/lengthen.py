@@ -57,12 +57,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
         The table.
     """
     factors = sorted({row["factor"] for row in rows})
+    show = words.percent if all(0 <= row["score"] <= 1 for row in rows) else words.number
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     made.add_column("mixer", no_wrap=True)
     made.add_column("start")
     for factor in factors:
         made.add_column(f"×{factor}", justify="right", no_wrap=True)
     for (run, start), scores in mean_scores(rows).items():
-        cells = (words.percent(scores[f]) if f in scores else "–" for f in factors)
+        cells = (show(scores[f]) if f in scores else "–" for f in factors)
         made.add_row(run, start, *cells)
     return made

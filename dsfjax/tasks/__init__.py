@@ -6,6 +6,8 @@
 * `dsfjax.tasks.selective_copying`: repeat tokens without the noise between them.
 * `dsfjax.tasks.digits`: real images, read pixel by pixel, to be classified.
 * `dsfjax.tasks.image`: CIFAR-10 in grey and MNIST, pixel by pixel.
+* `dsfjax.tasks.copying`: repeat a string, also beyond the training length.
+* `dsfjax.tasks.automata`: continue words of a random automaton (RegBench).
 * `dsfjax.tasks.mad`: the six tasks of MAD: recall, copying, compression, memorization.
 * `dsfjax.tasks.state_tracking`: parity, modular arithmetic, words of groups.
 * `dsfjax.tasks.listops`: the value of nested operations on lists (Long Range Arena).
@@ -16,6 +18,8 @@
 `dsfjax.tasks.data` reads the data sets that users have on their disk.
 """
 
+from dsfjax.tasks import automata as automata
+from dsfjax.tasks import copying as copying
 from dsfjax.tasks import data as data
 from dsfjax.tasks import digits as digits
 from dsfjax.tasks import image as image

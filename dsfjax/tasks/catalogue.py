@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsfjax._util.names import choose, unknown
+from dsfjax.tasks.automata import RandomAutomata
+from dsfjax.tasks.copying import Copying
 from dsfjax.tasks.digits import Digits
 from dsfjax.tasks.image import Cifar10, Mnist, PermutedMnist
 from dsfjax.tasks.language_modelling import Language
@@ -36,6 +38,8 @@ _REGISTRY: dict[str, type[Task]] = {
     "parity": Parity,
     "modular_arithmetic": ModularArithmetic,
     "word_problem": WordProblem,
+    "copying": Copying,
+    "random_automata": RandomAutomata,
     "mad_in_context_recall": InContextRecall,
     "mad_fuzzy_recall": FuzzyRecall,
     "mad_noisy_recall": NoisyRecall,

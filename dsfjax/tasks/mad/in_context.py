@@ -35,7 +35,7 @@ class InContextRecall(TwoLaws):
         >>> task = InContextRecall(vocab_size=6, seq_len=8)
         >>> one = task.sample(jax.random.key(0))
         >>> one.inputs.tolist(), one.weights.astype(int).tolist()
-        ([0, 4, 2, 3, 2, 3, 0, 4], [0, 0, 0, 0, 1, 0, 1])
+        ([1, 4, 2, 4, 1, 4, 1, 4], [0, 0, 0, 0, 1, 0, 1])
     """
 
     title = "MAD: in-context recall"
@@ -82,28 +82,35 @@ class InContextRecall(TwoLaws):
         """Draw one sequence."""
         pairs, num_keys, size = self.seq_len // 2, self.num_keys, self.vocab_size
         keys_key, map_key, probe_key, noise_key, token_key = jax.random.split(key, 5)
-        values = jax.random.randint(map_key, (num_keys,), num_keys, num_keys + self.num_values)
-        keys = jax.random.randint(keys_key, (pairs,), 0, num_keys)
+        values = jax.random.randint(
+            map_key, (num_keys,), num_keys, num_keys + self.num_values, jnp.int32
+        )
+        keys = jax.random.randint(keys_key, (pairs,), 0, num_keys, jnp.int32)
         is_noise = jnp.zeros(pairs, bool)
         if self.frac_noise:
             first, rest = jax.random.split(noise_key)
-            is_noise = jax.random.bernoulli(rest, self.frac_noise, (pairs,))
+            is_noise = jax.random.uniform(rest, (pairs,), jnp.float32) < self.frac_noise
             # One pair is none, so that there is a key to ask for; the last is the one that asks.
-            is_noise = is_noise.at[jax.random.randint(first, (), 0, pairs - 1)].set(False)
+            is_noise = is_noise.at[jax.random.randint(first, (), 0, pairs - 1, jnp.int32)].set(
+                False
+            )
             is_noise = is_noise.at[-1].set(False)
         shown = jax.nn.one_hot(keys, num_keys, dtype=jnp.int32) * ~is_noise[:, None]
         there = shown[:-1].any(axis=0)
-        probe = jax.random.categorical(probe_key, jnp.where(there, 0.0, -jnp.inf))
-        keys = keys.at[-1].set(probe)
+        probe = jax.random.categorical(
+            probe_key, jnp.where(there, 0.0, -jnp.inf).astype(jnp.float32)
+        )
+        keys = keys.at[-1].set(probe.astype(jnp.int32))
         before = jnp.cumsum(shown, axis=0) - shown
         repeated = jnp.take_along_axis(before, keys[:, None], axis=1)[:, 0] > 0
         known = ~is_noise & repeated
         tokens = jnp.stack([keys, values[keys]], axis=1)
         if self.frac_noise:
-            noise = jax.random.randint(token_key, (pairs, 2), size - self.noise_vocab_size, size)
+            first = size - self.noise_vocab_size
+            noise = jax.random.randint(token_key, (pairs, 2), first, size, jnp.int32)
             tokens = jnp.where(is_noise[:, None], noise, tokens)
         asked = jnp.stack([jnp.zeros_like(known), known], axis=1)
-        return next_tokens(tokens.astype(jnp.int32).ravel(), asked.ravel(), judged)
+        return next_tokens(tokens.ravel(), asked.ravel(), judged)
 
     def baselines(self) -> dict[str, Baseline]:
         """Guessing among all values."""

@@ -108,7 +108,7 @@ class FuzzyRecall(TwoLaws):
         limit = self.seq_len - probe_size - longest
         # The first pair to begin at that place or later is the one that is asked for, if it has not
         # come by chance. Even if it begins as late as can be, it is within the limit.
-        place = jax.random.randint(place_key, (), 0, limit - longest + 1)
+        place = jax.random.randint(place_key, (), 0, limit - longest + 1, jnp.int32)
         index = jnp.arange(count)
         late = (begins(keys) >= place) & (index > 0)
         inserted = late.argmax()

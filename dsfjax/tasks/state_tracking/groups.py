@@ -170,8 +170,8 @@ class WordProblem(StateTracking):
     def baselines(self) -> dict[str, Baseline]:
         """Guessing, and repeating the last element, which is right after the first step."""
         lengths, chance = self.lengths(), 1 / self.order
-        # Sequences count the same, so a short one's first question counts for more.
-        first = 0 if self.asked_from else sum(1 / n for n in lengths) / len(lengths)
+        questions = sum(lengths) / len(lengths) - self.asked_from
+        first = 0 if self.asked_from else 1 / questions
         return {
             "chance": Baseline(chance, f"guessing among all {self.order} elements"),
             "trivial": Baseline(first + (1 - first) * chance, "repeating the last element"),

@@ -50,7 +50,7 @@ class Parity(StateTracking):
         """Draw one sequence."""
         length_key, bit_key = jax.random.split(key)
         length = self.draw_length(length_key)
-        bits = jax.random.bernoulli(bit_key, shape=(self.seq_len,)).astype(jnp.int32)
+        bits = jax.random.randint(bit_key, (self.seq_len,), 0, 2, jnp.int32)
         shown = jnp.arange(self.seq_len) < length
         odd = jnp.where(shown, bits, 0).sum(dtype=jnp.int32) % 2
         inputs = jnp.where(shown, bits, PADDING)
