@@ -57,26 +57,14 @@ class Chunked(Engine):
         """Run the recurrence; see `dsfjax.Engine.run`."""
         algorithm, chunk, segment = self._sizes()
         recurrence = dataclasses.replace(recurrence, A=explicit(recurrence.A))
-        if _takes(algorithm, recurrence):
-            return in_segments(algorithm, chunk, segment, recurrence, h0)
-        # Of more vectors than it takes the sum is formed, and of more that are read the states.
-        summed = dataclasses.replace(
-            recurrence,
-            b=None,
-            x=recurrence.x[..., :0],
-            c=None,
-            f=recurrence.forcing(),
-            emit_states=True,
-        )
-        states, h_last = in_segments(algorithm, chunk, segment, summed, h0)
-        return recurrence.read(states), h_last
+        return in_segments(algorithm, chunk, segment, recurrence, h0)
 
     def states_at(
         self, recurrence: Recurrence, h0: Array, steps: Array
     ) -> tuple[Array, Array, Array]:
         """As `run`, and the states after some steps; see `dsfjax.Engine.states_at`."""
         algorithm, chunk, segment = self._sizes()
-        if recurrence.emit_states or not _takes(algorithm, recurrence):
+        if recurrence.emit_states:
             return super().states_at(recurrence, h0, steps)
         recurrence = dataclasses.replace(recurrence, A=explicit(recurrence.A))
         return states_in_segments(algorithm, chunk, segment, recurrence, h0, steps)
@@ -115,11 +103,6 @@ class Chunked(Engine):
                 "dsfjax.select choose."
             )
         return self.algorithm, self.chunk, self.segment
-
-
-def _takes(algorithm: ChunkAlgorithm, recurrence: Recurrence) -> bool:
-    """Whether a step does not write or read more vectors than the algorithm can."""
-    return algorithm.most_rank is None or recurrence.rank <= algorithm.most_rank
 
 
 def explicit(A: Transition) -> Transition:

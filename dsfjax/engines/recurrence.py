@@ -65,11 +65,6 @@ class Recurrence:
         """Number of steps L."""
         return self.x.shape[0]
 
-    @property
-    def rank(self) -> int:
-        """The larger rank of what is written and read per step."""
-        return max(1 if v is None else v.shape[1] for v in (self.b, self.c))
-
     def forcing(self) -> Array:
         """The forcing Σ b ⊗ x, (T, H, n, p)."""
         if self.f is not None:
@@ -303,6 +298,11 @@ def ranked_c(C: InnerOutput, dtype: Any) -> Array:
 
 def reads_states(system: System) -> bool:
     """Whether input or output maps need the states themselves."""
+    # An output over p is among them. The products within a chunk have n inside and p outside; with
+    # the two exchanged they are those of the transposed state, whose decays must then act on p. So
+    # a `Scalar` would need values and keys to change places on every way from a system to an
+    # engine and back, a decay per state has no matrix products left, and a low-rank part, which
+    # acts on n from the left, no form at all. Such outputs are rare: all states are formed.
     return not system.acts_on_values
 
 

@@ -60,7 +60,13 @@ def test_every_method_has_the_gradients_of_sequential(name, length):
     assert_gradients_of_sequential(name, length)
 
 
-@pytest.mark.parametrize("name", ["scalar", "diagonal_per_state", "diagonal_full", "low_rank"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("scalar", "diagonal_per_state", "diagonal_full", "low_rank"),
+        pytest.param("diagonal_ranked", marks=pytest.mark.slow),
+    ],
+)
 def test_states_and_cotangents_cross_chunks_and_segments(name):
     """Without the resets, after which nothing is left to cross: four chunks in two segments."""
     system, u, h0 = inputs(name, 13)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax import Array
 
-from dsfjax import System, scan
+from dsfjax import Diagonal, InnerOutput, OuterInput, System, scan
 from tests import systems_zoo as zoo
 from tests import typical_systems as typical
 from tests.engine_checks import cast
@@ -68,3 +68,22 @@ def test_temporaries_grow_like_the_inputs(name):
     # A state every 16 steps, with room for two of them and for a few copies of the inputs.
     assert temporary < 4 * io + all_states / 8, (short, long)
     assert short.temporary < short.all_states + 4 * short.io, short
+
+
+@pytest.mark.slow
+def test_ranks_above_one_do_not_hold_all_states():
+    """Two terms written and read per step, with a decay per state and channel."""
+    length, n = 512, 32
+    A = Diagonal(jnp.full((1, 1, n, n), -0.1, jnp.float32))
+    vectors = jnp.ones((length, 2, 1, n), jnp.float32)
+
+    def loss(b: Array, c: Array, u: Array) -> Array:
+        B, C = OuterInput(b, rank=2), InnerOutput(c, rank=2)
+        system = System(A, B, C, state_shape=(1, n, n))
+        return jnp.sum(scan(system, u, method="chunked")[0] ** 2)
+
+    u = jnp.ones((length, 2 * n), jnp.float32)
+    run = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), compiler_options=COMPILE_FAST)
+    memory = run.lower(vectors, vectors, u).compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < length * n * n * 4 / 2

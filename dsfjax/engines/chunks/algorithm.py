@@ -24,11 +24,9 @@ class ChunkAlgorithm(abc.ABC):
 
     Attributes:
         name: What a chunk is made of.
-        most_rank: The largest number of vectors that a step may write or read, or None.
     """
 
     name: ClassVar[str]
-    most_rank: ClassVar[int | None] = None
 
     @abc.abstractmethod
     def against(self, A: Transition, *, states: bool = False) -> str | None:

@@ -11,6 +11,8 @@ with G_t the cotangent of h_t and ∂s_t that of s_t = c_tᵀ h_t,
    ∂\log a_t = G_t ⊙ a_t ⊙ h_{t-1}, \quad
    ∂b_t = G_t x_t, \quad ∂x_t = b_t^\top G_t, \quad ∂c_t = h_t \, ∂s_t .
 
+With ranks above 1 each step has several b, x and c; what they give is summed up.
+
 Arrays of a step have the axes (chunk, H, p, n): with n last, all sums are matrix products without
 a transposition. A loop takes its step out of the arrays by an index on the second axis, and puts
 its results there, so that no array is copied to bring time to the front.
@@ -19,6 +21,8 @@ its results there, so that no array is copied to bring time to the front.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -41,18 +45,18 @@ class _Inputs(NamedTuple):
         log_a: (k, c, H, p, n), any of the last two 1; of a factored decay the step, (…, p or 1, 1).
         rate: Of a factored decay, (1, H, p, n); None otherwise.
         negative: Where the decay is negative, (k, c, H, p, n), any of the last two 1; or None.
-        b: (k, c, H, n); None for n = 1, and with full forcing.
-        x: (k, c, H, p); with b None the forcing (k, c, H, p, n).
-        c: (k, c, H, n); None for n = 1, and if all states are emitted.
+        b: (k, c, H, n) of every term that is written; None for n = 1, and with full forcing.
+        x: (k, c, H, p) of every term; with b None the forcing (k, c, H, p, n) alone.
+        c: (k, c, H, n) of every term that is read; None for n = 1, and if all states are emitted.
         reset: (k, c) or None.
     """
 
     log_a: Array
     rate: Array | None
     negative: Array | None
-    b: Array | None
-    x: Array
-    c: Array | None
+    b: tuple[Array, ...] | None
+    x: tuple[Array, ...]
+    c: tuple[Array, ...] | None
     reset: Array | None
 
     def at(self, t: Array | int) -> _Inputs:
@@ -70,8 +74,8 @@ class _Inputs(NamedTuple):
         return a if self.negative is None else jnp.where(self.negative, -a, a)
 
     def forcing(self) -> Array:
-        """b_t ⊗ x_t of one step, (k, H, p, n)."""
-        return self.x if self.b is None else self.x[..., None] * self.b[..., None, :]
+        """b_t ⊗ x_t of one step, summed over the terms, (k, H, p, n)."""
+        return self.x[0] if self.b is None else _outer(self.x, self.b)
 
     def keep(self, h: Array) -> Array:
         """The state without that of before a reset."""
@@ -85,9 +89,9 @@ class _Inputs(NamedTuple):
         """The cotangent of the state before the step, from that of the state after it."""
         return self.keep(self.decay(G.dtype) * G)
 
-    def inject(self, ds: Array) -> Array:
-        """The cotangent of the state from that of what is read of it."""
-        return ds if self.c is None else ds[..., None] * self.c[..., None, :]
+    def inject(self, ds: tuple[Array, ...]) -> Array:
+        """The cotangent of the state from those of what is read of it."""
+        return ds[0] if self.c is None else _outer(ds, self.c)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,6 @@ class SideBySide(ChunkAlgorithm):
     """Steps of many chunks side by side, for diagonal transitions."""
 
     name: ClassVar[str] = "elementwise"
-    most_rank: ClassVar[int | None] = 1
 
     def against(self, A: Transition, *, states: bool = False) -> str | None:
         """Why it does not run a transition; see `ChunkAlgorithm.against`."""
@@ -106,22 +109,22 @@ class SideBySide(ChunkAlgorithm):
         inputs = _inputs(problem, h0.shape, chunk)
         starts = _states_between(inputs, h0.swapaxes(-1, -2), problem.length // chunk, chunk)
 
-        def body(t: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            h, out = carry
+        def body(t: Array | int, carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            h, outs = carry
             now = inputs.at(t)
             h = now.advance(h)
-            read = h if now.c is None else _read(h, now.c, problem.precision)
-            return h, _put(out, read, t)
+            reads = [h] if now.c is None else [_read(h, c, problem.precision) for c in now.c]
+            return h, [_put(out, read, t) for out, read in zip(outs, reads, strict=True)]
 
         heads, n, p = h0.shape
-        shape = (heads, p, n) if inputs.c is None else (heads, p)
-        out = zeros_as(h0, (starts.shape[0], chunk, *shape))
-        h, out = jax.lax.fori_loop(0, chunk, body, (starts, out))
-        out = out.reshape(-1, *shape)
+        shape, terms = ((heads, p, n), 1) if inputs.c is None else ((heads, p), len(inputs.c))
+        outs = [zeros_as(h0, (starts.shape[0], chunk, *shape)) for _ in range(terms)]
+        h, outs = jax.lax.fori_loop(0, chunk, body, (starts, outs))
+        outs = [out.reshape(-1, *shape) for out in outs]
         if problem.emit_states:
-            out = out.swapaxes(-1, -2)
+            out = outs[0].swapaxes(-1, -2)
         else:
-            out = (out[..., 0] if inputs.c is None else out)[:, None]
+            out = jnp.stack([x[..., 0] if inputs.c is None else x for x in outs], axis=1)
         return out, h[-1].swapaxes(-1, -2), starts.swapaxes(-1, -2)
 
     def backward(
@@ -138,38 +141,43 @@ class SideBySide(ChunkAlgorithm):
         inputs = _inputs(problem, dh.shape, chunk)
         d_out = d_out.reshape(-1, chunk, *d_out.shape[1:])
         if problem.emit_states:
-            d_out = d_out.swapaxes(-1, -2)
+            d_outs = (d_out.swapaxes(-1, -2),)
+        elif inputs.c is None:
+            d_outs = (d_out[:, :, 0, ..., None],)
         else:
-            d_out = d_out[:, :, 0, ..., None] if inputs.c is None else d_out[:, :, 0]
+            d_outs = tuple(d_out[:, :, i] for i in range(len(inputs.c)))
         d_starts = None if d_starts is None else d_starts.swapaxes(-1, -2)
-        aG = _cotangents_between(inputs, d_out, dh.swapaxes(-1, -2), d_starts, chunk)
+        aG = _cotangents_between(inputs, d_outs, dh.swapaxes(-1, -2), d_starts, chunk)
 
         # The states inside the chunks were not kept: forwards once more, from the start of each.
-        def again(h: Array, t: Array) -> tuple[Array, tuple[Array, Array | None]]:
+        def again(h: Array, t: Array) -> tuple[Array, tuple[Array, Any]]:
             now = inputs.at(t)
             before, h = now.keep(h), now.advance(h)
-            return h, (
-                before,
-                None if now.c is None else _sum_channels(_at(d_out, t, 1), h, precision),
-            )
+            if now.c is None:
+                return h, (before, None)
+            return h, (before, tuple(_sum_channels(_at(x, t, 1), h, precision) for x in d_outs))
 
         _, (before, d_c) = jax.lax.scan(again, starts.swapaxes(-1, -2), jnp.arange(chunk))
 
         def body(s: Array | int, carry: tuple[Array, _Inputs]) -> tuple[Array, _Inputs]:
             aG, total = carry
             t = chunk - 1 - s
-            now, ds, d_b = inputs.at(t), _at(d_out, t, 1), None
+            now, d_b = inputs.at(t), None
+            ds = tuple(_at(x, t, 1) for x in d_outs)
             G = aG + now.inject(ds)
             if now.b is None:
-                d_x = G
-            elif now.c is None:
-                d_x, d_b = _read(G, now.b, precision), _sum_channels(now.x, G, precision)
-            else:  # products with G = a_{t+1} G_{t+1} + ∂s ⊗ c, without forming it
-                d_x = _read(aG, now.b, precision) + ds * jnp.sum(
-                    now.b * now.c, axis=-1, keepdims=True
-                )
-                d_b = _sum_channels(now.x, aG, precision)
-                d_b = d_b + now.c * jnp.sum(ds * now.x, axis=-1, keepdims=True)
+                d_x = (G,)
+            else:
+                # Products with G = a_{t+1} G_{t+1} + ∂s ⊗ c, without forming it: what ∂s ⊗ c adds
+                # to them is a product of numbers and vectors.
+                known = G if now.c is None else aG
+                d_x = [_read(known, b, precision) for b in now.b]
+                d_b = [_sum_channels(x, known, precision) for x in now.x]
+                for i, (b, x) in enumerate(zip(now.b, now.x, strict=True)):
+                    for d, c in zip(ds, now.c or (), strict=True):
+                        d_x[i] = d_x[i] + d * jnp.sum(b * c, axis=-1, keepdims=True)
+                        d_b[i] = d_b[i] + c * jnp.sum(d * x, axis=-1, keepdims=True)
+                d_x, d_b = tuple(d_x), tuple(d_b)
             aG = now.retreat(G)
             # ∂log a = G ⊙ a ⊙ h_{t-1}, and the step before needs aG = a ⊙ G in any case.
             d_log, d_rate = aG * _at(before, t, 0), None
@@ -187,8 +195,9 @@ class SideBySide(ChunkAlgorithm):
             total = total._replace(rate=zeros_as(aG, aG.shape))
         aG, total = jax.lax.fori_loop(0, chunk, body, (aG, total))
         if inputs.c is not None and d_c is not None:
-            constant = inputs.c.shape[1] == 1
-            total = total._replace(c=d_c.sum(axis=0)[:, None] if constant else d_c.swapaxes(0, 1))
+            constant = inputs.c[0].shape[1] == 1
+            d_c = tuple(x.sum(axis=0)[:, None] if constant else x.swapaxes(0, 1) for x in d_c)
+            total = total._replace(c=d_c)
         dh = aG[0] if d_starts is None else aG[0] + d_starts[0]
         return jax.tree.leaves(_recurrence(total, problem)), dh.swapaxes(-1, -2)
 
@@ -214,17 +223,18 @@ def _states_between(inputs: _Inputs, h0: Array, count: int, chunk: int) -> Array
 
 
 def _cotangents_between(
-    inputs: _Inputs, d_out: Array, dh: Array, d_starts: Array | None, chunk: int
+    inputs: _Inputs, d_outs: tuple[Array, ...], dh: Array, d_starts: Array | None, chunk: int
 ) -> Array:
     """The cotangents of the states after every chunk, (k, H, p, n)."""
-    if d_out.shape[0] == 1:
+    count = d_outs[0].shape[0]
+    if count == 1:
         return dh[None]
 
     def body(s: Array | int, aG: Array) -> Array:
         now = inputs.at(chunk - 1 - s)
-        return now.retreat(aG + now.inject(_at(d_out, chunk - 1 - s, 1)))
+        return now.retreat(aG + now.inject(tuple(_at(x, chunk - 1 - s, 1) for x in d_outs)))
 
-    added = zeros_as(dh, (d_out.shape[0], *dh.shape))
+    added = zeros_as(dh, (count, *dh.shape))
     added = jax.lax.fori_loop(0, chunk, body, added)
     added = added if d_starts is None else added + d_starts
     return _cross_chunks(inputs, chunk, dh, added, reverse=True)
@@ -269,7 +279,7 @@ def _accumulate(total: _Inputs, now: _Inputs, inputs: _Inputs, t: Array | int) -
 
 
 def _inputs(problem: Recurrence, state_shape: tuple[int, ...], chunk: int) -> _Inputs:
-    """Bring a recurrence of rank 1 to the axes of this module."""
+    """Bring a recurrence to the axes of this module."""
     A, heads = problem.A, state_shape[0]
     assert isinstance(A, Elementwise)
 
@@ -281,21 +291,24 @@ def _inputs(problem: Recurrence, state_shape: tuple[int, ...], chunk: int) -> _I
         log_a, rate = A.log_decay().swapaxes(-1, -2), None
     else:
         log_a, rate = factors.step[..., None], factors.rate.swapaxes(-1, -2)[None]
+
+    def terms(v: Array) -> tuple[Array, ...]:
+        return tuple(cut(to_heads(v[:, i], heads)) for i in range(v.shape[1]))
+
     if problem.f is not None:
-        b, x = None, problem.f.swapaxes(-1, -2)
+        b, x = None, (cut(problem.f.swapaxes(-1, -2)),)
     elif problem.b is None:
-        b, x = None, problem.x[:, 0, ..., None]
+        b, x = None, (cut(problem.x[:, 0, ..., None]),)
     else:
-        b, x = cut(to_heads(problem.b[:, 0], heads)), problem.x[:, 0]
-    c = None if problem.emit_states or problem.c is None else problem.c[:, 0]
+        b, x = terms(problem.b), tuple(cut(problem.x[:, i]) for i in range(problem.x.shape[1]))
     negative = A.negative()
     return _Inputs(
         cut(log_a),
         rate,
         None if negative is None else cut(negative.swapaxes(-1, -2)),
         b,
-        cut(x),
-        None if c is None else cut(to_heads(c, heads)),
+        x,
+        None if problem.emit_states or problem.c is None else terms(problem.c),
         None if problem.reset is None else problem.reset.reshape(-1, chunk),
     )
 
@@ -314,11 +327,12 @@ def _recurrence(d: _Inputs, problem: Recurrence) -> tuple[Any, ...]:
         v = v.sum(axis=0) if like.shape[0] != problem.length else v.reshape(-1, *v.shape[2:])
         return v if jnp.iscomplexobj(like) else v.real
 
-    def vector(v: Array | None, like: Array | None) -> Array | None:
-        if v is None or like is None:
+    def vectors(terms: tuple[Array, ...] | None, like: Array | None) -> Array | None:
+        if terms is None or like is None:
             return None if like is None else jnp.zeros_like(like)
-        v = join(v, like)
-        return v.reshape(v.shape[0], like.shape[2], -1, v.shape[-1]).sum(axis=2)[:, None]
+        v = jnp.stack([join(x, like) for x in terms], axis=1)
+        # The cotangent of a vector that heads share is the sum of theirs.
+        return v.reshape(*v.shape[:2], like.shape[2], -1, v.shape[-1]).sum(axis=3)
 
     if (factors := factors_of(A)) is None:
         of_decay = join(d.log_a, A.log_decay()).swapaxes(-1, -2)
@@ -328,14 +342,20 @@ def _recurrence(d: _Inputs, problem: Recurrence) -> tuple[Any, ...]:
         rate = _sum_last(d.rate.sum(axis=0).swapaxes(-1, -2), factors.rate.shape[-2:])
         rate = rate if jnp.iscomplexobj(factors.rate) else rate.real
         dA = (join(d.log_a, factors.step)[..., 0], rate)
-    x = d.x.reshape(-1, *d.x.shape[2:])
+    x = [v.reshape(-1, *v.shape[2:]) for v in d.x]
     return (
         dA,
-        vector(d.b, problem.b),
-        jnp.zeros_like(problem.x) if full else x.reshape(problem.x.shape),
-        vector(d.c, problem.c),
-        x.swapaxes(-1, -2) if full else None,
+        vectors(d.b, problem.b),
+        jnp.zeros_like(problem.x) if full else jnp.stack(x, axis=1).reshape(problem.x.shape),
+        vectors(d.c, problem.c),
+        x[0].swapaxes(-1, -2) if full else None,
     )
+
+
+def _outer(x: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
+    """The sum of the outer products of (k, H, p) and (k, H, n), (k, H, p, n)."""
+    # Elementwise, term by term, and not as one product of matrices: a step has many small ones.
+    return reduce(add, (x[..., None] * b[..., None, :] for x, b in zip(x, b, strict=True)))
 
 
 def _at(v: Array, t: Array | int, axis: int) -> Array:
