@@ -108,8 +108,10 @@ def _(system: System, length: int | None = None) -> Matrices:
             return jnp.repeat(x, states // system.num_heads, axis=1)[:, :, None]
 
         log_eta, sign = per_state(log_eta), per_state(sign)
+        # η_{t−1}/η_t in logarithms, as either may be out of range where their ratio is not.
         ratio = jnp.exp(log_eta[:-1] - log_eta[1:]) * sign[:-1] * sign[1:]
-        first = jnp.zeros_like(ratio[:1])
+        first = jnp.zeros_like(ratio[:1])  # there is no η before the first step
+        # Selected and not multiplied: after a reset the ratio may be ∞, and 0 · ∞ is NaN.
         A = jnp.where(A == 0, 0, jnp.concatenate([first, ratio]) * A)
         if before_update:
             C = jnp.where(C == 0, 0, jnp.concatenate([first, ratio]).swapaxes(1, 2) * C)
@@ -135,6 +137,7 @@ def _(eta: SummedNormalizer, system: System, count: int) -> tuple[Array, Array]:
     b, c = (jnp.broadcast_to(x, (count, heads, n)) for x in (b, c))
     reset = jnp.zeros(count, bool) if system.reset is None else system.reset
 
+    # z obeys the recurrence of the state with values of 1, in one channel.
     def advance(z: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
         t, b, c, reset = step
         before = jnp.where(reset, 0, z)

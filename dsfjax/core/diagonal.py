@@ -103,6 +103,7 @@ class Elementwise(Transition):
         """Sign of the product over the steps, one step long."""
         if self.sign is None:
             return None
+        # The sign of a product is that of the number of its negative factors.
         count = (self.sign < 0).sum(axis=0, keepdims=True)
         count = count * length if self.sign.shape[0] == 1 else count
         return jnp.where(count % 2 == 1, -1, 1).astype(jnp.int8)
@@ -117,7 +118,8 @@ def repeated(log_a: Array, steps: int) -> Array:
     """The sum of a log decay over steps in which it is the same; a decay of 0 stays one."""
     if not jnp.iscomplexobj(log_a):
         return log_a * steps
-    # In complex numbers (−∞ + 0i) (k + 0i) has the imaginary part −∞ · 0, which is NaN.
+    # Real and imaginary part by themselves: the product (−∞ + 0i) (k + 0i) of complex numbers has
+    # the imaginary part −∞ · 0, which is NaN.
     return jax.lax.complex(log_a.real * steps, log_a.imag * steps)
 
 
@@ -302,6 +304,7 @@ class Diagonal(Elementwise):
             sign = pad_axis(sign, -2, n)
         if self.log_a.shape[-2] == 1:
             return Diagonal(self.log_a, sign)
+        # A rate of 0 is a log decay of 0 in every step: the new states keep what they hold.
         if isinstance(self.log_a, Factored):
             return Diagonal(Factored(self.log_a.step, pad_axis(self.log_a.rate, -2, n)), sign)
         return Diagonal(pad_axis(self.log_a, -2, n), sign)
@@ -316,6 +319,7 @@ class Diagonal(Elementwise):
 
     def modulus(self) -> Diagonal:
         """The transition of |a_t|."""
+        # |exp(Δ r)| = exp(Δ Re r) for real Δ: the factors stay apart.
         factors = self.factors
         if factors is None or jnp.iscomplexobj(factors.step):
             return Diagonal(self.log_decay().real)

@@ -271,6 +271,8 @@ def _check_transition(system: KernelSystem, length: int, heads: int, m: int) -> 
 
 def _heads_of(A: Transition, groups: int, heads: int, m: int) -> int:
     """The number of heads over which a transition of keys differs: that of the groups, or H."""
+    # A transition with one head per group moves the keys of a group alike: the cache then holds one
+    # key for all of its query heads.
     if groups != heads:
         try:
             A.check((groups, m, 1))

@@ -58,6 +58,8 @@ def separable_system(
         [0.333, 0.333, 0.333]
     """
     heads, n = phi.shape[1:]
+    # The normaliser is applied at read-out and not in A: ratios η_{t−1}/η_t may exceed 1, and what
+    # has a decay of 1 needs none of them.
     return System(
         Scalar(jnp.zeros((1, heads), phi.dtype)),
         OuterInput(psi, W=W),
@@ -104,6 +106,7 @@ def feature_system(
         W=kernel.W,
         reset=kernel.reset,
     )
+    # A weight e^x a_t ⋯ a_{s+1} has its decays outside of the exponential, where a state has them.
     decay = kernel.weight_log_decay
     return system if decay is None else dataclasses.replace(system, A=Scalar(decay))
 

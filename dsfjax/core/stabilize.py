@@ -68,6 +68,7 @@ def stabilized(
     """
     no = jnp.asarray(-jnp.inf, log_b.dtype)
     carried = log_a if reset is None else jnp.where(reset[:, None], no, log_a)
+    # What is carried in enters with the first step, so that the maps of the scan begin from −∞.
     first = no if before is None else carried[0] + before
     start = log_b.at[0].set(jnp.maximum(log_b[0], first))
 
@@ -80,6 +81,7 @@ def stabilized(
     previous = jnp.concatenate([first_row, log_max[:-1]])
     if reset is not None:
         previous = jnp.where(reset[:, None], no, previous)
-    # Where both gates are closed m is −∞, and nothing was or is in the state.
+    # m_t is at least f_t + m_{t−1} and at least i_t, so neither difference below is positive. Where
+    # both gates are closed m is −∞, and nothing was or is in the state: −∞ − (−∞) is avoided.
     shift = jnp.where(jnp.isneginf(log_max), 0, log_max)
     return Stabilized(log_a + previous - shift, log_b - shift, log_max, previous)

@@ -62,6 +62,8 @@ def run(
     if A is not None and length == 1:
         past = None if h0 is None else h0._replace(k=move(A, h0.k))
     elif A is not None:
+        # For the cache: all keys as they are after the last step. The outputs need them as they are
+        # at every step between, which is the work of `attend_moving`.
         moved, product = keys_at_the_end(in_chunks(A, q, k, CHUNK), length)
         if h0 is not None:
             product = product.astype(h0.k.dtype)
@@ -79,7 +81,7 @@ def run(
         exact = partial(step_by_step, system.soft_cap)
         arguments = Moving(A, queries, Keys(k, v, decay), queries.slot, *_past(h0, decay, k.dtype))
     arguments = vary_alike(tuple(arguments))
-    if length == 1:
+    if length == 1:  # one query: the definition costs no more, and needs no guard
         means = exact(*arguments)
     else:
         means = guarded(lambda *x: run(*finite(x)), exact, *arguments)
@@ -125,6 +127,8 @@ def _with_sink(system: KernelSystem, y: Array, log_eta: Array) -> tuple[Array, A
     """Means and log η with the sink among what is summed."""
     if system.sink is None:
         return y, log_eta
+    # e^σ is one more term of η without a value: the means shrink by η / (η + e^σ). In logarithms,
+    # as either may overflow.
     whole = jnp.logaddexp(log_eta, system.sink.astype(log_eta.dtype)[None])
     return y * jnp.exp(log_eta - whole)[:, :, None], whole
 
@@ -132,7 +136,7 @@ def _with_sink(system: KernelSystem, y: Array, log_eta: Array) -> tuple[Array, A
 def attention_map(system: KernelSystem) -> Array:
     """The normalised attention matrix (H, L, L), exact zeros above the diagonal."""
     scores, seen = score_rows(system)(jnp.arange(system.length, dtype=jnp.int32))
-    if system.sink is not None:
+    if system.sink is not None:  # one more column, whose weight is left out
         sink = system.sink.astype(scores.dtype)[:, None, None]
         sink = jnp.broadcast_to(sink, (*scores.shape[:2], 1))
         scores = jnp.concatenate([scores, sink], axis=-1)
@@ -180,6 +184,7 @@ def _own(system: KernelSystem) -> tuple[Queries, Keys]:
     k = to_heads(system.k.astype(dtype), system.key_heads)
     decay, zero = _decay(system, length), jnp.zeros((), jnp.int32)
     _, start, kept = _visible(system, length, zero, zero)
+    # Values of no channels: the sums over keys then give log η alone.
     slot = jnp.arange(length, dtype=jnp.int32)
     v = jnp.zeros((length, system.num_heads, 0), dtype)
     return Queries(slot, start, system.q.astype(dtype), decay, kept), Keys(k, v, decay)
@@ -187,6 +192,8 @@ def _own(system: KernelSystem) -> tuple[Queries, Keys]:
 
 def _reach(system: KernelSystem) -> int | None:
     """How many steps back the keys lie that a query sees; None for any number."""
+    # A key that moves reaches a query through every chunk between. To the first keys of a document
+    # the way is as long as the document, window or not.
     return None if system.keep_first else system.window
 
 
@@ -222,6 +229,8 @@ def _append(
     if h0 is None:
         zero = jnp.zeros((), jnp.int32)
         return zero, KVCache(k, v, zero, log_weight=_to_the_end(decay, decay)), decay
+    # In the dtype of the cache, which may be narrower than that of the sums: what a later call will
+    # read is what this one reads.
     k, v = k.astype(h0.k.dtype), v.astype(h0.v.dtype)
     steps, capacity = k.shape[0], h0.k.shape[0]
     if h0.length is None:
@@ -246,6 +255,9 @@ def _append(
 def _decay_of_past(h0: KVCache, decay: Decay) -> Decay:
     """The decays of the slots of a cache, as sums from its end on."""
     assert h0.log_weight is not None
+    # The sums of the new steps begin with 0 before the first of them. From a slot to there the
+    # decay has the logarithm w, as if the sum at the slot were −w. What decayed by a factor 0 on
+    # the way counts fewer zeros than any query, and so is seen by none.
     gone = jnp.isneginf(h0.log_weight)
     coarse = -jnp.where(gone, 0, h0.log_weight).astype(decay.coarse.dtype)
     return Decay(coarse, jnp.zeros_like(coarse), jnp.where(gone, -1, 0).astype(jnp.int32))
@@ -267,6 +279,7 @@ def _to_the_end(decay: Decay | None, key_decay: Decay | None) -> Array | None:
     if decay is None or key_decay is None:
         return None
     last = jax.tree.map(lambda x: x[-1:], decay)
+    # As in `finish`: coarse parts first, and −∞ where a decay of 0 lies between.
     log_weight = (last.coarse - key_decay.coarse) + (last.fine - key_decay.fine)
     return jnp.where(last.zeros == key_decay.zeros, log_weight, -jnp.inf)
 
@@ -316,6 +329,7 @@ def _visible(
     if system.reset is None:
         start = jnp.broadcast_to(first, (length,))
     else:
+        # Slots grow, so the largest start so far is that of the document of the step.
         start = jax.lax.cummax(jnp.where(system.reset, slot, first))
         first = start[-1]
     if system.window is None:
@@ -329,6 +343,7 @@ def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Arr
     if h0 is not None and h0.length is not None:
         cache = h0
     else:
+        # A loop carries arrays of one shape: all slots are there from the first step on.
         shapes = jax.eval_shape(
             lambda: _append(system, *_keys_and_values(system, u), _decay(system, u.shape[0]), h0)[1]
         )

@@ -47,6 +47,8 @@ def guarded(run: Callable[..., T], exact: Callable[..., T], *inputs: Any) -> T:
         ``run(*inputs)`` or ``exact(*inputs)``.
     """
     results = run(*inputs)
+    # The results count as well: finite inputs can overflow in products that the definition does not
+    # form.
     return _mended(exact, results, has_others((inputs, results)), inputs)
 
 
@@ -57,6 +59,7 @@ def finite(tree: T) -> T:
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             return x
         fine = jnp.isfinite(x)
+        # The engines take −∞ as a decay of 0. A complex one has a finite phase.
         if _is_log(path):
             fine = fine | (jnp.isneginf(x.real) & jnp.isfinite(x.imag))
         return jnp.where(fine, x, 0)
@@ -87,6 +90,7 @@ def _mended(exact: Callable[..., T], results: T, broken: Array, inputs: tuple[An
     def definition() -> T:
         return jax.tree.map(lambda x, y: jnp.where(broken, x, y), exact(*inputs), results)
 
+    # A name of its own in the program, so that whoever counts operations can leave it out.
     definition.__name__ = RARE
     return jax.lax.cond(_anywhere(broken), jax.jit(definition), lambda: results)
 
@@ -95,6 +99,8 @@ def _mended(exact: Callable[..., T], results: T, broken: Array, inputs: tuple[An
 def _mended_jvp(exact: Callable[..., T], primals: Any, tangents: Any) -> tuple[T, T]:
     values = _mended(exact, *primals)
 
+    # The derivative is that of the engine, which has a backward pass of its own; the definition is
+    # never differentiated, and keeps nothing for that.
     def pass_on(value: Array, tangent: Array) -> Array:
         inexact = jnp.issubdtype(value.dtype, jnp.inexact)
         return jnp.where(jnp.isfinite(value), tangent, 0) if inexact else tangent
@@ -109,6 +115,7 @@ def _has_others(x: Array, is_log: bool) -> Array:
     parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
     others = jnp.zeros((), bool)
     for i, part in enumerate(parts):
+        # Of log decays −∞ is no reason: only +∞ and NaN fail to be below +∞.
         tiny = jnp.full(part.shape[1], 1e-10, part.dtype)
         total = jnp.matmul(part, tiny, precision="highest")
         total = total if is_log and i == 0 else jnp.abs(total)

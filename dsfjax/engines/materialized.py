@@ -140,12 +140,14 @@ def _materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
         within = jnp.einsum("tkhsr,srhp->tkhp", phi, problem.x, precision=problem.precision)
         h_last = jnp.einsum("hnsr,srhp->hnp", impulses, problem.x, precision=problem.precision)
         return within + carried, h_last + h
-    if MATRIX_PRODUCTS.against(problem.A) is None:  # the whole sequence as one chunk
+    # The whole sequence as one chunk, whose map has Φ in it; h0 enters as any state before a chunk.
+    if MATRIX_PRODUCTS.against(problem.A) is None:
         maps = MATRIX_PRODUCTS.chunk_map(problem, heads)
         out = maps.out + jnp.matmul(maps.reader, h0, precision=problem.precision)
         out = out.reshape(heads, problem.length, -1, p)
         return jnp.moveaxis(out, 0, 2), maps.apply(h0, problem.precision)
     (phi, carried), impulses, h = _kernel(problem, h0)
+    # One weight for all channels where the decay does not vary over them.
     phi = jnp.broadcast_to(phi, (*phi.shape[:-1], p))
     within = jnp.einsum("tsrkhp,srhp->tkhp", phi, problem.x, precision=problem.precision)
     h_last = jnp.sum(impulses * problem.x[:, :, :, None, :], axis=(0, 1)) + h
@@ -257,6 +259,7 @@ def _transport(
         if (reset := now.reset) is not None:
             carry = jax.tree.map(lambda v: jnp.where(reset[0], 0, v), carry)
         impulses, h = carry
+        # All impulses as a batch, in the place that `apply` has for time; A_t is one for all.
         moved = now.A.apply(impulses.reshape(-1, *impulses.shape[2:]), now.precision).reshape(
             impulses.shape
         )
@@ -294,6 +297,8 @@ def _kernel_on_values(system: System, length: int) -> Array:
     else:
         h0 = jnp.zeros((heads, n, p), dtype)
         phi = _kernel(problem, h0)[0][0].transpose(3, 2, 4, 5, 0, 1)
+    # What is read before step t is read after step t − 1: rows move down by one, and Φ has no
+    # diagonal. A row that a reset starts has nothing before it.
     if C.before_update:
         phi = jnp.pad(phi, [(0, 0)] * 4 + [(1, 0), (0, 0)])[..., :-1, :]
         if system.reset is not None:

@@ -74,7 +74,7 @@ def in_chunks(A: Transition, q: Array, k: Array, size: int) -> Chunks:
     length, heads, m = k.shape
     size = min(size, length)
     arrays, now = by_steps(A, length)
-    q = q.reshape(length, heads, -1, m)
+    q = q.reshape(length, heads, -1, m)  # R query heads per head of keys
     real = jnp.arange(length, dtype=jnp.int32) >= 0
     inputs = [_filled(x, size) for x in arrays], *(in_blocks(x, size, 0) for x in (q, k, real))
     step = jnp.arange(size, dtype=jnp.int32)
@@ -82,16 +82,21 @@ def in_chunks(A: Transition, q: Array, k: Array, size: int) -> Chunks:
     def chunk(inputs: Any) -> Chunks:
         arrays, q, k, real = inputs
 
+        # The loop carries columns that move: the keys so far, zeros in the place of later ones, and
+        # the product of the A_t so far, which begins as the identity. As one array A_t moves all.
         def forward(x: Array, inputs: Any) -> tuple[Array, Array]:
             arrays, q, k, real, t = inputs
             x = jnp.where(real, now(arrays).apply(x[None])[0].astype(x.dtype), x)
+            # The key of a step joins after the move: A_t does not act on it.
             keys = jnp.where((step == t)[None, None], k[:, :, None], x[:, :, :size])
             scores = jnp.einsum("jrm,jms->jrs", q, keys, precision="highest")
             return jnp.concatenate([keys, x[:, :, size:]], axis=-1), scores
 
         def backward(x: Array, inputs: Any) -> tuple[Array, None]:
             arrays, q, real, t = inputs
+            # The query joins before the move: it reads what A_t has moved, so A_tᵀ moves it.
             x = jnp.where((step == t)[None, None, None], q[..., None], x)
+            # All queries of a head of keys as columns side by side, for one call of `apply`.
             flat = x.swapaxes(1, 2).reshape(heads, m, -1)
             moved = now(arrays).transpose().apply(flat[None])[0].astype(x.dtype)
             moved = moved.reshape(heads, m, -1, size).swapaxes(1, 2)
@@ -105,12 +110,15 @@ def in_chunks(A: Transition, q: Array, k: Array, size: int) -> Chunks:
         keys, product = end[:, :, :size].swapaxes(1, 2), end[:, :, size:]
         return Chunks(jnp.moveaxis(within, 0, 2), first.swapaxes(2, 3), keys, product)
 
+    # The backward pass runs the loops of a chunk again: otherwise it would keep their carries,
+    # m + c columns at every step.
     return jax.lax.map(jax.checkpoint(chunk), inputs)
 
 
 def to_the_end(chunks: Chunks, length: int) -> tuple[Array, Array]:
     """Keys (L, J, m) moved to the last step, and the product over all steps (J, m, m)."""
 
+    # From the last chunk to the first: the product of all chunks after this one moves its keys.
     def back(product: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         k, of_chunk = inputs
         moved = jnp.einsum("jnm,jsm->jsn", product, k, precision="highest")
@@ -184,6 +192,8 @@ def attend_moving(
         sums = Sums.zero(row.q, own.v.shape[-1])
         sums = sums.add(*finish(soft_cap, within, row, here)[:2], here.v)
 
+        # The queries stand at the end of the chunk they look at; then they move to its beginning,
+        # which is the end of the one before.
         def visit(carry: tuple[Array, Sums], inputs: Any) -> tuple[tuple[Array, Sums], None]:
             q, sums = carry
             there, product = inputs
@@ -191,6 +201,7 @@ def attend_moving(
             return (jnp.einsum("jrtm,jmn->jrtn", q, product, precision="highest"), sums), None
 
         if before:
+            # With ``before`` empty chunks in front, those before chunk i begin at place i.
             strip = jax.tree.map(
                 lambda x: jax.lax.dynamic_slice_in_dim(x, i, before), (lane, products)
             )
@@ -219,6 +230,8 @@ def step_by_step(soft_cap: float | None, *moving: Any) -> tuple[Array, Array]:
     arrays, now = by_steps(A, length)
     index = jnp.arange(length, dtype=jnp.int32)
 
+    # Keys of later steps are zeros in their slots until then, and moving keeps them so; their slots
+    # lie after that of the query.
     def step(k: Array, inputs: Any) -> tuple[Array, tuple[Array, Array]]:
         t, arrays, key, query = inputs
         k = jax.lax.dynamic_update_index_in_dim(move(now(arrays), k), key, begin + t, 0)

@@ -82,6 +82,7 @@ class Keys(NamedTuple):
 def cumulative(log_a: Array) -> Decay:
     """Log decays (L, H), summed up from the first step on."""
     length = log_a.shape[0]
+    # A decay of 0 is counted and left out of the sums, which −∞ would never leave again.
     is_zero = jnp.isneginf(log_a)
     zeros = jnp.cumsum(is_zero, axis=0, dtype=jnp.int32)
     parts = in_blocks(jnp.where(is_zero, 0, log_a), _PART, 0)
@@ -98,7 +99,9 @@ def cumulative(log_a: Array) -> Decay:
 
     start = zeros_as(within, within.shape[2:])
     _, (coarse, rest) = jax.lax.scan(add, (start, start), within[:, -1])
-    plain = jnp.cumsum(parts.reshape(-1, parts.shape[-1]), axis=0)  # carries the gradient
+    # The gradient is that of a plain cumulative sum: its value is taken away, its derivative stays,
+    # and no derivative of the rounding errors is asked for.
+    plain = jnp.cumsum(parts.reshape(-1, parts.shape[-1]), axis=0)
     plain = (plain - jax.lax.stop_gradient(plain))[:length]
 
     def spread(x: Array) -> Array:
@@ -177,7 +180,7 @@ def finish(
     soft_cap: float | None, scores: Array, queries: Queries, keys: Columns
 ) -> tuple[Array, Array, Array | None]:
     """`scores_of` of the products of queries and keys."""
-    slope = None
+    slope = None  # of the cap where it was applied, for the backward pass: 1 without one
     if soft_cap is not None:
         bent = jnp.tanh(scores / soft_cap)
         scores, slope = soft_cap * bent, 1 - jnp.square(bent)
@@ -192,8 +195,11 @@ def finish(
             (x[..., :, None], y[..., None, :])
             for x, y in zip(queries.decay, keys.decay, strict=True)
         )
+        # Large parts first: of nearby steps they cancel without a rounding error. For decays up to
+        # 1 the sum is not positive for a key that is seen; for a later one it may be anything, and
+        # is masked below.
         scores = scores + ((coarse[0] - coarse[1]) + (fine[0] - fine[1]))
-        seen = seen & (zeros[0] == zeros[1])
+        seen = seen & (zeros[0] == zeros[1])  # no decay of 0 between the two
     return jnp.where(seen, scores, -jnp.inf), seen, slope
 
 
@@ -217,6 +223,7 @@ class Sums(NamedTuple):
         maximum = jax.lax.stop_gradient(maximum)  # it cancels
         guard = jnp.where(jnp.isneginf(maximum), 0, maximum)  # −∞ where nothing is seen yet
         weights = jnp.where(seen, jnp.exp(scores - guard[..., None]), 0)
+        # What was summed up so far, with respect to the new maximum; 0 while there is nothing.
         rescale = jnp.exp(self.maximum - guard)
         value = jnp.einsum("grts,grsp->grtp", weights, v, precision="highest")
         weight = rescale * self.weight + weights.sum(axis=-1)
@@ -224,6 +231,7 @@ class Sums(NamedTuple):
 
     def means(self) -> tuple[Array, Array]:
         """Means of the values, and log η."""
+        # A query that sees nothing has the mean 0 and log η = −∞ + log 0 = −∞.
         y = self.value / jnp.where(self.weight == 0, 1, self.weight)[..., None]
         return y, self.maximum + jnp.log(self.weight)
 
@@ -261,7 +269,7 @@ def _attend_forward(
         sums = Sums.zero(block.q, keys.v.shape[-1])
         return _over_columns(body, sums, block, columns).means()
 
-    if blocks.slot.shape[0] == 1:
+    if blocks.slot.shape[0] == 1:  # no loop to compile
         found = jax.tree.map(lambda x: x[None], means(at(blocks, 0)))
     else:
         found = jax.lax.map(means, blocks)
@@ -292,9 +300,13 @@ def _attend_backward(
             (dk, dv, d_decay), (dq, d_row) = carry
             now = at(columns, j)
             scores, seen, slope = scores_of(soft_cap, block, now)
+            # P itself: η is known, and no maximum is needed. Where a key is seen the exponent is at
+            # most 0 up to rounding, as its weight is one of the terms of η.
             weights = jnp.where(seen, jnp.exp(scores - log_eta[..., None]), 0)
             d_weights = jnp.einsum("grtp,grsp->grts", dy, now.v, precision="highest")
             d_scores = weights * (d_weights + common[..., None])
+            # A score has the sum of decays up to t, less that up to s. Both are added after the cap
+            # has bent the product, so their cotangents do not see its slope.
             if has_decay:
                 d_row = d_row + d_scores.sum(axis=-1)
                 d_decay = d_decay.at[j].add(-d_scores.sum(axis=-2))
@@ -311,6 +323,9 @@ def _attend_backward(
         )
         return _over_columns(body, (d_columns, of_rows), block, columns)
 
+    # All blocks of queries add to the cotangents of keys and values, which the loop over them
+    # carries and writes in place; those of the queries are results of a turn. The order is fixed,
+    # so that the sums are the same in every run.
     zeros = (columns.k, columns.v, columns.decay.coarse if columns.decay is not None else None)
     zeros = jax.tree.map(lambda x: zeros_as(x, x.shape), zeros)
     if blocks.slot.shape[0] == 1:
@@ -325,6 +340,8 @@ def _attend_backward(
     def decay(x: Array | None, length: int) -> Decay | None:
         return None if x is None else Decay(steps_first(x, length), None, None)  # type: ignore
 
+    # Slots are integers and have no cotangent. The parts ``fine`` and ``zeros`` of a decay have
+    # none either: `cumulative` lets the gradient through ``coarse`` alone.
     d_queries = Queries(None, None, steps_first(dq, steps), decay(d_row_decay, steps))  # type: ignore
     d_k = steps_first(dk[:, :, None], slots)
     return d_queries, Keys(d_k, steps_first(dv, slots), decay(d_column_decay, slots))

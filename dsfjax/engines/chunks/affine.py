@@ -74,6 +74,8 @@ class AffineChunks(ChunkAlgorithm):
         # A chunk is crossed by products, in which 0 · ∞ would be NaN: the guard has those values.
         maps, h0 = self._maps_of_chunks(problem, h0.shape[0], chunk), finite(h0)
 
+        # The only loop over time, one small product per chunk. It gives the states before the
+        # chunks: they are what the outputs lack, and all that the backward pass keeps.
         def forwards(h: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
             return cross(step[0], h, problem.precision) + step[1], h
 
@@ -99,16 +101,21 @@ class AffineChunks(ChunkAlgorithm):
         def maps_of(arrays: list[Array]) -> ChunkMap:
             return self._maps_of_chunks(partition.join(arrays, others), dh.shape[0], chunk)
 
+        # The maps once more, as the forward pass has not kept them, and now with their transpose.
         maps, pull = jax.vjp(maps_of, arrays)
+        # (L, R, H, p) to (chunks, H, c·R, p), the rows of S
         d_out = d_out.reshape(-1, chunk * d_out.shape[1], *d_out.shape[2:]).swapaxes(1, 2)
         d_reader = jnp.einsum("khtp,khnp->khtn", d_out, starts, precision=precision)
         read = jnp.einsum("khtn,khtp->khnp", maps.reader, d_out, precision=precision)
 
+        # The states before the chunks were results themselves, if any were wanted.
         if d_starts is not None:
             read = read + d_starts
 
         def backwards(G: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
             decay, read = step
+            # Transposed and not conjugated, for complex states as well: a cotangent of JAX is that
+            # of the bilinear product.
             adjoint = decay.swapaxes(-1, -2) if is_dense(decay) else decay
             return cross(adjoint, G, precision) + read, G
 
@@ -117,6 +124,7 @@ class AffineChunks(ChunkAlgorithm):
         if is_dense(maps.decay):
             d_decay = jnp.einsum("khnp,khmp->khnm", d_added, starts, precision=precision)
         else:
+            # P is one number along these axes, and its cotangent the sum over them.
             axes = tuple(i for i in (2, 3) if maps.decay.shape[i] == 1)
             d_decay = jnp.sum(d_added * starts, axis=axes, keepdims=True)
         (found,) = pull(ChunkMap(d_out, d_reader, d_decay, d_added))
@@ -128,6 +136,7 @@ class AffineChunks(ChunkAlgorithm):
 
     def _maps_of_chunks(self, problem: Recurrence, heads: int, chunk: int) -> ChunkMap:
         """The maps of all chunks, the first axis counting them."""
+        # What is constant in time stays outside of the vmap, as it is, and not once per chunk.
         arrays, whole = split_time(problem, problem.length)
         cut = [x.reshape(-1, chunk, *x.shape[1:]) for x in arrays]
         return jax.vmap(lambda arrays: self.chunk_map(whole(arrays), heads))(cut)

@@ -43,6 +43,7 @@ def block_sums(log_a: Array) -> list[Sums]:
     Returns:
         log2(c) + 1 `Sums`.
     """
+    # Blocks of one step, (…, c, 1, n): there is nothing before the step, and nothing after it.
     upto = log_a[..., None, :]
     levels = [Sums(upto, jnp.zeros_like(upto), jnp.zeros_like(upto))]
     while (blocks := levels[-1].upto.shape[-3]) > 1:
@@ -72,9 +73,11 @@ def between(levels: list[Sums]) -> Array:
     """Products of the steps s+1 … t of a chunk, (…, c, c), for decays with n = 1; 0 for s > t."""
     # Exponents are joined and exponentiated once: −∞ above the diagonal is a product of 0 there.
     exponent = jnp.zeros_like(levels[0].upto)  # (…, c, 1, 1): no step between t and itself
-    for sums in levels[:-1]:
+    for sums in levels[:-1]:  # the last one is the chunk, which has no neighbour
         pairs = exponent.shape[-3] // 2
         late, early = halves(sums.upto, pairs)[1], halves(sums.after, pairs)[0]
+        # P_t + Q_s for t in the second block and s in the first. Nothing is subtracted: −∞ meets
+        # finite numbers or −∞ and stays what it is, a product of 0.
         low = late + early.swapaxes(-1, -2)
         first, second = halves(exponent, pairs)
         exponent = lower_blocks(first, low, second, -jnp.inf)

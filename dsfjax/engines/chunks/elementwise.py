@@ -63,6 +63,7 @@ class _Inputs(NamedTuple):
         """The inputs of one step of every chunk, without the axis of steps."""
 
         def take(v: Array) -> Array:
+            # What is constant in time has one step for all (its chunks are one as well).
             return v[:, 0] if v.shape[1] == 1 else _at(v, t, 1)
 
         return jax.tree.map(take, self._replace(rate=None))._replace(rate=self.rate)
@@ -159,6 +160,8 @@ class SideBySide(ChunkAlgorithm):
 
         _, (before, d_c) = jax.lax.scan(again, starts.swapaxes(-1, -2), jnp.arange(chunk))
 
+        # The loop carries aG = a_{t+1} ⊙ G_{t+1}, the cotangent of h_t from what comes after step
+        # t, and the cotangents of the inputs found so far.
         def body(s: Array | int, carry: tuple[Array, _Inputs]) -> tuple[Array, _Inputs]:
             aG, total = carry
             t = chunk - 1 - s
@@ -189,11 +192,13 @@ class SideBySide(ChunkAlgorithm):
                 total, _Inputs(d_log, d_rate, None, d_b, d_x, None, None), inputs, t
             )
 
+        # One sum per chunk also for what is constant in time: `_recurrence` adds them up.
         bare = inputs._replace(rate=None, negative=None, c=None, reset=None)
         total = jax.tree.map(lambda v: zeros_as(dh, (starts.shape[0], *v.shape[1:])), bare)
         if inputs.rate is not None:
             total = total._replace(rate=zeros_as(aG, aG.shape))
         aG, total = jax.lax.fori_loop(0, chunk, body, (aG, total))
+        # The cotangents of c came with the states, from the run forwards, with the steps in front.
         if inputs.c is not None and d_c is not None:
             constant = inputs.c[0].shape[1] == 1
             d_c = tuple(x.sum(axis=0)[:, None] if constant else x.swapaxes(0, 1) for x in d_c)
@@ -325,6 +330,7 @@ def _recurrence(d: _Inputs, problem: Recurrence) -> tuple[Any, ...]:
 
     def join(v: Array, like: Array) -> Array:
         v = v.sum(axis=0) if like.shape[0] != problem.length else v.reshape(-1, *v.shape[2:])
+        # A real array in a recurrence of complex states has a real cotangent.
         return v if jnp.iscomplexobj(like) else v.real
 
     def vectors(terms: tuple[Array, ...] | None, like: Array | None) -> Array | None:
@@ -370,6 +376,8 @@ def _read(h: Array, c: Array, precision: str) -> Array:
     """Sum over n: (k, H, p) from (k, H, p, n) and (k, H, n)."""
     if h.shape[-1] == 1:
         return h[..., 0] * c
+    # Written out for all chunks where it is constant in time: both operands of the product then
+    # have the same batch axes, k and h.
     c = jnp.broadcast_to(c, (h.shape[0], *c.shape[1:]))
     return jnp.einsum("khpn,khn->khp", h, c, precision=precision)
 

@@ -79,10 +79,12 @@ class MatrixProducts(AffineChunks):
         assert isinstance(A, Elementwise)
         negative = A.negative()
         negative = None if negative is None else negative[..., 0]
+        # The last axis is that of p, over which the decay does not vary (`against`).
         chunk = chunk_of(problem, heads, A.log_decay()[..., 0], negative)
         reader, writer, decay = ends(chunk, heads)
         added = jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision)
         weights = decayed_products(chunk.levels, chunk.c, chunk.b, heads=heads, precision=precision)
+        # No causal mask: α is 0 above the diagonal.
         out = jnp.matmul(weights, chunk.x, precision=precision)
         return finish(chunk, ChunkMap(out, reader, decay, added))
 
@@ -112,6 +114,7 @@ def chunk_of(problem: Recurrence, heads: int, log_a: Array, negative: Array | No
         negative: Where a is negative, same axes; or None.
     """
     dtype, steps = problem.x.dtype, problem.length
+    # In the dtype of the state, complex where that is, as are b and c, which α multiplies.
     log_a = jnp.broadcast_to(log_a, (log_a.shape[0], heads, log_a.shape[2])).astype(dtype)
     if problem.reset is not None:
         # A reset is a decay of 0, which no product of decays crosses.
@@ -125,6 +128,7 @@ def chunk_of(problem: Recurrence, heads: int, log_a: Array, negative: Array | No
         # With σ_t the sign of a_t ⋯ a_1: σ_t h_t decays by |a_t|, is fed by σ_t b_t and read by
         # σ_t c_t.
         b, c = (to_heads(v, heads, 1) * sign for v in (b, c))
+    # The r terms of a step are neighbours among the rows of X, as among the columns of C Bᵀ ⊙ α.
     x = jnp.moveaxis(padded(problem.x, steps), 2, 0).reshape(heads, -1, problem.x.shape[-1])
     levels = block_sums(jnp.moveaxis(padded(log_a, steps), 0, 1))
     return Chunk(levels, x, b, c, sign, steps)
@@ -136,7 +140,7 @@ def padded(v: Array, steps: int) -> Array:
     Zeros are steps that change nothing: a log decay of 0 keeps the state, and nothing is written.
     """
     v = jnp.broadcast_to(v, (steps, *v.shape[1:]))
-    size = 1 << (steps - 1).bit_length()
+    size = 1 << (steps - 1).bit_length()  # halves of halves: see `block_sums`
     return jnp.pad(v, [(0, size - steps)] + [(0, 0)] * (v.ndim - 1))
 
 
@@ -147,6 +151,7 @@ def ends(chunk: Chunk, heads: int) -> tuple[Array, Array, Array]:
         (H, c·R, n), (H, c·r, n), and (H, n or 1, 1).
     """
     whole, n = chunk.levels[-1], chunk.b.shape[-1]
+    # Step t reads what has decayed up to and including t. What step s writes decays from s + 1 on.
     from_start, to_end = jnp.exp(whole.upto[:, 0]), jnp.exp(whole.after[:, 0])
     reader = (by_head(chunk.c, heads) * from_start[:, :, None]).reshape(heads, -1, n)
     writer = (by_head(chunk.b, heads) * to_end[:, :, None]).reshape(heads, -1, n)
@@ -157,6 +162,8 @@ def finish(chunk: Chunk, found: ChunkMap) -> ChunkMap:
     """The map without the padded steps, and with its states in their own coordinates."""
     out, reader, decay, added = found
     if chunk.sign is not None:
+        # P and Q end in the state after the chunk, whose sign is that of all decays in it. Y and R
+        # end in outputs: c has brought them back already. The state before has the sign +1.
         decay, added = (chunk.sign[-1, :, 0][:, :, None] * x for x in (decay, added))
     rows = chunk.steps * chunk.c.shape[2]
     return ChunkMap(out[:, :rows], reader[:, :rows], decay, added)
@@ -191,13 +198,14 @@ def decayed_products(
         if exclusive:  # what t reads before its update has decayed by the steps up to t − 1
             alpha = jnp.pad(alpha[:, :-1], [(0, 0), (1, 0), (0, 0)])
         scores = jnp.einsum("tgkn,sgjn->gtksj", readers, writers, precision=precision)
+        # (G, 1, c, k, c, j) times (G, H/G, c, 1, c, 1)
         alpha = alpha.reshape(scores.shape[0], -1, steps, 1, steps, 1)
         return (scores[:, None] * alpha).reshape(heads, steps * k, steps * j)
     # A decay per state stands inside of the sum over n. Start with the steps by themselves, then
     # join halves: between two neighbouring blocks α = exp(P_t) exp(Q_s) goes to the two vectors.
     readers, writers = by_head(readers, heads), by_head(writers, heads)
     products = jnp.einsum("htkn,htjn->htkj", readers, writers, precision=precision)
-    if exclusive:
+    if exclusive:  # what a step writes, it does not read
         products = jnp.zeros_like(products)
     for sums in levels[:-1]:
         late = _scaled_half(readers, sums.before if exclusive else sums.upto, 1)

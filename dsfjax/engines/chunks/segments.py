@@ -97,17 +97,18 @@ def states_in_segments(
     """
     parts = _parts(algorithm, chunk, segment, problem)
     out, h_last, starts = _in_parts(algorithm, parts, h0, keep=True)
+    # The steps before which a state is known, all of them at trace time.
     first = np.concatenate([part.start + part.where.chunk * _count(part) for part in parts])
     # A last chunk that is filled up, or is all filling, has a start of its own that is not needed.
     starts = jnp.concatenate([*starts, h_last[None]])
     positions = jnp.asarray(np.append(np.minimum(first, problem.length), problem.length), "int32")
     most = max(part.where.chunk for part in parts)
-    done = steps.astype(jnp.int32) + 1
+    done = steps.astype(jnp.int32) + 1  # the state after step t is that before step t + 1
     which = jnp.searchsorted(positions, done, side="right").astype(jnp.int32) - 1
     begin = jnp.take(positions, which, mode="clip")
     within = begin[:, None] + jnp.arange(most, dtype=jnp.int32)[None]
     live = within < done[:, None]
-    within = jnp.minimum(within, problem.length - 1)
+    within = jnp.minimum(within, problem.length - 1)  # any step will do where none is live
     varying, assemble = split_time(problem, problem.length)
 
     @jax.checkpoint
@@ -145,6 +146,8 @@ def _parts(
         return [_Part(problem, start, length, where)]
     if (padded := algorithm.pad(problem, where.steps)) is not None:
         return [_Part(padded, start, length, where)]
+    # No step of this transition changes nothing. So there are whole chunks, as many in every
+    # segment, and then what is left, which is cut in its turn.
     number = length // chunk
     count = -(-number // max(1, segment // chunk))
     main, parts = number // count * count * chunk, []
@@ -214,6 +217,8 @@ def _backward(
     problem = partition.join(arrays, others)
     d_out, dh, d_starts = cotangents
     varying, assemble = split_time(problem, problem.length)
+    # The cotangent of what varies in time is put together from the segments; that of what is
+    # constant is a sum over them, and goes from one to the next with that of the state.
     moves = [x for x, flag in zip(_varies(problem), partition.is_inexact, strict=True) if flag]
     d_constant = [zeros_as(x, x.shape) for x, m in zip(arrays, moves, strict=True) if not m]
 
@@ -237,6 +242,8 @@ def _backward(
 _run.defvjp(_forward, _backward)
 
 
+# Functions of the module under `jax.jit`: each is traced once for all calls with equal shapes, in
+# the loop, in `eval_shape` of its outputs, and in the next layer.
 @partial(jax.jit, static_argnums=(0, 1))
 def _forward_of_segment(
     algorithm: ChunkAlgorithm, chunk: int, problem: Recurrence, h: Array
@@ -284,6 +291,8 @@ def _over_segments(
             lambda x, size: jax.lax.dynamic_slice_in_dim(x, i * size, size), xs, sizes
         )
 
+    # The loop writes its outputs in place, so they must be there before, of shapes known only to
+    # ``run``.
     like = jax.tree.leaves(carry)[0]
     shapes = jax.eval_shape(lambda carry: run(carry, at(0))[1], carry)
     outs = jax.tree.map(

@@ -92,16 +92,20 @@ class WYForm(AffineChunks):
         whole, n = chunk.levels[-1], chunk.b.shape[-1]
         reader, writer, decay = ends(chunk, heads)
         reads = _reads(chunk, w, z, heads, precision)
+        # r_t reads the state before the update, which has decayed up to t − 1. What W_s writes
+        # decays from s + 1 on, as what b_s writes does.
         before, to_end = jnp.exp(whole.before[:, 0]), jnp.exp(whole.after[:, 0])
         z_start = (by_head(z, heads) * before[:, :, None]).reshape(heads, -1, n)
         w_end = (by_head(w, heads) * to_end[:, :, None]).reshape(heads, -1, n)
         # r as a map of h and as a number, side by side: its columns are Z̃ and E X.
         right = jnp.concatenate([z_start, matmul(reads.seen_b, chunk.x)], axis=-1)
         r = matmul(reads.inverse, right)
+        # What outputs and state lose, F r and W̄ᵀ r: n columns that multiply h, then the numbers.
         unread = matmul(reads.read_w, r)
         lost = jnp.einsum("hsn,hsm->hnm", w_end, r, precision=precision)
         out = matmul(reads.read_b, chunk.x) - unread[..., n:]
         added = jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision) - lost[..., n:]
+        # P = diag(α) − W̄ᵀ (I + T)⁻¹ Z̃
         decay = decay * jnp.eye(n, dtype=decay.dtype)[None] - lost[..., :n]
         return finish(chunk, ChunkMap(out, reader - unread[..., :n], decay, added))
 
@@ -111,6 +115,7 @@ WY = WYForm()
 
 def chunk_length(A: Transition) -> int:
     """Steps per chunk whose triangular system stays small, for a transition of any rank."""
+    # About 32 rows: the inverse costs their cube, the other products their square.
     return max(8, 32 // max(1, low_rank(A)))
 
 
@@ -120,6 +125,7 @@ def _factored(problem: Recurrence, heads: int) -> tuple[Chunk, Array, Array]:
     assert isinstance(A, DiagonalPlusLowRank)
     negative = None if A.sign is None else A.sign < 0
     chunk = chunk_of(problem, heads, A.log_a, negative)
+    # Each column of W and Z is written and read like a vector b or c: (c, H, k, n) as those.
     w, z = (
         padded(to_heads(v, heads, -3).astype(problem.x.dtype).swapaxes(-1, -2), steps)
         for v in (A.w, A.z)
@@ -145,6 +151,7 @@ def _reads(chunk: Chunk, w: Array, z: Array, heads: int, precision: str) -> _Rea
         of_b, of_w = both[..., :rank], both[..., rank:]
         return of_b.reshape(heads, -1, steps * rank), of_w.reshape(heads, -1, of_w[0, 0].size)
 
+    # c reads after the update and Z before it: T and E have no diagonal.
     read_b, read_w = split(products(c, writers))
     seen_b, T = split(products(z, writers, exclusive=True))
     return _Reads(read_b, read_w, seen_b, unit_lower_inverse(T, precision))
@@ -161,11 +168,12 @@ def unit_lower_inverse(T: Array, precision: str) -> Array:
     Matrix products only: a triangular solver runs such small matrices one after another.
     """
     size = T.shape[-1]
-    if size == 1:
+    if size == 1:  # T is strictly lower triangular, so here it is 0
         return jnp.ones_like(T)
     half = 1 << ((size - 1).bit_length() - 1)
     if size != 2 * half:  # the identity below and to the right changes nothing above it
         T = jnp.pad(T, [(0, 0)] * (T.ndim - 2) + [(0, 2 * half - size)] * 2)
+    # Both inverses of half the size in one batch of products.
     corners = jnp.stack([T[..., :half, :half], T[..., half:, half:]], axis=-3)
     corners = unit_lower_inverse(corners, precision)
     first, second = corners[..., 0, :, :], corners[..., 1, :, :]
