@@ -115,6 +115,8 @@ class Training(Reading):
     """Training steps, a multiple of eval-every."""
     batch_size: Int = None
     """Examples per step, for each member."""
+    accumulate: Int = None
+    """Parts of a batch that are computed one after the other, for less memory."""
     eval_every: Int = None
     """Steps between evaluations."""
     eval_examples: Int = None
@@ -137,6 +139,10 @@ class Training(Reading):
     """Steps of linear warm-up."""
     clip: Float = None
     """Largest global norm of the gradient."""
+    dynamics_rate: Float = None
+    """Factor on the learning rate of what sets the decays of a state, such as A_log."""
+    average: Float = None
+    """Decay rate of a moving average of the parameters, by which the model is then judged."""
     b1: Float = None
     """AdamW's decay rate of the first moment."""
     b2: Float = None

@@ -45,7 +45,8 @@ class Model(NamedTuple):
             (num_decoded, vocab) from (L, d).
         apply: ``apply(params, tokens, *, reset=None, length=None, key=None, dropout=None) ->
             logits``.
-        labels: ``labels(params) -> params`` of strings, "decay" or "no_decay".
+        labels: ``labels(params) -> params`` of strings: "decay", "no_decay", or "dynamics" for what
+            an architecture exempts from weight decay, such as A_log, the bias of Δ and D.
         systems: ``systems(params, tokens, *, reset=None, length=None) -> ((System, u), …)``, one
             per layer; two of a bidirectional model, the second on the reversed sequence.
         init_state: ``init_state(params, max_length) -> DecodeState``; only caches use max_length.
@@ -259,7 +260,7 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
 
 
 def _labels(module: SequenceModel, params: Params) -> Params:
-    """Matrices decay; biases, norms, learned positions and what an architecture exempts do not."""
+    """Matrices decay; biases, norms, learned positions and dynamics do not."""
     labels = jax.tree.map(lambda x: "decay" if x.ndim > 1 else "no_decay", params)
     if "positions" in labels:
         labels["positions"] = jax.tree.map(lambda _: "no_decay", params["positions"])
@@ -268,7 +269,11 @@ def _labels(module: SequenceModel, params: Params) -> Params:
             mixer, core = getattr(block, which), params["blocks"][name][which]["core"]
             named = mixer.params_type(**{k: core.get(k) for k in mixer.params_type._fields})
             own = mixer.arch.labels(named)._asdict()
-            labels["blocks"][name][which]["core"] = {k: v for k, v in own.items() if v is not None}
+            labels["blocks"][name][which]["core"] = {
+                k: jax.tree.map(lambda label: "decay" if label == "decay" else "dynamics", v)
+                for k, v in own.items()
+                if v is not None
+            }
     return labels
 
 
@@ -277,7 +282,7 @@ def _kept(labels: Params) -> Params:
     keep = jax.tree.map(lambda _: False, labels)
     for name, block in labels["blocks"].items():
         for which in MIXERS & block.keys():
-            core = jax.tree.map(lambda label: label == "no_decay", block[which]["core"])
+            core = jax.tree.map(lambda label: label == "dynamics", block[which]["core"])
             keep["blocks"][name][which]["core"] = core
     return keep
 

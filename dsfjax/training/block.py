@@ -43,8 +43,11 @@ def start(program: Program, which: Members) -> Carry:
         adamw = optimizer.build(
             program.optimizer, member.learning_rate, total_steps=1, labels=program.model.labels
         )
-        state = init_state(program.model, adamw, jax.random.key(member.seed))
-        return state._replace(params=_scale(program, state.params, member.init_scale))
+        averaged = program.optimizer.average is not None
+        key = jax.random.key(member.seed)
+        state = init_state(program.model, adamw, key, averaged=averaged)
+        params = _scale(program, state.params, member.init_scale)
+        return state._replace(params=params, average=params if averaged else None)
 
     not_yet = jnp.full(len(which.seed), NOT_YET, jnp.int32)
     never = jnp.full(len(which.seed), jnp.inf, float)
@@ -110,9 +113,11 @@ def train_block(
                     query_loss,
                     measure=program.task.measure,
                     dropout=member.dropout,
-                    weights=weights,
                     axis_name=axis_name,
                 ),
+                weights=weights,
+                parts=program.accumulate,
+                average=program.optimizer.average,
                 axis_name=axis_name,
             )
 
@@ -133,7 +138,7 @@ def train_block(
         states = jax.tree.map(keep_frozen, trained, states)
         judge = functools.partial(evaluate, program, data.held_out, axis_name=axis_name)
         of_training = jax.tree.map(lambda each: each.mean(axis=0), of_training)
-        held_out = _each(judge, states.params)
+        held_out = _each(judge, states.judged)
         return states, numbers_of(_of_means(program, of_training)), numbers_of(held_out)
 
     def rest(states: TrainState) -> tuple[TrainState, dict[str, Array], dict[str, Array]]:

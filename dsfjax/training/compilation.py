@@ -216,7 +216,7 @@ def fit(
     Raises:
         MemoryShortage: If not even one member per device fits.
     """
-    size = program.batch_size
+    size = program.part_size
     where = layout(num_members, devices, at_most=at_most, batch_size=size, quick=quick)
     while True:
         needed = compiling(program, where).result().bytes

@@ -67,6 +67,8 @@ class TrainConfig:
         model: The model; what it reads and answers is what the task shows and asks (`fitted`).
         optimizer: AdamW and its schedule.
         batch_size: Examples per step and member.
+        accumulate: Parts of a batch that are computed one after the other, with the memory of one
+            part; a divisor of ``batch_size``.
         steps: Training steps, a multiple of ``eval_every``.
         eval_every: Steps between evaluations.
         eval_examples: Held-out examples per evaluation, the same each time and for each member.
@@ -152,6 +154,7 @@ class TrainConfig:
     shared_data: bool = False
     train_examples: int | None = field(default=None, metadata=serial.LATER)
     checkpoint_every: int = 5
+    accumulate: int = field(default=1, metadata=serial.LATER)
     probe_every: int | None = field(default=None, metadata=serial.LATER)
     imports: tuple[str, ...] = field(default=(), metadata=serial.LATER)
 
@@ -168,9 +171,21 @@ class TrainConfig:
                 f"expected model.max_length of 0 (no learned positions) or at least "
                 f"task.seq_len = {self.task.seq_len}, got {self.model.max_length}"
             )
-        for name in ("batch_size", "steps", "eval_every", "eval_examples", "checkpoint_every"):
+        for name in (
+            "batch_size",
+            "steps",
+            "eval_every",
+            "eval_examples",
+            "checkpoint_every",
+            "accumulate",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"expected accumulate to divide batch_size = {self.batch_size}, got "
+                f"{self.accumulate}"
+            )
         if self.steps % self.eval_every:
             nearest = max(1, round(self.steps / self.eval_every)) * self.eval_every
             raise ValueError(

@@ -95,7 +95,7 @@ def run(
             f"expected steps to be a positive multiple of the {program.block_steps} steps of a "
             f"block, got {steps}; nearest: {nearest}"
         )
-    where = where or layout(len(which.seed), jax.devices(), batch_size=program.batch_size)
+    where = where or layout(len(which.seed), jax.devices(), batch_size=program.part_size)
     compiled = compiling(dataclasses.replace(program, own=own(which)), where).result()
     rows = where.indices()
     inputs = [where.put(_take(which, index), SPLIT) for index in rows]

@@ -7,7 +7,7 @@ weight decay is, and the schedule has peak 1: rate and schedule are multiplied. 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -35,7 +35,12 @@ class OptimizerConfig:
         steps_per_epoch: Steps in an epoch, for "cosine_per_epoch" only.
         weight_decay: Decoupled weight decay; a step shrinks by learning rate × this.
         decay_all: Decay every parameter, biases and norms included, as the paper does; False
-            spares those that the model labels "no_decay".
+            spares those that the model labels "no_decay" or "dynamics".
+        dynamics_rate: Factor on the learning rate of the parameters that the model labels
+            "dynamics", such as A_log and the bias of Δ; state-space models are often trained with
+            a lower rate there (arXiv 2111.00396).
+        average: Decay rate of an exponential moving average of the parameters, by which the model
+            is then judged and which a finished run has; None for the parameters themselves.
         b1: Decay rate of the first moment.
         b2: Decay rate of the second moment.
         eps: Added to the root of the second moment.
@@ -58,6 +63,8 @@ class OptimizerConfig:
     b2: float = 0.999
     eps: float = 1e-8
     clip: float | None = None
+    dynamics_rate: float = field(default=1.0, metadata={"later": True})
+    average: float | None = field(default=None, metadata={"later": True})
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -81,6 +88,13 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"expected {name} in [0, 1), got {getattr(self, name)}")
+        if not (self.dynamics_rate >= 0 and math.isfinite(self.dynamics_rate)):
+            raise ValueError(
+                f"expected dynamics_rate >= 0 and finite, got {self.dynamics_rate}; 0 leaves the "
+                "dynamics as they are initialised"
+            )
+        if self.average is not None and not 0 <= self.average < 1:
+            raise ValueError(f"expected average in [0, 1) or None, got {self.average}")
         if self.clip is not None and not (self.clip > 0 and math.isfinite(self.clip)):
             raise ValueError(f"expected clip > 0 and finite, or None, got {self.clip}")
 
@@ -156,8 +170,8 @@ def build(
         learning_rate: The peak :math:`α`, a number or a traced scalar.
         total_steps: Length of the schedule in steps; needed unless it is constant.
         weight_decay: In place of the config's; None takes that.
-        labels: ``Model.labels``: params to a tree of "decay" and "no_decay". Needed with
-            ``decay_all=False``, ignored otherwise.
+        labels: ``Model.labels``: params to a tree of "decay", "no_decay" and "dynamics". Needed
+            with ``decay_all=False`` or a ``dynamics_rate`` other than 1, ignored otherwise.
 
     Returns:
         An optax gradient transformation.
@@ -176,12 +190,15 @@ def build(
         >>> round(float(updates["w"]), 4)
         -0.11
     """
-    if config.decay_all:
-        mask = None
-    elif labels is None:
-        raise ValueError("expected labels with decay_all=False, got None; pass Model.labels")
-    else:
-        mask = lambda params: jax.tree.map(lambda label: label == "decay", labels(params))  # noqa: E731
+    if labels is None and not (config.decay_all and config.dynamics_rate == 1):
+        raise ValueError(
+            "expected labels with decay_all=False or a dynamics_rate other than 1, got None; pass "
+            "Model.labels"
+        )
+
+    def decays(params: PyTree) -> PyTree:
+        assert labels is not None
+        return jax.tree.map(lambda label: label == "decay", labels(params))
 
     decay = config.weight_decay if weight_decay is None else weight_decay
 
@@ -189,11 +206,20 @@ def build(
         return jax.tree.map(lambda u, p: u + jnp.asarray(decay, u.dtype) * p, updates, params)
 
     def descend(updates: PyTree, rate: Shaped[Array, ""] | float) -> PyTree:
-        return jax.tree.map(lambda u: -jnp.asarray(rate, u.dtype) * u, updates)
+        down = jax.tree.map(lambda u: -jnp.asarray(rate, u.dtype) * u, updates)
+        if labels is None or config.dynamics_rate == 1:
+            return down
+        return jax.tree.map(
+            lambda u, label: config.dynamics_rate * u if label == "dynamics" else u,
+            down,
+            labels(updates),
+        )
 
     parts = [
         optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-        optax.stateless(shrink) if mask is None else optax.masked(optax.stateless(shrink), mask),
+        optax.stateless(shrink)
+        if config.decay_all
+        else optax.masked(optax.stateless(shrink), decays),
         optax.scale_by_schedule(unit_schedule(config, total_steps)),
         optax.stateless(lambda updates, _: descend(updates, learning_rate)),
     ]

@@ -40,6 +40,7 @@ class Program:
         shared_data: Whether all members see the same batches; by default each seed has its own.
         train_examples: Size of a fixed data set, seen in the same order in every epoch; None draws
             new examples at every step.
+        accumulate: Parts of a batch that are computed one after the other.
         own: Axes without a value in every config, such as "dropout", of which these members have
             values.
     """
@@ -54,7 +55,13 @@ class Program:
     patience: int | None = None
     shared_data: bool = False
     train_examples: int | None = None
+    accumulate: int = 1
     own: tuple[str, ...] = ()
+
+    @property
+    def part_size(self) -> int:
+        """Examples that are computed together, which devices may divide."""
+        return self.batch_size // self.accumulate
 
 
 class Data(NamedTuple):

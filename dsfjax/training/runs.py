@@ -260,7 +260,7 @@ def _run(
 
 def _probe(config: TrainConfig, block: loop.Block, lines: list[dict[str, Any]]) -> None:
     """Put what a look inside the models finds into the lines of the probed members."""
-    params = block.carry().states.params
+    params = block.carry().states.judged
     for line in lines if devices.is_primary() else ():
         if line["member"] in probes.probed(config):
             own = jax.tree.map(lambda leaf, i=line["member"]: leaf[i], params)
@@ -312,7 +312,7 @@ def load(run_dir: Path | str) -> Loaded:
     about, metrics = files.read_json(folder / "environment.json"), read_metrics(folder)
     name = config.model.mixer
     members = record.results(name, config, result, metrics=metrics, environment=about)
-    return Loaded(config, about, metrics, result, tuple(members), carry.states.params)
+    return Loaded(config, about, metrics, result, tuple(members), carry.states.judged)
 
 
 def program_of(config: TrainConfig) -> program.Program:
@@ -339,6 +339,7 @@ def program_of(config: TrainConfig) -> program.Program:
         patience=config.patience,
         shared_data=config.shared_data,
         train_examples=config.train_examples,
+        accumulate=config.accumulate,
         own=program.own(config.members[0]),
     )
 

@@ -5,13 +5,14 @@ used at, never from a key that is split and carried along. So a run that is stop
 step t draws what it would have drawn.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from dsfjax.nn import Model
 from dsfjax.training.objective import query_loss, total
@@ -30,12 +31,19 @@ class TrainState(NamedTuple):
         opt_state: State of the optimiser.
         step: Steps taken, int32 scalar.
         key: Root PRNG key of the run; it does not change.
+        average: Moving average of the parameters, or None.
     """
 
     params: PyTree
     opt_state: Any
     step: Int[Array, ""]
     key: PRNGKeyArray
+    average: PyTree | None = None
+
+    @property
+    def judged(self) -> PyTree:
+        """The parameters that the model is judged by: their average if there is one."""
+        return self.params if self.average is None else self.average
 
 
 def stream(key: PRNGKeyArray, which: int, step: Int[Array, ""] | int) -> PRNGKeyArray:
@@ -59,7 +67,11 @@ def stream(key: PRNGKeyArray, which: int, step: Int[Array, ""] | int) -> PRNGKey
 
 
 def init_state(
-    model: Model, optimizer: optax.GradientTransformation, key: PRNGKeyArray
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
+    *,
+    averaged: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
@@ -67,6 +79,7 @@ def init_state(
         model: The model.
         optimizer: The optimiser.
         key: Root PRNG key of the run.
+        averaged: Whether there is a moving average of the parameters, which starts as they do.
 
     Returns:
         Fresh parameters, fresh optimiser state, step 0 and the key.
@@ -82,7 +95,8 @@ def init_state(
         0
     """
     params = model.init(stream(key, PARAMS, 0))
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key)
+    average = params if averaged else None
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key, average)
 
 
 def train_step(
@@ -92,6 +106,9 @@ def train_step(
     model: Model,
     optimizer: optax.GradientTransformation,
     loss: Loss = query_loss,
+    weights: Shaped[Array, " b"] | None = None,
+    parts: int = 1,
+    average: float | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One gradient step on one batch.
@@ -101,7 +118,13 @@ def train_step(
         batch: What ``loss`` reads.
         model: The model.
         optimizer: The optimiser that ``state.opt_state`` belongs to.
-        loss: ``loss(model, params, batch, key) -> (loss, metrics)``.
+        loss: ``loss(model, params, batch, key, weights=weights) -> (loss, metrics)``, a mean over
+            what its batch asks.
+        weights: Weights of the sequences in that mean; None for the same weight for all.
+        parts: Parts of the batch, of `Example`, that are computed one after the other, with the
+            memory of one (gradient accumulation). The gradient is that of the whole batch to
+            rounding; dropout draws other numbers.
+        average: Decay rate of the moving average of the parameters, if the state has one.
         axis_name: Axis of the devices that the batch is divided over; ``loss`` is then this
             device's term of the whole batch's loss. The state is the same on all of them.
 
@@ -122,12 +145,58 @@ def train_step(
         >>> int(state.step), sorted(metrics)
         (1, ['accuracy', 'loss'])
     """
-
-    def objective(params: PyTree) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        return loss(model, params, batch, stream(state.key, DROPOUT, state.step))
-
-    (_, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-    metrics, gradient = total((metrics, gradient), axis_name)
+    key = stream(state.key, DROPOUT, state.step)
+    own = functools.partial(loss, model)
+    found = _gradient(own, state.params, batch, key, weights, parts, axis_name)
+    metrics, gradient = total(found, axis_name)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(params, opt_state, state.step + 1, state.key), metrics
+    mean = state.average
+    if mean is not None and average is not None:
+        mean = jax.tree.map(lambda m, p: average * m + (1 - average) * p, mean, params)
+    return TrainState(params, opt_state, state.step + 1, state.key, mean), metrics
+
+
+def _gradient(
+    loss: Loss,
+    params: PyTree,
+    batch: PyTree,
+    key: PRNGKeyArray,
+    weights: Shaped[Array, " b"] | None,
+    parts: int,
+    axis_name: str | None,
+) -> tuple[dict[str, Float[Array, ""]], PyTree]:
+    """Metrics and gradient of a batch, computed in so many parts."""
+    differentiate = jax.value_and_grad(loss, has_aux=True)
+    given = {} if weights is None else {"weights": weights}
+    if parts == 1:
+        (_, metrics), gradient = differentiate(params, batch, key, **given)
+        return metrics, gradient
+
+    def cut(leaf: Array) -> Array:
+        return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
+
+    rows, given = jax.tree.map(cut, (batch, given))
+    # A part's loss is a mean over its own queries, so it counts by what they weigh in the whole.
+    each = jnp.ones(rows.query_positions.shape) if rows.weights is None else rows.weights
+    each = each * given["weights"][..., None] if given else each
+    weight = total(each.sum(axis=(1, 2)), axis_name)
+    share = weight / weight.sum()
+
+    def add(sums: PyTree, part: tuple[PyTree, dict[str, Array], Array, Array]) -> Any:
+        rows, given, share, index = part
+        own = jax.random.fold_in(key, index)
+        (_, metrics), gradient = differentiate(params, rows, own, **given)
+        # A part that only fills up has no mean: it is NaN, which times 0 would not be 0.
+        terms = jax.tree.map(
+            lambda x: jnp.where(share > 0, share.astype(x.dtype) * x, 0), (metrics, gradient)
+        )
+        return jax.tree.map(jnp.add, sums, terms), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], (rows, given))
+    (_, metrics), gradient = jax.eval_shape(
+        lambda rows, given: differentiate(params, rows, key, **given), *first
+    )
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (metrics, gradient))
+    index = jnp.arange(parts, dtype=jnp.int32)
+    return jax.lax.scan(add, zeros, (rows, given, share, index))[0]

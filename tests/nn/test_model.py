@@ -103,7 +103,8 @@ def test_parameters_are_counted_and_labelled(name: str, surroundings: str) -> No
         names = [str(part.key) for part in path]
         matrix = names[-1] in ("kernel", "embedding") or names[-1].startswith("W")
         decays = matrix and names[0] != "positions"
-        assert label == ("decay" if decays else "no_decay"), names
+        core = "core" in names
+        assert label == ("decay" if decays else "dynamics" if core else "no_decay"), names
 
 
 def test_counts_of_a_model_by_hand() -> None:

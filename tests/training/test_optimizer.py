@@ -1,5 +1,6 @@
 """AdamW is PyTorch's, its schedule is the one written down, its rate may be traced."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -147,3 +148,25 @@ def test_build_errors() -> None:
         optimizer.build(OptimizerConfig(), 0.1)
     with pytest.raises(ValueError, match="expected labels"):
         optimizer.build(OptimizerConfig(decay_all=False), 0.1, total_steps=3)
+
+
+def test_dynamics_have_a_rate_of_their_own() -> None:
+    config = OptimizerConfig(schedule="constant", dynamics_rate=0.25, decay_all=False)
+    labels = {"w": "decay", "A_log": "dynamics", "b": "no_decay"}
+    params = {name: jnp.ones(2) for name in labels}
+    slow = optimizer.build(config, 0.1, labels=lambda _: labels)
+    plain = optimizer.build(
+        dataclasses.replace(config, dynamics_rate=1.0), 0.1, labels=lambda _: labels
+    )
+    one: Any
+    other: Any
+    one, other = (each.update(params, each.init(params), params)[0] for each in (slow, plain))
+    ratio = {name: float(one[name][0] / other[name][0]) for name in labels}
+    assert ratio == {"w": 1.0, "A_log": 0.25, "b": 1.0}
+    assert float(other["w"][0]) == pytest.approx(-0.11) and float(
+        other["A_log"][0]
+    ) == pytest.approx(-0.1)
+    with pytest.raises(ValueError, match="expected labels with decay_all=False or a dynamics_rate"):
+        optimizer.build(OptimizerConfig(schedule="constant", dynamics_rate=0.5), 0.1)
+    with pytest.raises(ValueError, match="expected average in"):
+        OptimizerConfig(average=1.0)

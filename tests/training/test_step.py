@@ -1,5 +1,7 @@
 """One step: it learns, and what it draws depends on the root key and the step alone."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,3 +65,35 @@ def test_streams_are_disjoint() -> None:
         for step in range(50)
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_parts_of_a_batch_are_the_whole() -> None:
+    batch, sgd = echo_batch(1, 6), optax.sgd(0.5)
+    # Queries of several weights; the last third of the batch only fills it up.
+    count = jnp.array([1.0, 2.0, 0.5, 1.0, 1.0, 1.0])
+    batch = batch._replace(weights=jnp.ones(batch.targets.shape) * count[:, None])
+    weights = jnp.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    # Without dropout, which draws other numbers for other parts.
+    toy = TOY._replace(features=lambda *args, **own: TOY.features(*args, **own | {"key": None}))
+    state = init_state(toy, sgd, jax.random.key(3))
+    own: Any = {"model": toy, "optimizer": sgd, "weights": weights}
+    step = jax.jit(
+        lambda state, parts: train_step(state, batch, parts=parts, **own), static_argnums=1
+    )
+    (after, metrics), (other, means) = step(state, 1), step(state, 3)
+    for a, b in zip(*map(jax.tree.leaves, ((after, metrics), (other, means))), strict=True):
+        np.testing.assert_allclose(jax.random.key_data(a) if a.dtype == state.key.dtype else a,
+                                   jax.random.key_data(b) if b.dtype == state.key.dtype else b,
+                                   rtol=0, atol=1e-14)  # fmt: skip
+
+
+def test_average_of_the_parameters() -> None:
+    batch, sgd = echo_batch(1, 4), optax.sgd(0.5)
+    state = init_state(TOY, sgd, jax.random.key(3), averaged=True)
+    by_hand = state.params
+    for _ in range(3):
+        state, _ = train_step(state, batch, model=TOY, optimizer=sgd, average=0.9)
+        by_hand = jax.tree.map(lambda m, p: 0.9 * m + 0.1 * p, by_hand, state.params)
+    for a, b in zip(*map(jax.tree.leaves, (state.judged, by_hand)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-15)
+    assert init_state(TOY, sgd, jax.random.key(3)).judged is not None
