@@ -2,17 +2,18 @@
 
 A *point* is one config, so one model on one task, trained with every learning rate and seed as one
 program. Its result is the mean and the standard deviation (n − 1) over the seeds of the held-out
-accuracy at the end, at the learning rate with the highest such mean: the rate is chosen by the same
-accuracy that is shown. Beside it stands the largest accuracy of any rate and seed, which the paper
-plots. A diverged member counts as accuracy 0.
+score at the end, such as the accuracy, at the learning rate with the best such mean: the rate is
+chosen by the same score that is shown. Beside it stands the best score of any rate and seed, which
+the paper plots. A diverged member counts as the worst score: 0 of an accuracy, ∞ of a loss.
 """
 
 import dataclasses
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import tyro
 from matplotlib.figure import Figure
@@ -20,20 +21,38 @@ from matplotlib.figure import Figure
 from dsfjax._util.limits import cores
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
+from dsfjax.tasks import ACCURACY, Metric, name_of
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import MemberResult, Resources, TrainConfig, read_results, sweep
 from dsfjax.training.devices import reserve
 from dsfjax.training.storage import environment, files
 from dsfjax.training.storage.folder import finished
-from experiments import plots
+from dsfjax.training.storage.record import mean_in
+from experiments import plots, points
 from experiments.claims import Claim
 from experiments.settings import Scale
 
 LEVELS = (0.5, 0.9, 0.99)
-RULE = (
-    "Mean and standard deviation (n - 1) over seeds of the held-out accuracy at the end, at the "
-    "learning rate whose mean is the highest; max is the highest of all rates and seeds."
-)
+"""Of accuracy: steps to each are counted."""
+SHOWN = ("seq_len", "num_kv_pairs", "vocab_size")
+"""Sizes of a task that a point has next to its other numbers, for figures."""
+
+
+def rule(metric: Metric) -> str:
+    """How the numbers of points were made.
+
+    Args:
+        metric: What they are of.
+    """
+    best = "highest" if metric.higher_is_better else "lowest"
+    return (
+        f"Mean and standard deviation (n - 1) over seeds of the held-out {metric.called} at the "
+        f"end, at the learning rate whose mean is the {best}; {points.extreme(metric)} is the "
+        f"{best} of all rates and seeds."
+    )
+
+
+RULE = rule(ACCURACY)
 
 
 class Experiment(NamedTuple):
@@ -46,7 +65,7 @@ class Experiment(NamedTuple):
             that of its series and a comma.
         figure: From the points, as :func:`summarize` makes them, to a figure.
         claims: What the paper says should be seen.
-        note: What stands under the figure.
+        note: What stands under the figure; by default `rule`.
     """
 
     name: str
@@ -54,7 +73,7 @@ class Experiment(NamedTuple):
     configs: Callable[[Scale, bool], dict[str, TrainConfig]]
     figure: Callable[[Sequence[Mapping[str, Any]]], Figure]
     claims: tuple[Claim, ...] = ()
-    note: str = RULE
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +158,7 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
             listener=listener,
             resources=Resources(options.devices),
         )
+    (metric,) = {each.task.metric for each in configs.values()}
     members: dict[str, list[MemberResult]] = {}
     for member in read_results(folder):
         members.setdefault(member.run, []).append(member)
@@ -150,7 +170,7 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
         "scale": options.scale,
         "faithful": options.faithful,
         "command": command,
-        "rule": RULE,
+        "rule": rule(metric),
         "environment": environment.describe(),
         "points": [
             summarize(name, each, chosen[run_name(each)], members[run_name(each)])
@@ -165,18 +185,13 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
     return result
 
 
-def _recall(config: TrainConfig) -> MQARConfig:
-    """The task of a point: the experiments of this folder are on recall."""
-    assert isinstance(config.task, MQARConfig)
-    return config.task
-
-
 def run_name(config: TrainConfig) -> str:
     """The folder of a point's run: experiments that share a point share its run."""
-    model, task = config.model, _recall(config)
+    model, task = config.model, config.task
     state = "" if model.d_state is None else f"-n{model.d_state}"
-    sizes = f"L{task.seq_len}-kv{task.num_kv_pairs}-d{model.d_model}{state}"
-    return f"{model.mixer}-{sizes}-{config.fingerprint}"
+    recall = isinstance(task, MQARConfig)
+    which = f"L{task.seq_len}-kv{task.num_kv_pairs}" if recall else name_of(task)
+    return f"{model.mixer}-{which}-d{model.d_model}{state}-{config.fingerprint}"
 
 
 def summarize(
@@ -191,31 +206,36 @@ def summarize(
         members: How its members ended.
 
     Returns:
-        JSON data: what was run, ``learning_rate`` (the chosen), ``mean``, ``std``, ``max``,
-        ``steps_to`` (level to the mean over seeds at that rate; None unless all got there),
-        ``diverged`` (how many members), the ``members``, wall times and the environment.
+        JSON data: what was run, ``learning_rate`` (the chosen), ``mean``, ``std``, ``max`` (of what
+        is better the lower it is, ``min``), ``trivial`` (the score that takes no model),
+        ``steps_to`` (level of accuracy to the mean over seeds at that rate; None unless all got
+        there), ``diverged`` (how many members), the ``members``, wall times and the environment.
+        Of another metric than the accuracy ``measured`` says what it is; further ones have mean and
+        standard deviation under their names. `experiments.points` reads them.
     """
-    model, task = config.model, _recall(config)
+    model, task, metric = config.model, config.task, config.task.metric
+    levels = LEVELS if metric == ACCURACY else ()
     each = [
         {
             "learning_rate": member.point.learning_rate,
             "seed": member.point.seed,
-            "accuracy": member.score,
+            metric.name: _number(member.score),
             "status": member.status,
             "step": member.step,
-            "steps_to": {f"{level:.0%}": member.steps_to(level) for level in LEVELS},
+            "steps_to": {f"{level:.0%}": member.steps_to(level) for level in levels},
         }
         for member in members
     ]
+    best = min((member.score for member in members), key=metric.order)
     rate = row["best_learning_rate"]
     at_best = [member["steps_to"] for member in each if member["learning_rate"] == rate]
     return {
         "name": name,
         "series": name.split(",")[0],
         "mixer": model.mixer,
-        "seq_len": task.seq_len,
-        "num_kv_pairs": task.num_kv_pairs,
-        "vocab_size": task.vocab_size,
+        "task": {"name": name_of(task), **dataclasses.asdict(cast(Any, task))},
+        **{size: getattr(task, size) for size in SHOWN if hasattr(task, size)},
+        **({} if metric == ACCURACY else {"measured": row["measured"]}),
         "d_model": model.d_model,
         "d_state": model.d_state,
         "state_size": row["state_size"],
@@ -223,9 +243,11 @@ def summarize(
         "steps": config.steps,
         "batch_size": config.batch_size,
         "learning_rate": rate,
-        "mean": row["accuracy_mean"],
-        "std": row["accuracy_std"],
-        "max": max(member["accuracy"] for member in each),
+        "mean": row[f"{metric.name}_mean"],
+        "std": row[f"{metric.name}_std"],
+        points.extreme(metric): _number(best),
+        **{other.name: mean_in(row, other) for other in task.also},
+        "trivial": task.trivial().score,
         "steps_to": {level: _mean([steps[level] for steps in at_best]) for level in at_best[0]},
         "diverged": sum(member["status"] == "diverged" for member in each),
         "members": each,
@@ -247,10 +269,16 @@ def write(experiment: Experiment, result: Mapping[str, Any], folder: Path) -> No
     """
     with plots.style():
         figure = experiment.figure(result["points"])
-        plots.caption(figure, f"Scale: {result['scale']}. {experiment.note}")
+        note = experiment.note or result["rule"]
+        plots.caption(figure, f"Scale: {result['scale']}. {note}")
         for kind in ("png", "pdf"):
             files.write_bytes(folder / f"{experiment.name}.{kind}", plots.rendered(figure, kind))
     files.write_json(folder / f"{experiment.name}.json", result)
+
+
+def _number(value: float) -> float | None:
+    """None for what JSON has no number for."""
+    return value if math.isfinite(value) else None
 
 
 def _mean(steps: Sequence[int | None]) -> float | None:

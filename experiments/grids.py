@@ -82,7 +82,7 @@ def steps(points: Points) -> Figure:
             ax.grid(axis="y")
     axes[0][0].set_ylim(bottom=0)
     for ax, column in zip(axes[0], columns, strict=True):
-        ax.set_title(title(column), fontsize=9)
+        ax.set_title(title(PANEL, column), fontsize=9)
     for ax in axes[-1]:
         ax.set_xlabel("learning rate", fontsize=9)
     legend(figure, axes[0][0])

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from dsfjax.tasks import ACCURACY, Metric
 from dsfjax.training.storage import files
 from experiments import (
     convergence,
@@ -20,6 +21,7 @@ from experiments import (
     kv_cache_state,
     table_normalizers,
 )
+from experiments import points as measured
 from experiments.claims import Verdict, judge
 from experiments.experiment import Experiment
 from experiments.settings import Scale
@@ -36,7 +38,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     heatmap_mqar.EXPERIMENT,
 )
 """All experiments, in the order in which they are run and shown."""
-HEADER = ("point", "accuracy", "max", "rate", "steps to 90 %", "state", "diverged", "tokens/s")
 SCALES = [scale for scale in get_args(Scale) if scale != "demo"]
 
 
@@ -76,8 +77,11 @@ def claims(results: Path) -> Iterator[str]:
             cells = []
             for scale in SCALES:
                 points = _read(results, scale, experiment.name).get("points", ())
-                means, maxima = judge(claim, points), judge(claim, points, by="max")
-                cells.append(f"{_verdict(means)}; by the maxima {_verdict(maxima)}")
+                means, extremes = judge(claim, points), judge(claim, points, by="max")
+                metric = measured.metric(points[0]) if points else ACCURACY
+                which = f"{measured.extreme(metric)}ima"
+                said = (_verdict(each, metric) for each in (means, extremes))
+                cells.append(f"; by the {which} ".join(said))
                 if means.word == "not run":
                     cells[-1] = "not run at this scale"
             command = f"`python -m experiments.{experiment.name} --scale SCALE`"
@@ -108,20 +112,25 @@ def points(results: Path) -> Iterator[str]:
             if len(new) < len(result["points"]):
                 yield f"{len(result['points']) - len(new)} of its points are in the tables above.\n"
             if new:
-                yield f"| {' | '.join(HEADER)} |"
-                yield f"|{'---|' * len(HEADER)}"
+                metric = measured.metric(new[0])
+                scores = (metric.heading, measured.extreme(metric))
+                timed = ("steps to 90 %",) if metric == ACCURACY else ()
+                header = ("point", *scores, "rate", *timed, "state", "diverged", "tokens/s")
+                yield f"| {' | '.join(header)} |"
+                yield f"|{'---|' * len(header)}"
                 yield from (_row(point) for point in new)
                 yield ""
 
 
 def _row(point: Mapping[str, Any]) -> str:
-    steps = point["steps_to"]["90%"]
+    metric = measured.metric(point)
+    timed = [point["steps_to"]["90%"]] if metric == ACCURACY else []
     cells = (
         point["name"],
-        f"{100 * point['mean']:.1f} ± {100 * point['std']:.1f} %",
-        f"{100 * point['max']:.1f} %",
+        metric.spread(measured.mean(point), point["std"] or 0.0),
+        metric.plain(measured.best(point)) + metric.unit,
         f"{point['learning_rate']:.2g}",
-        "–" if steps is None else f"{steps:.0f}",
+        *["–" if steps is None else f"{steps:.0f}" for steps in timed],
         f"{point['state_size']:,}",
         f"{point['diverged']} of {len(point['members'])}",
         f"{point['tokens_per_second']:,.0f}",
@@ -129,9 +138,12 @@ def _row(point: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _verdict(verdict: Verdict) -> str:
+def _verdict(verdict: Verdict, metric: Metric) -> str:
     of = f"{verdict.pro} of {verdict.pairs} for, {verdict.against} against"
-    return f"**{verdict.word}** ({of}; {100 * verdict.gain:+.1f} points)"
+    # Positive is in favour of the claim, whichever way the metric goes.
+    gain = verdict.gain
+    shown = f"{100 * gain:+.1f} points" if metric.percent else f"{gain:+.3g} {metric.called}"
+    return f"**{verdict.word}** ({of}; {shown})"
 
 
 def _read(results: Path, scale: str, name: str) -> dict[str, Any]:

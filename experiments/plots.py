@@ -1,12 +1,13 @@
-"""The look of all figures, and accuracy as lines and as bars.
+"""The look of all figures, and scores as lines and as bars.
 
-A mean has a whisker of one standard deviation; the highest accuracy of any learning rate and seed
+A mean has a whisker of one standard deviation; the best score of any learning rate and seed
 is a thin marker of the same colour. Series differ in colour, marker and line, so that none is told
 by colour alone.
 """
 
 import contextlib
 import io
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,11 +17,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-from dsfjax.aspects.style import HATCHES, LINES, PALETTE, SETTINGS, colors
+from dsfjax.aspects.style import DOTTED, HATCHES, LINES, PALETTE, SETTINGS, colors
+from dsfjax.tasks import ACCURACY
+from experiments.points import RECALL, best, extreme, mean, metric, trivial
 
 Points = Sequence[Mapping[str, Any]]
 MARKERS = "osD^vPX*"
-TASK = ("seq_len", "num_kv_pairs")
+TASK = RECALL
+"""What tells the panels apart, by default."""
+_SIZES = {"seq_len": "L = {}", "num_kv_pairs": "{} pairs", "d_model": "d = {}"}
 
 # The report leaves its ink to the page; a figure of its own has it on white paper.
 _ON_PAPER: dict[Any, Any] = SETTINGS | {
@@ -80,13 +85,14 @@ def series_of(points: Points) -> list[str]:
     return list(dict.fromkeys(point["series"] for point in points))
 
 
-def over(points: Points, axis: str, label: str) -> Figure:
-    """Accuracy over a size, a panel per task and a line per series.
+def over(points: Points, axis: str, label: str, by: tuple[str, ...] = TASK) -> Figure:
+    """The score over a size, a panel per task and a line per series.
 
     Args:
         points: The points.
         axis: The size, such as "d_model"; drawn in octaves.
         label: What to call it.
+        by: The sizes that tell panels apart.
 
     Returns:
         The figure.
@@ -104,30 +110,31 @@ def over(points: Points, axis: str, label: str) -> Figure:
             look: dict[str, Any] = {"color": hue, "marker": MARKERS[i % len(MARKERS)]}
             ax.errorbar(
                 x,
-                [p["mean"] for p in mine],
-                [p["std"] for p in mine],
+                [_drawn(mean(p)) for p in mine],
+                [p["std"] or 0.0 for p in mine],
                 label=name,
                 linestyle=LINES[i % len(LINES)],
                 markersize=6,
                 capsize=3,
                 **look,
             )
-            best = [p["max"] for p in mine]
-            ax.plot(x, best, linestyle="", markersize=6, fillstyle="none", mew=0.8, **look)
+            extremes = [_drawn(best(p)) for p in mine]
+            ax.plot(x, extremes, linestyle="", markersize=6, fillstyle="none", mew=0.8, **look)
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_locator(FixedLocator(sizes))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticklabels([str(size) for size in sizes])
         ax.set_xlabel(label)
 
-    return _panels(points, draw)
+    return _panels(points, draw, by)
 
 
-def bars(points: Points) -> Figure:
-    """Accuracy of each series, a panel per task and width.
+def bars(points: Points, by: tuple[str, ...] = (*TASK, "d_model")) -> Figure:
+    """The score of each series, a panel per task and width.
 
     Args:
         points: The points.
+        by: The sizes that tell panels apart.
 
     Returns:
         The figure.
@@ -138,28 +145,37 @@ def bars(points: Points) -> Figure:
         for i, (name, hue) in enumerate(colors(names).items()):
             for point in (p for p in own if p["series"] == name):
                 hatch = HATCHES[i // len(PALETTE)]
-                ax.bar(i, point["mean"], 0.7, yerr=point["std"], color=hue, hatch=hatch, capsize=3)
+                height, std = _drawn(mean(point)), point["std"] or 0.0
+                ax.bar(i, height, 0.7, yerr=std, color=hue, hatch=hatch, capsize=3)
                 marker = MARKERS[i % len(MARKERS)]
-                ax.plot(i, point["max"], marker, color="black", fillstyle="none", mew=0.8)
+                ax.plot(i, _drawn(best(point)), marker, color="black", fillstyle="none", mew=0.8)
         ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
 
-    return _panels(points, draw, (*TASK, "d_model"))
+    return _panels(points, draw, by)
 
 
-def _panels(
-    points: Points, draw: Callable[[Axes, Points], None], by: tuple[str, ...] = TASK
-) -> Figure:
-    tasks = tasks_of(points, by)
+def _drawn(value: float) -> float:
+    """Nothing is drawn of what is infinite."""
+    return value if math.isfinite(value) else math.nan
+
+
+def _panels(points: Points, draw: Callable[[Axes, Points], None], by: tuple[str, ...]) -> Figure:
+    tasks, judged = tasks_of(points, by), metric(points[0])
     figure = Figure(figsize=(max(6.0, 2.9 * len(tasks) + 1.2), 4.6), layout="constrained")
     axes = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
     for ax, task in zip(axes, tasks, strict=True):
         own = [point for point in points if task_of(point, by) == task]
         draw(ax, own)
-        ax.set_title(title(task), fontsize=10)
+        ax.set_title(title(by, task), fontsize=10)
         ax.grid(axis="y")
-        ax.set_ylim(0, 1.05)
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes[0].set_ylabel("accuracy at queries\n(± std over seeds; hollow: max)")
+        if judged.percent:
+            ax.set_ylim(0, 1.05)
+            ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        else:
+            for level in {trivial(point) for point in own}:
+                ax.axhline(_drawn(level), color="#555555", linewidth=1, linestyle=DOTTED)
+    called = "accuracy at queries" if judged == ACCURACY else judged.heading
+    axes[0].set_ylabel(f"{called}\n(± std over seeds; hollow: {extreme(judged)})")
     legend(figure, axes[0])
     return figure
 
@@ -172,17 +188,18 @@ def legend(figure: Figure, ax: Axes) -> None:
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=9)
 
 
-def tasks_of(points: Points, by: tuple[str, ...]) -> list[tuple[int, ...]]:
+def tasks_of(points: Points, by: tuple[str, ...]) -> list[tuple[Any, ...]]:
     """The different values of some axes, sorted."""
     return sorted({task_of(point, by) for point in points})
 
 
-def task_of(point: Mapping[str, Any], by: tuple[str, ...]) -> tuple[int, ...]:
-    """The values of some axes of a point."""
-    return tuple(point[axis] for axis in by)
+def task_of(point: Mapping[str, Any], by: tuple[str, ...]) -> tuple[Any, ...]:
+    """The values of some axes of a point, of its own or of its task."""
+    own = point if "task" not in point else {**point["task"], **point}
+    return tuple(own[axis] for axis in by)
 
 
-def title(task: tuple[int, ...]) -> str:
-    """What to write over a panel of (length, pairs) or (length, pairs, width)."""
-    length, pairs, *width = task
-    return f"L = {length}, {pairs} pairs" + "".join(f", d = {d}" for d in width)
+def title(by: tuple[str, ...], task: tuple[Any, ...]) -> str:
+    """What to write over a panel: the sizes that tell it from others."""
+    forms = [_SIZES.get(axis, f"{axis.replace('_', ' ')} {{}}") for axis in by]
+    return ", ".join(form.format(x) for form, x in zip(forms, task, strict=True))

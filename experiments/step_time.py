@@ -95,10 +95,11 @@ def main(options: Options) -> None:
 def our_block(made: TrainConfig) -> Callable[[], None]:
     """A function that takes ``BLOCK`` training steps (and evaluates on one example)."""
     where = layout(1, jax.devices(), batch_size=made.batch_size)
-    compiled = compiling(program_of(made), where).result()
+    plan = program_of(made)
+    compiled = compiling(plan, where).result()
     which = members(made.members)
     which = where.put(which, SPLIT)
-    data, total = where.put((data_of(made.task), np.int32(made.steps)), WHOLE)
+    data, total = where.put((data_of(plan), np.int32(made.steps)), WHOLE)
     carry = compiled.start(which)
 
     def run() -> None:

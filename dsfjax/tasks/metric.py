@@ -9,6 +9,9 @@ from jaxtyping import Array, Float
 
 from dsfjax._util import words
 
+Number = int | float
+"""JSON may have either."""
+
 
 class Metric(NamedTuple):
     """A number that a task is judged by: a mean over queries, or a function of such a mean.
@@ -78,15 +81,15 @@ class Metric(NamedTuple):
         """
         return jnp.exp(mean) if self.transform == "exp" else mean
 
-    def known(self, value: float | None) -> float:
+    def known(self, value: Number | None) -> float:
         """A number that may be missing, as it is compared: the worst where it is.
 
         Args:
             value: The number; None if it was not finite.
         """
-        return self.worst if value is None else value
+        return self.worst if value is None else float(value)
 
-    def gain(self, value: float, other: float) -> float:
+    def gain(self, value: Number, other: Number) -> float:
         """How much better a value is than another; negative where it is worse, 0 for two equals.
 
         Args:
@@ -99,9 +102,9 @@ class Metric(NamedTuple):
         """
         if value == other:  # also of two infinities
             return 0.0
-        return value - other if self.higher_is_better else other - value
+        return float(value - other) if self.higher_is_better else float(other - value)
 
-    def order(self, value: float | None) -> float:
+    def order(self, value: Number | None) -> float:
         """A number by which values sort from the best to the worst.
 
         Args:
@@ -110,7 +113,7 @@ class Metric(NamedTuple):
         known = self.known(value)
         return -known if self.higher_is_better else known
 
-    def scale(self, *values: float) -> float:
+    def scale(self, *values: Number) -> float:
         """What a difference of 1 is in the unit in which differences count.
 
         Args:
@@ -120,10 +123,10 @@ class Metric(NamedTuple):
             1 for shares. For other numbers the smallest magnitude of the finite ones, so that 0.01
             times it is one per cent.
         """
-        finite = [abs(value) for value in values if math.isfinite(value)]
+        finite = [float(abs(value)) for value in values if math.isfinite(value)]
         return 1.0 if self.percent or not finite else min(finite)
 
-    def plain(self, value: float) -> str:
+    def plain(self, value: Number) -> str:
         """A value without its unit; a dash for NaN, ∞ as such.
 
         Args:
@@ -134,7 +137,7 @@ class Metric(NamedTuple):
         text = f"{100 * value:.1f}" if self.percent else f"{value:.{self._decimals(value)}f}"
         return text.replace("-", "−")
 
-    def show(self, value: float) -> str:
+    def show(self, value: Number) -> str:
         """A value with its unit, which no line break separates from it.
 
         Args:
@@ -142,7 +145,7 @@ class Metric(NamedTuple):
         """
         return self.plain(value) + self.unit.replace(" ", "\N{NO-BREAK SPACE}")
 
-    def deviation(self, mean: float, std: float) -> str:
+    def deviation(self, mean: Number, std: Number) -> str:
         """A standard deviation to as many places as the mean has; "" if the mean is infinite.
 
         Args:
@@ -153,7 +156,7 @@ class Metric(NamedTuple):
             return ""
         return f"± {100 * std:.1f}" if self.percent else f"± {std:.{self._decimals(mean)}f}"
 
-    def spread(self, mean: float, std: float) -> str:
+    def spread(self, mean: Number, std: Number) -> str:
         """Mean and standard deviation with the unit.
 
         Args:
@@ -162,7 +165,7 @@ class Metric(NamedTuple):
         """
         return f"{self.plain(mean)} {self.deviation(mean, std)}".rstrip() + self.unit
 
-    def _decimals(self, value: float) -> int:
+    def _decimals(self, value: Number) -> int:
         leading = math.floor(math.log10(abs(value))) if value else 0
         return max(0, self.digits - 1 - leading)
 

@@ -3,8 +3,12 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
+from dsfjax.tasks import MAE, MSE
+from dsfjax.tasks.metric import to_json
+from experiments import page, plots
 from experiments.claims import Claim, judge
 
 AXES = {"num_kv_pairs": 4, "d_state": 8}
@@ -76,3 +80,42 @@ def test_points_that_did_not_learn_the_task_speak_for_nothing() -> None:
     scattered = [point("a", 0.4, 0.2), point("b", 0.1, 0.0)]
     assert judge(A_OVER_B, scattered).pro == 0
     assert judge(A_OVER_B, [point("a", 0.4, 0.01), point("b", 0.1, 0.0)]).pro == 1
+
+
+def error(series: str, mse: float | None, std: float | None = 0.0, **task: Any) -> dict[str, Any]:
+    """A point of a task that is judged by an error, of which the trivial one is 1."""
+    plain = {"series": series, "d_model": 8, "d_state": 8, "trivial": 1.0, "mean": mse, "std": std}
+    measured = {"measured": to_json((MSE, MAE)), "min": None if mse is None else mse / 2}
+    return plain | measured | {"task": {"name": "prices", "horizon": 24} | task}
+
+
+def test_less_is_better_where_the_metric_says_so() -> None:
+    verdict = judge(A_OVER_B, [error("a", 0.5), error("b", 0.75)])
+    assert (verdict.word, verdict.gain) == ("confirmed", 0.25)
+    assert judge(A_OVER_B, [error("a", 0.5), error("b", 0.75)], by="max").gain == 0.125
+    assert judge(A_OVER_B, [error("a", 0.75), error("b", 0.5)])[:3] == ("not confirmed", 0, 1)
+    # Half a per cent of the smaller one; two per cent below the trivial answer.
+    assert judge(A_OVER_B, [error("a", 0.5), error("b", 0.5024)]).pro == 0
+    assert judge(A_OVER_B, [error("a", 0.99), error("b", 2.0)]).pro == 0
+    assert judge(A_OVER_B, [error("a", 0.97), error("b", None, None)]).pro == 1
+
+
+def test_sizes_of_any_task_are_axes() -> None:
+    points = [error("a", 0.5, horizon=24), error("b", 0.75, horizon=48)]
+    assert judge(A_OVER_B, points).word == "not run"
+    short = Claim("", {"series": "a", "horizon": "smallest"}, {"series": "b", "horizon": 48})
+    assert judge(short, points).word == "confirmed"
+
+
+def test_errors_in_figures_and_on_the_page() -> None:
+    points = [error("a", 0.5, 0.0123, horizon=h) | {"name": f"a, {h}"} for h in (24, 48)]
+    points += [error("b", None, None, horizon=24) | {"name": "b, 24"}]
+    figure = plots.bars(points, by=("horizon",))
+    left, right = figure.axes
+    assert left.get_title() == "horizon 24" and right.get_title() == "horizon 48"
+    assert left.get_ylabel() == "MSE ↓\n(± std over seeds; hollow: min)"
+    trivial = [line for line in right.lines if np.array_equal(line.get_ydata(), [1.0, 1.0])]
+    assert len(trivial) == 1
+    plain = {"learning_rate": 0.01, "state_size": 8, "diverged": 0, "members": [{}]}
+    shown = page._row(points[0] | plain | {"tokens_per_second": 1e3, "steps_to": {}})
+    assert shown == "| a, 24 | 0.500 ± 0.012 | 0.250 | 0.01 | 8 | 0 of 1 | 1,000 |"

@@ -102,7 +102,7 @@ class Errors(MQARConfig):
 
 
 def test_what_solved_means_depends_on_the_metric() -> None:
-    task = dataclasses.asdict(CONFIG.task)
+    task = dataclasses.asdict(TASK)
     plain = TrainConfig(CONFIG.task, MODEL)
     assert plain.stop_at == 0.999
     assert TrainConfig(Errors(**task), MODEL).stop_at is None

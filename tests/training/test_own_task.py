@@ -16,6 +16,8 @@ from dsfjax import tasks
 from dsfjax.cli import main
 from dsfjax.nn import ModelConfig
 from dsfjax.training import TrainConfig, from_json, load, read_results, to_json
+from experiments.claims import Claim, judge
+from experiments.experiment import summarize
 
 TASK = '''
 import dataclasses
@@ -179,6 +181,23 @@ def test_a_task_of_which_less_is_better_from_training_to_the_verdict(
     assert (
         final["eval_mse"] == members[0].eval_score and final["eval_mae"] == members[0].also["mae"]
     )
+    # A row of an experiment.
+    points = [
+        summarize(
+            f"{row['mixer']}, L=10",
+            load(own / "run" / row["mixer"]).config,
+            row,
+            [m for m in members if m.run == row["mixer"]],
+        )
+        for row in rows
+    ]
+    for point, row in zip(json.loads(json.dumps(points, allow_nan=False)), rows, strict=True):
+        assert (point["mean"], point["mae"]) == (row["mse_mean"], [row["mae_mean"], row["mae_std"]])
+        assert point["min"] == min(m.score for m in members if m.run == row["mixer"])
+        assert point["task"] == {"name": "swing", "seq_len": 10} and point["trivial"] == 2.0
+        assert {member["mse"] for member in point["members"]} >= {point["min"]}
+    claim = Claim("", {"series": order[0]["mixer"]}, {"series": order[1]["mixer"]})
+    assert judge(claim, points).gain == order[1]["mse_mean"] - order[0]["mse_mean"]
 
 
 def test_a_module_that_is_not_there(capsys: pytest.CaptureFixture) -> None:
