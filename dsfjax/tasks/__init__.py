@@ -8,6 +8,9 @@
 * `dsfjax.tasks.image`: CIFAR-10 in grey and MNIST, pixel by pixel.
 * `dsfjax.tasks.copying`: repeat a string, also beyond the training length.
 * `dsfjax.tasks.automata`: continue words of a random automaton (RegBench).
+* `dsfjax.tasks.text`: IMDB reviews, by characters and by bytes.
+* `dsfjax.tasks.retrieval`: pairs of texts: AAN, and reviews of the same film.
+* `dsfjax.tasks.speech`: spoken digits, raw sound.
 * `dsfjax.tasks.mad`: the six tasks of MAD: recall, copying, compression, memorization.
 * `dsfjax.tasks.state_tracking`: parity, modular arithmetic, words of groups.
 * `dsfjax.tasks.listops`: the value of nested operations on lists (Long Range Arena).
@@ -28,8 +31,11 @@ from dsfjax.tasks import listops as listops
 from dsfjax.tasks import mad as mad
 from dsfjax.tasks import mqar as mqar
 from dsfjax.tasks import pathfinder as pathfinder
+from dsfjax.tasks import retrieval as retrieval
 from dsfjax.tasks import selective_copying as selective_copying
+from dsfjax.tasks import speech as speech
 from dsfjax.tasks import state_tracking as state_tracking
+from dsfjax.tasks import text as text
 from dsfjax.tasks import time_series as time_series
 from dsfjax.tasks.catalogue import get as get
 from dsfjax.tasks.catalogue import kind as kind

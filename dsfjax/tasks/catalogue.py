@@ -24,8 +24,11 @@ from dsfjax.tasks.mad import (
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.tasks.pathfinder import Pathfinder
 from dsfjax.tasks.protocol import Task
+from dsfjax.tasks.retrieval import Aan, ImdbSameFilm
 from dsfjax.tasks.selective_copying import SelectiveCopying
+from dsfjax.tasks.speech import SpokenDigits
 from dsfjax.tasks.state_tracking import ModularArithmetic, Parity, WordProblem
+from dsfjax.tasks.text import Imdb, ImdbBytes
 from dsfjax.tasks.time_series import Forecast
 
 _REGISTRY: dict[str, type[Task]] = {
@@ -35,6 +38,11 @@ _REGISTRY: dict[str, type[Task]] = {
     "cifar10": Cifar10,
     "mnist": Mnist,
     "permuted_mnist": PermutedMnist,
+    "imdb": Imdb,
+    "imdb_bytes": ImdbBytes,
+    "aan": Aan,
+    "imdb_same_film": ImdbSameFilm,
+    "spoken_digits": SpokenDigits,
     "parity": Parity,
     "modular_arithmetic": ModularArithmetic,
     "word_problem": WordProblem,

@@ -24,12 +24,10 @@ from jaxtyping import Int, PyTree, UInt8
 
 from dsfjax._util.names import choose
 from dsfjax.tasks import data
-from dsfjax.tasks.data.splits import divided, least_squares, permutation
-from dsfjax.tasks.protocol import HELD_OUT, TRAIN, Baseline, Example, Preset, Resident, option
+from dsfjax.tasks.data.splits import TEST, VALIDATION, least_squares, rows_of
+from dsfjax.tasks.protocol import HELD_OUT, Baseline, Example, Preset, Resident, option
 
 NUM_CLASSES = 10
-TEST, VALIDATION = "test", "validation"
-"""What models may be judged on."""
 
 _log = logging.getLogger("dsfjax")
 _MNIST = "mnist/train-images-idx3-ubyte", "mnist/train-labels-idx1-ubyte"
@@ -192,16 +190,9 @@ class Images(Resident):
         """The title without what `pool` does."""
 
     def rows(self, split: str) -> tuple[str, Int[np.ndarray, " rows"]]:
-        """The split of the files that a split comes from, and its rows there.
-
-        Held-out rows are shuffled once and for all, since some evaluations take the first of them.
-        """
-        train, test = self.totals
-        if split == HELD_OUT and self.judged_on == TEST:
-            return "test", permutation(0, test)
-        if split == TRAIN and self.judged_on == TEST and self.trains_on_validation:
-            return "train", np.arange(train)
-        return "train", divided(train)[split == HELD_OUT]
+        """The part of the files that a split comes from, and its rows there."""
+        apart = not self.trains_on_validation
+        return rows_of(split == HELD_OUT, self.judged_on, *self.totals, apart=apart)
 
     def size(self, split: str) -> int:
         """Images of a split."""

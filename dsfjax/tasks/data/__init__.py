@@ -35,6 +35,7 @@ from dsfjax.tasks.data.reading import arrays_of as arrays_of
 from dsfjax.tasks.data.reading import data_dir as data_dir
 from dsfjax.tasks.data.reading import expect as expect
 from dsfjax.tasks.data.reading import find as find
+from dsfjax.tasks.data.reading import lines as lines
 from dsfjax.tasks.data.reading import read as read
 from dsfjax.tasks.data.reading import rows as rows
 from dsfjax.tasks.data.reading import text as text

@@ -269,7 +269,6 @@ declare(
         licence="CC BY-SA 4.0",
         citation="Jackson et al. (2018), Jakobovski/free-spoken-digit-dataset",
         remedy="make it of https://github.com/Jakobovski/free-spoken-digit-dataset",
-        tfds="spoken_digit",
     )
 )
 declare(

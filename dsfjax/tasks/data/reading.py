@@ -5,7 +5,7 @@ import io
 import lzma
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,29 +81,63 @@ def read(path: str, folder: Path | str | None = None) -> bytes:
         MissingDataError: If it is not there.
         DataError: If it is cut short, damaged or another version of the file.
     """
-    declared, remedy = file_of(path), set_of(path).remedy
-    found = find(path, folder)
-    if found is None:
-        raise MissingDataError(
-            f"data: expected the file {path} or {path}.xz in {data_dir(folder)}, found neither; "
-            f"{remedy}."
-        )
+    declared, found = file_of(path), _found(path, folder)
     try:
         content = found.read_bytes()
         if found.suffix == ".xz":
             content = lzma.decompress(content)
     except (lzma.LZMAError, EOFError) as error:
-        raise DataError(
-            f"data: {found}: expected a whole xz file, got one that is cut short or damaged "
-            f"({error}); {remedy}."
-        ) from error
+        raise _damaged(path, found, error) from error
     digest = hashlib.sha256(content).hexdigest()
     if declared.sha256 not in (None, digest):
         raise DataError(
             f"data: {found}: expected content with sha256 {declared.sha256}, got {digest} "
-            f"({len(content):,} bytes): it is damaged or another version; {remedy}."
+            f"({len(content):,} bytes): it is damaged or another version; "
+            f"{set_of(path).remedy}."
         )
     return content
+
+
+def _found(path: str, folder: Path | str | None) -> Path:
+    file_of(path)  # an unknown name is answered with the nearest
+    found = find(path, folder)
+    if found is None:
+        raise MissingDataError(
+            f"data: expected the file {path} or {path}.xz in {data_dir(folder)}, found neither; "
+            f"{set_of(path).remedy}."
+        )
+    return found
+
+
+def _damaged(path: str, found: Path, error: Exception) -> DataError:
+    return DataError(
+        f"data: {found}: expected a whole xz file, got one that is cut short or damaged "
+        f"({error}); {set_of(path).remedy}."
+    )
+
+
+def lines(path: str, folder: Path | str | None = None) -> Iterator[bytes]:
+    """The lines of a declared file that is too large to be held, without their line feeds.
+
+    Args:
+        path: Its path in the data folder, without ``.xz``. A declared checksum is not checked, as
+            that is known only when all lines are gone.
+        folder: The data folder (`data_dir`).
+
+    Yields:
+        A line.
+
+    Raises:
+        MissingDataError: If it is not there.
+        DataError: If it is cut short or damaged.
+    """
+    found = _found(path, folder)
+    with lzma.open(found) if found.suffix == ".xz" else found.open("rb") as file:
+        try:
+            for line in file:
+                yield line.removesuffix(b"\n")
+        except (lzma.LZMAError, EOFError) as error:
+            raise _damaged(path, found, error) from error
 
 
 def expect(condition: object, path: str, expected: str, got: object) -> None:

@@ -5,10 +5,10 @@ import functools
 import numpy as np
 from jaxtyping import Int, Integer, Num
 
-VALIDATION = 0.1
-"""Part of a training split that is for validation, in the splits of S4 and S5."""
+TEST, VALIDATION = "test", "validation"
+"""What models may be judged on: the test split, or a part of the training split."""
 
-_SEED = 42
+_FRACTION, _SEED = 0.1, 42  # for validation, in the splits of S4 and S5
 
 
 @functools.lru_cache(maxsize=16)
@@ -48,8 +48,39 @@ def divided(size: int) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " val
         >>> [len(rows) for rows in divided(50_000)]
         [45000, 5000]
     """
-    order, first = permutation(_SEED, size), int(size * (1 - VALIDATION))
+    order, first = permutation(_SEED, size), int(size * (1 - _FRACTION))
     return order[:first], order[first:]
+
+
+def rows_of(
+    held_out: bool, judged_on: str, train: int, test: int, *, apart: bool = False
+) -> tuple[str, Int[np.ndarray, " rows"]]:
+    """The part of the files that a split of a task comes from, and its rows there.
+
+    Held-out rows are shuffled once and for all: files are often sorted by class, and an evaluation
+    may take the first of them only.
+
+    Args:
+        held_out: Whether the held-out split is meant.
+        judged_on: `TEST` or `VALIDATION`.
+        train: Rows of the training part.
+        test: Rows of the test part.
+        apart: Whether the rows for validation never train, as where a benchmark divides its data
+            in three.
+
+    Returns:
+        "train" or "test", and the rows.
+
+    Example:
+        >>> part, rows = rows_of(True, "validation", train=50, test=10)
+        >>> part, len(rows)
+        ('train', 5)
+    """
+    if held_out and judged_on == TEST:
+        return "test", permutation(0, test)
+    if not held_out and judged_on == TEST and not apart:
+        return "train", np.arange(train)
+    return "train", divided(train)[held_out]
 
 
 def least_squares(
