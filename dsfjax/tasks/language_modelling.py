@@ -244,6 +244,7 @@ class Language(Windows):
     streamed: bool = option(False, "Whether the host sends every block of windows.")
     judged_on: str = option("test", "What models are judged on: validation or test.")
 
+    data_sets = ("wikitext2", "wikitext103", "tinyshakespeare", "imdb", "gpt2_bpe")
     presets: ClassVar = {
         "demo": Preset(
             settings={
@@ -289,11 +290,9 @@ class Language(Windows):
         kinds = {"bytes": "bytes", "words": "words", "bpe": "byte pairs"}
         return f"{CORPORA[self.corpus].title}, {kinds[self.tokens]}"
 
-    @property
-    def data_sets(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The data sets of the text and of the encoding."""
-        own = CORPORA[self.corpus].data_set
-        return (own, "gpt2_bpe") if self.tokens == "bpe" else (own,)
+    def provenance(self) -> str:
+        """The files of the text and of the encoding."""
+        return PREPARATIONS[self.corpus, self.tokens].provenance()
 
     @property
     def metric(self) -> Metric:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -189,7 +189,7 @@ class Task(abc.ABC):
     also: ClassVar[tuple[Metric, ...]] = ()
     presets: ClassVar[Mapping[str, Preset]] = {}
     data_sets: ClassVar[tuple[str, ...]] = ()
-    """Data sets that the user must have (`dsfjax.tasks.data`)."""
+    """Data sets that it reads, one or another of them as its options say (`dsfjax.tasks.data`)."""
 
     @abc.abstractmethod
     def arrays(self, split: str) -> PyTree:

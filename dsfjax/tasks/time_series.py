@@ -214,6 +214,7 @@ class Forecast(Windows):
     metric = MSE
     also: ClassVar = (MAE,)
 
+    data_sets = ("ett", "ltsf_extra")
     presets: ClassVar = {
         "demo": Preset(
             settings={
@@ -262,10 +263,9 @@ class Forecast(Windows):
         """The data and the horizon."""
         return f"Forecasting {self.series}, {self.horizon} steps ahead"
 
-    @property
-    def data_sets(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The data set of the file."""
-        return (data.set_of(SOURCES[self.series].path).name,)
+    def provenance(self) -> str:
+        """The file of the series."""
+        return PREPARATIONS[self.series].provenance()
 
     @property
     def seq_len(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
