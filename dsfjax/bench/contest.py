@@ -14,7 +14,8 @@ from dsfjax.bench import naive
 from dsfjax.bench.case import Case, Layer
 from dsfjax.bench.contestant import Contestant, batched
 from dsfjax.bench.peers import PEERS
-from dsfjax.bench.signals import Draw, Signals
+from dsfjax.bench.signals import Draw, Signals, in_precision
+from dsfjax.core import Precision
 from dsfjax.engines import Explanation, explain, scan
 from dsfjax.engines import methods as methods_of
 from dsfjax.interop import reference
@@ -30,7 +31,8 @@ class Contest(NamedTuple):
 
     Attributes:
         case: The case.
-        signals: float32, by name.
+        precision: In which ours and the baselines compute.
+        signals: By name, in the dtype of the precision.
         shared: Names of signals without a batch axis.
         one: The function of one sequence in its plainest form, for the reference.
         contestants: Ours first.
@@ -39,6 +41,7 @@ class Contest(NamedTuple):
     """
 
     case: Case | Layer
+    precision: str
     signals: Signals
     shared: tuple[str, ...]
     one: OneSequence
@@ -47,11 +50,14 @@ class Contest(NamedTuple):
     chosen: str
 
 
-def contest(case: Case | Layer, *, baselines: bool = True, seed: int = 0) -> Contest:
+def contest(
+    case: Case | Layer, precision: str = "float32", *, baselines: bool = True, seed: int = 0
+) -> Contest:
     """Set up a case.
 
     Args:
         case: A system or a layer.
+        precision: "float32", "bfloat16" or "tf32".
         baselines: Whether plain JAX and other packages take part.
         seed: Of the signals.
 
@@ -59,11 +65,11 @@ def contest(case: Case | Layer, *, baselines: bool = True, seed: int = 0) -> Con
         The contest; nothing has been compiled.
     """
     rng = np.random.default_rng([seed, case.sizes.length])
-    peers = [_peer(name) for name in case.peers] if baselines else []
+    peers = [_peer(name, precision) for name in case.peers] if baselines else []
     if isinstance(case, Layer):
-        return _layer(case, rng, peers)
+        return _layer(case, precision, rng, peers)
     source = case.source
-    signals = _single(source.draw(rng, case.sizes))
+    signals = in_precision(source.draw(rng, case.sizes), precision, source.decays)
     abstract = jax.eval_shape(
         lambda s: source.build(s)[0],
         {
@@ -78,10 +84,12 @@ def contest(case: Case | Layer, *, baselines: bool = True, seed: int = 0) -> Con
         if case.engines is None or method in (*case.engines, chosen)
     ]
     explanations = {method: explain(abstract, method=method) for method in methods}
-    ours = [_engine(case, found) for found in explanations.values()]
-    plain = [_baseline(case, name) for name in case.baselines] if baselines else []
+    policy = Precision.named(precision)
+    ours = [_engine(case, policy, found) for found in explanations.values()]
+    plain = [_baseline(case, policy, name) for name in case.baselines] if baselines else []
     return Contest(
         case,
+        precision,
         signals,
         source.shared,
         lambda s: scan(*source.build(s), method="sequential")[0],
@@ -91,8 +99,11 @@ def contest(case: Case | Layer, *, baselines: bool = True, seed: int = 0) -> Con
     )
 
 
-def _engine(case: Case, found: Explanation) -> Contestant:
-    function = batched(lambda s: scan(*case.build(s), method=found.method)[0], case.source.shared)
+def _engine(case: Case, policy: Precision, found: Explanation) -> Contestant:
+    def one(s: Mapping[str, Array]) -> Array:
+        return scan(*case.build(s), method=found.method, precision=policy)[0]
+
+    function = batched(one, case.source.shared)
     # Known without compiling: forward and backward keep about five arrays of this size.
     needed = 5 * case.sizes.batch * found.peak_memory
     quadratic = found.method == "materialized"
@@ -105,21 +116,32 @@ def too_large(needed: int) -> str | None:
     return f"needs {needed / 2**30:.1f} GiB" if needed > MOST_BYTES else None
 
 
-def _baseline(case: Case, name: str) -> Contestant:
+def _baseline(case: Case, policy: Precision, name: str) -> Contestant:
     run = naive.BASELINES[name]
-    function = batched(lambda s: run(*case.build(s)), case.source.shared)
+
+    def one(s: Mapping[str, Array]) -> Array:
+        system, u = case.build(s)
+        with jax.default_matmul_precision(policy.products(u.dtype)):
+            return run(system, u)
+
+    function = batched(one, case.source.shared)
     return Contestant(name, "baseline", "jax", lambda: function)
 
 
-def _peer(name: str) -> Contestant:
+def _peer(name: str, precision: str) -> Contestant:
     peer = PEERS[name]
-    missing = peer.missing()
+    missing = _only(precision, peer.precisions) or peer.missing()
     if missing is None and peer.framework == "torch" and jax.default_backend() != "cpu":
         missing = f"PyTorch would run on the CPU, JAX runs on the {jax.default_backend()}"
     return Contestant(peer.title, "peer", peer.framework, peer.load, missing)
 
 
-def _layer(case: Layer, rng: Draw, peers: list[Contestant]) -> Contest:
+def _only(precision: str, known: tuple[str, ...]) -> str | None:
+    """Why a contestant is not run, if it knows the precisions ``known``."""
+    return None if precision in known else f"runs in {' and '.join(known)} only"
+
+
+def _layer(case: Layer, precision: str, rng: Draw, peers: list[Contestant]) -> Contest:
     apply = reference(case.module, **case.options)
     weights = _weights(rng, apply.shapes)
     sizes = case.sizes
@@ -129,9 +151,15 @@ def _layer(case: Layer, rng: Draw, peers: list[Contestant]) -> Contest:
         return apply({name: w for name, w in s.items() if name != "x"}, s["x"][None])[0]
 
     shared = tuple(weights)
-    ours = Contestant("dsfjax layer", "ours", "jax", lambda: batched(one, shared))
-    signals = _single(weights | {"x": x})
-    return Contest(case, signals, shared, one, (ours, *peers), {}, ours.name)
+    # Modules of other projects take the dtype of their weights, but no other product of float32.
+    missing = _only(precision, ("float32", "bfloat16"))
+    ours = Contestant("dsfjax layer", "ours", "jax", lambda: batched(one, shared), missing)
+    signals = in_precision(weights | {"x": x}, precision, _DECAYS)
+    return Contest(case, precision, signals, shared, one, (ours, *peers), {}, ours.name)
+
+
+_STEP_BIASES = ("dt_bias", "dt_proj.bias")
+_DECAYS = ("A_log", *_STEP_BIASES)
 
 
 def _weights(rng: Draw, shapes: Mapping[str, tuple[int, ...]]) -> Signals:
@@ -140,14 +168,10 @@ def _weights(rng: Draw, shapes: Mapping[str, tuple[int, ...]]) -> Signals:
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name == "A_log":
             return np.log(np.broadcast_to(np.arange(1.0, shape[-1] + 1), shape))
-        if name in ("dt_bias", "dt_proj.bias"):  # softplus of it is log-uniform in [1e-3, 0.1]
+        if name in _STEP_BIASES:  # softplus of it is log-uniform in [1e-3, 0.1]
             return np.log(np.expm1(np.exp(rng.uniform(np.log(1e-3), np.log(0.1), size=shape))))
         if name in ("D", "norm.weight"):
             return np.ones(shape)
         return rng.normal(size=shape) / math.sqrt(shape[-1])
 
     return {name: draw(name, shape) for name, shape in shapes.items()}
-
-
-def _single(signals: Signals) -> Signals:
-    return {name: np.asarray(x, np.float32) for name, x in signals.items()}

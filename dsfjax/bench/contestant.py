@@ -89,7 +89,7 @@ def prepare(
 
     Args:
         contestant: One that is not missing.
-        signals: float32.
+        signals: By name.
         cotangent: Cotangent of the outputs, (B, L, d_out).
         shared: Names of signals without a batch axis.
         with_forward: Whether to compile the forward pass on its own as well; of JAX only.
@@ -121,7 +121,7 @@ class Traced:
 
     Args:
         contestant: One that is not missing.
-        signals: float32.
+        signals: By name.
         cotangent: Cotangent of the outputs, (B, L, d_out).
         shared: Names of signals without a batch axis.
         with_forward: Whether to have the forward pass on its own as well.

@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dsfjax._util.ahead import compiled
 from dsfjax._util.errors import host, normwise
 from dsfjax.bench.case import Case
-from dsfjax.bench.contest import contest
+from dsfjax.bench.contest import Contest, contest
 from dsfjax.bench.contestant import Traced, prepare
 from dsfjax.bench.measure import cotangent_of
-from dsfjax.bench.signals import FAMILIES, Sizes
+from dsfjax.bench.signals import FAMILIES, Signals, Sizes, in_precision
 from dsfjax.bench.timing import take_turns
-from dsfjax.core import KernelSystem, KVCache, System, slice_time
+from dsfjax.core import KernelSystem, KVCache, Precision, System, slice_time
 from dsfjax.engines import scan, step
 
 Said = Callable[[str], Any]
@@ -70,21 +71,21 @@ class Latency(NamedTuple):
 
 
 class LongError(NamedTuple):
-    """Error of float32 against the sequential engine in float64, over a long sequence.
+    """Error against the sequential engine in float64, over a long sequence.
 
     Attributes:
         family: Architecture.
         method: What "auto" picks.
         length: L.
         value_error: Normwise, of the outputs.
-        reached: Whether it is within the bound.
+        reached: Whether it is within the bound; None outside float32.
     """
 
     family: str
     method: str
     length: int
     value_error: float
-    reached: bool
+    reached: bool | None
 
 
 class LongMemory(NamedTuple):
@@ -117,12 +118,19 @@ DECODED_FAMILIES = (*LINEAR_FAMILIES, "softmax")
 
 
 def growth(
-    family: str, *, short: int = SHORT, long: int = LONG, repeats: int = 2, said: Said = print
+    family: str,
+    precision: str = "float32",
+    *,
+    short: int = SHORT,
+    long: int = LONG,
+    repeats: int = 2,
+    said: Said = print,
 ) -> list[Growth]:
     """Time every method of linear cost at two lengths.
 
     Args:
         family: Architecture with a finite state.
+        precision: In which it computes.
         short: The shorter length.
         long: The longer one.
         repeats: Rounds.
@@ -135,7 +143,7 @@ def growth(
 
     def programs() -> Iterator[Traced]:
         for length in (short, long):
-            found = contest(Case(family, family, family, sizes(family, length)), baselines=False)
+            found = _contest(family, precision, length)
             cotangent = cotangent_of(found)
             for one in found.contestants:
                 if one.name in LINEAR:
@@ -157,34 +165,39 @@ def growth(
     return rows
 
 
-def latency(family: str, *, positions: Sequence[int] = POSITIONS, repeats: int = 200) -> Latency:
+def latency(
+    family: str,
+    precision: str = "float32",
+    *,
+    positions: Sequence[int] = POSITIONS,
+    repeats: int = 200,
+) -> Latency:
     """Time one decoding step after prefixes of several lengths; the state is donated.
 
     Args:
         family: Any architecture; the cache of a kernel is allocated in full.
+        precision: In which it computes.
         positions: Tokens that came before.
         repeats: Steps per position.
 
     Returns:
         Medians.
     """
-    source = FAMILIES[family]
-    advance = jax.jit(step, donate_argnums=2)
+    source, policy = FAMILIES[family], Precision.named(precision)
+    advance = jax.jit(step, donate_argnums=2, static_argnames="precision")
     times = []
     for position in positions:
         drawn = source.draw(np.random.default_rng(0), sizes(family, position))
-        signals = {
-            k: jnp.asarray(x if k in source.shared else x[0], jnp.float32) for k, x in drawn.items()
-        }
-        system, u = source.build(signals)
+        signals = in_precision(drawn, precision, source.decays)
+        system, u = source.build(_first(signals, source.shared))
         # A prefix is run once: the method that compiles soonest, but for kernels, whose cost it is.
         method = "sequential" if isinstance(system, System) else "auto"
-        prefix = jax.jit(partial(scan, method=method))
+        prefix = jax.jit(partial(scan, method=method, precision=policy))
         state = [prefix(system, u, _empty(system, repeats))[1]]
         last = slice_time(system, position - 1, position)
 
         def run(last: Any = last, u: Any = u[-1], state: Any = state) -> None:
-            y, h = advance(last, u, state[0])
+            y, h = advance(last, u, state[0], precision=policy)
             state[0] = jax.block_until_ready(h)
             jax.block_until_ready(y)
 
@@ -193,17 +206,18 @@ def latency(family: str, *, positions: Sequence[int] = POSITIONS, repeats: int =
     return Latency(family, tuple(positions), tuple(times))
 
 
-def memory(*, length: int = MILLION) -> LongMemory:
+def memory(precision: str = "float32", *, length: int = MILLION) -> LongMemory:
     """Memory of forward and backward of SSD with n = 16 and p = 64, one head. Runs nothing.
 
     Args:
+        precision: In which it computes.
         length: L.
 
     Returns:
         Temporaries, inputs, outputs and gradients of what "auto" picks, as XLA plans them.
     """
     case = Case("ssd", "ssd", "ssd", Sizes(1, length, 1, 16, 64))
-    found = contest(case, baselines=False)
+    found = contest(case, precision, baselines=False)
     ours = next(c for c in found.contestants if c.name == found.chosen)
     planned = prepare(
         ours, found.signals, cotangent_of(found), shared=found.shared, with_forward=False
@@ -219,26 +233,41 @@ def _empty(system: System | KernelSystem, steps: int) -> KVCache | None:
     return system.cache(system.length + steps + 1)
 
 
-def long_error(family: str, *, length: int = ERROR_LENGTH) -> LongError:
+def long_error(family: str, precision: str = "float32", *, length: int = ERROR_LENGTH) -> LongError:
     """Error of the outputs over a long sequence.
 
     Args:
         family: Architecture with a finite state.
+        precision: In which it computes.
         length: L.
 
     Returns:
-        The error of what "auto" picks, in float32.
+        The error of what "auto" picks.
     """
-    found = contest(Case(family, family, family, sizes(family, length)), baselines=False)
-    source = FAMILIES[family]
-    one = {k: x if k in found.shared else x[0] for k, x in found.signals.items()}
+    found = _contest(family, precision, length)
+    source, one = FAMILIES[family], _first(found.signals, found.shared)
 
-    def run(method: str, signals: Any) -> np.ndarray:
-        return np.asarray(jax.jit(lambda s: scan(*source.build(s), method=method)[0])(signals))
+    def run(method: str, signals: Any, policy: Precision | None) -> np.ndarray:
+        def outputs(s: Any) -> Array:
+            return scan(*source.build(s), method=method, precision=policy)[0]
 
-    y = run("auto", jax.tree.map(jnp.asarray, one))
+        return np.asarray(jax.jit(outputs)(signals))
+
+    y = run("auto", one, Precision.named(precision))
     with jax.enable_x64(True), jax.default_device(host()):
-        double = {k: jnp.asarray(x, jnp.float64) for k, x in one.items()}
-        expected = run("sequential", double)
+        double = {k: x.astype(jnp.float64) for k, x in one.items()}
+        expected = run("sequential", double, None)
     error = normwise(y, expected)
-    return LongError(family, found.chosen, length, error, error <= MOST_ERROR)
+    reached = error <= MOST_ERROR if precision == "float32" else None
+    return LongError(family, found.chosen, length, error, reached)
+
+
+def _contest(family: str, precision: str, length: int) -> Contest:
+    """Our engines on an architecture of this length."""
+    case = Case(family, family, family, sizes(family, length))
+    return contest(case, precision, baselines=False)
+
+
+def _first(signals: Signals, shared: tuple[str, ...]) -> dict[str, Array]:
+    """The signals of the first sequence."""
+    return {k: jnp.asarray(x if k in shared else x[0]) for k, x in signals.items()}

@@ -1,7 +1,8 @@
 r"""What one writes without this library: recurrences and attention in a few lines of JAX.
 
 They are differentiated automatically and read the parts of the same `System`, so that they compute
-the same function as the engines do.
+the same function as the engines do. Inputs in bfloat16 have their states and sums in float32, as in
+the engines; in which precision products are computed is left to `jax.default_matmul_precision`.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ def associative_scan(system: System | KernelSystem, u: Float[Array, "L d"]) -> F
     """
     a, b, x, c = _parts(system, u)
     f = b[..., None] * x[:, :, None, :]
+    f = f.astype(jnp.result_type(a, f))
     a = jnp.broadcast_to(a, (f.shape[0], *a.shape[1:]))
     h = jax.lax.associative_scan(lambda i, j: (j[0] * i[0], j[0] * i[1] + j[1]), (a, f))[1]
-    return _real(jnp.einsum("lhn,lhnp->lhp", c, h, precision="highest"), system)
+    return _real(jnp.einsum("lhn,lhnp->lhp", c, h), system, u)
 
 
 def lax_scan(system: System | KernelSystem, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
@@ -44,10 +46,10 @@ def lax_scan(system: System | KernelSystem, u: Float[Array, "L d"]) -> Float[Arr
     def body(h: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
         a, b, x, c = step
         h = a * h + b[:, :, None] * x[:, None, :]
-        return h, jnp.einsum("hn,hnp->hp", c, h, precision="highest")
+        return h, jnp.einsum("hn,hnp->hp", c, h)
 
     h = jnp.zeros((*b.shape[1:], x.shape[-1]), jnp.result_type(a, b, x))
-    return _real(jax.lax.scan(body, h, (a, b, x, c))[1], system)
+    return _real(jax.lax.scan(body, h, (a, b, x, c))[1], system, u)
 
 
 def quadratic(system: System | KernelSystem, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
@@ -57,8 +59,8 @@ def quadratic(system: System | KernelSystem, u: Float[Array, "L d"]) -> Float[Ar
     total = jnp.cumsum(jnp.broadcast_to(system.A.log_a, x.shape[:2]), axis=0).T
     causal = jnp.tril(jnp.ones((x.shape[0], x.shape[0]), bool))
     decay = jnp.exp(jnp.where(causal, total[:, :, None] - total[:, None, :], -jnp.inf))
-    scores = jnp.einsum("thn,shn->hts", c, b, precision="highest") * decay
-    return _real(jnp.einsum("hts,shp->thp", scores, x, precision="highest"), system)
+    scores = jnp.einsum("thn,shn->hts", c, b) * decay
+    return _real(jnp.einsum("hts,shp->thp", scores, x), system, u)
 
 
 def dot_product_attention(
@@ -94,9 +96,6 @@ def _parts(system: System | KernelSystem, u: Array) -> tuple[Array, Array, Array
     return jnp.exp(system.A.log_decay()), vector(system.B.b), x, vector(system.C.c)
 
 
-def _real(y: Array, system: System | KernelSystem) -> Array:
-    y = y.reshape(y.shape[0], -1)
-    if not jnp.iscomplexobj(y):
-        return y
+def _real(y: Array, system: System | KernelSystem, u: Array) -> Array:
     assert isinstance(system, System)
-    return y.real * (2 if system.C.conjugate_pairs else 1)
+    return system.C.real(y.reshape(y.shape[0], -1)).astype(u.dtype)

@@ -1,4 +1,4 @@
-"""What this device can do at most: copy bandwidth and float32 matrix products, measured."""
+"""What this device can do at most: copy bandwidth and matrix products, measured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dsfjax.bench.timing import take_turns
+from dsfjax.core import Precision
 
 
 class Roofline(NamedTuple):
@@ -15,7 +16,7 @@ class Roofline(NamedTuple):
 
     Attributes:
         bytes_per_s: Of a copy in memory, reads and writes both counted.
-        flops_per_s: Of a float32 matrix product at full precision.
+        flops_per_s: Of a matrix product in the precision of the benchmark.
     """
 
     bytes_per_s: float
@@ -41,19 +42,21 @@ class Roofline(NamedTuple):
         return 1e3 * least / milliseconds
 
 
-def measure(*, size: int = 2048, repeats: int = 5) -> Roofline:
+def measure(precision: str = "float32", *, size: int = 2048, repeats: int = 5) -> Roofline:
     """Measure the rates on the default device.
 
     Args:
+        precision: Of the products: "float32", "bfloat16" or "tf32".
         size: Side of the square matrices; the copied array is sixteen times as large as one.
         repeats: Runs of each; the median counts.
 
     Returns:
         The rates.
     """
-    x = jnp.ones((size, size), jnp.float32)
+    policy = Precision.named(precision)
+    x = jnp.ones((size, size), policy.compute or "float32")
     big = jnp.ones((16, size, size), jnp.float32)
-    product = jax.jit(lambda x: jnp.matmul(x, x, precision="highest"))
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision=policy.products(x.dtype)))
     copy = jax.jit(lambda x: -x)
     runs = {
         "product": lambda: jax.block_until_ready(product(x)),

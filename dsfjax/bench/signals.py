@@ -23,6 +23,7 @@ from dsfjax.core import (
     InnerOutput,
     KernelSystem,
     OuterInput,
+    Precision,
     Scalar,
     System,
     Transition,
@@ -65,11 +66,34 @@ class Family(NamedTuple):
         draw: ``draw(rng, sizes) -> signals``, (B, L, …) but for those ``shared`` by the batch.
         build: ``build(signals of one sequence) -> (system, tokens)``.
         shared: Names of the signals without a batch axis.
+        decays: Names of the signals that set the decays of the state.
     """
 
     draw: Callable[[Draw, Sizes], Signals]
     build: Callable[[Mapping[str, Array]], tuple[System | KernelSystem, Array]]
     shared: tuple[str, ...] = ()
+    decays: tuple[str, ...] = ()
+
+
+def in_precision(signals: Signals, precision: str, decays: tuple[str, ...]) -> Signals:
+    """Signals in the dtype of a precision.
+
+    Args:
+        signals: By name.
+        precision: As `Precision.named` takes it.
+        decays: Names of what sets the decays of a state. It is float32 in every precision, as in
+            the models: 8 bits of a decay near 1 would be another memory.
+
+    Returns:
+        The same, rounded.
+
+    Example:
+        >>> signals = {"g": np.array([-0.1]), "v": np.array([0.1])}
+        >>> [x.dtype.name for x in in_precision(signals, "bfloat16", ("g",)).values()]
+        ['float32', 'bfloat16']
+    """
+    dtype = jnp.dtype(Precision.named(precision).compute or "float32")
+    return {k: np.asarray(x, np.float32 if k in decays else dtype) for k, x in signals.items()}
 
 
 def _qkv(rng: Draw, s: Sizes) -> Signals:
@@ -223,20 +247,21 @@ def _softmax(s: Mapping[str, Array]) -> tuple[KernelSystem, Array]:
     return system, s["v"].reshape(length, -1)
 
 
-_COMPLEX = ("b_re", "b_im", "c_re", "c_im", "log_a_re", "log_a_im")
-_DENSE_MAPS = ("B_re", "B_im", "C_re", "C_im", "log_a_re", "log_a_im")
+_LOG_A = ("log_a_re", "log_a_im")
+_COMPLEX = ("b_re", "b_im", "c_re", "c_im", *_LOG_A)
+_DENSE_MAPS = ("B_re", "B_im", "C_re", "C_im", *_LOG_A)
 
 FAMILIES = {
-    "ssd": Family(_ssd_signals, lambda s: _attend(s, Scalar(s["g"]))),
+    "ssd": Family(_ssd_signals, lambda s: _attend(s, Scalar(s["g"])), decays=("g",)),
     "linear_attention": Family(_qkv, _linear_attention),
-    "gla": Family(_gla_signals, lambda s: _attend(s, Diagonal(s["g"][..., None]))),
-    "s6": Family(_s6_signals, _s6, ("A",)),
-    "rg_lru": Family(_channel_signals, _channels),
+    "gla": Family(_gla_signals, lambda s: _attend(s, Diagonal(s["g"][..., None])), decays=("g",)),
+    "s6": Family(_s6_signals, _s6, ("A",), decays=("delta", "A")),
+    "rg_lru": Family(_channel_signals, _channels, decays=("log_a",)),
     "delta_rule": Family(_delta_signals, _delta),
-    "gated_delta_rule": Family(_gated_delta_signals, _delta),
-    "kda": Family(_kda_signals, _delta),
-    "s4d": Family(_s4d_signals, _s4d, _COMPLEX),
-    "lru": Family(_lru_signals, _lru, _DENSE_MAPS),
-    "dense": Family(_dense_signals, lambda s: _attend(s, Dense(s["A"]))),
+    "gated_delta_rule": Family(_gated_delta_signals, _delta, decays=("g",)),
+    "kda": Family(_kda_signals, _delta, decays=("g",)),
+    "s4d": Family(_s4d_signals, _s4d, _COMPLEX, decays=_LOG_A),
+    "lru": Family(_lru_signals, _lru, _DENSE_MAPS, decays=_LOG_A),
+    "dense": Family(_dense_signals, lambda s: _attend(s, Dense(s["A"])), decays=("A",)),
     "softmax": Family(_qkv, _softmax),
 }

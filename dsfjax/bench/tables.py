@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from dsfjax._util.errors import BOUNDS
 from dsfjax.bench.lengths import MOST_BYTES, MOST_ERROR, MOST_GROWTH
 from dsfjax.bench.measure import Measurement
 from dsfjax.bench.run import Results
-from dsfjax.bench.targets import AUTO, GRADIENT_ERROR, VALUE_ERROR, Verdict, worst_errors
+from dsfjax.bench.targets import AUTO, Verdict, worst_errors
 
 
 class Table(NamedTuple):
@@ -52,7 +53,7 @@ def grid(results: Results) -> Table:
     head = ("case", "structure", "sizes", "contestant", "forward ms", "fwd+bwd ms", "× auto")
     head += ("temp MiB", "all MiB", "compile s", "roofline", "value err", "gradient err")
     return Table(
-        f"Engines and contestants, float32: medians of {results.repeats} runs",
+        f"Engines and contestants, {results.precision}: medians of {results.repeats} runs",
         head,
         _without_repeats([_grid_row(row, results) for row in results.rows], 3),
         4,
@@ -94,27 +95,35 @@ def _grid_row(row: Measurement, results: Results) -> tuple[str, ...]:
 def promises(results: Results) -> Table:
     """The promised ratios, and the errors over the whole grid."""
     head = ("what", "case", "against", "ours", "theirs", "ratio", "wanted", "reached")
-    rows = [_promise(found, quick=results.quick) for found in results.verdicts]
+    rows = [_promise(found, judged=results.judged) for found in results.verdicts]
     worst = worst_errors(results.rows)
     if worst is not None:
         a, b = worst
         assert a.value_error is not None and b.gradient_error is not None
+        value, gradient = BOUNDS[results.precision]
         for what, row, got, most in (
-            ("value error, the worst", a, a.value_error, VALUE_ERROR),
-            ("gradient error, the worst", b, b.gradient_error, GRADIENT_ERROR),
+            ("value error, the worst", a, a.value_error, value),
+            ("gradient error, the worst", b, b.gradient_error, gradient),
         ):
             verdict = "yes" if got <= most else "no"
             cells = (what, row.case, f"float64 ({row.contestant})", error(got), "", "")
             rows.append((*cells, f"≤ {most:g}", verdict, ""))
     return Table(
-        "Must reach" + (", at reduced sizes: not judged" if results.quick else ""),
+        "Must reach" + _unjudged(results),
         (*head, "errors of ours"),
         rows,
         3,
     )
 
 
-def _promise(found: Verdict, *, quick: bool) -> tuple[str, ...]:
+def _unjudged(results: Results) -> str:
+    """Why ratios are not judged, as the end of a title."""
+    if results.judged:
+        return ""
+    return f", {'at reduced sizes' if results.quick else f'in {results.precision}'}: not judged"
+
+
+def _promise(found: Verdict, *, judged: bool) -> tuple[str, ...]:
     target = found.target
     lead = (target.what, target.case, target.against)
     if found.ratio is None or found.errors is None:
@@ -126,7 +135,7 @@ def _promise(found: Verdict, *, quick: bool) -> tuple[str, ...]:
         f"{number(found.theirs)} {unit}",
         f"{number(found.ratio)}×",
         f"{target.wanted:g}×",
-        "–" if quick else "yes" if found.reached else "no",
+        _yes(found.reached if judged else None),
         " / ".join(map(error, found.errors)),
     )
 
@@ -138,7 +147,7 @@ def choices(results: Results) -> Table:
         ("case", "auto", "best, fwd+bwd", "forward", "fwd+bwd", "within"),
         [
             (c.case, c.auto, c.best, f"{c.forward:.2f}", f"{c.gradient:.2f}")
-            + (_yes(None if results.quick else c.within),)
+            + (_yes(c.within if results.judged else None),)
             for c in results.choices
         ],
         3,
@@ -152,7 +161,7 @@ def growth(results: Results) -> Table:
         ("architecture", "method", "shorter ms", "longer ms", "ratio", "linear"),
         [
             (g.family, g.method, number(g.short_ms), number(g.long_ms), number(g.growth))
-            + (_yes(None if results.quick else g.linear),)
+            + (_yes(g.linear if results.judged else None),)
             for g in results.growth
         ],
         2,
@@ -172,7 +181,8 @@ def latency(results: Results) -> Table:
 def errors(results: Results) -> Table:
     """Errors over long sequences."""
     return Table(
-        f"Length: float32 against the sequential engine in float64, wanted ≤ {MOST_ERROR:g}",
+        f"Length: {results.precision} against the sequential engine in float64, wanted in float32 "
+        f"≤ {MOST_ERROR:g}",
         ("architecture", "method", "L", "value err", "within"),
         [
             (e.family, e.method, f"{e.length:,}", error(e.value_error), _yes(e.reached))

@@ -9,7 +9,6 @@ from dsfjax.bench.case import ASSOCIATIVE, LOOP, QUADRATIC
 from dsfjax.bench.measure import Measurement
 
 PEERS = "other packages"
-VALUE_ERROR, GRADIENT_ERROR = 2e-6, 1e-5
 # "auto" is to be within this factor of the best method, everywhere.
 AUTO = 1.3
 

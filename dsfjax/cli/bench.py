@@ -31,11 +31,12 @@ def main(command: options.Bench) -> int:
         The exit code.
 
     Raises:
-        UsageError: If there is no such case, or nothing to repeat.
+        UsageError: If there is no such case or precision, or nothing to repeat.
     """
     plan = plan_of(command)
     with usage_errors(ValueError):
         reserve_devices(command.devices)
+        plan.check()
         if command.out is not None:
             writable(command.out)
     terminal = Console()
@@ -78,6 +79,7 @@ def plan_of(command: options.Bench) -> bench.Plan:
             choose("case", name, (*grid, LENGTHS))
     return bench.Plan(
         [case for name, case in grid.items() if not command.cases or name in command.cases],
+        precision=command.precision,
         repeats=command.repeats,
         baselines=not command.no_baselines,
         quick=command.quick,

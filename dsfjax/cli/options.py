@@ -338,6 +338,9 @@ class Bench(Command):
         tuple[str, ...], tyro.conf.arg(metavar="CASE ...", help_behavior_hint="(default: all)")
     ] = ()
     """Cases of the grid; "lengths" is the table of growth with the length."""
+    precision: str = "float32"
+    """Of the engines and of plain JAX: float32, bfloat16 (states, sums and decays in float32) or
+    tf32. Errors are against float64 in each."""
     repeats: int = 5
     """Rounds in which the contestants of a case take turns; the tables show medians."""
     devices: Annotated[

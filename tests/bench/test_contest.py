@@ -1,5 +1,6 @@
 """Contestants compute the same function and the same gradients, and are reported in full."""
 
+import re
 import sys
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsfjax._util.errors import BOUNDS
 from dsfjax.bench.case import Case, cases
 from dsfjax.bench.contest import Contest, contest
 from dsfjax.bench.contestant import prepare
@@ -112,6 +114,42 @@ def test_measure_reports_every_contestant() -> None:
     assert chunked.share is not None and chunked.gradient_ms is not None
     least = 3 * 2 * max(model.flops / 1e11, model.bytes / 1e10)
     np.testing.assert_allclose(chunked.share, 1e3 * least / chunked.gradient_ms)
+
+
+def test_bfloat16_rounds_the_signals_and_keeps_decays_and_sums() -> None:
+    found = contest(small("ssd", length=16), "bfloat16")
+    kept = {name: x.dtype.name for name, x in found.signals.items()}
+    assert kept.pop("g") == "float32"
+    assert set(kept.values()) == {"bfloat16"}
+    for name in ("chunked", "autodiff lax.scan"):
+        value, gradient = errors(found, name)
+        assert 1e-4 < value < BOUNDS["bfloat16"][0], name
+        assert 1e-4 < gradient < BOUNDS["bfloat16"][1], name
+
+
+def test_who_cannot_run_in_a_precision_says_so() -> None:
+    for precision, row in (("bfloat16", "s6"), ("tf32", "mamba"), ("bfloat16", "rg_lru")):
+        found = contest(small(row, length=16), precision)
+        reasons = {c.name: c.missing for c in found.contestants if c.side == "peer"}
+        for reason in reasons.values():
+            assert "runs in float32" in (reason or "")
+    rows = measure(contest(small("mamba", length=16), "tf32"), RATES, repeats=1)
+    assert [row.skipped for row in rows] == [
+        "runs in float32 and bfloat16 only",
+        "runs in float32 only",
+    ]
+
+
+def test_products_of_baselines_follow_the_precision() -> None:
+    def products(precision: str) -> set[str]:
+        found = contest(small("ssd", length=16), precision)
+        (quadratic,) = (c for c in found.contestants if c.name == "quadratic attention")
+        return set(
+            re.findall("precision=(.*)", str(jax.make_jaxpr(quadratic.load())(found.signals)))
+        )
+
+    for precision, name in (("float32", "HIGHEST"), ("bfloat16", "DEFAULT"), ("tf32", "HIGH")):
+        assert products(precision) == {f"(Precision.{name}, Precision.{name})"}
 
 
 def test_a_wrong_contestant_shows() -> None:

@@ -51,8 +51,8 @@ def test_latency_is_that_of_the_next_step(family: str, monkeypatch: pytest.Monke
     def watched(function: Any, **options: Any) -> Any:
         run = jit(function, **options)
 
-        def call(*args: Any) -> Any:
-            out = run(*args)
+        def call(*args: Any, **options: Any) -> Any:
+            out = run(*args, **options)
             if function is step:
                 outputs.append(np.asarray(out[0]))
             return out
@@ -83,7 +83,7 @@ def test_error_over_a_long_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < good.value_error < 1e-6
     scan = lengths.scan
 
-    def off(system: object, u: object, *, method: str):
+    def off(system: object, u: object, *, method: str, precision: object):
         y, h = scan(system, u, method=method)  # type: ignore[arg-type]
         return (y, h) if method == "sequential" else (y * 1.001, h)
 

@@ -26,7 +26,7 @@ ROWS = [
 ]  # fmt: skip
 
 
-def results(*, quick: bool = False) -> bench.Results:
+def results(precision: str = "float32", *, quick: bool = False) -> bench.Results:
     machine = {
         "device": "cpu", "devices": 4, "backend": "cpu", "processor": "a processor", "cores": 4,
         "usable_cores": 2, "python": "3.11", "versions": {"jax": "0.10.2", "torch": None},
@@ -35,6 +35,7 @@ def results(*, quick: bool = False) -> bench.Results:
     return bench.Results(
         machine,
         Roofline(2e10, 3e11),
+        precision,
         quick,
         5,
         ROWS,
@@ -78,6 +79,19 @@ def test_reduced_sizes_are_not_judged() -> None:
     assert [row[7] for row in cells(found, "Must reach")[:2]] == ["–", "–"]
     assert cells(found, "auto")[0][-1] == "–"
     assert cells(found, "Length: forward")[0][-1] == "–"
+
+
+def test_another_precision_is_named_and_its_ratios_are_not_judged() -> None:
+    found = results("bfloat16")
+    titles = [table.title for table in bench.tables(found)]
+    assert titles[0].startswith("Engines and contestants, bfloat16")
+    assert "Must reach, in bfloat16: not judged" in titles
+    assert "bfloat16 products" in environment(found)
+    assert as_json(found)["precision"] == "bfloat16"
+    rows = cells(found, "Must reach")
+    assert [row[7] for row in rows[:2]] == ["–", "–"]
+    assert [row[6:8] for row in rows[-2:]] == [("≤ 0.015625", "yes"), ("≤ 0.03125", "yes")]
+    assert cells(found, "auto")[0][-1] == "–"
 
 
 def test_files(tmp_path: Path) -> None:

@@ -16,22 +16,33 @@ OF_DENSE = ["sequential", "associative", "checkpointed", "materialized"]
 
 
 def test_bench_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    words = "bench --quick --cases dense --no-baselines --repeats 1 --out"
+    words = "bench --quick --cases dense --no-baselines --repeats 1 --precision bfloat16 --out"
     assert main([*words.split(), str(tmp_path / "out")]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert "\x1b" not in out
-    for text in ("dense", "associative", "materialized", "value error, the worst", "cores"):
+    for text in (
+        "contestants, bfloat16",
+        "dense",
+        "associative",
+        "materialized",
+        "value error, the worst",
+        "cores",
+    ):
         assert text in out
     data = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert [row["contestant"] for row in data["rows"]] == OF_DENSE
     assert (data["quick"], data["repeats"], data["growth"]) == (True, 1, [])
+    assert data["precision"] == "bfloat16"
+    assert all(1e-4 < row["value_error"] < 2**-6 for row in data["rows"])
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("bench --cases sdd", "unknown case 'sdd'; did you mean 'ssd'?"),
+        ("bench --precision float31", "unknown precision 'float31'; did you mean 'float32'?"),
+        ("bench --precision tf32 --quick", "got tf32: no TF32 on this device (cpu)"),
         ("bench --repeats 0", "expected --repeats >= 1, got 0"),
         ("selfcheck --precision float31", "unknown precision 'float31'; did you mean 'float32'?"),
     ],

@@ -20,6 +20,8 @@ class Peer(NamedTuple):
         packages: What has to be installed.
         load: Gives ``function(signals) -> y`` of the whole batch, in arrays of the framework.
         install: How to install them.
+        precisions: In which it can be compared with ours. The packages in PyTorch take the same
+            signals in float32 only, and have no TF32 on a CPU.
     """
 
     title: str
@@ -27,6 +29,7 @@ class Peer(NamedTuple):
     packages: tuple[str, ...]
     load: Callable[[], Callable[..., Any]]
     install: str = EXTRA
+    precisions: tuple[str, ...] = ("float32",)
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None."""
@@ -66,5 +69,6 @@ PEERS = {
         ("recurrentgemma", "absl", "einops"),
         recurrentgemma.linear_scan,
         "pip install --no-deps recurrentgemma; pip install absl-py einops",
+        ("float32", "tf32"),  # no products; in bfloat16 it wants the decays in bfloat16, too
     ),
 }
