@@ -363,8 +363,14 @@ class Bench(Command):
 class Selfcheck(Command):
     """Check every engine on this device against float64; the exit code is 1 if one is off."""
 
-    precision: str = "float32"
-    """Precision of inputs: float32, bfloat16 (states and sums in float32) or float64."""
+    precision: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="PRECISION ...", help_behavior_hint="(default: float32 bfloat16 tf32)"
+        ),
+    ] = ()
+    """Precisions: float32, bfloat16 (states and sums in float32), tf32 (products, where the device
+    has it) and float64."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON instead of a table."""
 

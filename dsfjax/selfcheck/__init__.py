@@ -1,6 +1,5 @@
-"""Floor 7: every engine on this device and in this precision, against float64 on the host."""
+"""Floor 7: every engine on this device, in every precision, against float64 on the host."""
 
-from dsfjax.selfcheck.check import BOUNDS as BOUNDS
 from dsfjax.selfcheck.check import Check as Check
 from dsfjax.selfcheck.check import selfcheck as selfcheck
 from dsfjax.selfcheck.problems import STRUCTURES as STRUCTURES

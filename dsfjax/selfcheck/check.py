@@ -1,12 +1,15 @@
-r"""Every engine on this device and in this precision, against float64 on the host.
+r"""Every engine on this device, in every precision, against float64 on the host.
 
 The systems are random (`problems`), with resets, strong decays and decays of 0. Outputs and the
 last state are compared with a loop over the matrices of `to_dense`,
 
 .. math:: h_t = A_t h_{t-1} + B_t u_t, \qquad y_t = \mathrm{Re}(C_t h_t) + D_t u_t,
 
-in NumPy; gradients, from cotangents of both, with those of the sequential engine in float64. Inputs
-are rounded to the precision first, so that errors are those of the computation alone.
+in NumPy, or with attention query by query; with the sequential engine in float64 where the
+matrices belong to another state (a normaliser) or do not exist (keys and weights that a transition
+changes). Gradients, from cotangents of outputs and last state, are compared with those of the
+sequential engine in float64. Inputs are rounded to the precision first, so that errors are those
+of the computation alone.
 """
 
 from __future__ import annotations
@@ -21,28 +24,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dsfjax._util.ahead import compiled
-from dsfjax._util.errors import host, normwise
-from dsfjax.core import KernelSystem, KVCache, to_dense
+from dsfjax._util.ahead import compiled, quick_options
+from dsfjax._util.errors import BOUNDS, host, lacks, normwise
+from dsfjax._util.names import choose
+from dsfjax.core import KernelSystem, KVCache, Precision, to_dense
+from dsfjax.core.policy import DEFAULT
 from dsfjax.engines import methods, scan
 from dsfjax.selfcheck.problems import STRUCTURES, Problem
 
-# Largest normwise errors of values and gradients. In bfloat16 outputs, gradients and the operands
-# of products are rounded to 8 bits, a relative error of 2^-8 each, while states and sums are
-# float32. Four such roundings in a row are allowed, and eight in a backward pass.
-BOUNDS = {
-    "float32": (2e-6, 1e-5),
-    "bfloat16": (2.0**-6, 2.0**-5),
-    "float64": (1e-12, 1e-11),
-}
-
 
 class Check(NamedTuple):
-    """One engine on one structure.
+    """One engine on one structure in one precision.
 
     Attributes:
         structure: Of the transition and the maps around it.
         method: The engine.
+        precision: "float32", "bfloat16", "tf32" or "float64".
         value_error: Normwise, the worse of outputs and last state; infinite where anything is NaN.
         gradient_error: Normwise, the worst over the arrays of the system, u and h0.
         worst: The array with that gradient error.
@@ -53,6 +50,7 @@ class Check(NamedTuple):
 
     structure: str
     method: str
+    precision: str
     value_error: float
     gradient_error: float
     worst: str
@@ -68,91 +66,119 @@ class Check(NamedTuple):
 
 
 def selfcheck(
-    dtype: str = "float32", *, structures: Sequence[str] | None = None, seed: int = 0
+    precisions: Sequence[str] = ("float32",),
+    *,
+    structures: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Iterator[Check]:
     """Check every engine on every structure it runs.
 
     Args:
-        dtype: Precision of system and tokens: "float32", "bfloat16" or "float64".
+        precisions: Of "float32", "bfloat16", "tf32" and "float64". The first three are those that
+            commands take; bfloat16 rounds the arrays of the system and the tokens, tf32 the
+            operands of products.
         structures: Names of `dsfjax.selfcheck.STRUCTURES`; all by default.
         seed: Of the random systems.
 
     Yields:
-        A `Check` per pair, structure by structure, from the default device.
+        A `Check` for each structure, precision and engine, in this order, from the default device.
 
     Raises:
-        ValueError: For another precision.
+        ValueError: For an unknown precision, or tf32 on a device without it.
 
     Numerics:
-        Bounds: 2e-6 and 1e-5 (value, gradient) in float32 at full precision of products, 1e-12 and
-        1e-11 in float64, 2^-6 and 2^-5 in bfloat16.
+        Bounds (value, gradient): 2e-6 and 1e-5 in float32 at full precision of products, 2^-6 and
+        2^-5 in bfloat16, 2^-9 and 2^-8 in tf32, 1e-12 and 1e-11 in float64.
 
     Example:
         >>> found = list(selfcheck(structures=["dense"]))
         >>> found[0].method, all(check.ok for check in found)
         ('sequential', True)
     """
-    if dtype not in BOUNDS:
-        raise ValueError(f"selfcheck: expected dtype to be one of {list(BOUNDS)}, got {dtype!r}.")
+    for precision in precisions:
+        choose("precision", precision, BOUNDS)
+        if reason := lacks(precision):
+            raise ValueError(f"selfcheck: expected another precision, got {precision}: {reason}.")
     names = list(STRUCTURES) if structures is None else structures
-    for structure in compiled((_Structure(name, dtype, seed) for name in names), lead=2):
+    for structure in compiled((_Structure(name, precisions, seed) for name in names), lead=2):
         yield from structure.checks()
 
 
 class _Structure:
     """One structure with all its programs: lowered here, compiled elsewhere, run here."""
 
-    def __init__(self, name: str, dtype: str, seed: int) -> None:
-        self.name, self.dtype = name, dtype
+    def __init__(self, name: str, precisions: Sequence[str], seed: int) -> None:
+        self.name = name
         with _wide():
-            self.problem = _rounded(STRUCTURES[name](np.random.default_rng(seed)), dtype)
-            wide = _widened(self.problem)
-            is_kernel = isinstance(wide.system, KernelSystem)
-            self.dense = None if is_kernel else _Program(jax.jit(to_dense), (wide.system,))
+            exact = STRUCTURES[name](np.random.default_rng(seed))
+            wide = _widened(exact)
+            self.dense = _lowered(jax.jit(to_dense), wide.system) if _has_matrices(wide) else None
             shapes = jax.eval_shape(lambda problem: _outputs(problem, "sequential"), wide)
-            bars = _cotangents(shapes, dtype)
-            self.gradients = _pull_back(wide, "sequential", bars)
-        with jax.enable_x64(dtype == "float64"):
-            self.engines = {
-                method: _pull_back(self.problem, method, bars) for method in methods(wide.system)
-            }
+            # Tf32 has the inputs of float32, and so the same reference.
+            dtypes = dict.fromkeys(map(_dtype, precisions))
+            self.problems = {dtype: _rounded(exact, dtype) for dtype in dtypes}
+            self.bars = {dtype: _cotangents(shapes, dtype) for dtype in dtypes}
+            bars = next(iter(self.bars.values()))
+            self.sequential = _pull_back(wide, "sequential", DEFAULT, _widened(bars))
+        self.engines = {}
+        for precision in precisions:
+            dtype = _dtype(precision)
+            problem, bars, policy = self.problems[dtype], self.bars[dtype], _policy(precision)
+            with jax.enable_x64(dtype == "float64"):
+                self.engines[precision] = {
+                    method: _pull_back(problem, method, policy, bars)
+                    for method in methods(wide.system)
+                }
 
     def compile(self) -> _Structure:
-        for program in (self.dense, self.gradients, *self.engines.values()):
+        engines = (program for programs in self.engines.values() for program in programs.values())
+        for program in (self.dense, self.sequential, *engines):
             if program is not None:
-                program.compile()
+                # Every program runs once. On a CPU the compiler would take seven times as long to
+                # optimise it; what is checked are the engines, not the optimiser.
+                program.compile(**quick_options())
         return self
 
-    def checks(self) -> list[Check]:
+    def checks(self) -> Iterator[Check]:
+        references = {dtype: self._reference(dtype) for dtype in self.problems}
+        for precision, programs in self.engines.items():
+            for method, program in programs.items():
+                yield self._check(precision, method, program, *references[_dtype(precision)])
+
+    def _reference(self, dtype: str) -> tuple[Any, list[np.ndarray]]:
+        """Outputs and last state, and the gradients, in float64."""
+        problem = self.problems[dtype]
         with _wide():
-            expected = _reference(self.problem, self.dense)
-            gradients = [np.asarray(x) for x in self.gradients()[1]]
-        return [self._check(method, expected, gradients) for method in self.engines]
+            wide = _widened(problem)
+            out, gradients = self.sequential(*_split(wide), _widened(self.bars[dtype]))
+            dense = None if self.dense is None else self.dense(wide.system)
+            return _expected(problem, dense, out), [np.asarray(x) for x in gradients]
 
     def _check(
-        self, method: str, expected: tuple[np.ndarray, Any], gradients: list[np.ndarray]
+        self, precision: str, method: str, program: _Program, expected: Any, gradients: list[Any]
     ) -> Check:
-        bounds = BOUNDS[self.dtype]
+        bounds, dtype = BOUNDS[precision], _dtype(precision)
+        problem = self.problems[dtype]
         try:
-            with jax.enable_x64(self.dtype == "float64"):
-                out, found = self.engines[method]()
+            with jax.enable_x64(dtype == "float64"):
+                out, found = program(*_split(_arrays(problem)), _arrays(self.bars[dtype]))
         except Exception as error:  # an engine that raises is off; the others are still checked
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            return Check(self.name, method, math.inf, math.inf, "", *bounds, reason)
+            return Check(self.name, method, precision, math.inf, math.inf, "", *bounds, reason)
         pairs = zip(jax.tree.leaves(out), jax.tree.leaves(expected), strict=True)
         value_error = max(normwise(x, y) for x, y in pairs)
         errors = [normwise(x, y) for x, y in zip(found, gradients, strict=True)]
         worst = max(range(len(errors)), key=errors.__getitem__)
-        leaf = _names(self.problem)[worst]
-        return Check(self.name, method, value_error, errors[worst], leaf, *bounds)
+        leaf = _names(problem)[worst]
+        return Check(self.name, method, precision, value_error, errors[worst], leaf, *bounds)
 
 
 class _Program:
-    """A program and its arguments; what goes wrong on its way is raised when it is called."""
+    """A program; what goes wrong on its way is raised when it is called."""
 
-    def __init__(self, function: Any, arguments: tuple[Any, ...]) -> None:
-        self._arguments, self._stage, self._error = arguments, None, None
-        self._reach(lambda: function.lower(*arguments))
+    def __init__(self, lower: Callable[[], Any]) -> None:
+        self._stage, self._error = None, None
+        self._reach(lower)
 
     def _reach(self, stage: Callable[[], Any]) -> None:
         try:
@@ -160,14 +186,18 @@ class _Program:
         except Exception as error:
             self._error = error
 
-    def compile(self) -> None:
+    def compile(self, **options: Any) -> None:
         if self._error is None:
-            self._reach(self._stage.compile)  # type: ignore[union-attr]
+            self._reach(lambda: self._stage.compile(options or None))  # type: ignore[union-attr]
 
-    def __call__(self) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         if self._error is not None:
             raise self._error
-        return self._stage(*self._arguments)  # type: ignore[misc]
+        return self._stage(*arguments)  # type: ignore[misc]
+
+
+def _lowered(function: Any, *arguments: Any) -> _Program:
+    return _Program(lambda: function.lower(*arguments))
 
 
 @contextlib.contextmanager
@@ -177,37 +207,57 @@ def _wide() -> Iterator[None]:
         yield
 
 
-def _pull_back(problem: Problem, method: str, bars: Any) -> _Program:
+def _dtype(precision: str) -> str:
+    """Dtype to which the inputs are rounded."""
+    return precision if precision == "float64" else _policy(precision).compute or "float32"
+
+
+def _policy(precision: str) -> Precision:
+    return DEFAULT if precision == "float64" else Precision.named(precision)
+
+
+def _pull_back(problem: Problem, method: str, policy: Precision, bars: Any) -> _Program:
     """Outputs and gradients to everything that is differentiable."""
-    arrays, rebuild = _differentiable(jax.tree.map(jnp.asarray, problem))
+    problem = _arrays(problem)
+    structure = jax.tree.structure(problem)
 
     @jax.jit
-    def run(arrays: list[Array], bars: Any) -> tuple[Any, list[Array]]:
-        out, pull = jax.vjp(lambda x: _outputs(rebuild(x), method), arrays)
+    def run(arrays: Any, rest: Any, bars: Any) -> tuple[Any, list[Array]]:
+        def outputs(arrays: Any) -> Any:
+            leaves = arrays | rest
+            problem = jax.tree.unflatten(structure, [leaves[i] for i in range(len(leaves))])
+            return _outputs(problem, method, policy)
+
+        out, pull = jax.vjp(outputs, arrays)
         bars = jax.tree.map(lambda bar, x: bar.astype(x.dtype), bars, out)
-        return out, pull(bars)[0]
+        return out, jax.tree.leaves(pull(bars))
 
-    return _Program(run, (arrays, jax.tree.map(jnp.asarray, bars)))
+    return _lowered(run, *_split(problem), _arrays(bars))
 
 
-def _outputs(problem: Problem, method: str) -> tuple[Array, Any]:
-    y, h = scan(*problem, method=method)
+def _outputs(problem: Problem, method: str, policy: Precision = DEFAULT) -> tuple[Array, Any]:
+    y, h = scan(*problem, method=method, precision=policy)
     return y, (h.k, h.v) if isinstance(h, KVCache) else h
 
 
-def _reference(problem: Problem, to_matrices: Callable[[], Any] | None) -> tuple[np.ndarray, Any]:
-    """Outputs and last state in float64, by NumPy; ``to_matrices`` gives the dense form."""
+def _has_matrices(problem: Problem) -> bool:
+    """Whether the dense form is one of the state that `scan` carries."""
+    return not isinstance(problem.system, KernelSystem) and problem.system.eta is None
+
+
+def _expected(problem: Problem, dense: Any, sequential: Any) -> Any:
+    """Outputs and last state in float64: by NumPy, or else what the sequential engine gave."""
     system, u, h0 = _widened(problem)
     if isinstance(system, KernelSystem):
-        return _attention(system, np.asarray(u))
-    assert to_matrices is not None
-    dense = to_matrices()
+        return _attention(system, np.asarray(u)) if system.transition is None else sequential
+    if dense is None:
+        return sequential
     A, B, C, D = (np.asarray(x) for x in (dense.A, dense.B, dense.C, dense.D))
     h, u, y = np.asarray(h0).reshape(-1), np.asarray(u), np.zeros(C.shape[:2])
     twice = 2 if system.is_complex and system.C.conjugate_pairs else 1
     for t in range(len(u)):
-        h = A[t] @ h + B[t] @ u[t]
-        y[t] = twice * np.real(C[t] @ h) + D[t] @ u[t]
+        before, h = h, A[t] @ h + B[t] @ u[t]
+        y[t] = twice * np.real(C[t] @ (before if system.C.before_update else h)) + D[t] @ u[t]
     return y, h.reshape(system.state_shape)
 
 
@@ -216,13 +266,17 @@ def _attention(system: KernelSystem, u: np.ndarray) -> tuple[np.ndarray, Any]:
     q, k = np.asarray(system.q), np.asarray(system.k)
     length, heads, _ = q.shape
     v = (u @ np.asarray(system.W).T).reshape(length, heads, -1)
-    document = np.cumsum(np.asarray(system.reset))
+    sinks = np.zeros(heads) if system.sink is None else np.exp(np.asarray(system.sink))
+    cap, window, document = system.soft_cap, system.window, np.cumsum(np.asarray(system.reset))
     y = np.zeros_like(v)
     for t in range(length):
         seen = np.flatnonzero(document[: t + 1] == document[t])
+        if window is not None:
+            seen = seen[(seen > t - window) | (seen < seen[0] + system.keep_first)]
         for h in range(heads):
-            weight = np.exp(k[seen, h * k.shape[1] // heads] @ q[t, h])
-            y[t, h] = weight @ v[seen, h] / weight.sum()
+            score = k[seen, h * k.shape[1] // heads] @ q[t, h]
+            weight = np.exp(score if cap is None else cap * np.tanh(score / cap))
+            y[t, h] = weight @ v[seen, h] / (weight.sum() + sinks[h])
     return y.reshape(length, -1), (k, v)
 
 
@@ -239,16 +293,11 @@ def _cotangents(shapes: Any, dtype: str) -> Any:
     return np.asarray(y.astype(jnp.dtype(dtype)), np.float64), h if dtype == "float64" else single
 
 
-def _differentiable(tree: Any) -> tuple[list[Array], Callable[[list[Array]], Any]]:
-    """The real and complex leaves, and a function that puts others in their place."""
-    leaves, structure = jax.tree.flatten(tree)
-    places = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
-
-    def rebuild(arrays: list[Array]) -> Any:
-        new = dict(enumerate(leaves)) | dict(zip(places, arrays, strict=True))
-        return jax.tree.unflatten(structure, [new[i] for i in range(len(leaves))])
-
-    return [leaves[i] for i in places], rebuild
+def _split(tree: Any) -> tuple[dict[int, Array], dict[int, Array]]:
+    """The real and complex leaves, and the others, by number."""
+    leaves = dict(enumerate(jax.tree.leaves(tree)))
+    arrays = {i: x for i, x in leaves.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
+    return arrays, {i: x for i, x in leaves.items() if i not in arrays}
 
 
 def _names(problem: Problem) -> list[str]:
@@ -273,10 +322,14 @@ def _rounded(problem: Problem, dtype: str) -> Problem:
     return Problem(system, u, jax.tree.map(lambda x: cast(x, state), problem.h0))
 
 
-def _widened(problem: Problem) -> Problem:
+def _arrays(tree: Any) -> Any:
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def _widened(tree: Any) -> Any:
     def cast(x: Any) -> Array:
-        if x.dtype == bool:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
             return jnp.asarray(x)
         return jnp.asarray(x, jnp.complex128 if np.iscomplexobj(x) else jnp.float64)
 
-    return jax.tree.map(cast, problem)
+    return jax.tree.map(cast, tree)

@@ -1,6 +1,7 @@
-"""A random system of every structure that has engines of its own, with tokens and a state.
+"""A random system of every kind of transition and of output, with tokens and a state.
 
-All parts around the transition take part: grouped keys, scales, value maps, gates, skips, resets.
+All parts around the transition take part: grouped keys, scales, value maps, gates, skips, resets,
+normalisers, ranks above 1; around the scores of a kernel a window, sinks, a soft cap, decays.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from dsfjax.core import (
     DenseSkip,
     Diagonal,
     DiagonalPlusLowRank,
+    GivenNormalizer,
     InnerOutput,
     KernelSystem,
+    Normalizer,
     OuterInput,
     Scalar,
+    SummedNormalizer,
     System,
     TokenSkip,
     Transition,
     ValueSkip,
+    pytree,
 )
 
 LENGTH = 300  # no multiple of a chunk, and on a CPU longer than a segment of most structures
@@ -41,6 +46,26 @@ class Problem(NamedTuple):
     system: Any
     u: Any
     h0: Any
+
+
+@pytree
+class Turning(Transition):
+    """A transition as a user writes one, with nothing but ``matrix``: pairs of states that turn.
+
+    Attributes:
+        angle: (T, H, n / 2).
+    """
+
+    angle: Array
+
+    def matrix(self) -> Array:
+        """Rotations, shrunk by a tenth, along the diagonal."""
+        cos, sin = 0.9 * jnp.cos(self.angle), 0.9 * jnp.sin(self.angle)
+        rows = jnp.stack([cos, -sin], axis=-1), jnp.stack([sin, cos], axis=-1)
+        blocks = jnp.stack(rows, axis=-2)  # (T, H, n / 2, 2, 2)
+        T, heads, pairs = self.angle.shape
+        placed = jnp.einsum("thkij,kl->thkilj", blocks, jnp.eye(pairs, dtype=blocks.dtype))
+        return placed.reshape(T, heads, 2 * pairs, 2 * pairs)
 
 
 class _Draw:
@@ -89,6 +114,12 @@ class _Draw:
         draw = self.complex if system.is_complex else self.normal
         return Problem(system, self.normal(LENGTH, system.token_width), draw(*system.state_shape))
 
+    def kernel(self, **extras: Any) -> Problem:
+        """Four heads of queries, two of keys."""
+        q, k, W = self.normal(LENGTH, 4, N), self.normal(LENGTH, 2, N), self.normal(4 * P, D_TOKEN)
+        system = KernelSystem(q, k, W, self.reset(), num_channels=P, **extras)
+        return Problem(system, self.normal(LENGTH, D_TOKEN), None)
+
 
 def _channels(g: _Draw) -> Problem:
     C = InnerOutput(gate=g.normal(LENGTH, 1, P))
@@ -115,10 +146,45 @@ def _factored(g: _Draw) -> Problem:
     return g.around(Diagonal.factored(jnp.abs(g.normal(LENGTH, H, P)), rate))
 
 
-def _kernel(g: _Draw) -> Problem:
-    q, k, W = g.normal(LENGTH, 4, N), g.normal(LENGTH, 2, N), g.normal(4 * P, D_TOKEN)
-    system = KernelSystem(q, k, W, g.reset(), num_channels=P)
-    return Problem(system, g.normal(LENGTH, D_TOKEN), None)
+def _either_sign(g: _Draw) -> Problem:
+    return g.around(Diagonal(g.log_decay(LENGTH, H, N, 1), jnp.sign(g.normal(LENGTH, H, N, 1))))
+
+
+def _rank_two(g: _Draw) -> Problem:
+    """Two terms written and two read per step, before the update."""
+    B = OuterInput(
+        g.normal(LENGTH, 2, 1, N),
+        g.normal(LENGTH, 2, H, 1),
+        g.normal(2 * H * P, D_TOKEN),
+        rank=2,
+    )
+    c, gate = g.normal(LENGTH, 2, H, N), g.normal(LENGTH, 2, H, P)
+    C = InnerOutput(c, gate, before_update=True, rank=2)
+    A = Scalar(g.log_decay(LENGTH, H))
+    return g.problem(System(A, B, C, reset=g.reset(), state_shape=(H, N, P)))
+
+
+def _over_channels(g: _Draw) -> Problem:
+    B, C = OuterInput(g.normal(LENGTH, H, N)), InnerOutput(g.normal(LENGTH, 1, P), over="p")
+    A = Diagonal(g.log_decay(LENGTH, H, N, 1))
+    return g.problem(System(A, B, C, reset=g.reset(), state_shape=(H, N, P)))
+
+
+def _normalized(g: _Draw, eta: Normalizer) -> Problem:
+    """Positive keys and queries, so that a sum of their products is not near 0."""
+    b, c = (jnp.abs(g.normal(LENGTH, H, N)) for _ in range(2))
+    B, C = OuterInput(b), InnerOutput(c)
+    A = Scalar(g.log_decay(LENGTH, H))
+    system = System(A, B, C, None, eta, g.reset(), state_shape=(H, N, P))
+    h0 = jnp.abs(g.normal(*system.carried_shape))
+    return Problem(system, g.normal(LENGTH, system.token_width), h0)
+
+
+def _moved_keys(g: _Draw) -> Problem:
+    """Keys that a Householder-like matrix moves from step to step (PaTH)."""
+    w = g.normal(LENGTH, 2, N, 1)
+    w = w / jnp.linalg.norm(w, axis=2, keepdims=True)
+    return g.kernel(transition=DiagonalPlusLowRank(jnp.zeros((1, 2, 1)), w, w))
 
 
 _MAKERS: dict[str, Callable[[_Draw], Problem]] = {
@@ -128,6 +194,7 @@ _MAKERS: dict[str, Callable[[_Draw], Problem]] = {
     "diagonal per channel, n = 1": _channels,
     "diagonal, full": lambda g: g.around(Diagonal(g.log_decay(LENGTH, H, N, P))),
     "diagonal, factored": _factored,
+    "diagonal of either sign": _either_sign,
     "complex diagonal": _complex,
     "complex diagonal, dense maps": _dense_maps,
     "diagonal plus rank 1": lambda g: g.around(
@@ -137,7 +204,19 @@ _MAKERS: dict[str, Callable[[_Draw], Problem]] = {
         DiagonalPlusLowRank(-jnp.abs(g.normal(LENGTH, H, N)), *g.low_rank(2))
     ),
     "dense": lambda g: g.around(Dense(g.normal(LENGTH, H, N, N) / (2 * math.sqrt(N)))),
-    "kernel (softmax)": _kernel,
+    "your own transition": lambda g: g.around(Turning(g.normal(LENGTH, H, N // 2))),
+    "scalar, rank 2, before the update": _rank_two,
+    "diagonal per state, read over p": _over_channels,
+    "scalar, given normaliser": lambda g: _normalized(g, GivenNormalizer(g.normal(LENGTH, H))),
+    "scalar, summed normaliser": lambda g: _normalized(g, SummedNormalizer(epsilon=0.1)),
+    "kernel (softmax)": lambda g: g.kernel(),
+    "kernel, window, sink, soft cap": lambda g: g.kernel(
+        window=70, keep_first=2, sink=g.normal(4), soft_cap=4.0
+    ),
+    "kernel, decaying weights": lambda g: g.kernel(
+        transition=Scalar(-jnp.abs(g.normal(LENGTH, 4)))
+    ),
+    "kernel, moved keys": _moved_keys,
 }
 STRUCTURES: dict[str, Callable[[np.random.Generator], Problem]] = {
     name: lambda rng, make=make: make(_Draw(rng)) for name, make in _MAKERS.items()

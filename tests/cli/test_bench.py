@@ -44,6 +44,7 @@ def test_bench_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture) 
         ("bench --precision float31", "unknown precision 'float31'; did you mean 'float32'?"),
         ("bench --precision tf32 --quick", "got tf32: no TF32 on this device (cpu)"),
         ("bench --repeats 0", "expected --repeats >= 1, got 0"),
+        ("selfcheck --precision tf32", "nothing to check in tf32: no TF32 on this device (cpu)"),
         ("selfcheck --precision float31", "unknown precision 'float31'; did you mean 'float32'?"),
     ],
 )
@@ -60,7 +61,7 @@ def test_selfcheck_exit_code(
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setattr(check, "STRUCTURES", {"dense": STRUCTURES["dense"]})
-    words = ["selfcheck", "--precision", "float64", *(["--json"] if as_json else [])]
+    words = ["selfcheck", "--precision", "float64", "tf32", *(["--json"] if as_json else [])]
     assert main(words) == 0
     good = capsys.readouterr().out
 
@@ -75,10 +76,12 @@ def test_selfcheck_exit_code(
         good, bad = json.loads(good), json.loads(bad)
         assert (good["ok"], bad["ok"]) == (True, False)
         assert [c["method"] for c in bad["checks"] if not c["ok"]] == ["associative"]
-        assert bad["dtype"] == "float64"
+        assert bad["precisions"] == {"float64": [1e-12, 1e-11]}
     else:
         count = len(OF_DENSE)
         assert f"all {count} within" in good
         assert f"1 of {count} off" in bad
-        (line,) = (x for x in bad.splitlines() if "associative" in x)
+        assert "tf32: no TF32 on this device (cpu)" in good
+        line, reason = (x for x in bad.splitlines() if "associative" in x)
         assert line.rstrip().endswith("no")
+        assert reason == "dense, associative, float64: value error 1.0e-02, allowed 1.0e-12"

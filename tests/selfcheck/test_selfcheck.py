@@ -1,5 +1,6 @@
 """The self check passes as things are, and sees an engine that is off."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax._util.errors import normwise
+from dsfjax._util.errors import lacks, normwise
 from dsfjax.core import (
     Dense,
     Diagonal,
@@ -23,6 +24,7 @@ from dsfjax.engines import methods as methods_of
 from dsfjax.engines.chunks.elementwise import ELEMENTWISE
 from dsfjax.selfcheck import STRUCTURES, Check, selfcheck
 from dsfjax.selfcheck import check as checks
+from dsfjax.selfcheck.problems import Turning
 from tests import reference_loop
 from tests.engine_runs import Altered
 
@@ -36,37 +38,48 @@ def structure(system: Any) -> type:
 
 def test_every_structure_is_checked() -> None:
     found = {structure(make(np.random.default_rng(0)).system) for make in STRUCTURES.values()}
-    assert found == {Scalar, Diagonal, DiagonalPlusLowRank, Dense, KernelSystem}
+    assert found == {Scalar, Diagonal, DiagonalPlusLowRank, Dense, Turning, KernelSystem}
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+# Of the other two the sequential engine is the reference, and the loop would take minutes.
+LOOPED = [
+    pytest.param(name, marks=pytest.mark.slow if name.startswith("kernel, window") else ())
+    for name in STRUCTURES
+    if name not in ("kernel, decaying weights", "kernel, moved keys")
+]
+
+
+@pytest.mark.parametrize("name", LOOPED)
 def test_reference_is_the_loop_over_the_parts(name: str) -> None:
     problem = STRUCTURES[name](np.random.default_rng(0))
-    wide = checks._widened(problem)
-    y, h = checks._reference(problem, lambda: jax.jit(to_dense)(wide.system))
+    dense = jax.jit(to_dense)(problem.system) if checks._has_matrices(problem) else None
+    run = jax.jit(lambda x: checks._outputs(x, "sequential"))
+    y, h = checks._expected(problem, dense, None if dense is not None else run(problem))
     if isinstance(problem.system, KernelSystem):
-        np.testing.assert_allclose(y, reference_loop.attention(*problem[:2])[0], rtol=1e-12)
+        expected = reference_loop.attention(*problem[:2])[0]
+        np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-12)
         return
+    if isinstance(problem.system.A, Turning):  # the loop knows structures, and this has its matrix
+        A = Dense(problem.system.A.matrix())
+        problem = problem._replace(system=dataclasses.replace(problem.system, A=A))
     expected = reference_loop.run(*problem)
     np.testing.assert_allclose(y, expected.y, rtol=1e-10, atol=1e-11)
     np.testing.assert_allclose(h, expected.h_last, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [pytest.param(x, marks=pytest.mark.slow) for x in ("float32", "float64", "bfloat16")],
-)
-def test_engines_pass(dtype: str) -> None:
-    found = list(selfcheck(dtype, structures=FEW))
-    assert [c.method for c in found] == [m for n in FEW for m in methods(n)]
-    assert all(c.ok for c in found), [c for c in found if not c.ok]
-    # The precision is really the one asked for: errors are neither those of a wider nor of a
-    # narrower one.
-    low, high = {"float32": (1e-9, 2e-6), "float64": (1e-18, 1e-12), "bfloat16": (1e-4, 2e-2)}[
-        dtype
+@pytest.mark.slow
+def test_engines_pass_in_every_precision() -> None:
+    wanted = ("float32", "float64", "bfloat16")
+    found = list(selfcheck(wanted, structures=FEW))
+    assert [(c.precision, c.method) for c in found] == [
+        (p, m) for n in FEW for p in wanted for m in methods(n)
     ]
-    worst = max(c.value_error for c in found)
-    assert low < worst < high
+    assert all(c.ok for c in found), [c for c in found if not c.ok]
+    # The precision is really the one that was given: errors are neither those of a wider nor of a
+    # narrower one.
+    ranges = {"float32": (1e-9, 2e-6), "float64": (1e-18, 1e-12), "bfloat16": (1e-4, 2e-2)}
+    for precision, (low, high) in ranges.items():
+        assert low < max(c.value_error for c in found if c.precision == precision) < high
 
 
 def methods(name: str) -> tuple[str, ...]:
@@ -74,9 +87,9 @@ def methods(name: str) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_all_engines_pass(dtype: str) -> None:
-    off = [c for c in selfcheck(dtype) if not c.ok]
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_all_engines_pass(name: str) -> None:
+    off = [c for c in selfcheck(("float32", "float64", "bfloat16"), structures=[name]) if not c.ok]
     assert not off
 
 
@@ -127,9 +140,32 @@ def broken(engine: Any, fault: str) -> Any:
     return Altered(engine, off)
 
 
-def test_unknown_precision() -> None:
-    with pytest.raises(ValueError, match=r"expected dtype to be one of .*'float16'"):
-        next(selfcheck("float16"))
+def test_precisions_that_are_unknown_or_missing() -> None:
+    with pytest.raises(ValueError, match=r"unknown precision 'float16'; did you mean"):
+        next(selfcheck(["float16"]))
+    with pytest.raises(ValueError, match="no TF32 on this device"):
+        next(selfcheck(["float32", "tf32"]))
+
+
+def test_who_has_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Device:
+        device_kind = "a device"
+
+        def __init__(self, platform: str, capability: str | None) -> None:
+            self.platform = platform
+            if capability is not None:
+                self.compute_capability = capability
+
+    for device, has in (
+        (Device("gpu", "9.0"), True),
+        (Device("gpu", "8.0"), True),
+        (Device("gpu", "7.5"), False),
+        (Device("gpu", "gfx90a"), False),
+        (Device("tpu", None), False),
+    ):
+        monkeypatch.setattr(jax, "devices", lambda device=device: [device])
+        assert (lacks("tf32") is None) == has
+        assert lacks("bfloat16") is None
 
 
 def test_normwise() -> None:
@@ -144,7 +180,7 @@ def test_normwise() -> None:
 
 def test_check_is_ok_only_within_both_bounds() -> None:
     def check(value: float, gradient: float, failure: str | None = None) -> bool:
-        return Check("scalar", "chunked", value, gradient, "u", 2e-6, 1e-5, failure).ok
+        return Check("scalar", "chunked", "float32", value, gradient, "u", 2e-6, 1e-5, failure).ok
 
     assert check(2e-6, 1e-5)
     assert not check(2.1e-6, 1e-5)
