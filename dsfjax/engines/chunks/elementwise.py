@@ -174,10 +174,11 @@ class SideBySide(ChunkAlgorithm):
                 # Products with G = a_{t+1} G_{t+1} + ∂s ⊗ c, without forming it: what ∂s ⊗ c adds
                 # to them is a product of numbers and vectors.
                 known = G if now.c is None else aG
+                read = () if now.c is None else tuple(zip(ds, now.c, strict=True))
                 d_x = [_read(known, b, precision) for b in now.b]
                 d_b = [_sum_channels(x, known, precision) for x in now.x]
                 for i, (b, x) in enumerate(zip(now.b, now.x, strict=True)):
-                    for d, c in zip(ds, now.c or (), strict=True):
+                    for d, c in read:
                         d_x[i] = d_x[i] + d * jnp.sum(b * c, axis=-1, keepdims=True)
                         d_b[i] = d_b[i] + c * jnp.sum(d * x, axis=-1, keepdims=True)
                 d_x, d_b = tuple(d_x), tuple(d_b)
