@@ -23,13 +23,16 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from dsfjax._util.jitted import jitted
-from dsfjax.analysis.normalizer import has_finite_state, normalized, normalizers
+from dsfjax.analysis.normalizer import (
+    channel_maps,
+    has_finite_state,
+    normalized,
+    normalizers,
+)
 from dsfjax.analysis.phi import map_rows, scores_of_step, token_rows
 from dsfjax.core import (
     GivenNormalizer,
-    InnerOutput,
     KernelSystem,
-    OuterInput,
     SummedNormalizer,
     System,
     separable_system,
@@ -282,8 +285,7 @@ def _sizes(a: System, b: System) -> str:
 
 def _channels(system: System, steps: int) -> _Channels:
     heads, n, p = system.state_shape
-    B, C = system.B, system.C
-    assert isinstance(B, OuterInput) and isinstance(C, InnerOutput)
+    B, C = channel_maps(system)
 
     def full(x: Array) -> np.ndarray:
         """An array that broadcasts to (L, H, n, p) as (L, H·p, n)."""

@@ -31,9 +31,9 @@ from jaxtyping import Array, Float
 
 from dsfjax._util.factor import one_by_one
 from dsfjax._util.jitted import jitted
-from dsfjax.analysis.normalizer import finite, normalized
+from dsfjax.analysis.normalizer import channel_maps, finite, normalized
 from dsfjax.analysis.phi import on_values
-from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System, steps
+from dsfjax.core import KernelSystem, System, steps
 from dsfjax.core.pytree import pytree, static
 from dsfjax.core.transitions import to_heads
 
@@ -86,8 +86,7 @@ def blocks(owner: str, system: System | KernelSystem, length: int | None) -> Blo
 
 def _of_channels(system: System, p: int) -> Blocks:
     heads, n, channels = system.state_shape
-    A, B, C, dtype = system.A, system.B, system.C, system.dtype
-    assert isinstance(B, OuterInput) and isinstance(C, InnerOutput)
+    (B, C), A, dtype = channel_maps(system), system.A, system.dtype
 
     def outer(rank: int, vector: Array | None, factor: Array | None) -> Array:
         """(T, H, c, r, n) from (T, r, groups, n) and (T, r, H, p or 1)."""

@@ -151,6 +151,13 @@ def has_finite_state(system: System | KernelSystem) -> TypeGuard[System]:
     return isinstance(system, System)
 
 
+def channel_maps(system: System) -> tuple[OuterInput, InnerOutput]:
+    """B and C of a system that acts on values (`System.acts_on_values`)."""
+    B, C = system.B, system.C
+    assert isinstance(B, OuterInput) and isinstance(C, InnerOutput)
+    return B, C
+
+
 def num_output_heads(system: System | KernelSystem) -> int:
     """Heads to which the outputs belong; 1 where they belong to none."""
     if not has_finite_state(system):
@@ -172,8 +179,7 @@ def finite(owner: str, system: System | KernelSystem) -> System:
 def _summed(system: System, steps: int) -> Float[Array, "L H"]:
     """η_t of a summed normaliser: the system itself, run on values of 1."""
     heads, n, _ = system.state_shape
-    B, C, eta = system.B, system.C, system.eta
-    assert isinstance(B, OuterInput) and isinstance(C, InnerOutput)
+    (B, C), eta = channel_maps(system), system.eta
     assert isinstance(eta, SummedNormalizer)
     ones = dataclasses.replace(
         system,

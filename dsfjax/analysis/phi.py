@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int, Key
 
 from dsfjax._util.jitted import jitted
-from dsfjax.analysis.normalizer import has_finite_state
-from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System, steps
+from dsfjax.analysis.normalizer import channel_maps, has_finite_state
+from dsfjax.core import KernelSystem, System, steps
 from dsfjax.core.dense import skip_matrix
 from dsfjax.engines import log_normalizer, scan
 from dsfjax.engines.attention import score_rows
@@ -82,9 +82,7 @@ def token_rows(system: System | KernelSystem, steps: int) -> Row:
         As `kernel_rows`; with a dense B or C, d_out backward passes of `scan` per row.
     """
     dtype = system.real_dtype
-    if has_finite_state(system) and not (
-        system.acts_on_values and system.B.rank * system.C.rank == 1
-    ):
+    if has_finite_state(system) and not has_channels(system):
         y, pullback = jax.vjp(
             lambda u: scan(system, u)[0], jnp.zeros((steps, system.token_width), dtype)
         )
@@ -112,15 +110,19 @@ def token_rows(system: System | KernelSystem, steps: int) -> Row:
     return row
 
 
+def has_channels(system: System) -> bool:
+    """Whether Φ has one entry per pair of steps for each value channel."""
+    return system.acts_on_values and system.B.rank * system.C.rank == 1
+
+
 def on_values(owner: str, system: System) -> System:
     """The system that acts on values, with one channel if nothing varies over the channels."""
-    B, C = system.B, system.C
     if not system.acts_on_values:
         raise ValueError(
             f"{owner}: with a dense B or C the kernel has no values to act on; take the map from "
             "tokens instead, jacobian_norms(lambda u: dsfjax.scan(system, u)[0], u)."
         )
-    assert isinstance(B, OuterInput) and isinstance(C, InnerOutput)
+    B, C = channel_maps(system)
     heads, n, p = system.state_shape
     varies = any(x is not None and x.shape[-1] > 1 for x in (B.scale, C.gate))
     varies = varies or system.A.per_channel

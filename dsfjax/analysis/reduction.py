@@ -27,7 +27,7 @@ from dsfjax.analysis.gramians import (
     matmul,
     square_root,
 )
-from dsfjax.analysis.normalizer import finite
+from dsfjax.analysis.normalizer import channel_maps, finite
 from dsfjax.core import (
     Dense,
     DenseInput,
@@ -240,8 +240,8 @@ def _assemble(system: System, small: Blocks, order: int) -> System:
             state_shape=(1, order, 1),
             length=system.length,
         )
-    assert isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
-    if system.B.rank * system.C.rank > 1:
+    wide, read = channel_maps(system)
+    if wide.rank * read.rank > 1:
         raise ValueError(
             "balanced_truncation: expected one value and one output per channel; for an input or "
             "output of higher rank take to_dense(system) first."
@@ -254,7 +254,7 @@ def _assemble(system: System, small: Blocks, order: int) -> System:
 
     return System(
         Dense(merged(small.A)),
-        OuterInput(merged(small.B)[..., 0], W=system.B.W),
+        OuterInput(merged(small.B)[..., 0], W=wide.W),
         InnerOutput(merged(small.C)[..., 0, :], conjugate_pairs=pairs, before_update=before),
         None if D is None else D.split_heads(num_blocks, system.state_shape),
         reset=system.reset,
@@ -268,9 +268,9 @@ def _distance(system: System, small: System, steps: int) -> Array:
 
     def bare(s: System) -> System:
         s = dataclasses.replace(s, D=None)
-        if s.acts_on_values and isinstance(s.B, OuterInput):
-            return dataclasses.replace(s, B=s.B.on_values())
-        return s
+        if not s.acts_on_values:
+            return s
+        return dataclasses.replace(s, B=channel_maps(s)[0].on_values())
 
     a, b = bare(system), bare(small)
     shape = (steps, a.token_width)

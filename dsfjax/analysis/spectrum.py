@@ -157,6 +157,20 @@ def starts(system: System | KernelSystem, steps: int) -> Array:
     return first if system.reset is None else first | system.reset
 
 
+def _of_weights(owner: str, kernel: KernelSystem) -> Array | None:
+    """Log decays of the weights of attention (L, H, 1), or None where they do not decay."""
+    if kernel.key_transition is not None:
+        raise ValueError(
+            f"{owner}: expected a kernel whose weights decay by numbers, got a KernelSystem whose "
+            "keys are moved by a transition: its state has no eigenvalues. Look at those of "
+            "system.transition."
+        )
+    if kernel.weight_log_decay is None:
+        return None
+    decay = kernel.weight_log_decay.astype(kernel.dtype)
+    return jnp.broadcast_to(decay, (kernel.length, kernel.num_heads))[..., None]
+
+
 def _log_values(
     owner: str, system: System | KernelSystem, length: int | None
 ) -> tuple[Array, Array | None]:
@@ -170,15 +184,8 @@ def _log_values(
                 zero = jnp.asarray(-jnp.inf, log_values.dtype)
                 log_values = jnp.where(system.reset[:, None, None], zero, log_values)
             return log_values, negative
-    elif isinstance(system, KernelSystem) and system.key_transition is not None:
-        raise ValueError(
-            f"{owner}: expected a kernel whose weights decay by numbers, got a KernelSystem whose "
-            "keys are moved by a transition: its state has no eigenvalues. Look at those of "
-            "system.transition."
-        )
-    elif isinstance(system, KernelSystem) and system.weight_log_decay is not None:
-        decay = system.weight_log_decay.astype(system.dtype)
-        log_values = jnp.broadcast_to(decay, (length, system.num_heads))[..., None]
+    elif isinstance(system, KernelSystem):
+        log_values = _of_weights(owner, system)
     log_eta, sign = normalizers(system, length=length)
     ratio = (log_eta[:-1] - log_eta[1:])[:, :, None]
     if log_values is not None:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from dsfjax import analysis
 from dsfjax._util.words import factor, listing, number, percent
+from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.analysis.stability import EXPONENT
 from dsfjax.aspects.aspect import Aspect, Column, Layers, Panel
 from dsfjax.aspects.eigenvalues import QUANTILES
@@ -67,7 +68,7 @@ def measure(system: System | KernelSystem, u: Array, dy: Array) -> Measured:
     length = u.shape[0]
     log_modulus = analysis.log_eigenvalues(system, length=length).log_modulus
     gradient = None
-    if isinstance(system, System):
+    if has_finite_state(system):
         gradient = jnp.linalg.norm(analysis.gradient_norms(system, dy), axis=1)
     return Measured(
         analysis.stability(system, u),

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dsfjax.analysis.phi import kernel_rows, map_rows, token_rows
+from dsfjax.analysis.normalizer import has_finite_state
+from dsfjax.analysis.phi import has_channels, kernel_rows, map_rows, token_rows
 from dsfjax.aspects.aspect import MODEL, Asked, Aspect, Layers, Panel
 from dsfjax.aspects.style import (
     DIVERGING,
@@ -18,7 +19,7 @@ from dsfjax.aspects.style import (
     colormap,
     small,
 )
-from dsfjax.core import InnerOutput, KernelSystem, OuterInput, System
+from dsfjax.core import KernelSystem, System
 
 # Rows of a shown Φ at most; those of longer sequences are averaged.
 MOST_ROWS = 256
@@ -83,10 +84,7 @@ def measure(system: System | KernelSystem, u: Array, dy: Array, asked: Asked) ->
 
 def _channels(system: System | KernelSystem, length: int) -> Callable[[Array], Array]:
     """The function t ↦ Φ_{t,·}, (channels, L)."""
-    structured = isinstance(system, KernelSystem) or (
-        isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
-    )
-    if structured:
+    if not has_finite_state(system) or has_channels(system):
         row = kernel_rows("report", system, length)
         return lambda t: row(t)[:, 0].T
     full = token_rows(system, length)

@@ -19,6 +19,7 @@ from jax import Array
 
 from dsfjax import analysis
 from dsfjax._util.words import number
+from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.aspects.aspect import Aspect, Layers
 from dsfjax.aspects.style import panel, steps_axis
 from dsfjax.core import KernelSystem, System
@@ -56,7 +57,7 @@ def measure(system: System | KernelSystem, u: Array, dy: Array) -> Sizes | None:
         `Sizes` at no more than `MOST_STEPS` steps; None where there is no finite state.
     """
     del dy
-    if isinstance(system, KernelSystem):
+    if not has_finite_state(system):
         return None
     length = u.shape[0]
     at = np.unique(np.linspace(0, length - 1, min(length, MOST_STEPS)).astype(int))

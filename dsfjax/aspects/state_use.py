@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from dsfjax import analysis
 from dsfjax._util.words import count, listing, percent
+from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.aspects.aspect import Aspect, Column, Layers, Panel
 from dsfjax.aspects.style import decades, panel
 from dsfjax.core import KernelSystem, System
@@ -52,7 +53,7 @@ class StateUse:
 def measure(system: System | KernelSystem, u: Array, dy: Array) -> Measured:
     """Hankel singular values of the system of one layer on one sequence."""
     del dy
-    if isinstance(system, KernelSystem):
+    if not has_finite_state(system):
         return Measured(jnp.asarray(0), None, None)
     use = analysis.state_use(system, length=u.shape[0])
     return Measured(jnp.asarray(use.size), use, analysis.effective_dimension(use**2))

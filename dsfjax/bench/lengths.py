@@ -22,7 +22,7 @@ from dsfjax.bench.contestant import Traced, prepare
 from dsfjax.bench.measure import cotangent_of
 from dsfjax.bench.signals import FAMILIES, Signals, Sizes, in_precision
 from dsfjax.bench.timing import take_turns
-from dsfjax.core import KernelSystem, KVCache, Precision, System, slice_time
+from dsfjax.core import KernelSystem, Precision, slice_time
 from dsfjax.engines import scan, step
 
 Said = Callable[[str], Any]
@@ -190,10 +190,13 @@ def latency(
         drawn = source.draw(np.random.default_rng(0), sizes(family, position))
         signals = in_precision(drawn, precision, source.decays)
         system, u = source.build(_first(signals, source.shared))
-        # A prefix is run once: the method that compiles soonest, but for kernels, whose cost it is.
-        method = "sequential" if isinstance(system, System) else "auto"
+        # A cache has room for the prefix and the steps. The prefix is run once: by the method that
+        # compiles soonest, but for kernels, whose cost it is.
+        is_kernel = isinstance(system, KernelSystem)
+        cache = system.cache(system.length + repeats + 1) if is_kernel else None
+        method = "auto" if is_kernel else "sequential"
         prefix = jax.jit(partial(scan, method=method, precision=policy))
-        state = [prefix(system, u, _empty(system, repeats))[1]]
+        state = [prefix(system, u, cache)[1]]
         last = slice_time(system, position - 1, position)
 
         def run(last: Any = last, u: Any = u[-1], state: Any = state) -> None:
@@ -224,13 +227,6 @@ def memory(precision: str = "float32", *, length: int = MILLION) -> LongMemory:
     ).total_bytes
     reached = None if planned is None else planned <= MOST_BYTES
     return LongMemory("ssd", ours.name, length, planned, reached)
-
-
-def _empty(system: System | KernelSystem, steps: int) -> KVCache | None:
-    """The state before the first token; a cache has room for the sequence and ``steps`` more."""
-    if isinstance(system, System):
-        return None
-    return system.cache(system.length + steps + 1)
 
 
 def long_error(family: str, precision: str = "float32", *, length: int = ERROR_LENGTH) -> LongError:

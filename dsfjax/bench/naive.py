@@ -8,19 +8,21 @@ the engines; in which precision products are computed is left to `jax.default_ma
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from dsfjax.core import Diagonal, InnerOutput, KernelSystem, OuterInput, Scalar, System
+from dsfjax.analysis.normalizer import channel_maps
+from dsfjax.core import Elementwise, KernelSystem, System
 from dsfjax.core.transitions import to_heads
 
-Run = Callable[[System | KernelSystem, Array], Array]
+Run = Callable[[Any, Array], Array]
 
 
-def associative_scan(system: System | KernelSystem, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
+def associative_scan(system: System, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
     """`jax.lax.associative_scan` over all pairs (a_t, f_t), then y_t = c_tᵀ h_t.
 
     Args:
@@ -30,18 +32,18 @@ def associative_scan(system: System | KernelSystem, u: Float[Array, "L d"]) -> F
     Returns:
         Outputs (L, H·p).
     """
-    a, b, x, c = _parts(system, u)
-    f = b[..., None] * x[:, :, None, :]
+    log_a, b, x, c = _parts(system, u)
+    a, f = jnp.exp(log_a), b[..., None] * x[:, :, None, :]
     f = f.astype(jnp.result_type(a, f))
     a = jnp.broadcast_to(a, (f.shape[0], *a.shape[1:]))
     h = jax.lax.associative_scan(lambda i, j: (j[0] * i[0], j[0] * i[1] + j[1]), (a, f))[1]
     return _real(jnp.einsum("lhn,lhnp->lhp", c, h), system, u)
 
 
-def lax_scan(system: System | KernelSystem, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
+def lax_scan(system: System, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
     """`jax.lax.scan`, one step after the other. Arguments as in `associative_scan`."""
-    a, b, x, c = _parts(system, u)
-    a = jnp.broadcast_to(a, (x.shape[0], *a.shape[1:]))
+    log_a, b, x, c = _parts(system, u)
+    a = jnp.broadcast_to(jnp.exp(log_a), (x.shape[0], *log_a.shape[1:]))
 
     def body(h: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
         a, b, x, c = step
@@ -52,22 +54,18 @@ def lax_scan(system: System | KernelSystem, u: Float[Array, "L d"]) -> Float[Arr
     return _real(jax.lax.scan(body, h, (a, b, x, c))[1], system, u)
 
 
-def quadratic(system: System | KernelSystem, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
+def quadratic(system: System, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
     """(C Bᵀ ⊙ decay) X with all L × L entries, for a scalar decay."""
-    assert isinstance(system, System) and isinstance(system.A, Scalar)
-    _, b, x, c = _parts(system, u)
-    total = jnp.cumsum(jnp.broadcast_to(system.A.log_a, x.shape[:2]), axis=0).T
+    log_a, b, x, c = _parts(system, u)
+    total = jnp.cumsum(jnp.broadcast_to(log_a[:, :, 0, 0], x.shape[:2]), axis=0).T
     causal = jnp.tril(jnp.ones((x.shape[0], x.shape[0]), bool))
     decay = jnp.exp(jnp.where(causal, total[:, :, None] - total[:, None, :], -jnp.inf))
     scores = jnp.einsum("thn,shn->hts", c, b) * decay
     return _real(jnp.einsum("hts,shp->thp", scores, x), system, u)
 
 
-def dot_product_attention(
-    system: System | KernelSystem, u: Float[Array, "L d"]
-) -> Float[Array, "L d"]:
+def dot_product_attention(system: KernelSystem, u: Float[Array, "L d"]) -> Float[Array, "L d"]:
     """`jax.nn.dot_product_attention` with a causal mask, for softmax attention."""
-    assert isinstance(system, KernelSystem)
     v = u.reshape(u.shape[0], system.num_heads, -1)
     y = jax.nn.dot_product_attention(system.q, system.k, v, scale=1.0, is_causal=True)
     return y.reshape(u.shape[0], -1)
@@ -81,21 +79,20 @@ BASELINES: dict[str, Run] = {
 }
 
 
-def _parts(system: System | KernelSystem, u: Array) -> tuple[Array, Array, Array, Array]:
-    """Decays (L or 1, H, n, p), keys (L, H, n), scaled values (L, H, p), queries (L, H, n)."""
-    assert isinstance(system, System) and isinstance(system.A, Scalar | Diagonal)
-    assert isinstance(system.B, OuterInput) and isinstance(system.C, InnerOutput)
+def _parts(system: System, u: Array) -> tuple[Array, Array, Array, Array]:
+    """Log decays (L or 1, H, n, p), keys (L, H, n), scaled values (L, H, p), queries (L, H, n)."""
+    (B, C), A = channel_maps(system), system.A
+    assert isinstance(A, Elementwise)
     heads, n, p = system.state_shape
     x = u.reshape(u.shape[0], heads, p)
-    x = x if system.B.scale is None else x * system.B.scale
+    x = x if B.scale is None else x * B.scale
 
     def vector(v: Array | None) -> Array:
         v = jnp.ones((1, heads, 1), u.dtype) if v is None else to_heads(v, heads)
         return jnp.broadcast_to(v, (u.shape[0], heads, n))
 
-    return jnp.exp(system.A.log_decay()), vector(system.B.b), x, vector(system.C.c)
+    return A.log_decay(), vector(B.b), x, vector(C.c)
 
 
-def _real(y: Array, system: System | KernelSystem, u: Array) -> Array:
-    assert isinstance(system, System)
+def _real(y: Array, system: System, u: Array) -> Array:
     return system.C.real(y.reshape(y.shape[0], -1)).astype(u.dtype)

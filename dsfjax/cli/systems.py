@@ -7,6 +7,7 @@ from rich.table import Table
 
 from dsfjax import engines, systems
 from dsfjax._util.names import choose
+from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import usage_errors
@@ -77,7 +78,7 @@ def _table(command: options.Systems) -> Table:
         system = abstract_system(found, 2, command.d_model)
         traits = found.traits
         size = traits.state
-        if isinstance(system, System):
+        if has_finite_state(system):
             size += f" = {system.num_states:,}"
         table.add_row(name, traits.structure, size, traits.shares, traits.bounds, traits.normalizer)
     return table

@@ -27,6 +27,7 @@ from jax import Array
 from dsfjax._util.ahead import compiled, quick_options
 from dsfjax._util.errors import BOUNDS, host, lacks, normwise
 from dsfjax._util.names import choose
+from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.core import KernelSystem, KVCache, Precision, to_dense
 from dsfjax.core.policy import DEFAULT
 from dsfjax.engines import methods, scan
@@ -242,13 +243,13 @@ def _outputs(problem: Problem, method: str, policy: Precision = DEFAULT) -> tupl
 
 def _has_matrices(problem: Problem) -> bool:
     """Whether the dense form is one of the state that `scan` carries."""
-    return not isinstance(problem.system, KernelSystem) and problem.system.eta is None
+    return has_finite_state(problem.system) and problem.system.eta is None
 
 
 def _expected(problem: Problem, dense: Any, sequential: Any) -> Any:
     """Outputs and last state in float64: by NumPy, or else what the sequential engine gave."""
     system, u, h0 = _widened(problem)
-    if isinstance(system, KernelSystem):
+    if not has_finite_state(system):
         return _attention(system, np.asarray(u)) if system.transition is None else sequential
     if dense is None:
         return sequential

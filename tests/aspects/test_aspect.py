@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dsfjax import Diagonal, InnerOutput, OuterInput, Scalar, System, materialize
-from dsfjax.aspects import Aspect, register, state_over_time
+from dsfjax import Diagonal, InnerOutput, OuterInput, Scalar, System, materialize, scan
+from dsfjax.aspects import Aspect, phi_maps, register, state_over_time
 from dsfjax.aspects import aspect as registry
 from dsfjax.report import page
 from dsfjax.report.export import write_data
@@ -44,6 +44,20 @@ def test_state_over_time_is_the_rank_of_the_block_from_past_to_future() -> None:
         assert found.rank[t] == 3 * np.sum(values > 1e-3 * values[0])
         p = values[values > 1e-12 * values[0]] / values.sum()
         np.testing.assert_allclose(found.entropy[t], 3 * np.exp(-np.sum(p * np.log(p))), rtol=1e-4)
+
+
+@pytest.mark.parametrize("over", ["n", "p"])
+def test_phi_of_a_system_without_one_entry_per_channel_is_that_of_the_tokens(over: Any) -> None:
+    """Two terms written per step, or an output of n states instead of p channels."""
+    rng, rank = np.random.default_rng(0), 2 if over == "n" else 1
+    b = jnp.asarray(rng.standard_normal((4, *[2] * (rank - 1), 1, 3)))
+    C = InnerOutput(jnp.asarray(rng.standard_normal((4, 1, 3 if over == "n" else 2))), over=over)
+    system = System(Scalar(jnp.zeros((1, 1))), OuterInput(b, rank=rank), C, state_shape=(1, 3, 2))
+    u = jnp.zeros((4, system.token_width))
+    measure = jax.jit(lambda s: phi_maps.measure(s, u, u, registry.Asked(jnp.zeros(1, int), None)))
+    jacobian = np.asarray(jax.jit(jax.jacrev(lambda u: scan(system, u)[0]))(u))  # (L, d_out, L, d)
+    expected = np.sqrt(np.mean(jacobian**2, axis=(1, 3)))
+    np.testing.assert_allclose(measure(system).kernel, expected, atol=1e-7)
 
 
 def test_a_system_without_a_finite_state_has_no_such_size() -> None:
