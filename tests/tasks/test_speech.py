@@ -28,7 +28,6 @@ def test_spoken_digits_of_made_up_files(made_up: MakeUp) -> None:
     sound, index = _files()
     made_up({SOUND: sound.tobytes(), INDEX: index}, {INDEX: 20})
     task = tasks.get("spoken_digits", seq_len=16)
-    check("spoken_digits", task)
     clips, lengths, digits = task.arrays(TRAIN)
     assert clips.dtype == np.int16 and clips.shape == (18, 16)
     assert lengths.tolist() == [min(10 + i, 16) for i in range(20) if i not in (4, 9)]
@@ -43,6 +42,13 @@ def test_spoken_digits_of_made_up_files(made_up: MakeUp) -> None:
     assert means[2].tolist() == [*np.rint(sound[40:52].reshape(3, 4).mean(axis=1)), 0]
     assert steps[:4].tolist() == [3, 3, 3, 4]
     assert coarse.title == "Spoken digits, raw sound, means of 4 samples"
+
+
+@pytest.mark.slow
+def test_contract_of_spoken_digits(made_up: MakeUp) -> None:
+    sound, index = _files()
+    made_up({SOUND: sound.tobytes(), INDEX: index}, {INDEX: 20})
+    check("spoken_digits", tasks.get("spoken_digits", seq_len=16))
 
 
 def test_bad_spoken_digits(made_up: MakeUp) -> None:

@@ -40,7 +40,6 @@ def _make_up(made_up: MakeUp, **films: np.ndarray) -> tuple[list[str], list[str]
 def test_reviews_by_characters(made_up: MakeUp) -> None:
     seen, _ = _make_up(made_up)
     task = tasks.get("imdb", seq_len=20)
-    check("imdb", task)
     found = text.CHARACTERS.arrays()["characters"]
     everything = "".join(seen)
     assert [everything.count(chr(c)) >= 15 for c in found] == [True] * len(found)
@@ -66,10 +65,16 @@ def test_reviews_by_characters(made_up: MakeUp) -> None:
     assert 5 < task.arrays(HELD_OUT)[2][:15].sum() < 10  # sorted by class in the file
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imdb", "imdb_bytes"])
+def test_contract_of_reviews(name: str, made_up: MakeUp) -> None:
+    _make_up(made_up)
+    check(name, tasks.get(name, seq_len=20))
+
+
 def test_reviews_by_bytes(made_up: MakeUp) -> None:
     seen, _ = _make_up(made_up)
     task = tasks.get("imdb_bytes", seq_len=11)
-    check("imdb_bytes", task)
     row = [leaf[0] for leaf in task.arrays(TRAIN)]
     one = task.read(row)  # type: ignore[attr-defined]
     own = seen[0].encode()
@@ -115,15 +120,26 @@ def test_bad_reviews(made_up: MakeUp) -> None:
         tasks.get("imdb", seq_len=1)
 
 
-def test_pairs_of_reviews(made_up: MakeUp, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def films(made_up: MakeUp, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, int]:
+    """The film of each review to train, and the pairs of reviews of one film."""
     train, test = np.arange(40) % 8, 50 + np.arange(20) % 5
     train[:2] = 50  # a film that is in both
     _make_up(made_up, train=train, test=test, unsup=np.zeros(0, int))
     counts = np.bincount(train[2:])
     same = int((counts * (counts - 1) // 2).sum())
     monkeypatch.setattr(retrieval, "NUM_PAIRS", {"train": 2 * same, "test": 2 * 5 * 6})
+    return train, same
+
+
+@pytest.mark.slow
+def test_contract_of_pairs(films: tuple[np.ndarray, int]) -> None:
+    check("imdb_same_film", tasks.get("imdb_same_film", seq_len=32))
+
+
+def test_pairs_of_reviews(films: tuple[np.ndarray, int]) -> None:
+    train, same = films
     task = tasks.get("imdb_same_film", seq_len=32)
-    check("imdb_same_film", task)
     ratings = 1 + 8 * (np.arange(40) >= 20) + np.arange(40) % 2
     found = task.arrays(TRAIN)
     alike, different = (found.pairs[found.labels == label] for label in (1, 0))

@@ -5,6 +5,7 @@ package is imported where it is used only: it is an extra, and its import takes 
 """
 
 import importlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def version_of(data_set: str, folder: Path | str | None = None) -> str:
         MissingDataError: If it is not there.
     """
     name, root = _name(data_set), data_dir(folder)
-    found = [path.parent for path in (root / name).rglob("dataset_info.json")]
+    infos = (root / name).rglob("dataset_info.json")
+    # While one is being written, its folder has another name.
+    found = [path.parent for path in infos if re.fullmatch(r"\d+(\.\d+)*", path.parent.name)]
     if not found:
         raise MissingDataError(
             f"data: expected {root / name}/<version>/dataset_info.json of tensorflow-datasets, "

@@ -72,6 +72,7 @@ def test_what_was_left_half_made_is_made_again() -> None:
         ]
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_is_done_again() -> None:
     code = (
         "import os, signal, numpy as np\n"

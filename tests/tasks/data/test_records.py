@@ -53,6 +53,10 @@ def test_records_of_what_was_fetched(fake: list[Any], tmp_path: Path) -> None:
     options = {"split": "train", "data_dir": str(tmp_path), "download": False}
     assert fake == [("mnist", options)]
     assert preparation.ready(data.TFDS)
+    half = tmp_path / "mnist" / "incomplete.XY_11.0.0"  # as while one is being fetched
+    half.mkdir()
+    (half / "dataset_info.json").touch()
+    assert records.version_of("mnist") == "mnist/3.0.1"
     (tmp_path / "mnist" / "10.0.0").mkdir()  # newer, as numbers and not as words
     (tmp_path / "mnist" / "10.0.0" / "dataset_info.json").write_text("{}")
     assert records.version_of("mnist") == "mnist/10.0.0"
