@@ -28,7 +28,7 @@ PALETTE = (
     "#a89a00",
 )
 # Reference lines, told apart in the captions.
-DASHED, DOTTED = (0, (4, 3)), (0, (1, 2))
+DASHED, DOTTED, DASH_DOTTED = (0, (4, 3)), (0, (1, 2)), (0, (5, 2, 1, 2))
 
 # Rings and triangles on heat maps: a hue that neither map contains.
 MARK = "#e6007e"

@@ -11,6 +11,7 @@ from dsfjax.cli import options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.report.longer import mean_scores, write_lengths
+from dsfjax.tasks import ACCURACY
 from dsfjax.training import RunError
 
 
@@ -57,13 +58,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
         The table.
     """
     factors = sorted({row["factor"] for row in rows})
-    show = words.percent if all(0 <= row["score"] <= 1 for row in rows) else words.number
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     made.add_column("mixer", no_wrap=True)
     made.add_column("start")
     for factor in factors:
         made.add_column(f"×{factor}", justify="right", no_wrap=True)
+    shown = {
+        row["run"]: words.percent if row["metric"] == ACCURACY.name else words.number
+        for row in rows
+    }
     for (run, start), scores in mean_scores(rows).items():
-        cells = (show(scores[f]) if f in scores else "–" for f in factors)
+        cells = (shown[run](scores[f]) if f in scores else "–" for f in factors)
         made.add_row(run, start, *cells)
     return made

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dsfjax.aspects.style import (
+    DASH_DOTTED,
     DASHED,
     DOTTED,
     HATCHES,
@@ -76,7 +77,10 @@ def _named(metric: Metric) -> str:
 
 def _baselines(comparison: Comparison) -> list[tuple[float, Any]]:
     """The values at which lines are drawn, with their styles."""
-    known = ((comparison.chance, DASHED), (comparison.unbound, DOTTED))
+    known: list[tuple[float | None, Any]]
+    known = [(comparison.chance, DASHED), (comparison.unbound, DOTTED)]
+    if comparison.linear is not None and not comparison.metric.percent:
+        known.append((comparison.linear.score, DASH_DOTTED))
     return [(x, style) for x, style in known if x is not None and math.isfinite(x)]
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dsfjax.aspects.style import DASHED, DOTTED, LINES, MUTED, SETTINGS, colors, turn
 from dsfjax.report.read import labels, names_by_task
-from dsfjax.tasks import Generated
+from dsfjax.tasks import ACCURACY, Generated
 from dsfjax.training import load
 from dsfjax.training.generalisation import FACTORS, STARTS, score_lengths
 from dsfjax.training.runs import program_of
@@ -51,7 +51,8 @@ def write_lengths(
 
     Returns:
         The rows of the file: ``run``, ``seed``, ``start``, ``factor``, ``length``, ``score``,
-        ``loss`` and ``trivial``, the score that needs no memory at this length.
+        ``loss``, ``trivial``, the score that needs no memory at this length, and ``metric``, the
+        name of what both are of.
 
     Raises:
         ValueError: If there is no finished run, or none of a generated task.
@@ -117,7 +118,8 @@ def _rows_of(
             num_examples=num_examples or config.eval_examples,
             batch_size=config.batch_size,
         ):
-            values = score._asdict() | {"trivial": longer[score.factor].trivial()[0]}
+            values = score._asdict() | {"trivial": longer[score.factor].trivial().score}
+            values |= {"metric": task.metric.name}
             rows.append({"run": label, "seed": member.point.seed, **values})
         said(f"{label}: seed {member.point.seed} evaluated")
     return rows
@@ -188,8 +190,10 @@ def length_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
             ax.set_title(SAYING[start])
             ax.set_xlabel("length / training length")
             ax.grid(axis="y")
-        panels[0].set_ylabel("score on held-out examples")
-        if all(0 <= one["score"] <= 1 for one in rows):
+        called = {one["metric"] for one in rows}
+        name = called.pop().replace("_", " ") if len(called) == 1 else "score"
+        panels[0].set_ylabel(f"{name} on held-out examples")
+        if name == ACCURACY.name:
             panels[0].set_ylim(0, 1.02)
         figure.legend(loc="outside lower center", ncols=min(4, len(runs)))
     return figure

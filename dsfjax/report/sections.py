@@ -157,13 +157,18 @@ def _joint_cell(task: TaskScores, mixer: str) -> Cell:
 def _lines(comparison: Comparison) -> str:
     """What the lines of the baselines in a figure are."""
     metric, chance = comparison.metric, comparison.chance
-    guess = f"Dashed: guessing among all answers ({metric.show(chance)}). " if chance else ""
-    if not comparison.trivial:
-        return guess
-    return (
-        f"{guess}Dotted: {comparison.trivial} ({metric.show(comparison.unbound)}); only what is "
-        f"clearly {metric.better} it has learnt the task, and what is not is not put in an order."
-    )
+    what = "guessing among all answers" if metric == ACCURACY else "guessing"
+    said = [] if chance is None else [f"Dashed: {what} ({metric.show(chance)})."]
+    if comparison.linear is not None and not metric.percent:
+        linear = metric.show(comparison.linear.score)
+        said.append(f"Dash-dotted: a linear model of the whole input ({linear}).")
+    if comparison.trivial:
+        said.append(
+            f"Dotted: {comparison.trivial} ({metric.show(comparison.unbound)}); only what is "
+            f"clearly {metric.better} it has learnt the task, and what is not is not put in an "
+            "order."
+        )
+    return " ".join(said)
 
 
 def _score_figures(comparison: Comparison) -> list[str]:

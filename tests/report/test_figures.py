@@ -91,8 +91,8 @@ def test_errors_are_drawn_on_their_own_scale_and_what_diverged_at_the_worse_end(
         crosses = [line for line in ax.lines if line.get_marker() == "X"]
         assert len(crosses) == count
         assert all(1.0 in np.asarray(line.get_xydata()) for line in crosses)
-    dotted = [line.get_ydata() for line in curves.lines[-1:]]
-    np.testing.assert_array_equal(dotted, [[1.0, 1.0]])
+    baselines = [line.get_ydata() for line in curves.lines[-2:]]
+    np.testing.assert_array_equal(baselines, [[1.0, 1.0], [0.5, 0.5]])
     assert len(trade.containers) == len(whole.entries) - 1
 
 

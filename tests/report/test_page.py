@@ -139,6 +139,7 @@ def test_errors_have_their_own_words_and_order() -> None:
     assert "(the one with the lowest mean)" in found and "diverged counts as ∞" in found
     assert "ccuracy" not in found and "90 %" not in found and "Guessing" not in found
     assert "only what is clearly below it has learnt the task" in found
+    assert "Dash-dotted: a linear model of the whole input (0.500)." in found
     assert "Further down and left is better." in found and "still falls at its end" in found
 
 
