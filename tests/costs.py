@@ -38,7 +38,7 @@ KEPT = (
     "engines::test_states_and_cotangents_cross_chunks_and_segments*",
     "engines::test_every_method_gives_the_values_of_the_loop?*-65?",
     "engines::test_extreme_decays_and_resets?scalar?",
-    "engines::test_equation?window?",
+    "engines::test_equation?streaming?",
     "engines::test_attention_keeps_heads_channels_and_documents_apart?nan?",
     "engines::test_states_after_chosen_steps?scalar_summed?",
     "engines::test_compute_rounds_what_is_multiplied",

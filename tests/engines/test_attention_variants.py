@@ -145,7 +145,8 @@ def test_a_not_finite_key_that_moves_stays_in_its_document():
     assert reference.error(np.nan_to_num(y_chunked), np.nan_to_num(y)) < 1e-12
 
 
-@pytest.mark.parametrize("name", [pytest.param("everything", marks=SLOW), "streaming"])
+@SLOW
+@pytest.mark.parametrize("name", ["everything", "streaming"])
 def test_decoding_holds_no_more_than_is_seen(name):
     """A cache of as many slots as window and first steps, for any number of steps, one program."""
     system = zoo.kernel_variant(name, 20)

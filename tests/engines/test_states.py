@@ -196,6 +196,7 @@ def test_chosen_states_do_not_hold_all(method):
     assert memory.temp_size_in_bytes < length * n * n * 4 / 4
 
 
+@pytest.mark.slow
 def test_initial_states_of_segments_do_not_hold_all():
     """The compiled gradient: four documents and states of 64 × 64, where 512 steps have as many."""
     length, n, documents = 512, 64, 4
