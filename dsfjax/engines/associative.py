@@ -71,7 +71,7 @@ def _associative(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     f = jnp.broadcast_to(problem.forcing(), (problem.length, *h0.shape))
     a = A.matrix() if dense else A.decay()  # type: ignore[attr-defined]
     a = jnp.broadcast_to(a, (problem.length, *a.shape[1:])).astype(f.dtype)
-    if problem.reset is not None:
+    if problem.reset is not None:  # a step that forgets all is the constant map h ↦ f
         a = jnp.where(problem.reset[:, None, None, None], 0, a)
     states: Any = _states(dense, problem.precision, a, f, h0)
     return problem.read(states), states[-1]
@@ -85,6 +85,7 @@ def _states(dense: bool, precision: str, a: Array, f: Array, h0: Array) -> Array
 
 def _run(dense: bool, precision: str, a: Array, f: Array, h0: Array) -> Array:
     combine = partial(compose, dense=dense, precision=precision)
+    # The first map has h0 put in, and so have all prefixes: their second parts are the states.
     f = f.at[0].set(combine((a[0], h0), (a[0], f[0]))[1])
     return jax.lax.associative_scan(combine, (a, f))[1]
 
@@ -109,6 +110,7 @@ def _backward(
         dh0 = jnp.matmul(adjoint[0], G[0], precision=precision)
     else:
         da, dh0 = G * before, adjoint[0] * G[0]
+    # A decay that several states have in common gets the sum of their cotangents.
     axes = tuple(i for i in range(1, a.ndim) if a.shape[i] == 1 and da.shape[i] != 1)
     return (da.sum(axis=axes, keepdims=True) if axes else da), G, dh0
 

@@ -68,11 +68,13 @@ def run(
         if h0 is not None:
             product = product.astype(h0.k.dtype)
             past = h0._replace(k=jnp.einsum("jnm,sjm->sjn", product, h0.k, precision="highest"))
+    # The new keys come first: a query sees that of its own step.
     offset, cache, key_decay = _append(system, moved, v, decay, past)
     first, start, kept = _visible(system, length, offset, cache.first)
     queries = Queries(offset + jnp.arange(length, dtype=jnp.int32), start, q, decay, kept)
     run: Any = partial(attend, *_sizes(method, length, cache.k.shape[0]), system.soft_cap)
     exact: Any = partial(one_by_one, system.soft_cap)
+    # Sums are at least float32, whatever the cache is kept in.
     keys = Keys(cache.k.astype(k.dtype), cache.v.astype(k.dtype), key_decay)
     arguments = queries, keys
     if A is not None and length > 1:
@@ -152,6 +154,7 @@ def score_rows(system: KernelSystem) -> Callable[[Array], tuple[Array, Array]]:
     """
     queries, keys = _own(system)
     columns, A = columns_of(queries.slot, keys), system.key_transition
+    # Keys that move: all steps as one chunk, in which every product is formed.
     within = None if A is None else in_chunks(A, queries.q, keys.k, system.length).within[0]
 
     def rows_at(t: Array) -> tuple[Array, Array]:
@@ -372,4 +375,5 @@ def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Arr
     cache, y = jax.lax.scan(body, cache, (u, xs))
     if h0 is not None and h0.length is not None:
         return y, cache
+    # All slots are in use at the end: it is a cache that grows again, and may be cut.
     return y, _kept(system, cache._replace(length=None), h0)

@@ -113,6 +113,7 @@ def explicit(A: Transition) -> Transition:
     """
     if not isinstance(A, Elementwise) or isinstance(A, Scalar | Diagonal):
         return A
+    # 1 and −1 in int8, as `check_sign` has them: integers have no cotangent.
     negative = A.negative()
     sign = None if negative is None else 1 - 2 * negative.astype("int8")
     return Diagonal(A.log_decay(), sign)

@@ -171,8 +171,10 @@ def _responses(problem: Recurrence, h0: Array) -> tuple[tuple[Array, Array], Arr
     units = jnp.broadcast_to(units, (length, rank, heads, count))
     silent = jnp.zeros((length, rank, heads, p), dtype)
     answered = dataclasses.replace(problem, x=jnp.concatenate([units, silent], axis=-1))
+    # Channels of values do not mix, so L·r impulses and the p channels of h0 are one recurrence.
     h = jnp.concatenate([zeros_as(h0, (heads, n, count)), h0], axis=-1)
     chunk, outs = min(length, chunk_length(problem.A)), []
+    # Whole chunks, and what is left as one more.
     whole = length - length % chunk
     for start, stop in ((0, whole), (whole, length)):
         if start < stop:
@@ -256,6 +258,7 @@ def _transport(
     ) -> tuple[tuple[Array, Array], Any]:
         t, arrays = step
         now = rebuild(arrays)
+        # Earlier impulses and h0 end at a reset; that of the step itself is put in afterwards.
         if (reset := now.reset) is not None:
             carry = jax.tree.map(lambda v: jnp.where(reset[0], 0, v), carry)
         impulses, h = carry
@@ -305,6 +308,7 @@ def _kernel_on_values(system: System, length: int) -> Array:
             phi = jnp.where(system.reset[:, None], 0, phi)
     phi = C.real(phi)
     phi = phi if system.eta is None else _normalized(system.eta, phi)
+    # The scale belongs to the step that writes, s, the last axis; gate and η to the one that reads.
     if (scale := B.scales()) is not None:
         scale = scale.astype(phi.dtype).transpose(1, 2, 3, 0)  # (r, H, p or 1, T)
         phi = phi * scale[None, :, :, :, None, :]
@@ -322,7 +326,8 @@ def _normalized(eta: Normalizer, phi: Array) -> Array:
 
 @_normalized.register
 def _(eta: SummedNormalizer, phi: Array) -> Array:
-    summed = phi.sum(axis=(0, 1, 3, 5)).T  # its decays do not vary over p
+    # What is read of z is what Φ makes of values of 1; its decays do not vary over p.
+    summed = phi.sum(axis=(0, 1, 3, 5)).T
     if eta.bonus is not None:
         length = phi.shape[-1]
         bonus = jnp.broadcast_to(eta.bonus, (length, phi.shape[2])).T  # type: ignore[arg-type]

@@ -75,6 +75,7 @@ def in_chunks(A: Transition, q: Array, k: Array, size: int) -> Chunks:
     size = min(size, length)
     arrays, now = by_steps(A, length)
     q = q.reshape(length, heads, -1, m)  # R query heads per head of keys
+    # False for the steps that fill up the last chunk: `in_blocks` pads with zeros.
     real = jnp.arange(length, dtype=jnp.int32) >= 0
     inputs = [_filled(x, size) for x in arrays], *(in_blocks(x, size, 0) for x in (q, k, real))
     step = jnp.arange(size, dtype=jnp.int32)
@@ -168,6 +169,8 @@ def attend_moving(
     count, size = chunks.k.shape[0], chunks.k.shape[2]
     rows = query_blocks(queries, size, own.k.shape[1])
     held = _columns(own_slot, own, size)._replace(k=chunks.k)
+    # When the queries have passed the first chunk they stand at the last step of the past, to which
+    # its keys have been moved. Those whose window keeps them from getting there see none of it.
     older = None
     if past is not None and past_slot is not None and past.k.shape[0]:
         older = _columns(past_slot, past, min(past.k.shape[0], 4 * size))
@@ -212,6 +215,7 @@ def attend_moving(
             )
         return sums.means()
 
+    # Backwards the scores of a chunk are computed again: kept, they would be L × L numbers.
     index = jnp.arange(count, dtype=jnp.int32)
     found = jax.lax.map(jax.checkpoint(of_chunk), (index, rows, chunks.within, chunks.q, held))
     y, log_eta = (steps_first(x, queries.q.shape[0]) for x in found)

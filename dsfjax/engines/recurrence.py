@@ -132,6 +132,7 @@ def prepare(
     dtype, precision = state_dtype(system.dtype, u.dtype), policy.products(u.dtype)
     b, x, f = write(system.B, system, u, dtype, precision)
     c = read_vectors(system.C, system, dtype)
+    # Read one step early, with the c of the next step; what the last step reads is not used.
     if c is not None and system.C.before_update and c.shape[0] > 1:
         c = jnp.roll(c, -1, axis=0)
 
@@ -272,6 +273,7 @@ def _(
     b = None if b is None else b.astype(dtype)
     if n > 1:
         return b, x, None
+    # With one state per channel b is a number: it goes into the values, whose terms are then a sum.
     x = x if b is None else x * to_heads(b, heads)
     return None, (x if B.rank == 1 else x.sum(axis=1, keepdims=True)), None
 

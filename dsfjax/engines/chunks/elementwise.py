@@ -70,6 +70,8 @@ class _Inputs(NamedTuple):
 
     def decay(self, dtype: jnp.dtype) -> Array:
         """a_t of one step, (k, H, p, n)."""
+        # Step × rate of one step: the product of the two for all steps would be as large as all
+        # states.
         log_a = self.log_a if self.rate is None else self.log_a * self.rate
         a = jnp.exp(log_a).astype(dtype)
         return a if self.negative is None else jnp.where(self.negative, -a, a)
@@ -80,6 +82,7 @@ class _Inputs(NamedTuple):
 
     def keep(self, h: Array) -> Array:
         """The state without that of before a reset."""
+        # A selection and not a product with 0: a NaN ends at a reset.
         return h if self.reset is None else jnp.where(_column(self.reset), 0, h)
 
     def advance(self, h: Array) -> Array:
@@ -88,6 +91,7 @@ class _Inputs(NamedTuple):
 
     def retreat(self, G: Array) -> Array:
         """The cotangent of the state before the step, from that of the state after it."""
+        # The adjoint of keep-then-decay. A reset ends cotangents as it ends states.
         return self.keep(self.decay(G.dtype) * G)
 
     def inject(self, ds: tuple[Array, ...]) -> Array:
@@ -108,6 +112,7 @@ class SideBySide(ChunkAlgorithm):
     def forward(self, problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
         """Run one segment; see `ChunkAlgorithm.forward`."""
         inputs = _inputs(problem, h0.shape, chunk)
+        # States have n before p outside of this module, and p before n in it.
         starts = _states_between(inputs, h0.swapaxes(-1, -2), problem.length // chunk, chunk)
 
         def body(t: Array | int, carry: tuple[Array, Any]) -> tuple[Array, Any]:
@@ -141,6 +146,7 @@ class SideBySide(ChunkAlgorithm):
         precision = problem.precision
         inputs = _inputs(problem, dh.shape, chunk)
         d_out = d_out.reshape(-1, chunk, *d_out.shape[1:])
+        # In the axes of what was read: states, the one state of a channel, or each of the terms.
         if problem.emit_states:
             d_outs = (d_out.swapaxes(-1, -2),)
         elif inputs.c is None:
@@ -168,7 +174,7 @@ class SideBySide(ChunkAlgorithm):
             now, d_b = inputs.at(t), None
             ds = tuple(_at(x, t, 1) for x in d_outs)
             G = aG + now.inject(ds)
-            if now.b is None:
+            if now.b is None:  # x is what is added to the state
                 d_x = (G,)
             else:
                 # Products with G = a_{t+1} G_{t+1} + ∂s ⊗ c, without forming it: what ∂s ⊗ c adds
@@ -185,7 +191,7 @@ class SideBySide(ChunkAlgorithm):
             aG = now.retreat(G)
             # ∂log a = G ⊙ a ⊙ h_{t-1}, and the step before needs aG = a ⊙ G in any case.
             d_log, d_rate = aG * _at(before, t, 0), None
-            if now.rate is not None:
+            if now.rate is not None:  # log a = step × rate
                 d_rate = d_log * now.log_a
                 d_log = d_log * now.rate
             d_log = _sum_last(d_log, now.log_a.shape[-2:])
@@ -204,6 +210,8 @@ class SideBySide(ChunkAlgorithm):
             constant = inputs.c[0].shape[1] == 1
             d_c = tuple(x.sum(axis=0)[:, None] if constant else x.swapaxes(0, 1) for x in d_c)
             total = total._replace(c=d_c)
+        # At its end the loop has the cotangents of the states before the chunks. The later ones
+        # have gone to the chunks before them (`_cotangents_between`); the first is that of h0.
         dh = aG[0] if d_starts is None else aG[0] + d_starts[0]
         return jax.tree.leaves(_recurrence(total, problem)), dh.swapaxes(-1, -2)
 
@@ -250,6 +258,7 @@ def _cross_chunks(
     inputs: _Inputs, chunk: int, start: Array, added: Array, *, reverse: bool
 ) -> Array:
     """What enters every chunk, (k, H, p, n), from what enters the first and what each adds."""
+    # The decay of a whole chunk, of which a decay of 0 (log −∞) makes 0.
     log_a = inputs.log_a
     total = repeated(log_a[:, 0], chunk) if log_a.shape[1] == 1 else log_a.sum(axis=1)
     decay = jnp.exp(total if inputs.rate is None else total * inputs.rate).astype(added.dtype)
@@ -262,6 +271,7 @@ def _cross_chunks(
         # The sign of a product is that of the number of its negative factors.
         decay = jnp.where(count % 2 == 1, -decay, decay)
     decay = jnp.broadcast_to(decay, added.shape)
+    # One reset in a chunk is enough to part the state after it from that before it.
     cut = None if inputs.reset is None else inputs.reset.any(axis=1)
 
     def body(h: Array, step: tuple[Array, Array, Array | None]) -> tuple[Array, Array]:
@@ -276,6 +286,7 @@ def _cross_chunks(
 def _accumulate(total: _Inputs, now: _Inputs, inputs: _Inputs, t: Array | int) -> _Inputs:
     """Put the cotangents of a step in their places; sum those of what is constant in time."""
 
+    # By the shape of the input and not of the cotangent, which has one place per step in any case.
     def put(total: Array, value: Array, of: Array) -> Array:
         return total + value[:, None] if of.shape[1] == 1 else _put(total, value, t)
 
@@ -289,6 +300,7 @@ def _inputs(problem: Recurrence, state_shape: tuple[int, ...], chunk: int) -> _I
     A, heads = problem.A, state_shape[0]
     assert isinstance(A, Elementwise)
 
+    # (L, …) to (k, c, …), and what is constant in time to (1, 1, …), which broadcasts.
     def cut(v: Array) -> Array:
         constant = v.shape[0] != problem.length
         return v[None] if constant else v.reshape(-1, chunk, *v.shape[1:])

@@ -57,6 +57,8 @@ def cut(length: int, chunk: int, segment: int) -> Cut:
         >>> cut(300, 32, 256)
         Cut(count=2, chunks=5, chunk=30)
     """
+    # As many chunks and segments as the sizes ask for, and then evenly at both levels: 300 steps
+    # are 10 chunks of 30 and not 9 of 32 and a rest that is filled up.
     number = -(-length // chunk)
     count = -(-number // max(1, segment // chunk))
     chunks = -(-number // count)
@@ -163,6 +165,8 @@ def _in_parts(
     """Outputs, the last state and, if wanted, the states before every chunk of every part."""
     outs, kept = [], []
     for part in parts:
+        # A custom backward pass has cotangents for whole arguments: numbers that have one and those
+        # that have none (signs, resets) are arguments of their own.
         partition, arrays, others = Partition.of(part.problem)
         run: Any = _run(algorithm, part.where, keep, partition, arrays, others, h)
         out, h, starts = run
@@ -202,6 +206,8 @@ def _forward(
         return h, (out, starts)
 
     h, (out, starts) = _over_segments(run, where.count, h0, varying, reverse=False)
+    # The states are a result only if wanted. Otherwise the backward pass would get a cotangent for
+    # them, zeros of their size.
     return (out, h, starts if keep else None), (arrays, others, starts)
 
 
@@ -282,8 +288,9 @@ def _over_segments(
     Returns:
         The last carry, and the outputs with the segments joined along the first axis.
     """
-    if count == 1:
+    if count == 1:  # no loop to compile
         return run(carry, xs)
+    # Inputs, outputs and states per chunk have different numbers of entries in a segment.
     sizes = jax.tree.map(lambda x: x.shape[0] // count, xs)
 
     def at(i: Array | int) -> Any:
