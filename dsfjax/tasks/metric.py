@@ -134,7 +134,7 @@ class Metric(NamedTuple):
         """
         if not math.isfinite(value):
             return words.number(value)
-        text = f"{100 * value:.1f}" if self.percent else f"{value:.{self._decimals(value)}f}"
+        text = f"{100 * value:.1f}" if self.percent else self._text(value, value)
         return text.replace("-", "−")
 
     def show(self, value: Number) -> str:
@@ -154,7 +154,7 @@ class Metric(NamedTuple):
         """
         if not math.isfinite(mean):
             return ""
-        return f"± {100 * std:.1f}" if self.percent else f"± {std:.{self._decimals(mean)}f}"
+        return f"± {100 * std:.1f}" if self.percent else f"± {self._text(std, mean)}"
 
     def spread(self, mean: Number, std: Number) -> str:
         """Mean and standard deviation with the unit.
@@ -165,9 +165,12 @@ class Metric(NamedTuple):
         """
         return f"{self.plain(mean)} {self.deviation(mean, std)}".rstrip() + self.unit
 
-    def _decimals(self, value: Number) -> int:
-        leading = math.floor(math.log10(abs(value))) if value else 0
-        return max(0, self.digits - 1 - leading)
+    def _text(self, value: Number, like: Number) -> str:
+        """A value with the decimals that another needs for its significant digits."""
+        if like and not 1e-4 <= abs(like) < 1e6:
+            return f"{value:.{self.digits}g}"
+        leading = math.floor(math.log10(abs(like))) if like else 0
+        return f"{value:.{max(0, self.digits - 1 - leading)}f}"
 
 
 ACCURACY = Metric("accuracy", higher_is_better=True, percent=True)

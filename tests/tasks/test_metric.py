@@ -35,6 +35,7 @@ def test_shares_differ_in_points_and_other_numbers_relative_to_themselves() -> N
         (MAE, 0.04217, 0.0012, "0.0422", "0.0422 ± 0.0012"),
         (PERPLEXITY, 29.3742, 0.51, "29.37", "29.37 ± 0.51"),
         (PERPLEXITY, 12345.6, 78.9, "12346", "12346 ± 79"),
+        (PERPLEXITY, 35543580672.0, 1.25e9, "3.554e+10", "3.554e+10 ± 1.25e+09"),
         (BITS_PER_BYTE, 1.0, 0.0, "1.000", "1.000 ± 0.000"),
         (MSE, math.inf, 0.0, "∞", "∞"),
         (MSE, 0.0, 0.0, "0.00", "0.00 ± 0.00"),
