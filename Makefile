@@ -3,10 +3,10 @@
 #   make test       tests and doctests, without those marked slow
 #   make test-all   all tests, the slow ones included
 #   make lint       ruff and pyright
-#   make bench      time the engines beside plain JAX; writes bench/
+#   make bench      time the engines next to plain JAX; writes bench/
 #   make experiments  the paper's figures at a scale for four cores: 1½ hours
-#   make bench-all  the same, beside PyTorch packages, which it installs
-#   make notebooks  run the notebooks and write what they show beside the scripts
+#   make bench-all  the same, next to PyTorch packages, which it installs
+#   make notebooks  run the notebooks and write what they show next to the scripts
 PYTHON ?= python3
 WORKERS ?= auto
 VENV := .venv

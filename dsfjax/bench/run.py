@@ -29,7 +29,7 @@ class Results(NamedTuple):
         repeats: Rounds.
         rows: The grid, a line per contestant and case.
         verdicts: The promises.
-        choices: What "auto" picks, beside the best.
+        choices: What "auto" picks, next to the best.
         growth: Times at two lengths.
         latency: Of decoding, at several positions.
         errors: Over long sequences.

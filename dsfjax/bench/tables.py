@@ -141,7 +141,7 @@ def _promise(found: Verdict, *, judged: bool) -> tuple[str, ...]:
 
 
 def choices(results: Results) -> Table:
-    """What "auto" picks beside the fastest method."""
+    """What "auto" picks, next to the fastest method."""
     return Table(
         f"auto against the best method: time over that of the best, wanted ≤ {AUTO:g}",
         ("case", "auto", "best, fwd+bwd", "forward", "fwd+bwd", "within"),

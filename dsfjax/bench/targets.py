@@ -1,4 +1,4 @@
-"""The speeds that are promised, beside the speeds that were measured."""
+"""The speeds that are promised, next to the speeds that were measured."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _figure(row: Measurement, target: Target) -> float | None:
 
 
 class Choice(NamedTuple):
-    """What "auto" picks for a case, beside the fastest method.
+    """What "auto" picks for a case, next to the fastest method.
 
     Attributes:
         case: Name of the case.

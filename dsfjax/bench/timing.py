@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-# Threads of the last contestant go on spinning for a moment; nobody is to start beside them.
+# Threads of the last contestant spin for a moment; the next one starts when they have stopped.
 REST_S = 0.005
 LEAST = 3
 

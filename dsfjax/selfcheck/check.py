@@ -250,7 +250,8 @@ def _expected(problem: Problem, dense: Any, sequential: Any) -> Any:
     """Outputs and last state in float64: by NumPy, or else what the sequential engine gave."""
     system, u, h0 = _widened(problem)
     if not has_finite_state(system):
-        return _attention(system, np.asarray(u)) if system.transition is None else sequential
+        y, cache = sequential
+        return (_attention(system, np.asarray(u)) if system.transition is None else y), cache
     if dense is None:
         return sequential
     A, B, C, D = (np.asarray(x) for x in (dense.A, dense.B, dense.C, dense.D))
@@ -262,8 +263,8 @@ def _expected(problem: Problem, dense: Any, sequential: Any) -> Any:
     return y, h.reshape(system.state_shape)
 
 
-def _attention(system: KernelSystem, u: np.ndarray) -> tuple[np.ndarray, Any]:
-    """Softmax attention within documents, query by query; the last state is keys and values."""
+def _attention(system: KernelSystem, u: np.ndarray) -> np.ndarray:
+    """Softmax attention within documents, query by query."""
     q, k = np.asarray(system.q), np.asarray(system.k)
     length, heads, _ = q.shape
     v = (u @ np.asarray(system.W).T).reshape(length, heads, -1)
@@ -278,7 +279,7 @@ def _attention(system: KernelSystem, u: np.ndarray) -> tuple[np.ndarray, Any]:
             score = k[seen, h * k.shape[1] // heads] @ q[t, h]
             weight = np.exp(score if cap is None else cap * np.tanh(score / cap))
             y[t, h] = weight @ v[seen, h] / (weight.sum() + sinks[h])
-    return y.reshape(length, -1), (k, v)
+    return y.reshape(length, -1)
 
 
 def _cotangents(shapes: Any, dtype: str) -> Any:
