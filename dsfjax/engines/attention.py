@@ -7,6 +7,7 @@ blocks give.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -343,6 +344,16 @@ def _visible(
 
 def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Array, KVCache]:
     """One step at a time, in a cache of the final size that is written in place."""
+    dtype = state_dtype(system.q.dtype, u.dtype)
+    # The gradient to what is the same at all steps is added up over them, in its own dtype: in
+    # bfloat16 that loses two digits. So W is applied before the loop, to all tokens at once, and
+    # the rest is carried through it in the dtype of the sums.
+    u = values(system, u).reshape(u.shape[0], -1).astype(u.dtype)
+    fixed = system.transition, system.log_decay, system.sink
+    wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, dtype)), fixed)
+    system = dataclasses.replace(
+        system, W=None, transition=wide[0], log_decay=wide[1], sink=wide[2]
+    )
     if h0 is not None and h0.length is not None:
         cache = h0
     else:
