@@ -15,64 +15,76 @@ from tests.reference_loop import error
 
 pytestmark = pytest.mark.xdist_group("models")
 
-BOTH_WAYS = config(
-    "ssd",
-    surroundings="practice",
-    bidirectional=True,
-    head="classifier",
-    num_classes=3,
-    num_layers=2,
-)
+CHEAP = config("linear_attention", num_layers=1)
+"""One program of few operations; the convolution and gates of "practice" are for the slow tests."""
+CLASSES = {"head": "classifier", "num_classes": 3}
 
 
-def small_model(own):
+def small_model(own: nn.ModelConfig):
     model = nn.build(own)
     return model, jax.jit(model.init)(jax.random.key(0))
 
 
-def test_a_bidirectional_classifier_does_not_see_padding_or_other_documents() -> None:
-    model, params = small_model(BOTH_WAYS)
-    ids, apply = tokens(12), jax.jit(model.apply)
-    alone, padded = apply(params, ids[:9]), apply(params, ids, length=jnp.array(9))
-    assert error(padded, alone) < 1e-14
-    assert error(apply(params, ids), alone) > 1e-3  # the padding is not zero
+def both_ways(own: nn.ModelConfig) -> nn.ModelConfig:
+    return dataclasses.replace(own, bidirectional=True, **CLASSES)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        CHEAP,
+        pytest.param(config("ssd", surroundings="practice"), marks=pytest.mark.slow),
+    ],
+    ids=["paper", "practice"],
+)
+def test_a_bidirectional_classifier_does_not_see_padding_or_other_documents(own) -> None:
+    model, params = small_model(both_ways(own))
+    ids = tokens(12)
+    # Every program sees twelve tokens: what comes after `length` must not matter.
+    apply, features = (jax.jit(f) for f in (model.apply, model.features))
+    other = ids.at[9:].set((ids[9:] + 1) % 7)
+    one, two = (apply(params, x, length=jnp.array(9)) for x in (ids, other))
+    assert error(one, two) < 1e-14
+    assert error(apply(params, ids, length=jnp.array(12)), one) > 1e-3
+    assert error(one, model.apply(params, ids[:9])) < 1e-13
     reset = jnp.arange(12) == 5
-    features = jax.jit(model.features)
-    together = features(params, ids, reset=reset, length=9)
-    first, second = features(params, ids[:5]), features(params, ids[5:9])
-    assert error(together[:9], np.concatenate([first, second])) < 1e-13
-    # A token changes what is read before it, too.
-    other = ids.at[8].set((ids[8] + 1) % 7)
-    changed = np.asarray(features(params, other) - features(params, ids))
-    assert (np.abs(changed[0]) > 1e-9).any()
+    together = features(params, ids, reset=reset, length=jnp.array(9))
+    first = features(params, ids, reset=reset, length=jnp.array(5))[:5]
+    assert error(together[:5], first) < 1e-13
+    changed = features(params, ids.at[2].add(1), reset=reset, length=jnp.array(9)) - together
+    per_step = np.abs(np.asarray(changed)).max(axis=1)
+    assert (per_step[:5] > 1e-9).all()  # a token changes what is read before it, too
+    assert (per_step[5:9] == 0).all()
     with pytest.raises(ValueError, match="a bidirectional model reads whole sequences"):
         model.init_state(params, 4)
     assert not model.causal
 
 
 def test_systems_of_a_bidirectional_model_are_two_a_layer() -> None:
-    model, params = small_model(BOTH_WAYS)
-    ids = tokens(12)
-    example = Example(ids, jnp.array([11]), jnp.array([2]), length=jnp.array(9))
-    systems, u = nn.stack_layers(model.systems(params, ids, length=9))
-    assert len(jax.tree.leaves(u)[0]) == BOTH_WAYS.num_systems == 4
-    gradients = objective.output_gradients(model, params, example)
-    assert len(gradients) == 4 and all(float(abs(g).max()) > 0 for g in gradients)
+    model, params = small_model(both_ways(CHEAP))
+    example = Example(tokens(12), jnp.array([11]), jnp.array([2]), length=jnp.array(9))
+
+    @jax.jit
+    def look(params, example):
+        _, u = nn.stack_layers(model.systems(params, example.inputs, length=example.length))
+        return u, objective.output_gradients(model, params, example)
+
+    u, gradients = look(params, example)
+    assert len(u) == len(gradients) == both_ways(CHEAP).num_systems == 2
+    assert all(float(abs(g).max()) > 0 for g in gradients)
     # Nothing that the padding gives is asked for; in the reversed sequence it comes first.
     assert float(abs(gradients[0][9:]).max()) == float(abs(gradients[1][:3]).max()) == 0
-    del systems
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_a_classifier_of_pairs(pooling: str) -> None:
-    own = dataclasses.replace(
-        BOTH_WAYS, bidirectional=False, surroundings="paper", num_documents=2, pooling=pooling
-    )
+    own = dataclasses.replace(CHEAP, num_documents=2, pooling=pooling, **CLASSES)
     model, params = small_model(own)
     ids, features = tokens(12), jax.jit(model.features)
-    found = jax.jit(model.apply)(params, ids, reset=jnp.arange(12) == 5, length=9)
-    u, v = (np.asarray(features(params, part)) for part in (ids[:5], ids[5:9]))
-    u, v = (x.mean(axis=0) if pooling == "mean" else x[-1] for x in (u, v))
+    reset = jnp.arange(12) == 5
+    found = jax.jit(model.apply)(params, ids, reset=reset, length=jnp.array(9))
+    x = np.asarray(features(params, ids, reset=reset))
+    u, v = (part.mean(axis=0) if pooling == "mean" else part[-1] for part in (x[:5], x[5:9]))
     x = np.concatenate([u, v, u * v, u - v])
     for name in ("pair_map", "head_map"):
         x = x @ np.asarray(params[name]["kernel"]) + np.asarray(params[name]["bias"])
@@ -86,9 +98,9 @@ def test_values_at_every_step() -> None:
     model, params = small_model(
         config("linear_attention", num_layers=1, head="values", num_outputs=3)
     )
-    features = model.features(params, tokens(6))
+    features = jax.jit(model.features)(params, tokens(6))
     by_hand = features @ params["head_map"]["kernel"] + params["head_map"]["bias"]
-    assert error(model.apply(params, tokens(6)), by_hand) < 1e-14
+    assert error(jax.jit(model.apply)(params, tokens(6)), by_hand) < 1e-14
     with pytest.raises(ValueError, match="a head of values names no next token"):
         model.generate(params, tokens(4), 2)
     with pytest.raises(ValueError, match="the head 'values' needs num_outputs > 0"):
