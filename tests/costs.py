@@ -26,7 +26,7 @@ import jax
 import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
-MOST_SECONDS = 1.0
+MOST_SECONDS = 0.7
 # One example of what is otherwise a product, and what would be missed most: run every time,
 # whatever they cost. Patterns of `name_of`; fnmatch reads brackets as sets, so they are "?".
 KEPT = (
@@ -44,7 +44,7 @@ KEPT = (
     "engines::test_compute_rounds_what_is_multiplied",
     "engines::test_values_states_and_reverse*",
     "engines::test_gradients_agree*",
-    "engines::test_scan_gives_the_published_recurrence*",
+    "engines::test_scan_gives_the_published_recurrence?kimi_delta_attention?",
     "engines::test_one_entry_reaches_what_its_step_feeds?scalar?",
     "nn::test_prefill_and_steps_are_the_full_pass?ssd-practice?",
     "nn::test_sampling_follows_the_temperature",

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,11 +46,21 @@ def check(name: str, task: tasks.Task) -> None:
     assert task == tasks.get(name, **dataclasses.asdict(task)) and hash(task)  # pyright: ignore[reportArgumentType]
     assert task.title and task.describe() and re.fullmatch(r"[\w-]+", task.slug())
     key = jax.random.key(0)
-    seen, held_out = (
-        jax.jit(lambda data, s=s: examples(task, s, 6, key, data))(task.arrays(s))
-        for s in (TRAIN, HELD_OUT)
-    )
-    for batch in (seen, held_out):
+    width = task.num_outputs or task.num_classes or task.vocab_size
+    each = (task.num_decoded, width) if task.num_decoded else (width,)
+
+    def made(split: str) -> Any:
+        def all_of_it(data: Any) -> Any:
+            batch = examples(task, split, 6, key, data)
+            outputs = jnp.zeros((*batch.query_positions.shape, *each))
+            judged = task.measure(outputs, batch.targets)
+            return batch, judged, jax.vmap(task.sources)(batch)
+
+        # One program per split, and NumPy from then on.
+        return jax.tree.map(np.asarray, jax.jit(all_of_it)(task.arrays(split)))
+
+    found = [made(split) for split in (TRAIN, HELD_OUT)]
+    for batch, judged, sources in found:
         assert isinstance(batch, Example)
         assert batch.inputs.shape[:2] == (6, task.seq_len)
         if task.vocab_size:
@@ -66,18 +77,13 @@ def check(name: str, task: tasks.Task) -> None:
         assert batch.query_positions.max() < task.seq_len
         if not task.num_outputs:
             assert batch.targets.max() < (task.num_classes or task.vocab_size)
-        width = task.num_outputs or task.num_classes or task.vocab_size
-        each = (task.num_decoded, width) if task.num_decoded else (width,)
-        outputs = jnp.zeros((*batch.query_positions.shape, *each))
-        found = task.measure(outputs, batch.targets)
         for metric in ("loss", *(metric.name for metric in task.measured())):
-            assert found[metric].shape == batch.query_positions.shape
-        sources = jax.vmap(task.sources)(batch)
+            assert judged[metric].shape == batch.query_positions.shape
         if sources is not None:
-            answers = np.take_along_axis(batch.inputs, sources, axis=1)  # pyright: ignore[reportArgumentType]
+            answers = np.take_along_axis(np.asarray(batch.inputs), sources, axis=1)
             np.testing.assert_array_equal(answers, batch.targets)
             assert (sources < batch.query_positions).all()
-    assert not np.array_equal(seen.inputs, held_out.inputs)
+    assert not np.array_equal(found[0][0].inputs, found[1][0].inputs)
     baselines = task.baselines()
     assert all(each.score >= 0 and each.about for each in baselines.values())
     if task.metric.percent:
