@@ -84,4 +84,5 @@ def test_selfcheck_exit_code(
         assert "tf32: no TF32 on this device (cpu)" in good
         line, reason = (x for x in bad.splitlines() if "associative" in x)
         assert line.rstrip().endswith("no")
-        assert reason == "dense, associative, float64: value error 1.0e-02, allowed 1.0e-12"
+        # One per cent of the recurrence's outputs, to which the skip is added as it is.
+        assert reason == "dense, associative, float64: value error 9.8e-03, allowed 1.0e-12"
