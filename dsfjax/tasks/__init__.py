@@ -55,11 +55,11 @@ from dsfjax.tasks.metric import Metric as Metric
 from dsfjax.tasks.protocol import HELD_OUT as HELD_OUT
 from dsfjax.tasks.protocol import TRAIN as TRAIN
 from dsfjax.tasks.protocol import Example as Example
-from dsfjax.tasks.protocol import Generated as Generated
 from dsfjax.tasks.protocol import Preset as Preset
-from dsfjax.tasks.protocol import Resident as Resident
 from dsfjax.tasks.protocol import Task as Task
-from dsfjax.tasks.protocol import Windows as Windows
 from dsfjax.tasks.protocol import cross_entropy as cross_entropy
-from dsfjax.tasks.protocol import examples as examples
 from dsfjax.tasks.protocol import option as option
+from dsfjax.tasks.supply import Generated as Generated
+from dsfjax.tasks.supply import Resident as Resident
+from dsfjax.tasks.supply import Windows as Windows
+from dsfjax.tasks.supply import examples as examples

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from dsfjax.tasks.protocol import Baseline, Example, Generated, Preset, cross_entropy, option
+from dsfjax.tasks.protocol import Baseline, Example, Preset, cross_entropy, option
+from dsfjax.tasks.supply import Generated
 
 
 class Automaton(NamedTuple):

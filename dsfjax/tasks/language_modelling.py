@@ -35,7 +35,8 @@ from dsfjax._util.names import choose
 from dsfjax.tasks import data
 from dsfjax.tasks.data import Preparation, Read
 from dsfjax.tasks.metric import ACCURACY, BITS_PER_BYTE, PERPLEXITY, Baseline, Metric
-from dsfjax.tasks.protocol import TRAIN, Example, Preset, Windows, cross_entropy, option
+from dsfjax.tasks.protocol import TRAIN, Example, Preset, cross_entropy, option
+from dsfjax.tasks.supply import Windows
 
 SPLITS = ("train", "validation", "test")
 TOKENS = ("bytes", "words", "bpe")

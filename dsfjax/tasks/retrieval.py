@@ -25,8 +25,16 @@ from jaxtyping import Array, Float32, PyTree
 from dsfjax._util.names import choose
 from dsfjax.tasks import data
 from dsfjax.tasks.data.ragged import joined, padded
-from dsfjax.tasks.data.splits import TEST, VALIDATION, divided, least_squares, permutation
-from dsfjax.tasks.protocol import HELD_OUT, Baseline, Example, Preset, Resident, option
+from dsfjax.tasks.data.splits import (
+    TEST,
+    VALIDATION,
+    divided,
+    least_squares,
+    most_frequent,
+    permutation,
+)
+from dsfjax.tasks.protocol import HELD_OUT, Baseline, Example, Preset, option
+from dsfjax.tasks.supply import Resident
 from dsfjax.tasks.text import CHARACTERS, END, FILES, NUM_CHARACTERS, frequencies, reviews
 
 
@@ -112,7 +120,7 @@ class Retrieval(Resident):
 
         def make() -> dict[str, np.ndarray]:
             (seen, known), (held_out, labels) = map(self._differences, ("train", HELD_OUT))
-            trivial = (labels == np.bincount(known).argmax()).mean()
+            _, trivial = most_frequent(known, labels)
             return {"scores": np.array([trivial, least_squares(seen, known, held_out, labels)])}
 
         trivial, linear = data.cached(f"{self.name}-baselines", (1, *self.key), make)["scores"]

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from dsfjax.tasks.protocol import Baseline, Example, Generated, Preset, option
+from dsfjax.tasks.protocol import Baseline, Example, Preset, option
+from dsfjax.tasks.supply import Generated
 
 NOISE, MARKER, FIRST = 0, 1, 2
 """Token ids of the noise and of the marker, and the first one that is to be copied."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import PyTree
 
 if TYPE_CHECKING:
-    from dsfjax.tasks.protocol import Resident
+    from dsfjax.tasks.supply import Resident
 
 THREADS = 4
 """Threads that read rows. They only copy arrays on the host: nothing of JAX runs in them."""
@@ -34,7 +34,7 @@ def rows(task: Resident, first: int, last: int) -> Iterator[PyTree]:
     """
     grain = _grain()
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=4 * THREADS)
-    yield from _order(task)[first:last].to_iter_dataset(options)
+    yield from _order(task, task.provenance())[first:last].to_iter_dataset(options)
 
 
 class _Source:
@@ -52,7 +52,8 @@ class _Source:
 
 
 @functools.lru_cache(maxsize=8)
-def _order(task: Resident) -> Any:
+def _order(task: Resident, data: str) -> Any:
+    del data  # which files its rows come from: an equal task may have been given others
     return _grain().MapDataset.source(_Source(task)).seed(0).shuffle().repeat()
 
 

@@ -19,8 +19,9 @@ from jaxtyping import Float32, PyTree, UInt8
 from dsfjax._util.names import choose
 from dsfjax.tasks import data
 from dsfjax.tasks.data.ragged import joined, padded
-from dsfjax.tasks.data.splits import TEST, VALIDATION, least_squares, rows_of
-from dsfjax.tasks.protocol import HELD_OUT, Baseline, Example, Preset, Resident, option
+from dsfjax.tasks.data.splits import TEST, VALIDATION, least_squares, most_frequent, rows_of
+from dsfjax.tasks.protocol import HELD_OUT, Baseline, Example, Preset, option
+from dsfjax.tasks.supply import Resident
 
 PAD, UNKNOWN, END = 0, 1, 2
 """Token ids of padding, of a rare character, and of the end of a review."""
@@ -192,7 +193,7 @@ class Reviews(Resident):
             (seen, lengths, known), (held_out, others, labels) = map(
                 self.arrays, ("train", HELD_OUT)
             )
-            trivial = (labels == np.bincount(known).argmax()).mean()
+            _, trivial = most_frequent(known, labels)
             counts = frequencies(seen, lengths), frequencies(held_out, others)
             return {
                 "scores": np.array([trivial, least_squares(counts[0], known, counts[1], labels)])

@@ -33,8 +33,10 @@ from jaxtyping import Array, Float, PyTree, Shaped
 from dsfjax._util.names import choose
 from dsfjax.tasks import data
 from dsfjax.tasks.data import Preparation, Read
+from dsfjax.tasks.data.splits import TEST, VALIDATION
 from dsfjax.tasks.metric import MAE, MSE, Baseline
-from dsfjax.tasks.protocol import HELD_OUT, Example, Preset, Windows, option
+from dsfjax.tasks.protocol import HELD_OUT, Example, Preset, option
+from dsfjax.tasks.supply import Windows
 
 LINEAR_LOOKBACK = 336
 """Steps that the linear baseline reads."""
@@ -45,7 +47,6 @@ LINEAR_WINDOWS = 100_000
 
 _VERSION = 1  # raised when the baselines are computed differently
 FEATURES = ("M", "S", "MS")
-PARTS = ("validation", "test")
 
 
 class Source(NamedTuple):
@@ -209,7 +210,7 @@ class Forecast(Windows):
     independent: bool = option(True, "Whether each series is an example of its own.")
     instance_norm: bool = option(True, "Whether a window is scaled by its own mean and deviation.")
     calendar: bool = option(False, "Whether hour, weekday and day are channels, too.")
-    judged_on: str = option("test", "What models are judged on: validation or test.")
+    judged_on: str = option(TEST, "What models are judged on: validation or test.")
 
     metric = MSE
     also: ClassVar = (MAE,)
@@ -232,7 +233,7 @@ class Forecast(Windows):
     def __post_init__(self) -> None:
         choose("series", self.series, SOURCES)
         choose("features", self.features, FEATURES)
-        choose("judged_on", self.judged_on, PARTS)
+        choose("judged_on", self.judged_on, (TEST, VALIDATION))
         if self.horizon < 1 or self.lookback < 2:
             raise ValueError(
                 f"Forecast: expected horizon >= 1 and lookback >= 2, got {self.horizon} and "
@@ -308,7 +309,7 @@ class Forecast(Windows):
         train, validation, test = found.borders
         first, last = 0, train
         if split == HELD_OUT:
-            first, last = (validation, test) if self.judged_on == "test" else (train, validation)
+            first, last = (validation, test) if self.judged_on == TEST else (train, validation)
             first -= self.lookback
         values = found.values[:, -1:] if self.features == "S" else found.values
         own = {"values": values[first:last].astype(np.float32)}
@@ -389,7 +390,7 @@ def _last_two(targets: Array) -> tuple[Array, Array]:
 
 @functools.lru_cache(maxsize=32)
 def baseline_errors(
-    series: str, horizon: int, features: str = "M", judged_on: str = "test"
+    series: str, horizon: int, features: str = "M", judged_on: str = TEST
 ) -> dict[str, tuple[float, float]]:
     """What needs no sequence model, on all windows of a split: (MSE, MAE) in standardised units.
 
@@ -420,7 +421,7 @@ def _baseline_errors(
     found: Series, horizon: int, features: str, judged_on: str
 ) -> Float[np.ndarray, "3 2"]:
     train, validation, test = found.borders
-    begin, end = (validation, test) if judged_on == "test" else (train, validation)
+    begin, end = (validation, test) if judged_on == TEST else (train, validation)
     values = found.values if features == "M" else found.values[:, -1:]
     lookback = min(LINEAR_LOOKBACK, train // 2)
     weights = _least_squares(values[:train], lookback, horizon)

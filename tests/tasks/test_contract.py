@@ -14,7 +14,7 @@ import pytest
 from dsfjax import tasks
 from dsfjax.cli import options
 from dsfjax.tasks import HELD_OUT, TRAIN, Example, examples
-from dsfjax.tasks.protocol import shuffled
+from dsfjax.tasks.supply import shuffled
 from dsfjax.training.config import AXES
 from tests.unchecked import unchecked
 

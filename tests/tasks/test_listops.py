@@ -144,7 +144,7 @@ def test_options_that_cannot_be() -> None:
         ("longer_than", 1999): "longer_than \\+ 1 < shorter_than",
         ("longer_than", 2): "expected 3 ≤ longer_than",
         ("num_held_out", 0): "num_held_out of at least 1, got 96000 and 0",
-        ("judged_on", "dev"): "one of test, validation, got 'dev'",
+        ("judged_on", "dev"): "unknown judged_on 'dev'.* Known: test, validation",
     }.items():
         with pytest.raises(ValueError, match=words):
             tasks.get("listops", **{own[0]: own[1]})

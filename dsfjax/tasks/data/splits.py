@@ -1,4 +1,4 @@
-"""Which rows of a data set train and which are held out, and what a linear model makes of them."""
+"""Which rows of a data set train and which are held out, and what simple answers reach on them."""
 
 import functools
 
@@ -81,6 +81,23 @@ def rows_of(
     if not held_out and judged_on == TEST and not apart:
         return "train", np.arange(train)
     return "train", divided(train)[held_out]
+
+
+def most_frequent(
+    known: Integer[np.ndarray, " m"], answers: Integer[np.ndarray, " n"]
+) -> tuple[int, float]:
+    """The most frequent class of the training rows, and the accuracy of always naming it.
+
+    Args:
+        known: Classes of the training rows.
+        answers: Classes of the held-out rows.
+
+    Example:
+        >>> most_frequent(np.array([2, 2, 1]), np.array([2, 1, 2, 0]))
+        (2, 0.5)
+    """
+    usual = int(np.bincount(known).argmax())
+    return usual, float((answers == usual).mean())
 
 
 def least_squares(

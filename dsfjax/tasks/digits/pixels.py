@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree, UInt8
 
-from dsfjax.tasks.protocol import HELD_OUT, Baseline, Example, Preset, Resident
+from dsfjax.tasks.data.splits import least_squares, most_frequent
+from dsfjax.tasks.protocol import HELD_OUT, Baseline, Example, Preset
+from dsfjax.tasks.supply import Resident
 
 SHA256 = "ac9fdfe258aefd68bbcff8fd47e4f51466aa6edad18827c191d2c41d9d188f6e"
 NUM_TRAIN, NUM_HELD_OUT, NUM_PIXELS, NUM_CLASSES, NUM_VALUES = 1437, 360, 64, 10, 17
@@ -80,16 +82,12 @@ class Digits(Resident):
     def baselines(self) -> dict[str, Baseline]:
         """Guessing, the most frequent digit, and a linear map of all pixels by least squares."""
         (seen, known), (images, labels) = self.arrays("train"), self.arrays(HELD_OUT)
-        most_frequent = np.bincount(known).argmax()
-        x, z = (np.c_[i / 16.0, np.ones(len(i))] for i in (seen, images))
-        weights = np.linalg.lstsq(x, np.eye(NUM_CLASSES)[known], rcond=None)[0]
-        linear = ((z @ weights).argmax(axis=1) == labels).mean()
+        _, accuracy = most_frequent(known, labels)
+        linear = least_squares(seen / np.float32(16), known, images / np.float32(16), labels)
         return {
             "chance": Baseline(1 / NUM_CLASSES, "guessing among the ten digits"),
-            "trivial": Baseline(
-                float((labels == most_frequent).mean()), "always naming the most frequent digit"
-            ),
-            "linear": Baseline(float(linear), "least squares on all pixels at once"),
+            "trivial": Baseline(accuracy, "always naming the most frequent digit"),
+            "linear": Baseline(linear, "least squares on all pixels at once"),
         }
 
     def describe(self) -> str:

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from dsfjax._util.names import choose
 from dsfjax.tasks.data import cached
+from dsfjax.tasks.data.splits import TEST, VALIDATION, most_frequent
 from dsfjax.tasks.listops.expressions import PAD, SYMBOLS
 from dsfjax.tasks.listops.trees import SHORTEST, Expressions, distinct
-from dsfjax.tasks.protocol import HELD_OUT, TRAIN, Baseline, Example, Preset, Resident, option
+from dsfjax.tasks.protocol import HELD_OUT, TRAIN, Baseline, Example, Preset, option
+from dsfjax.tasks.supply import Resident
 
 NUM_CLASSES = 10
-PARTS = ("test", "validation")
 
 
 _VERSION = 1  # raised when the same seed gives other expressions
@@ -113,11 +115,7 @@ class ListOps(Resident):
                 f"ListOps: expected num_train and num_held_out of at least 1, got "
                 f"{self.num_train} and {self.num_held_out}."
             )
-        if self.judged_on not in PARTS:
-            raise ValueError(
-                f"ListOps: expected judged_on to be one of {', '.join(PARTS)}, got "
-                f"{self.judged_on!r}."
-            )
+        choose("judged_on", self.judged_on, (TEST, VALIDATION))
 
     @property
     def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -137,7 +135,7 @@ class ListOps(Resident):
         if split == TRAIN:
             part = slice(2 * n, None)
         else:
-            part = slice(0, n) if self.judged_on == "test" else slice(n, 2 * n)
+            part = slice(0, n) if self.judged_on == TEST else slice(n, 2 * n)
         return tuple(rows[part] for rows in all_of_them)
 
     def read(self, row: PyTree) -> Example:
@@ -154,13 +152,10 @@ class ListOps(Resident):
     def baselines(self) -> dict[str, Baseline]:
         """Guessing, and the most frequent value of the expressions that train."""
         (_, known), (_, values) = self.arrays(TRAIN), self.arrays(HELD_OUT)
-        most_frequent = np.bincount(known).argmax()
+        usual, accuracy = most_frequent(known, values)
         return {
             "chance": Baseline(1 / NUM_CLASSES, "guessing among the ten values"),
-            "trivial": Baseline(
-                float((values == most_frequent).mean()),
-                f"always naming {most_frequent}, the most frequent value",
-            ),
+            "trivial": Baseline(accuracy, f"always naming {usual}, the most frequent value"),
         }
 
     def describe(self) -> str:

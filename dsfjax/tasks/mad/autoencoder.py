@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from dsfjax.tasks.protocol import Baseline, Example, Generated, Preset, cross_entropy, option
+from dsfjax.tasks.protocol import Baseline, Example, Preset, cross_entropy, option
+from dsfjax.tasks.supply import Generated
 
 
 @dataclasses.dataclass(frozen=True)

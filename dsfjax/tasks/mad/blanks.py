@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int, PRNGKeyArray
 
-from dsfjax.tasks.protocol import Baseline, Example, Generated, Preset, option
+from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 from dsfjax.tasks.selective_copying import baselines
+from dsfjax.tasks.supply import Generated
 
 
 @dataclasses.dataclass(frozen=True)

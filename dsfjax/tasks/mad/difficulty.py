@@ -8,7 +8,7 @@ from dsfjax.tasks.mad.blanks import BlankCopying
 from dsfjax.tasks.mad.in_context import InContextRecall, NoisyRecall
 from dsfjax.tasks.mad.memorized import Memorization
 from dsfjax.tasks.mad.motifs import FuzzyRecall
-from dsfjax.tasks.protocol import Generated
+from dsfjax.tasks.supply import Generated
 
 TEST_EXAMPLES = 1280
 """Held-out examples of every setting."""

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
-from dsfjax.tasks.protocol import Baseline, Example, Generated, Preset, option
+from dsfjax.tasks.protocol import Baseline, Example, Preset, option
+from dsfjax.tasks.supply import Generated
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
-from dsfjax.tasks.protocol import Example, Generated
+from dsfjax.tasks.protocol import Example
+from dsfjax.tasks.supply import Generated
 
 
 class TwoLaws(Generated):

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray
 
-from dsfjax.tasks.protocol import Baseline, Example, Generated, Preset, option
+from dsfjax.tasks.protocol import Baseline, Example, Preset, option
+from dsfjax.tasks.supply import Generated
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree, UInt8
 
+from dsfjax._util.names import choose
 from dsfjax.tasks import data
+from dsfjax.tasks.data.splits import TEST, VALIDATION, most_frequent
 from dsfjax.tasks.pathfinder.drawing import SIZE
 from dsfjax.tasks.pathfinder.snakes import sample
-from dsfjax.tasks.protocol import HELD_OUT, TRAIN, Baseline, Example, Preset, Resident, option
+from dsfjax.tasks.protocol import HELD_OUT, TRAIN, Baseline, Example, Preset, option
+from dsfjax.tasks.supply import Resident
 
 REFERENCE = "reference"
-PARTS = ("test", "validation", REFERENCE)
+PARTS = (TEST, VALIDATION, REFERENCE)
 CONTOURS = (14, 9, 6)
 
 _VERSION = 1  # raised when the same seed gives other images
@@ -126,11 +129,7 @@ class Pathfinder(Resident):
                 f"Pathfinder: expected num_train and num_held_out of at least 1, got "
                 f"{self.num_train} and {self.num_held_out}."
             )
-        if self.judged_on not in PARTS:
-            raise ValueError(
-                f"Pathfinder: expected judged_on to be one of {', '.join(PARTS)}, got "
-                f"{self.judged_on!r}."
-            )
+        choose("judged_on", self.judged_on, PARTS)
         if self.judged_on == REFERENCE and self.contour_length != CONTOURS[0]:
             raise ValueError(
                 f"Pathfinder: expected contour_length={CONTOURS[0]}, which the reference images "
@@ -167,11 +166,11 @@ class Pathfinder(Resident):
     def baselines(self) -> dict[str, Baseline]:
         """Guessing, and the more frequent answer of the images that train."""
         known, labels = self.arrays(TRAIN)[1], self.arrays(HELD_OUT)[1]
-        usual = np.bincount(known, minlength=2).argmax()
+        usual, accuracy = most_frequent(known, labels)
         always = "yes" if usual else "no"
         return {
             "chance": Baseline(1 / 2, "guessing"),
-            "trivial": Baseline(float((labels == usual).mean()), f"always answering {always}"),
+            "trivial": Baseline(accuracy, f"always answering {always}"),
         }
 
     def provenance(self) -> str:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from dsfjax.tasks.protocol import Generated, option
+from dsfjax.tasks.protocol import option
+from dsfjax.tasks.supply import Generated
 
 
 @dataclasses.dataclass(frozen=True)
