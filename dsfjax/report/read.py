@@ -207,10 +207,12 @@ def _facts(runs: Sequence[Loaded]) -> dict[str, str]:
     }
     git = environment["git"]
     commit = f", commit {git['commit'][:9]}{' + changes' if git['dirty'] else ''}" if git else ""
+    both = any(config.model.bidirectional for config in configs)
+    ways = "; two systems a layer, the second of the reversed sequence" if both else ""
     return {
         "Task": f"{task.title}: {task.describe()}",
         "Model": f"layers: {each([c.model.num_layers for c in configs])}, "
-        f"d = {each([c.model.d_model for c in configs])}",
+        f"d = {each([c.model.d_model for c in configs])}{ways}",
         "Training": f"at most {each([c.steps for c in configs])} steps of "
         f"{each([c.batch_size for c in configs])} examples, AdamW, learning rates "
         f"{each([', '.join(f'{r:g}' for r in c.learning_rates) for c in configs])}, "

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree, Shaped
 
 from dsfjax.nn import Model
 from dsfjax.tasks import Example, cross_entropy
@@ -33,7 +33,7 @@ def query_loss(
     model: Model,
     params: PyTree,
     batch: Example,
-    key: PRNGKeyArray | None = None,
+    key: Key[Array, "*examples"] | None = None,
     *,
     measure: Measure = cross_entropy,
     dropout: Float[Array, ""] | None = None,
@@ -52,7 +52,8 @@ def query_loss(
         model: The model; its ``features`` sees one sequence at a time.
         params: Parameters of the model.
         batch: Examples: ``inputs`` (b, L), ``query_positions`` (b, q), ``targets`` (b, q).
-        key: A PRNG key for dropout (training), or None (evaluation).
+        key: A PRNG key for dropout (training), or None (evaluation); or one for each sequence, as
+            `keys_of` makes them.
         measure: Outputs and targets to ``loss`` and further numbers of every query
             (`dsfjax.tasks.Task.measure`).
         dropout: A rate in place of the model's own that are not 0; it may be traced.
@@ -86,10 +87,7 @@ def query_loss(
             return model.head(params, features, **where)[None]
         return features[example.query_positions]
 
-    keys = None
-    if key is not None:
-        devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-        keys = own(jax.random.split(key, devices * len(batch.inputs)), axis_name)
+    keys = keys_of(key, len(batch.inputs), axis_name)
     features = jax.vmap(features_at_queries)(batch, keys)
     each = jnp.ones(len(batch.targets), int) if weights is None else weights
     each = jnp.broadcast_to(each[:, None], batch.query_positions.shape)
@@ -246,6 +244,25 @@ def own(examples: Array, axis_name: str | None) -> Array:
         return examples
     size = len(examples) // jax.lax.axis_size(axis_name)
     return jax.lax.dynamic_slice_in_dim(examples, jax.lax.axis_index(axis_name) * size, size)
+
+
+def keys_of(
+    key: Key[Array, "*examples"] | None, count: int, axis_name: str | None
+) -> Key[Array, " count"] | None:
+    """A key for each of this device's examples, whichever device has them.
+
+    Args:
+        key: The key of a batch; None, or keys of examples, which are returned as they are.
+        count: This device's examples.
+        axis_name: The axis of the devices, or None.
+
+    Returns:
+        The keys, (count,), or None.
+    """
+    if key is None or key.ndim:
+        return key
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    return own(jax.random.split(key, devices * count), axis_name)
 
 
 def total(parts: T, axis_name: str | None) -> T:

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from dsfjax.nn import Model
-from dsfjax.training.objective import query_loss, total
+from dsfjax.training.objective import keys_of, query_loss, total
 
 PARAMS, DATA, DROPOUT, HELD_OUT = range(4)
 """The streams of a root key."""
@@ -122,8 +122,8 @@ def train_step(
             what its batch asks.
         weights: Weights of the sequences in that mean; None for the same weight for all.
         parts: Parts of the batch, of `Example`, that are computed one after the other, with the
-            memory of one (gradient accumulation). The gradient is that of the whole batch to
-            rounding; dropout draws other numbers.
+            memory of one (gradient accumulation). The gradient differs from the whole batch's by
+            rounding only, with dropout as well.
         average: Decay rate of the moving average of the parameters, if the state has one.
         axis_name: Axis of the devices that the batch is divided over; ``loss`` is then this
             device's term of the whole batch's loss. The state is the same on all of them.
@@ -176,27 +176,27 @@ def _gradient(
     def cut(leaf: Array) -> Array:
         return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
 
-    rows, given = jax.tree.map(cut, (batch, given))
+    # Each example has the key that it would have in the whole batch.
+    keys = keys_of(key, len(batch.inputs), axis_name)
+    rows, keys, given = jax.tree.map(cut, (batch, keys, given))
     # A part's loss is a mean over its own queries, so it counts by what they weigh in the whole.
     each = jnp.ones(rows.query_positions.shape) if rows.weights is None else rows.weights
     each = each * given["weights"][..., None] if given else each
     weight = total(each.sum(axis=(1, 2)), axis_name)
     share = weight / weight.sum()
 
-    def add(sums: PyTree, part: tuple[PyTree, dict[str, Array], Array, Array]) -> Any:
-        rows, given, share, index = part
-        own = jax.random.fold_in(key, index)
-        (_, metrics), gradient = differentiate(params, rows, own, **given)
+    def add(sums: PyTree, part: tuple[PyTree, Array, dict[str, Array], Array]) -> Any:
+        rows, keys, given, share = part
+        (_, metrics), gradient = differentiate(params, rows, keys, **given)
         # A part that only fills up has no mean: it is NaN, which times 0 would not be 0.
         terms = jax.tree.map(
             lambda x: jnp.where(share > 0, share.astype(x.dtype) * x, 0), (metrics, gradient)
         )
         return jax.tree.map(jnp.add, sums, terms), None
 
-    first = jax.tree.map(lambda leaf: leaf[0], (rows, given))
+    first = jax.tree.map(lambda leaf: leaf[0], (rows, keys, given))
     (_, metrics), gradient = jax.eval_shape(
-        lambda rows, given: differentiate(params, rows, key, **given), *first
+        lambda rows, keys, given: differentiate(params, rows, keys, **given), *first
     )
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (metrics, gradient))
-    index = jnp.arange(parts, dtype=jnp.int32)
-    return jax.lax.scan(add, zeros, (rows, given, share, index))[0]
+    return jax.lax.scan(add, zeros, (rows, keys, given, share))[0]

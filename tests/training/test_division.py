@@ -1,5 +1,6 @@
 """A batch divided over devices is the batch; a named axis of `jax.vmap` stands for the devices."""
 
+import dataclasses
 import functools
 
 import jax
@@ -28,16 +29,24 @@ CONFIG = TrainConfig(
 )
 
 
-@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_a_block_is_that_of_one_device(devices: int) -> None:
+@pytest.mark.parametrize(
+    ("devices", "parts"),
+    [
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        pytest.param(3, 1, marks=pytest.mark.slow),
+        (3, 2),
+    ],
+)
+def test_a_block_is_that_of_one_device(devices: int, parts: int) -> None:
     """States and metrics after two steps with dropout and after the evaluation."""
     program, which = program_of(CONFIG), members(CONFIG.members)
+    in_parts = program_of(dataclasses.replace(CONFIG, accumulate=parts))
     carry = jax.jit(functools.partial(start, program))(which)
     total, data = jnp.int32(CONFIG.steps), data_of(program)
     alone = jax.jit(lambda: train_block(program, data, carry, which, total))()
 
     def part() -> object:
-        return train_block(program, data, carry, which, total, axis_name="examples")
+        return train_block(in_parts, data, carry, which, total, axis_name="examples")
 
     divided = jax.jit(jax.vmap(part, axis_name="examples", axis_size=devices, in_axes=None))()
     for one, each in zip(jax.tree.leaves(alone), jax.tree.leaves(divided), strict=True):

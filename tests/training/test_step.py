@@ -73,10 +73,8 @@ def test_parts_of_a_batch_are_the_whole() -> None:
     count = jnp.array([1.0, 2.0, 0.5, 1.0, 1.0, 1.0])
     batch = batch._replace(weights=jnp.ones(batch.targets.shape) * count[:, None])
     weights = jnp.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
-    # Without dropout, which draws other numbers for other parts.
-    toy = TOY._replace(features=lambda *args, **own: TOY.features(*args, **own | {"key": None}))
-    state = init_state(toy, sgd, jax.random.key(3))
-    own: Any = {"model": toy, "optimizer": sgd, "weights": weights}
+    state = init_state(TOY, sgd, jax.random.key(3))  # the toy has dropout
+    own: Any = {"model": TOY, "optimizer": sgd, "weights": weights}
     step = jax.jit(
         lambda state, parts: train_step(state, batch, parts=parts, **own), static_argnums=1
     )
