@@ -162,8 +162,8 @@ def _of_weights(owner: str, kernel: KernelSystem) -> Array | None:
     if kernel.key_transition is not None:
         raise ValueError(
             f"{owner}: expected a kernel whose weights decay by numbers, got a KernelSystem whose "
-            "keys are moved by a transition: its state has no eigenvalues. Look at those of "
-            "system.transition."
+            "keys are moved by a transition: its state has no eigenvalues. Take the "
+            "eigenvalues of system.transition."
         )
     if kernel.weight_log_decay is None:
         return None

@@ -15,8 +15,8 @@ class Roofline(NamedTuple):
     """Rates of the device.
 
     Attributes:
-        bytes_per_s: Of a copy in memory, reads and writes both counted.
-        flops_per_s: Of a matrix product in the precision of the benchmark.
+        bytes_per_s: Bytes of a copy in memory, reads and writes both counted.
+        flops_per_s: Operations of a matrix product in the precision of the benchmark.
     """
 
     bytes_per_s: float

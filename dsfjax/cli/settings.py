@@ -31,7 +31,7 @@ def given_by(command: options.Training) -> dict[str, Any]:
     """
     given = {k: v for k, v in dataclasses.asdict(command).items() if v not in (None, ())}
     given.pop("imports", None)  # those of the file count too
-    given.pop("data_dir", None)  # where files are is no part of a run
+    given.pop("data_dir", None)  # a run does not depend on where files are
     if "decay" in given:
         given["decay_all"] = choose("decay", given["decay"], DECAY) == "all"
     one = isinstance(command, options.Train)

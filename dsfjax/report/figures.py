@@ -171,7 +171,7 @@ def rates(comparison: Comparison) -> Figure:
                 x: [o.score for o in entry.outcomes if o.point.learning_rate == rate]
                 for x, rate in enumerate(tried)
             }
-            # A mean with an infinite value is no point of the line.
+            # A mean with an infinite value is not a point of the line.
             means = {x: float(np.mean(values)) for x, values in own.items() if values}
             means = {x: mean if math.isfinite(mean) else math.nan for x, mean in means.items()}
             line = LINES[turn(mixers, entry.mixer)]

@@ -95,7 +95,7 @@ def apart(metric: Metric, a: Entry, b: Entry) -> bool:
 
     Returns:
         False where they differ by no more than a standard deviation or half a percentage point (of
-        what is no share: 0.5 %).
+        what is not a share: 0.5 %).
     """
     gap = abs(metric.gain(a.score_mean, b.score_mean))
     return gap > max(a.score_std, b.score_std, TIE * metric.scale(a.score_mean, b.score_mean))
@@ -109,7 +109,7 @@ def learnt(comparison: Comparison) -> list[Entry]:
 
     Returns:
         Those better than it by more than their standard deviation and two percentage points (of
-        what is no share: 2 %), in order.
+        what is not a share: 2 %), in order.
     """
     metric, least = comparison.metric, comparison.unbound
     return [e for e in comparison.entries if beats(metric, e.score_mean, e.score_std, least)]
@@ -126,7 +126,7 @@ def beats(metric: Metric, mean: float, std: float, baseline: float) -> bool:
 
     Returns:
         True where it is better by more than the standard deviation and two percentage points (of
-        what is no share: 2 % of the baseline).
+        what is not a share: 2 % of the baseline).
 
     Example:
         >>> from dsfjax.tasks import ACCURACY, MSE

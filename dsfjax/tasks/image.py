@@ -236,7 +236,7 @@ class Images(Resident):
             )
             return {"scores": np.array([trivial, linear])}
 
-        # The order of the pixels does not matter, so it is no part of the key.
+        # The order of the pixels does not matter, so the key does not contain it.
         key = (1, self.preparation.key(self.source), self.pool, self.judged_on)
         trivial, linear = data.cached(f"{self.preparation.name}-baselines", key, make)["scores"]
         return {

@@ -1,6 +1,6 @@
 r"""Forecasting: the next values of several series from the last ones.
 
-A window of ``lookback`` steps is read, and the ``horizon`` steps after it are asked for at once, at
+A window of ``lookback`` steps is read, and the ``horizon`` steps after it are predicted at once, at
 the last step (direct multi-horizon forecasting). Values are standardised with mean and standard
 deviation of the training rows, and errors are in these units, as in the literature:
 
@@ -184,7 +184,7 @@ class Forecast(Windows):
 
     Args:
         series: Which file, one of `SOURCES`.
-        horizon: h, steps that are asked for.
+        horizon: h, steps that are predicted.
         lookback: L, steps that are read.
         features: "M" (all series to all), "S" (the last series alone, as "OT" of ETT), or "MS" (all
             series to the last).
@@ -204,7 +204,7 @@ class Forecast(Windows):
     """
 
     series: str = option("ETTh1", f"The data: {', '.join(SOURCES)}.")
-    horizon: int = option(24, "Steps that are asked for.")
+    horizon: int = option(24, "Steps that are predicted.")
     lookback: int = option(96, "Steps that are read.")
     features: str = option("M", "M: all series; S: the last alone; MS: all to the last.")
     independent: bool = option(True, "Whether each series is an example of its own.")
@@ -275,7 +275,7 @@ class Forecast(Windows):
 
     @property
     def window(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Steps that are read and those that are asked for."""
+        """Steps that are read, and steps that are predicted."""
         return self.lookback + self.horizon
 
     @property
@@ -299,7 +299,7 @@ class Forecast(Windows):
 
     @property
     def num_outputs(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Horizon times series that are asked for."""
+        """Horizon times the number of predicted series."""
         return self.horizon * self._answers
 
     def arrays(self, split: str) -> PyTree:
@@ -331,7 +331,7 @@ class Forecast(Windows):
         return super().example(pick // num, data | {"values": values})
 
     def read(self, row: PyTree) -> Example:
-        """A window; the answer is asked for at the last step that is read.
+        """A window; the query is at the last step that is read.
 
         Targets are ŷ's scale, too: rows of the true values, of the window's mean and deviation.
         """
@@ -374,9 +374,9 @@ class Forecast(Windows):
         }
 
     def describe(self) -> str:
-        """The data, what is read and what is asked for."""
+        """The data, what is read and what is predicted."""
         how = "each series for itself" if self._alone else f"features {self.features}"
-        return f"{self.series}, {self.lookback} steps read, {self.horizon} asked for, {how}"
+        return f"{self.series}, {self.lookback} steps read, {self.horizon} predicted, {how}"
 
     def slug(self) -> str:
         """The data, horizon and lookback."""

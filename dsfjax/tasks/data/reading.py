@@ -202,7 +202,7 @@ def rows(
         first: Number of the first line, for the error: 2 where a line of names was taken off.
 
     Returns:
-        The cells of every row. An empty line at the end is no row.
+        The cells of every row. An empty line at the end is not a row.
 
     Raises:
         DataError: If a row has fewer columns; it names the line. If the file declares its number
@@ -234,7 +234,7 @@ def arrays_of(content: bytes, path: str, *names: str) -> dict[str, np.ndarray]:
         *names: Arrays that an npz file must have.
 
     Raises:
-        DataError: If it is no such file, or an array is missing.
+        DataError: If it is not such a file, or an array is missing.
     """
     try:
         loaded = np.load(io.BytesIO(content), allow_pickle=False)

@@ -87,7 +87,7 @@ def evaluate(expression: str | Sequence[str]) -> int:
         expression: A text, with or without parentheses, or its symbols.
 
     Raises:
-        ValueError: If it is no expression; the message names the symbol.
+        ValueError: If it is not an expression; the message names the symbol.
 
     Example:
         >>> evaluate("[MAX 2 [SM 4 9 ] [MED 1 4 ] ]")

@@ -3,7 +3,7 @@ r"""Compression: put a whole sequence into the features of its last token.
 .. math:: x_1\, x_2 \dots x_{L-1}\, c \;→\; x_1,\, x_2, \dots x_{L-1},\, c
 
 A decoder reproduces all tokens from the features of the last one alone: it adds an embedding of the
-position asked for to them and passes the sum through an MLP (the head "decoder" of a model), so no
+queried position to them and passes the sum through an MLP (the head "decoder" of a model), so no
 token but the last one can help. What is measured is how much one vector of the model holds.
 """
 

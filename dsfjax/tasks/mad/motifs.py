@@ -4,7 +4,7 @@ r"""Fuzzy in-context recall: keys and values are motifs of one to three tokens.
 
 As there is nothing between a key and its value, or between pairs, a model has to find out where a
 motif ends. The pairs are drawn one after the other until the sequence is nearly full, the one that
-is asked for at the end somewhere among them; what is left to fill is on the left.
+is queried at the end somewhere among them; what is left to fill is on the left.
 
 *On the device.* All pairs are drawn at once, more than fit. A pair whose key has been drawn before
 takes the value of its first appearance, which gives all lengths, and their sum where each begins.
@@ -82,7 +82,7 @@ class FuzzyRecall(TwoLaws):
 
     def draw(self, key: PRNGKeyArray, judged: Bool[Array, ""] | bool) -> Example:
         """Draw one sequence."""
-        # Pair 0 is the one that is asked for. The shortest ones have two tokens.
+        # Pair 0 is the queried one. The shortest ones have two tokens.
         count = 1 + self.seq_len // 2
         key, size_key, value_key, value_size_key, place_key = jax.random.split(key, 5)
         keys = _motifs(key, count, self.num_keys, self.k_motif_size)
@@ -106,7 +106,7 @@ class FuzzyRecall(TwoLaws):
         longest = self.k_motif_size + self.v_motif_size
         probe_size = sizes[0] + value_sizes[0]
         limit = self.seq_len - probe_size - longest
-        # The first pair to begin at that place or later is the one that is asked for, if it has not
+        # The first pair to begin at that place or later is the queried one, if it has not
         # come by chance. Even if it begins as late as can be, it is within the limit.
         place = jax.random.randint(place_key, (), 0, limit - longest + 1, jnp.int32)
         index = jnp.arange(count)
@@ -122,7 +122,7 @@ class FuzzyRecall(TwoLaws):
         known = there & (seen < index)
         sizes, value_sizes, values = (keys >= 0).sum(axis=1), value_sizes[first], values[first]
         end = jnp.where(there, start + sizes + value_sizes, 0).max()
-        # Then what is asked for, and everything so far to the right as that ends at the end.
+        # Then the query, and everything so far to the right as that ends at the end.
         start = jnp.where(index == 0, end, start)
         known = known.at[0].set(True)
         there = there.at[0].set(True)
@@ -136,7 +136,7 @@ class FuzzyRecall(TwoLaws):
         tokens = jnp.full(beyond, self.vocab_size - 1, jnp.int32)
         tokens = tokens.at[places].set(keys, mode="drop").at[behind].set(values, mode="drop")
         asked = jnp.zeros(beyond, bool).at[behind].set(known[:, None], mode="drop")
-        # The last token is only asked for, as there is no step for it.
+        # The last token is only a target, as there is no step for it.
         found = next_tokens(tokens, asked, judged)
         return found._replace(inputs=tokens[:-1])
 

@@ -13,7 +13,7 @@ later.
 
 *The first paddle* has a random direction in whole degrees, and a tail drawn from the pixels where
 it would touch nothing. The published program asks this of a map that it makes with a stencil whose
-anchor lies beside it. Where that stencil does not contain its anchor, some pixels of the map are
+anchor lies next to it. Where that stencil does not contain its anchor, some pixels of the map are
 minus infinity, and the program takes the map for full. Only directions from −150° to −121° survive.
 This is why images hold about one distractor and not five; it is kept.
 
