@@ -8,8 +8,11 @@ all run with `make test-all`. Which ones wait is decided by measurement, in thre
     python -m tests.costs /tmp/costs                            # where the time goes
     python -m tests.costs /tmp/costs --write                    # renew tests/slow.txt
 
-A test is known by its room and its name, so that moving it to another file changes nothing. A
-marker in the file, ``@pytest.mark.slow``, says the same for a test that is slow by its nature.
+A test is judged by its own time: what it shares with others, such as a run that a module's tests
+read, is made by whichever comes first. One that is measured again, with ``-m slow``, leaves the
+list if it has become cheap. A test is known by its room and its name, so that moving it to another
+file changes nothing. A marker in the file, ``@pytest.mark.slow``, says the same for a test that is
+slow by its nature.
 """
 
 import argparse
@@ -130,12 +133,21 @@ class Meter:
             self.seconds += duration_secs
 
     @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Iterator[None]:
+        began = time.process_time()
+        result = yield
+        self.own = time.process_time() - began
+        return result
+
+    @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         before = time.process_time(), time.monotonic(), self.compilations, self.seconds
+        self.own = 0.0  # of a test that is skipped, or whose set-up fails
         result = yield
         cost = {
             "test": item.nodeid,
             "cpu": time.process_time() - before[0],
+            "own": self.own,
             "wall": time.monotonic() - before[1],
             "compilations": self.compilations - before[2],
             "compiling": self.seconds - before[3],
@@ -184,7 +196,7 @@ def main() -> None:
     dear = {
         name_of(cost["test"])
         for cost in costs
-        if cost["cpu"] > words.most and not kept(name_of(cost["test"]))
+        if cost["own"] > words.most and not kept(name_of(cost["test"]))
     }
     rest = sum(cost["cpu"] for cost in costs if name_of(cost["test"]) not in dear)
     print(f"\n{len(dear)} tests take more than {words.most:g} s; without them {rest:.0f} s remain")
@@ -196,7 +208,9 @@ def main() -> None:
         every = Names()
         if pytest.main(["--collect-only", "-qq"], plugins=[every]) != pytest.ExitCode.OK:
             parser.error("the tests cannot be collected; nothing is written")
-        listed = sorted(name for name in (dear | slow_tests()) & every.names if not kept(name))
+        measured = {name_of(cost["test"]) for cost in costs}
+        listed = dear | {name for name in slow_tests() - measured if not kept(name)}
+        listed = sorted(listed & every.names)
         LIST.write_text(about + "\n".join(listed) + "\n", encoding="utf-8")
 
 

@@ -33,8 +33,8 @@ CONFIG = TrainConfig(
     ("devices", "parts"),
     [
         pytest.param(2, 1, marks=pytest.mark.slow),
-        pytest.param(3, 1, marks=pytest.mark.slow),
-        (3, 2),
+        (3, 1),
+        pytest.param(3, 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_block_is_that_of_one_device(devices: int, parts: int) -> None:
