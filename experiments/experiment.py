@@ -5,10 +5,14 @@ program. Its result is the mean and the standard deviation (n − 1) over the se
 score at the end, such as the accuracy, at the learning rate with the best such mean: the rate is
 chosen by the same score that is shown. Beside it stands the best score of any rate and seed, which
 the paper plots. A diverged member counts as the worst score: 0 of an accuracy, ∞ of a loss.
+
+Where a data set has a validation split, that one is held out and chooses the rate; shown is then
+the test split at that rate (`experiments.after`).
 """
 
 import dataclasses
 import math
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +25,15 @@ from matplotlib.figure import Figure
 from dsfjax._util.limits import cores
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
-from dsfjax.tasks import ACCURACY, Metric, name_of
+from dsfjax.tasks import ACCURACY, Metric, Task, name_of
+from dsfjax.tasks.data import reading
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import MemberResult, Resources, TrainConfig, read_results, sweep
 from dsfjax.training.devices import reserve
 from dsfjax.training.storage import environment, files
 from dsfjax.training.storage.folder import finished
 from dsfjax.training.storage.record import mean_in
-from experiments import plots, points
+from experiments import after, plots, points
 from experiments.claims import Claim
 from experiments.settings import Scale
 
@@ -38,13 +43,22 @@ SHOWN = ("seq_len", "num_kv_pairs", "vocab_size")
 """Sizes of a task that a point has next to its other numbers, for figures."""
 
 
-def rule(metric: Metric) -> str:
+def rule(metric: Metric, tested: bool = False) -> str:
     """How the numbers of points were made.
 
     Args:
         metric: What they are of.
+        tested: Whether some are of a test split, with the rate chosen on the validation split.
     """
     best = "highest" if metric.higher_is_better else "lowest"
+    if tested:
+        return (
+            f"Mean and standard deviation (n - 1) over seeds of the {metric.called} at the end on "
+            f"the test split (its first {after.TEST_EXAMPLES:,} examples at most), at the learning "
+            f"rate whose mean on the validation split is the {best}; {points.extreme(metric)} is "
+            f"the {best} of the seeds at that rate. Tasks without a validation split: held-out "
+            "examples choose the rate and are shown."
+        )
     return (
         f"Mean and standard deviation (n - 1) over seeds of the held-out {metric.called} at the "
         f"end, at the learning rate whose mean is the {best}; {points.extreme(metric)} is the "
@@ -66,6 +80,8 @@ class Experiment(NamedTuple):
         figure: From the points, as :func:`summarize` makes them, to a figure.
         claims: What the paper says should be seen.
         note: What stands under the figure; by default `rule`.
+        after: Whether trained models are looked into: their eigenvalues, and the test split where
+            the validation split chose the rate.
     """
 
     name: str
@@ -74,6 +90,7 @@ class Experiment(NamedTuple):
     figure: Callable[[Sequence[Mapping[str, Any]]], Figure]
     claims: tuple[Claim, ...] = ()
     note: str = ""
+    after: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +107,7 @@ class Options:
             finished.
         run_dir: Where the runs are; those that are finished are not run again.
         out: Where results are written.
-        data_dir: Folder of data sets. No experiment reads any yet: recall is drawn on the device.
+        data_dir: Folder of data sets, as for the commands (by default DSFJAX_DATA).
     """
 
     scale: Scale = "demo"
@@ -116,6 +133,8 @@ def main(experiment: Experiment, words: Sequence[str] | None = None) -> dict[str
     prog = f"python -m experiments.{experiment.name}"
     words = sys.argv[1:] if words is None else words
     options = tyro.cli(Options, prog=prog, description=experiment.about, args=words)
+    if options.data_dir is not None:
+        os.environ[reading.VARIABLE] = str(options.data_dir.absolute())
     # Members run one after another on a device of a CPU, so it has one for every core.
     reserve(cores() if options.devices is None else options.devices)
     return run(experiment, options, f"{prog} {shlex.join(words)}".rstrip())
@@ -170,10 +189,16 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
         "scale": options.scale,
         "faithful": options.faithful,
         "command": command,
-        "rule": rule(metric),
+        "rule": rule(metric, any(after.test_task(each.task) for each in configs.values())),
         "environment": environment.describe(),
         "points": [
-            summarize(name, each, chosen[run_name(each)], members[run_name(each)])
+            summarize(
+                name,
+                each,
+                chosen[run_name(each)],
+                members[run_name(each)],
+                folder / run_name(each) if experiment.after else None,
+            )
             for name, each in configs.items()
         ],
     }
@@ -195,7 +220,11 @@ def run_name(config: TrainConfig) -> str:
 
 
 def summarize(
-    name: str, config: TrainConfig, row: Mapping[str, Any], members: Sequence[MemberResult]
+    name: str,
+    config: TrainConfig,
+    row: Mapping[str, Any],
+    members: Sequence[MemberResult],
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """The result of a point.
 
@@ -204,6 +233,7 @@ def summarize(
         config: Its config.
         row: Of the sweep, as :func:`dsfjax.training.storage.record.row` makes it.
         members: How its members ended.
+        folder: Of the run, if the models are to be looked into.
 
     Returns:
         JSON data: what was run, ``learning_rate`` (the chosen), ``mean``, ``std``, ``max`` (of what
@@ -211,7 +241,10 @@ def summarize(
         ``steps_to`` (level of accuracy to the mean over seeds at that rate; None unless all got
         there), ``diverged`` (how many members), the ``members``, wall times and the environment.
         Of another metric than the accuracy ``measured`` says what it is; further ones have mean and
-        standard deviation under their names. `experiments.points` reads them.
+        standard deviation under their names. With ``folder`` there are ``spectra``
+        (`experiments.after.look`), and where the validation split was held out all scores but those
+        of ``members`` are of the test split, with those of validation in ``validation``.
+        `experiments.points` reads them.
     """
     model, task, metric = config.model, config.task, config.task.metric
     levels = LEVELS if metric == ACCURACY else ()
@@ -229,6 +262,14 @@ def summarize(
     best = min((member.score for member in members), key=metric.order)
     rate = row["best_learning_rate"]
     at_best = [member["steps_to"] for member in each if member["learning_rate"] == rate]
+    judged, scores = task, _scores(row, task, best)
+    if folder is not None:
+        found = after.look(config, folder, rate)
+        scores["spectra"] = found["spectra"]
+        if (tested := after.test_task(task)) is not None:
+            judged, validation = tested, {"mean": scores["mean"], "std": scores["std"]}
+            scores |= _test_scores(found["test"], config) | {"validation": validation}
+    baselines = {name: each.score for name, each in judged.baselines().items()}
     return {
         "name": name,
         "series": name.split(",")[0],
@@ -243,11 +284,9 @@ def summarize(
         "steps": config.steps,
         "batch_size": config.batch_size,
         "learning_rate": rate,
-        "mean": row[f"{metric.name}_mean"],
-        "std": row[f"{metric.name}_std"],
-        points.extreme(metric): _number(best),
-        **{other.name: mean_in(row, other) for other in task.also},
-        "trivial": task.trivial().score,
+        **scores,
+        "trivial": judged.trivial().score,
+        **({"linear": baselines["linear"]} if "linear" in baselines else {}),
         "steps_to": {level: _mean([steps[level] for steps in at_best]) for level in at_best[0]},
         "diverged": sum(member["status"] == "diverged" for member in each),
         "members": each,
@@ -256,6 +295,35 @@ def summarize(
         "tokens_per_second": row["tokens_per_second"],
         "run": run_name(config),
         "environment": members[0].environment,
+    }
+
+
+def _scores(row: Mapping[str, Any], task: Task, best: float) -> dict[str, Any]:
+    """What the row of a run says: mean, standard deviation and best, and further metrics."""
+    return {
+        "mean": row[f"{task.metric.name}_mean"],
+        "std": row[f"{task.metric.name}_std"],
+        points.extreme(task.metric): _number(best),
+        **{other.name: mean_in(row, other) for other in task.also},
+    }
+
+
+def _test_scores(test: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """The same of the test split."""
+    metric = config.task.metric
+
+    def spread(metric: Metric) -> tuple[float | None, float | None]:
+        values = after.seeds_of(test, metric, config.seeds)
+        mean, many = float(values.mean()), len(values) > 1
+        return _number(mean), float(values.std(ddof=1)) if many and math.isfinite(mean) else 0.0
+
+    mean, std = spread(metric)
+    best = min(after.seeds_of(test, metric, config.seeds).tolist(), key=metric.order)
+    return {
+        "mean": mean,
+        "std": std,
+        points.extreme(metric): _number(best),
+        **{other.name: spread(other) for other in config.task.also},
     }
 
 

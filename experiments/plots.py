@@ -25,7 +25,7 @@ Points = Sequence[Mapping[str, Any]]
 MARKERS = "osD^vPX*"
 TASK = RECALL
 """What tells the panels apart, by default."""
-_SIZES = {"seq_len": "L = {}", "num_kv_pairs": "{} pairs", "d_model": "d = {}"}
+_SIZES = {"where": "{}", "seq_len": "L = {}", "num_kv_pairs": "{} pairs", "d_model": "d = {}"}
 
 # The report leaves its ink to the page; a figure of its own has it on white paper.
 _ON_PAPER: dict[Any, Any] = SETTINGS | {
@@ -196,7 +196,8 @@ def tasks_of(points: Points, by: tuple[str, ...]) -> list[tuple[Any, ...]]:
 def task_of(point: Mapping[str, Any], by: tuple[str, ...]) -> tuple[Any, ...]:
     """The values of some axes of a point, of its own or of its task."""
     own = point if "task" not in point else {**point["task"], **point}
-    return tuple(own[axis] for axis in by)
+    where = {"where": point["name"].partition(", ")[2]}  # what the name of a point says of its task
+    return tuple({**where, **own}[axis] for axis in by)
 
 
 def title(by: tuple[str, ...], task: tuple[Any, ...]) -> str:

@@ -1,7 +1,7 @@
 """A trained model looked into: all registered aspects, on a few held-out sequences."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,12 @@ NUM_EXAMPLES = 8
 
 
 def examine(
-    model: Model, params: PyTree, task: Task, *, count: int = NUM_EXAMPLES
+    model: Model,
+    params: PyTree,
+    task: Task,
+    *,
+    count: int = NUM_EXAMPLES,
+    looks: Sequence[aspects.Aspect] | None = None,
 ) -> aspects.Findings:
     """Run a model on held-out sequences and read its systems.
 
@@ -28,15 +33,16 @@ def examine(
         params: Parameters of one member.
         task: The task it was trained on.
         count: Number of sequences, the first that training is evaluated on.
+        looks: The aspects; all that are registered by default.
 
     Returns:
-        What every registered aspect found.
+        What every aspect found.
 
     Numerics:
         Sequences and layers go by one after the other, in one program that is compiled once for a
         model, its length and a list of aspects.
     """
-    return Examination(model, params, task, count=count).compile()()
+    return Examination(model, params, task, count=count, looks=looks).compile()()
 
 
 class Examination:
@@ -50,15 +56,22 @@ class Examination:
         params: Parameters of one member.
         task: The task it was trained on.
         count: Number of sequences.
+        looks: The aspects; all that are registered by default.
     """
 
     def __init__(
-        self, model: Model, params: PyTree, task: Task, *, count: int = NUM_EXAMPLES
+        self,
+        model: Model,
+        params: PyTree,
+        task: Task,
+        *,
+        count: int = NUM_EXAMPLES,
+        looks: Sequence[aspects.Aspect] | None = None,
     ) -> None:
         self._inputs = params, held_out(task, count)
         leaves, structure = jax.tree.flatten(self._inputs)
         shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-        self._aspects = aspects.registered()
+        self._aspects = aspects.registered() if looks is None else tuple(looks)
         self._program = _program(model, task, self._aspects, structure, shapes)
 
     def compile(self) -> Callable[[], aspects.Findings]:

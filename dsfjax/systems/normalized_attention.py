@@ -65,6 +65,7 @@ def normalized_attention(
     offset: bool = False,
     scale: bool = False,
     bias: bool = False,
+    recurrent: bool = True,
     init: Init = "published",
 ) -> Architecture:
     r"""Linear attention whose normaliser is learnt from the token, apart from q and k.
@@ -86,6 +87,8 @@ def normalized_attention(
         offset: Whether a learnt offset o per head is added, initially 4 to 9 over the heads.
         scale: Whether φ(q) is divided by √n.
         bias: Whether q, k, v have biases.
+        recurrent: Whether η_t divides the whole sum. Otherwise it only divides what is written at
+            step t: Λ_t = I and B_t = (φ(k_t) ⊗ I) W_V / η_t, the ablation of the ratio.
         init: "published": weights N(0, 1/d); "authors": N(0, 0.02²). Biases 0.
 
     Returns:
@@ -123,17 +126,19 @@ def normalized_attention(
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         q = phi(signals.q) / math.sqrt(d_state) if scale else phi(signals.q)
-        return separable_system(
-            q,
-            phi(signals.k),
-            GivenNormalizer(signals.log_eta),
-            num_channels=params.W_v.shape[1],
-            reset=reset,
-        )
+        k, eta = phi(signals.k), GivenNormalizer(signals.log_eta)
+        if not recurrent:
+            written = jnp.exp(-signals.log_eta)[:, :, None]
+            k, eta = (k * written).astype(k.dtype), None
+        return separable_system(q, k, eta, num_channels=params.W_v.shape[1], reset=reset)
 
-    traits = Traits(
+    ratio = Traits(
         "scalar", "d · n", "yes: η", "unbounded (η_{t−1}/η_t)", f"recurrent, {normalizer}(w·u)"
     )
+    instant = Traits(
+        "scalar", "d · n", "no: η in B only", "1", f"{normalizer}(w·u) of what is written"
+    )
+    traits = ratio if recurrent else instant
     return Architecture(
         init_params,
         signals,

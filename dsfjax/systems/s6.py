@@ -44,6 +44,7 @@ def s6(
     d_state: int = 16,
     dt_rank: int | None = None,
     scalar: bool = False,
+    scaled_input: bool = True,
     init: Init = "published",
 ) -> Architecture:
     r"""The selective scan: a full diagonal transition over channels and states.
@@ -61,6 +62,9 @@ def s6(
         scalar: Whether A = −e^{A_log} is a single number, initially −1, and W_Δ u_t one as well, so
             that Δ_t differs between channels by b_Δ alone: the class behind the "SSD" rows of the
             authors of arXiv:2405.15731. Λ_t is then diagonal over the channels.
+        scaled_input: Whether Δ_t scales what is written, too. Without it B_t = b_t ⊗ I, and a step
+            that forgets much no longer writes more: the ablation of what arXiv:2405.15731 calls
+            recurrent normalisation.
         init: "published": A = −1 … −n in every channel, softplus(b_Δ) log-uniform in [1e-3, 0.1],
             W_Δ's second factor U(±1/√r), the other weights N(0, 1/d), D = 1. "authors": b_Δ = 0,
             all weights N(0, 0.02²), A and D as published.
@@ -117,7 +121,7 @@ def s6(
             A = Diagonal.factored(delta, rate.T[None])
         return System(
             A,
-            OuterInput(signals.b[:, None, :], scale=delta),
+            OuterInput(signals.b[:, None, :], scale=delta if scaled_input else None),
             InnerOutput(signals.c[:, None, :]),
             TokenSkip(params.D[None]),
             reset=reset,
@@ -125,6 +129,8 @@ def s6(
         )
 
     structure = "diagonal, per channel" if scalar else "diagonal, full"
-    traits = Traits(structure, "d · n", "yes: Δ_t", "(0, 1)", "none (Δ_t scales both A and B)")
+    shared = Traits(structure, "d · n", "yes: Δ_t", "(0, 1)", "none (Δ_t scales both A and B)")
+    apart = Traits(structure, "d · n", "no: Δ_t in A only", "(0, 1)", "none")
+    traits = shared if scaled_input else apart
     labels = labels_without_decay("A_log", "D")
     return Architecture(init_params, signals, assemble, labels=labels, traits=traits)

@@ -48,6 +48,7 @@ def ssd(
     num_heads: int = 1,
     num_groups: int = 1,
     d_inner: int | None = None,
+    scaled_input: bool = True,
     init: Init = "published",
 ) -> Architecture:
     r"""A state space model with one decay per head.
@@ -65,6 +66,7 @@ def ssd(
         num_heads: H, divides d_inner; p = d_inner/H.
         num_groups: G, divides H.
         d_inner: Width of values and outputs, by default d.
+        scaled_input: Whether Δ_t scales what is written, too, as for S6.
         init: "published": a uniform in [1, 16], softplus(b_Δ) log-uniform in [1e-3, 0.1], weights
             N(0, 1/d), D = 1. "authors" (the class behind their "SSD" rows): a = 1, b_Δ = 0, weights
             N(0, 0.02²), D = 1.
@@ -103,7 +105,7 @@ def ssd(
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         return System(
             Scalar(-jnp.exp(params.A_log)[None].astype(signals.delta.dtype) * signals.delta),
-            OuterInput(signals.b, signals.delta[:, :, None]),
+            OuterInput(signals.b, signals.delta[:, :, None] if scaled_input else None),
             InnerOutput(signals.c),
             ValueSkip(params.D[None, :, None]),
             reset=reset,
@@ -114,5 +116,7 @@ def ssd(
         return params.W_v.reshape(-1, params.W_v.shape[-1])
 
     labels = labels_without_decay("A_log", "D")
-    traits = Traits("scalar", "d · n", "yes: Δ_t", "(0, 1)", "none (Δ_t scales both A and B)")
+    shared = Traits("scalar", "d · n", "yes: Δ_t", "(0, 1)", "none (Δ_t scales both A and B)")
+    apart = Traits("scalar", "d · n", "no: Δ_t in A only", "(0, 1)", "none")
+    traits = shared if scaled_input else apart
     return Architecture(init_params, signals, assemble, value_map, labels, traits)

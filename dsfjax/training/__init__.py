@@ -10,6 +10,7 @@ from dsfjax.training.compilation import MemoryShortage as MemoryShortage
 from dsfjax.training.config import TrainConfig as TrainConfig
 from dsfjax.training.config import from_json as from_json
 from dsfjax.training.config import to_json as to_json
+from dsfjax.training.evaluation import score as score
 from dsfjax.training.generalisation import LengthScore as LengthScore
 from dsfjax.training.generalisation import score_lengths as score_lengths
 from dsfjax.training.objective import full_loss as full_loss

@@ -1,0 +1,68 @@
+"""A trained model on the held-out examples of any task that has its inputs and outputs."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+from jaxtyping import Array, PyTree
+
+from dsfjax.nn import Model
+from dsfjax.tasks import HELD_OUT, Task
+from dsfjax.training.block import evaluate
+from dsfjax.training.optimizer import OptimizerConfig
+from dsfjax.training.program import Program, held_out_data
+
+
+def score(
+    model: Model,
+    task: Task,
+    params: PyTree,
+    *,
+    num_examples: int | None = None,
+    batch_size: int = 64,
+) -> dict[str, float]:
+    """Evaluate a model on the first held-out examples of a task.
+
+    Of the task that it was trained on this is the evaluation that training makes. Of the same task
+    with other options it says how the model does there, as on the test split after a learning rate
+    was chosen on the validation split.
+
+    Args:
+        model: The model.
+        task: The task; its inputs and outputs are those of the model.
+        params: Parameters of one member.
+        num_examples: How many examples; all by default, which a task that makes its examples has
+            no number of.
+        batch_size: Examples at once.
+
+    Returns:
+        ``loss`` and the task's metrics.
+
+    Raises:
+        ValueError: If all examples are asked for and they never end.
+
+    Example:
+        >>> from dsfjax import nn, tasks
+        >>> task = tasks.get("digits")
+        >>> config = nn.ModelConfig("ssd", task.vocab_size, d_model=4, num_layers=1,
+        ...     head="classifier", num_classes=task.num_classes)
+        >>> model = nn.build(config)
+        >>> found = score(model, task, model.init(jax.random.key(0)), num_examples=64)
+        >>> 0 <= found["accuracy"] <= 1
+        True
+    """
+    size = task.size(HELD_OUT)
+    if num_examples is None and size is None:
+        raise ValueError(
+            "score: expected num_examples of a task that makes its examples, got None; say how many"
+        )
+    wanted = [count for count in (num_examples, size) if count is not None]
+    program = Program(model, task, OptimizerConfig(), batch_size, 1, min(wanted))
+    found = _evaluate(program, held_out_data(task), params)
+    return {name: float(value) for name, value in found.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(program: Program, rows: PyTree, params: PyTree) -> dict[str, Array]:
+    return evaluate(program, rows, params)
