@@ -13,14 +13,16 @@ import numpy as np
 
 from dsfjax.aspects.eigenvalues import EIGENVALUES
 from dsfjax.report.examine import examine
-from dsfjax.tasks import Metric, Task
+from dsfjax.tasks import Generated, Metric, Task
 from dsfjax.tasks.data.splits import TEST, VALIDATION
-from dsfjax.training import Loaded, TrainConfig, load, score
+from dsfjax.training import Loaded, TrainConfig, load, score, score_lengths
 from dsfjax.training.runs import program_of
 from dsfjax.training.storage import files
 
 TEST_EXAMPLES = 5_000
 """At most as many examples of a test split are scored, the first of a fixed shuffle."""
+LENGTH_EXAMPLES = 128
+"""At most as many sequences of each length are scored."""
 SEQUENCES = 4
 """Held-out sequences whose eigenvalues are counted."""
 
@@ -39,20 +41,27 @@ def test_task(task: Task) -> Task | None:
     return dataclasses.replace(task, judged_on=TEST)  # type: ignore[type-var]
 
 
-def look(config: TrainConfig, folder: Path, rate: float) -> dict[str, Any]:
+def look(
+    config: TrainConfig, folder: Path, rate: float, factors: Sequence[int] = ()
+) -> dict[str, Any]:
     """Score the members of one learning rate on the test split, and read the best one's systems.
 
     Args:
         config: The config of a finished run.
         folder: Its folder.
         rate: The learning rate.
+        factors: Lengths over the training length at which they are scored, too, from each start of
+            `dsfjax.training.generalisation`.
 
     Returns:
         JSON data: ``test``, for each seed the task's metrics, empty where no validation split was
         held out; ``spectra``, for each layer of the best seed quantiles of |λ| of the normalised
-        transitions, the share that grows (|λ| > 1) and whether all are real and positive.
+        transitions, the share that grows (|λ| > 1) and whether all are real and positive;
+        ``lengths``, for each start and factor the length, the scores of the seeds and that of the
+        trivial answer.
     """
-    path, owner = folder / "after.json", {"config": config.fingerprint, "rate": rate}
+    path = folder / ("lengths.json" if factors else "after.json")
+    owner = {"config": config.fingerprint, "rate": rate, "factors": list(factors)}
     if path.exists() and (known := files.read_json(path)).get("owner") == owner:
         return known
     loaded = load(folder)
@@ -76,7 +85,8 @@ def look(config: TrainConfig, folder: Path, rate: float) -> dict[str, Any]:
     if chosen:
         best = min(chosen, key=lambda member: config.task.metric.order(member.score))
         spectra = _spectra(config, loaded, best.member)
-    found = {"owner": owner, "test": test, "spectra": spectra}
+    longer = _lengths(config, [_params(loaded, member.member) for member in chosen], factors)
+    found = {"owner": owner, "test": test, "spectra": spectra, "lengths": longer}
     files.write_json(path, found)
     return found
 
@@ -89,6 +99,29 @@ def _spectra(config: TrainConfig, loaded: Loaded, member: int) -> list[dict[str,
         | {"positive": layer.is_positive}
         for layer in found[EIGENVALUES.name]
     ]
+
+
+def _lengths(
+    config: TrainConfig, seeds: Sequence[Any], factors: Sequence[int]
+) -> list[dict[str, Any]]:
+    if not (factors and isinstance(config.task, Generated)):
+        return []
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for params in seeds:
+        scored = score_lengths(
+            program_of(config).model,
+            config.task,
+            params,
+            factors=factors,
+            num_examples=min(LENGTH_EXAMPLES, config.eval_examples),
+            batch_size=config.batch_size,
+        )
+        for one in scored:
+            trivial = config.task.lengthened(one.factor).trivial().score
+            new = {"start": one.start, "factor": one.factor, "length": one.length}
+            new |= {"scores": [], "trivial": trivial}
+            found.setdefault((one.start, one.factor), new)["scores"].append(one.score)
+    return list(found.values())
 
 
 def _params(loaded: Loaded, member: int) -> Any:

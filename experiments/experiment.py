@@ -10,10 +10,13 @@ Where a data set has a validation split, that one is held out and chooses the ra
 the test split at that rate (`experiments.after`).
 """
 
+import csv
 import dataclasses
+import io
 import math
 import os
 import shlex
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -82,6 +85,7 @@ class Experiment(NamedTuple):
         note: What stands under the figure; by default `rule`.
         after: Whether trained models are looked into: their eigenvalues, and the test split where
             the validation split chose the rate.
+        lengths: Lengths over the training length at which trained models are scored, too.
     """
 
     name: str
@@ -91,6 +95,7 @@ class Experiment(NamedTuple):
     claims: tuple[Claim, ...] = ()
     note: str = ""
     after: bool = False
+    lengths: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +203,7 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
                 chosen[run_name(each)],
                 members[run_name(each)],
                 folder / run_name(each) if experiment.after else None,
+                experiment.lengths,
             )
             for name, each in configs.items()
         ],
@@ -225,6 +231,7 @@ def summarize(
     row: Mapping[str, Any],
     members: Sequence[MemberResult],
     folder: Path | None = None,
+    factors: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The result of a point.
 
@@ -234,6 +241,7 @@ def summarize(
         row: Of the sweep, as :func:`dsfjax.training.storage.record.row` makes it.
         members: How its members ended.
         folder: Of the run, if the models are to be looked into.
+        factors: Lengths over the training length at which they are to be scored then.
 
     Returns:
         JSON data: what was run, ``learning_rate`` (the chosen), ``mean``, ``std``, ``max`` (of what
@@ -242,9 +250,9 @@ def summarize(
         there), ``diverged`` (how many members), the ``members``, wall times and the environment.
         Of another metric than the accuracy ``measured`` says what it is; further ones have mean and
         standard deviation under their names. With ``folder`` there are ``spectra``
-        (`experiments.after.look`), and where the validation split was held out all scores but those
-        of ``members`` are of the test split, with those of validation in ``validation``.
-        `experiments.points` reads them.
+        and, with ``factors``, ``lengths`` (`experiments.after.look`). Where the validation split
+        was held out, all scores but those of ``members`` are then of the test split, and those of
+        validation are in ``validation``. `experiments.points` reads them.
     """
     model, task, metric = config.model, config.task, config.task.metric
     levels = LEVELS if metric == ACCURACY else ()
@@ -264,8 +272,9 @@ def summarize(
     at_best = [member["steps_to"] for member in each if member["learning_rate"] == rate]
     judged, scores = task, _scores(row, task, best)
     if folder is not None:
-        found = after.look(config, folder, rate)
-        scores["spectra"] = found["spectra"]
+        found = after.look(config, folder, rate, factors)
+        scores |= {"spectra": found["spectra"]}
+        scores |= {"lengths": found["lengths"]} if found["lengths"] else {}
         if (tested := after.test_task(task)) is not None:
             judged, validation = tested, {"mean": scores["mean"], "std": scores["std"]}
             scores |= _test_scores(found["test"], config) | {"validation": validation}
@@ -328,7 +337,7 @@ def _test_scores(test: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]
 
 
 def write(experiment: Experiment, result: Mapping[str, Any], folder: Path) -> None:
-    """Write ``<name>.json``, ``.png`` and ``.pdf``, each whole or not at all.
+    """Write ``<name>.json``, ``.png``, ``.pdf`` and of lengths ``.csv``, each whole or not at all.
 
     Args:
         experiment: The experiment.
@@ -339,9 +348,26 @@ def write(experiment: Experiment, result: Mapping[str, Any], folder: Path) -> No
         figure = experiment.figure(result["points"])
         note = experiment.note or result["rule"]
         plots.caption(figure, f"Scale: {result['scale']}. {note}")
+        if any("lengths" in point for point in result["points"]):
+            files.write_text(folder / f"{experiment.name}.csv", _lengths(result["points"]))
         for kind in ("png", "pdf"):
             files.write_bytes(folder / f"{experiment.name}.{kind}", plots.rendered(figure, kind))
     files.write_json(folder / f"{experiment.name}.json", result)
+
+
+def _lengths(found: Sequence[Mapping[str, Any]]) -> str:
+    """A row per model, start and length, as CSV."""
+    text = io.StringIO(newline="")
+    names = ("series", "where", "start", "factor", "length", "mean", "std", "seeds", "trivial")
+    writer = csv.writer(text)
+    writer.writerow(names)
+    for point in found:
+        for one in point.get("lengths", ()):
+            scores = one["scores"]
+            std = statistics.stdev(scores) if len(scores) > 1 else 0.0
+            own = (point["series"], points.where(point), one["start"], one["factor"], one["length"])
+            writer.writerow((*own, statistics.fmean(scores), std, len(scores), one["trivial"]))
+    return text.getvalue()
 
 
 def _number(value: float) -> float | None:

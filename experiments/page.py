@@ -5,6 +5,7 @@ rest of the page is written by hand.
 """
 
 import re
+import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -19,7 +20,14 @@ from experiments import (
     fig3_qlstm,
     heatmap_mqar,
     kv_cache_state,
+    length_generalisation,
+    recurrent_normalization,
+    state_tracking,
+    table_ett,
+    table_lra,
+    table_mad,
     table_normalizers,
+    table_wikitext,
 )
 from experiments import points as measured
 from experiments.claims import Verdict, judge
@@ -36,6 +44,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     kv_cache_state.EXPERIMENT,
     convergence.EXPERIMENT,
     heatmap_mqar.EXPERIMENT,
+    table_ett.EXPERIMENT,
+    state_tracking.EXPERIMENT,
+    length_generalisation.EXPERIMENT,
+    table_lra.EXPERIMENT,
+    recurrent_normalization.EXPERIMENT,
+    table_mad.EXPERIMENT,
+    table_wikitext.EXPERIMENT,
 )
 """All experiments, in the order in which they are run and shown."""
 SCALES = [scale for scale in get_args(Scale) if scale != "demo"]
@@ -52,9 +67,11 @@ def renew(page: Path = HERE / "README.md", results: Path = HERE / "results") -> 
         ValueError: If the page lacks a pair of markers.
     """
     text = page.read_text(encoding="utf-8")
-    for marker, lines in (("claims", claims(results)), ("points", points(results))):
+    parts = {"claims": claims, "tables": tables, "lengths": lengths, "spectra": spectra}
+    parts |= {"points": points}
+    for marker, part in parts.items():
         pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", re.DOTALL)
-        table = "\n".join(lines)
+        table = "\n".join(part(results))
         text, found = pattern.subn(lambda m, t=table: f"{m[1]}\n{t}\n\n{m[2]}", text)
         if found != 1:
             raise ValueError(f"expected one pair <!-- {marker} --> … <!-- end --> in {page}")
@@ -88,6 +105,94 @@ def claims(results: Path) -> Iterator[str]:
             yield f"| {claim.text} | {' | '.join(cells)} | {command} |"
 
 
+def tables(results: Path) -> Iterator[str]:
+    """For every experiment on several tasks a table: a row per task, a column per series.
+
+    Args:
+        results: Folder with a folder of results per scale.
+
+    Yields:
+        Lines of Markdown.
+    """
+    for scale, experiment, found in _looked_into(results):
+        names = list(dict.fromkeys(point["series"] for point in found))
+        metric = measured.metric(found[0])
+        yield f"### {experiment.name}, scale {scale}: {metric.heading}\n"
+        yield f"| task | {' | '.join(names)} | trivial | linear model |"
+        yield f"|---|{'---|' * (len(names) + 2)}"
+        for where in dict.fromkeys(map(measured.where, found)):
+            own = {p["series"]: p for p in found if measured.where(p) == where}
+            cells = [_score(own[name]) if name in own else "–" for name in names]
+            some = next(iter(own.values()))
+            known = (some["trivial"], some.get("linear"))
+            cells += ["–" if x is None else metric.plain(x) + metric.unit for x in known]
+            yield f"| {where} | {' | '.join(cells)} |"
+        yield ""
+
+
+def lengths(results: Path) -> Iterator[str]:
+    """Scores beyond the training length: a row per task and series, a column per factor.
+
+    Args:
+        results: Folder with a folder of results per scale.
+
+    Yields:
+        Lines of Markdown.
+    """
+    for scale, experiment, found in _looked_into(results):
+        if not experiment.lengths or not any("lengths" in point for point in found):
+            continue
+        metric = measured.metric(found[0])
+        factors = sorted({one["factor"] for point in found for one in point["lengths"]})
+        yield f"![{experiment.name}](results/{scale}/{experiment.name}.png)\n"
+        yield f"Scale {scale}, {metric.heading}, from an empty state:\n"
+        yield f"| task | series | {' | '.join(f'×{factor}' for factor in factors)} |"
+        yield f"|---|---|{'---|' * len(factors)}"
+        for point in found:
+            own = {one["factor"]: one for one in point["lengths"] if one["start"] == "empty"}
+            cells = [
+                metric.plain(statistics.fmean(own[f]["scores"])) if f in own else "–"
+                for f in factors
+            ]
+            yield f"| {measured.where(point)} | {point['series']} | {' | '.join(cells)} |"
+        yield ""
+
+
+def spectra(results: Path) -> Iterator[str]:
+    """Eigenvalues of trained models: a row per task and series, quantiles of |λ| by layer.
+
+    Args:
+        results: Folder with a folder of results per scale.
+
+    Yields:
+        Lines of Markdown.
+    """
+    yield "| experiment | task | series | 5 % | median | 95 % | above 1 | real and positive |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for _, experiment, found in _looked_into(results):
+        if experiment.lengths:
+            continue  # the models of another experiment
+        for point in found:
+            layers = point["spectra"]
+            quantiles = [
+                ", ".join(f"{layer[f'modulus_{q}']:.3f}" for layer in layers)
+                for q in ("0.05", "0.5", "0.95")
+            ]
+            above = ", ".join(f"{100 * layer['growing']:.1f} %" for layer in layers)
+            positive = "yes" if all(layer["positive"] for layer in layers) else "no"
+            cells = (experiment.name, measured.where(point), point["series"])
+            yield f"| {' | '.join((*cells, *quantiles, above, positive))} |"
+
+
+def _looked_into(results: Path) -> Iterator[tuple[str, Experiment, list[dict[str, Any]]]]:
+    """Scale, experiment and points of those whose models were looked into."""
+    for scale in SCALES:
+        for experiment in EXPERIMENTS:
+            found = _read(results, scale, experiment.name).get("points", [])
+            if experiment.after and found:
+                yield scale, experiment, found
+
+
 def points(results: Path) -> Iterator[str]:
     """A row per point of every experiment that was run, in the first that has it.
 
@@ -115,7 +220,8 @@ def points(results: Path) -> Iterator[str]:
                 metric = measured.metric(new[0])
                 scores = (metric.heading, measured.extreme(metric))
                 timed = ("steps to 90 %",) if metric == ACCURACY else ()
-                header = ("point", *scores, "rate", *timed, "state", "diverged", "tokens/s")
+                header = ("point", *scores, "rate", *timed, "state", "parameters", "steps")
+                header += ("tokens", "diverged", "wall time", "tokens/s")
                 yield f"| {' | '.join(header)} |"
                 yield f"|{'---|' * len(header)}"
                 yield from (_row(point) for point in new)
@@ -127,15 +233,23 @@ def _row(point: Mapping[str, Any]) -> str:
     timed = [point["steps_to"]["90%"]] if metric == ACCURACY else []
     cells = (
         point["name"],
-        metric.spread(measured.mean(point), point["std"] or 0.0),
+        _score(point),
         metric.plain(measured.best(point)) + metric.unit,
         f"{point['learning_rate']:.2g}",
         *["–" if steps is None else f"{steps:.0f}" for steps in timed],
         f"{point['state_size']:,}",
+        f"{point['num_params']:,}",
+        f"{point['steps']:,}",
+        f"{point['steps'] * point['batch_size'] * point['seq_len'] / 1e6:.1f} M",
         f"{point['diverged']} of {len(point['members'])}",
+        f"{point['train_seconds']:.0f} s",
         f"{point['tokens_per_second']:,.0f}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _score(point: Mapping[str, Any]) -> str:
+    return measured.metric(point).spread(measured.mean(point), point["std"] or 0.0)
 
 
 def _verdict(verdict: Verdict, metric: Metric) -> str:

@@ -13,16 +13,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from dsfjax.aspects.style import DOTTED, HATCHES, LINES, PALETTE, SETTINGS, colors
 from dsfjax.tasks import ACCURACY
-from experiments.points import RECALL, best, extreme, mean, metric, trivial
+from experiments.points import RECALL, best, extreme, mean, metric, trivial, where
 
 Points = Sequence[Mapping[str, Any]]
 MARKERS = "osD^vPX*"
+_STARTS = {
+    "empty": "empty state",
+    "carried": "after another sequence",
+    "random": "random state",
+}
 TASK = RECALL
 """What tells the panels apart, by default."""
 _SIZES = {"where": "{}", "seq_len": "L = {}", "num_kv_pairs": "{} pairs", "d_model": "d = {}"}
@@ -154,6 +160,63 @@ def bars(points: Points, by: tuple[str, ...] = (*TASK, "d_model")) -> Figure:
     return _panels(points, draw, by)
 
 
+def lengths(points: Points) -> Figure:
+    """Score over the length of test sequences: a row per start, a panel per task.
+
+    Args:
+        points: The points, with ``lengths``.
+
+    Returns:
+        The figure: means over seeds with whiskers; grey is the trivial answer, and the dotted line
+        is at the training length.
+    """
+    starts = list(dict.fromkeys(one["start"] for point in points for one in point["lengths"]))
+    tasks = list(dict.fromkeys(where(point) for point in points))
+    size = (2.9 * len(tasks) + 1.2, 2.4 * len(starts) + 1.0)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(starts), len(tasks), squeeze=False, sharex=True, sharey=True)
+    names = series_of(points)
+    hues = colors(names)
+    for row, start in zip(axes, starts, strict=True):
+        row[0].set_ylabel(f"{_STARTS.get(start, start)}\n{metric(points[0]).called}")
+        for ax, task in zip(row, tasks, strict=True):
+            for point in (p for p in points if where(p) == task):
+                own = [one for one in point["lengths"] if one["start"] == start]
+                if not own:
+                    continue
+                i = names.index(point["series"])
+                x = [one["factor"] * 2 ** (0.06 * (i - (len(names) - 1) / 2)) for one in own]
+                ax.errorbar(
+                    x,
+                    [np.mean(one["scores"]) for one in own],
+                    [np.std(one["scores"], ddof=1) if one["scores"][1:] else 0.0 for one in own],
+                    label=point["series"],
+                    color=hues[point["series"]],
+                    marker=MARKERS[i % len(MARKERS)],
+                    linestyle=LINES[i % len(LINES)],
+                    markersize=5,
+                    capsize=2,
+                )
+                ax.plot(
+                    [one["factor"] for one in own],
+                    [one["trivial"] for one in own],
+                    color="#999999",
+                    linewidth=1,
+                )
+            ax.axvline(1, color="#555555", linewidth=1, linestyle=DOTTED)
+            ax.set_xscale("log", base=2)
+            ax.grid(axis="y")
+            if metric(points[0]).percent:
+                ax.set_ylim(0, 1.05)
+                ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    for ax, task in zip(axes[0], tasks, strict=True):
+        ax.set_title(task, fontsize=10)
+    for ax in axes[-1]:
+        ax.set_xlabel("length / training length")
+    legend(figure, axes[0][0])
+    return figure
+
+
 def _drawn(value: float) -> float:
     """Nothing is drawn of what is infinite."""
     return value if math.isfinite(value) else math.nan
@@ -196,8 +259,7 @@ def tasks_of(points: Points, by: tuple[str, ...]) -> list[tuple[Any, ...]]:
 def task_of(point: Mapping[str, Any], by: tuple[str, ...]) -> tuple[Any, ...]:
     """The values of some axes of a point, of its own or of its task."""
     own = point if "task" not in point else {**point["task"], **point}
-    where = {"where": point["name"].partition(", ")[2]}  # what the name of a point says of its task
-    return tuple({**where, **own}[axis] for axis in by)
+    return tuple({"where": where(point), **own}[axis] for axis in by)
 
 
 def title(by: tuple[str, ...], task: tuple[Any, ...]) -> str:

@@ -24,6 +24,15 @@ def sizes(point: Point) -> dict[str, Any]:
     return dict(point["task"]) if "task" in point else {axis: point[axis] for axis in RECALL}
 
 
+def where(point: Point) -> str:
+    """What the name of a point says after its series: the task, and sizes.
+
+    Args:
+        point: The point.
+    """
+    return point["name"].partition(", ")[2]
+
+
 def metric(point: Point) -> Metric:
     """What the numbers of a point are of.
 

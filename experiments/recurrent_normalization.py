@@ -35,7 +35,7 @@ RECALL = Row(
         "vocab_size": 64,
         "seq_len": 32,
         "num_kv_pairs": 4,
-        "steps": 1000,
+        "steps": 600,
         "learning_rates": (5e-3, 1e-2),
     },
 )

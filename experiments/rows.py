@@ -93,7 +93,7 @@ def config(
         return found
     settings = {**SMALL, **row.small, **row.own.get(mixer, {}), **options}
     if scale == "demo":
-        settings |= DEMO | {"learning_rates": settings["learning_rates"][:1]}
+        settings = {**settings, **DEMO, "learning_rates": settings["learning_rates"][:1]}
     return presets.build(row.task, mixer, settings)
 
 

@@ -17,7 +17,7 @@ from experiments.experiment import Experiment, main
 from experiments.rows import Row, configs
 
 MIXERS = ("softmax_attention", "linear_attention", "ssd", "qlstm", "rg_lru")
-SMALL = {"steps": 1000, "learning_rates": (5e-3,), "eval_examples": 512}
+SMALL = {"steps": 600, "learning_rates": (5e-3,), "eval_examples": 512}
 ROWS = (
     Row("parity", "parity", {}, SMALL),
     Row("S3", "word_problem", {"group": "S3"}, SMALL),

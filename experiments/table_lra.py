@@ -22,19 +22,19 @@ ROWS = (
         "digits",
         "digits",
         {},
-        {"batch_size": 64, "steps": 800, "learning_rates": (5e-3, 1e-2), "eval_examples": 360},
+        {"steps": 800, "learning_rates": (5e-3, 1e-2), "eval_examples": 360},
     ),
     Row(
         "sequential MNIST",
         "mnist",
         {},
-        {"batch_size": 32, "steps": 800, "learning_rates": (5e-3,), "eval_every": 200},
+        {"batch_size": 16, "steps": 800, "learning_rates": (5e-3,), "eval_every": 200},
     ),
     Row(
         "text, 1,000 bytes",
         "imdb_bytes",
         {},
-        {"batch_size": 16, "steps": 600, "learning_rates": (5e-3,), "eval_every": 200},
+        {"batch_size": 16, "steps": 400, "learning_rates": (5e-3,), "eval_every": 200},
     ),
     Row(
         "ListOps, at most 256 symbols",
@@ -44,8 +44,7 @@ ROWS = (
             "longer_than": 31,
             "shorter_than": 256,
             "seq_len": 256,
-            "batch_size": 32,
-            "steps": 1000,
+            "steps": 600,
             "learning_rates": (5e-3,),
             "eval_every": 200,
         },
@@ -54,7 +53,7 @@ ROWS = (
         "CIFAR-10, grey, JPEG copy",
         "cifar10",
         {},
-        {"batch_size": 16, "steps": 600, "learning_rates": (5e-3,), "eval_every": 200},
+        {"batch_size": 8, "steps": 600, "learning_rates": (5e-3,), "eval_every": 200},
     ),
 )
 

@@ -14,7 +14,7 @@ from experiments import plots
 from experiments.experiment import Experiment, main
 from experiments.rows import Row, configs
 
-SMALL = {"steps": 600, "eval_every": 200, "learning_rates": (5e-3,), "eval_examples": 512}
+SMALL = {"steps": 400, "eval_every": 200, "learning_rates": (5e-3,), "eval_examples": 512}
 ROWS = (
     Row("in-context recall", "mad_in_context_recall", {}, SMALL),
     Row("fuzzy recall", "mad_fuzzy_recall", {}, SMALL),
