@@ -18,7 +18,7 @@ import os
 import shlex
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
@@ -169,7 +169,11 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
             for name, each in configs.items()
         }
     folder = options.run_dir or Path("runs") / f"experiments-{options.scale}"
+    kind = f"{options.scale}-faithful" if options.faithful else options.scale
+    out = options.out or Path("experiments") / "results" / kind
     # Points of earlier calls stay in the result, or a later one with --only would lose them.
+    known = {run_name(each): name for name, each in configs.items()}
+    order = list(configs)
     configs = {
         name: each
         for name, each in configs.items()
@@ -189,6 +193,18 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
     failed = {row["mixer"]: row["reason"] for row in rows if row["status"] == "failed"}
     configs = {name: each for name, each in configs.items() if run_name(each) not in failed}
     chosen = {row["mixer"]: row for row in rows}
+    made = [
+        summarize(
+            name,
+            each,
+            chosen[run_name(each)],
+            members[run_name(each)],
+            folder / run_name(each) if experiment.after else None,
+            experiment.lengths,
+        )
+        for name, each in configs.items()
+    ]
+    made += _earlier(out / f"{experiment.name}.json", known, {point["run"] for point in made})
     result = {
         "experiment": experiment.name,
         "scale": options.scale,
@@ -196,24 +212,23 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
         "command": command,
         "rule": rule(metric, any(after.test_task(each.task) for each in configs.values())),
         "environment": environment.describe(),
-        "points": [
-            summarize(
-                name,
-                each,
-                chosen[run_name(each)],
-                members[run_name(each)],
-                folder / run_name(each) if experiment.after else None,
-                experiment.lengths,
-            )
-            for name, each in configs.items()
-        ],
+        "points": sorted(made, key=lambda point: order.index(point["name"])),
     }
-    kind = f"{options.scale}-faithful" if options.faithful else options.scale
     if configs:
-        write(experiment, result, options.out or Path("experiments") / "results" / kind)
+        write(experiment, result, out)
     if failed:
         raise RuntimeError(f"{experiment.name}: {len(failed)} points failed: {failed}")
     return result
+
+
+def _earlier(path: Path, known: Mapping[str, str], new: Collection[str]) -> list[dict[str, Any]]:
+    """Points of a result whose runs are no longer here; the name of a run stands for its config."""
+    found = files.read_json(path)["points"] if path.exists() else []
+    return [
+        point
+        for point in found
+        if point["run"] not in new and known.get(point["run"]) == point["name"]
+    ]
 
 
 def run_name(config: TrainConfig) -> str:

@@ -252,7 +252,9 @@ def legend(figure: Figure, ax: Axes) -> None:
 
 
 def tasks_of(points: Points, by: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    """The different values of some axes, sorted."""
+    """The different values of some axes, sorted; names in their order."""
+    if by == ("where",):
+        return list(dict.fromkeys(task_of(point, by) for point in points))
     return sorted({task_of(point, by) for point in points})
 
 

@@ -17,8 +17,8 @@ from experiments.rows import Row, configs
 
 SMALL = {
     "lookback": 96,
-    "steps": 500,
-    "learning_rates": (4e-3, 1e-2),
+    "steps": 600,
+    "learning_rates": (8e-3,),
     "eval_examples": 2048,
 }
 ROWS = tuple(

@@ -117,5 +117,8 @@ def test_errors_in_figures_and_on_the_page() -> None:
     trivial = [line for line in right.lines if np.array_equal(line.get_ydata(), [1.0, 1.0])]
     assert len(trivial) == 1
     plain = {"learning_rate": 0.01, "state_size": 8, "diverged": 0, "members": [{}]}
-    shown = page._row(points[0] | plain | {"tokens_per_second": 1e3, "steps_to": {}})
-    assert shown == "| a, 24 | 0.500 ± 0.012 | 0.250 | 0.01 | 8 | 0 of 1 | 1,000 |"
+    plain |= {"num_params": 2048, "steps": 100, "batch_size": 10, "seq_len": 500}
+    plain |= {"train_seconds": 2.4, "tokens_per_second": 1e3, "steps_to": {}}
+    shown = page._row(points[0] | plain)
+    numbers = "0.500 ± 0.012 | 0.250 | 0.01 | 8 | 2,048 | 100 | 0.5 M | 0 of 1 | 2 s | 1,000"
+    assert shown == f"| a, 24 | {numbers} |"

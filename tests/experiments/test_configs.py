@@ -8,7 +8,7 @@ import pytest
 from dsfjax import nn
 from dsfjax.analysis import num_parameters
 from dsfjax.training.runs import program_of
-from experiments import fig2_normalization, fig3_qlstm
+from experiments import fig2_normalization, fig3_qlstm, table_wikitext
 from experiments.experiment import run_name
 from experiments.page import EXPERIMENTS
 from experiments.settings import Scale, config
@@ -28,11 +28,19 @@ def test_points_are_distinct_and_named_by_their_series(experiment, scale: Scale)
 
 
 def test_every_small_model_can_be_built() -> None:
-    found = {run_name(c): c for e in EXPERIMENTS for c in e.configs("small", True).values()}
-    for each in found.values():
-        program_of(each)
-        assert len(each.seeds) >= 3
-        assert len(each.learning_rates) >= 3
+    for experiment in EXPERIMENTS:
+        for each in experiment.configs("small", True).values():
+            program_of(each)
+            assert len(each.seeds) >= 3
+            assert len(each.learning_rates) >= (1 if experiment.after else 3)
+
+
+def test_models_of_the_table_of_language_have_as_many_parameters() -> None:
+    sizes = [
+        num_parameters(program_of(each).model)
+        for each in table_wikitext.EXPERIMENT.configs("small", False).values()
+    ]
+    assert max(sizes) / min(sizes) < 1.05, sizes
 
 
 def test_experiments_share_runs() -> None:

@@ -1,5 +1,6 @@
 """An experiment from end to end, its figures and its page."""
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -9,6 +10,8 @@ import matplotlib.image
 import pytest
 from matplotlib.text import Text
 
+from dsfjax.tasks import ACCURACY, name_of
+from dsfjax.tasks.metric import to_json
 from dsfjax.training import read_results
 from experiments import (
     convergence,
@@ -18,7 +21,8 @@ from experiments import (
     plots,
     table_normalizers,
 )
-from experiments.experiment import RULE, Options, run, write
+from experiments import points as measured
+from experiments.experiment import RULE, Options, run, run_name, write
 
 
 @pytest.fixture(scope="module")
@@ -85,47 +89,67 @@ def test_a_text_that_no_point_has_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+LENGTHS = [
+    {"start": start, "factor": k, "length": 40 * k, "scores": [0.5, 1 / k], "trivial": 0.1}
+    for start in ("empty", "carried")
+    for k in (1, 2)
+]
+
+
 def canned(experiment: Any) -> dict[str, Any]:
     """A result of an experiment at small scale, with numbers that were not measured."""
     points = []
     for i, (name, config) in enumerate(experiment.configs("small", False).items()):
-        mean = (i % 7) / 7
+        mean, model, task = (i % 7) / 7, config.model, config.task
+        metric = task.metric
         members = [
             {
                 "learning_rate": member.learning_rate,
                 "seed": member.seed,
-                "accuracy": mean,
+                metric.name: mean,
                 "status": "finished",
                 "step": config.steps,
                 "steps_to": {"50%": 100 * (1 + i % 3), "90%": None if i % 2 else 400, "99%": None},
             }
             for member in config.members
         ]
-        model, task = config.model, config.task
         points.append(
             {
                 "name": name,
                 "series": name.split(",")[0],
+                "task": {"name": name_of(task), **dataclasses.asdict(task)},
+                **({} if metric == ACCURACY else {"measured": to_json(task.measured())}),
                 "seq_len": task.seq_len,
-                "num_kv_pairs": task.num_kv_pairs,
                 "d_model": model.d_model,
                 "d_state": model.d_state,
                 "state_size": 1024,
+                "num_params": 4096,
+                "steps": config.steps,
+                "batch_size": config.batch_size,
                 "learning_rate": 0.01,
                 "mean": mean,
                 "std": 0.05,
-                "max": min(1.0, mean + 0.1),
+                measured.extreme(metric): min(1.0, mean + 0.1),
+                "trivial": 1 / task.num_kv_pairs if hasattr(task, "num_kv_pairs") else 0.1,
+                "linear": 0.2,
+                "spectra": [
+                    {"modulus_0.05": 0.1, "modulus_0.5": 0.5, "modulus_0.95": 0.9}
+                    | {"growing": 0.25, "positive": True}
+                ],
+                **({"lengths": LENGTHS} if experiment.lengths else {}),
                 "steps_to": {"50%": 100.0, "90%": None, "99%": None},
                 "diverged": 0,
                 "members": members,
+                "train_seconds": 12.0,
                 "tokens_per_second": 1e5,
+                "run": run_name(config),
             }
         )
     return {"scale": "small", "rule": RULE, "points": points}
 
 
 # A figure of every kind; the others are drawn like one of them.
-QUICK = ("fig2_normalization", "table_normalizers", "convergence", "heatmap_mqar")
+QUICK = ("fig2_normalization", "table_ett", "length_generalisation", "heatmap_mqar")
 
 
 @pytest.mark.parametrize(
@@ -158,11 +182,15 @@ def test_the_page_is_renewed_from_the_json(tmp_path: Path) -> None:
     # In every pair the mean of softplus is 2/7 higher; in one, 0 and 28.6 ± 5 % are both not told
     # apart from the 25 % of the trivial answer, so that pair counts for nothing.
     assert (
-        "| Exp normalises better than softplus. | **not confirmed** (0 of 4 for, 3 against; "
-        "-28.6 points); by the maxima **not confirmed** (0 of 4 for, 4 against; -28.6 points) | "
+        "| Exp normalises better than softplus. | **not confirmed** (0 of 5 for, 4 against; "
+        "-25.7 points); by the maxima **not confirmed** (0 of 5 for, 5 against; -25.7 points) | "
         "not run at this scale | `python -m experiments.table_normalizers --scale SCALE` |"
     ) in once
     assert "| sigmoid, L=32, 4 pairs, d=32, n=16 | 57.1 ± 5.0 % | 67.1 % |" in once
+    image = "CIFAR-10, grey, JPEG copy"
+    row = " | ".join(f"{x} ± 5.0 %" for x in ("28.6", "42.9", "57.1", "71.4"))
+    assert f"| {image} | {row} | 10.0 % | 20.0 % |" in once
+    assert f"| table_normalizers | {image} | exp | 0.100 | 0.500 | 0.900 | 25.0 % | yes |" in once
     page.renew(readme, tmp_path / "results")
     assert readme.read_text(encoding="utf-8") == once
 

@@ -102,18 +102,33 @@ def test_normalized_attention(normalizer: str, own: dict[str, Any]) -> None:
     compare("normalized_attention", attention(kernel, eta), normalizer=normalizer, **own)
 
 
-def test_s6() -> None:
+def test_normalized_attention_without_its_ratio() -> None:
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        h, y = np.zeros((len(p.W_v), 3, p.W_v.shape[1])), np.zeros((len(u), *p.W_v.shape[:2]))
+        for t in range(len(u)):
+            for i in range(len(p.W_v)):
+                eta = np.exp(p.W_eta[i] @ u[t] + p.bias_eta[i])
+                h[i] = h[i] + np.outer(p.W_k[i] @ u[t], p.W_v[i] @ u[t]) / eta
+                y[t, i] = (p.W_q[i] @ u[t]) @ h[i]
+        return y.reshape(len(u), -1)
+
+    compare("normalized_attention", textbook, recurrent=False)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_s6(scaled: bool) -> None:
     def textbook(p: Any, u: np.ndarray) -> np.ndarray:
         h, y = np.zeros((3, D_MODEL)), np.zeros_like(u)
         for t in range(len(u)):
             delta = softplus(p.W_dt_up @ (p.W_dt_down @ u[t]) + p.bias_dt)
             for j in range(D_MODEL):
                 decay = np.exp(-delta[j] * np.exp(p.A_log[j]))
-                h[:, j] = decay * h[:, j] + (p.W_b @ u[t]) * delta[j] * u[t, j]
+                written = delta[j] * u[t, j] if scaled else u[t, j]
+                h[:, j] = decay * h[:, j] + (p.W_b @ u[t]) * written
             y[t] = (p.W_c @ u[t]) @ h + p.D * u[t]
         return y
 
-    compare("s6", textbook)
+    compare("s6", textbook, scaled_input=scaled)
 
 
 def test_s6_with_a_scalar() -> None:
@@ -133,7 +148,10 @@ def test_s6_with_a_scalar_has_one_input_dependent_step() -> None:
         build("s6", scalar=True)
 
 
-@pytest.mark.parametrize("own", [{}, {"num_heads": 4, "num_groups": 2, "d_inner": 12}])
+@pytest.mark.parametrize(
+    "own",
+    [{}, {"num_heads": 4, "num_groups": 2, "d_inner": 12}, {"scaled_input": False}],
+)
 def test_ssd(own: dict[str, int]) -> None:
     def textbook(p: Any, u: np.ndarray) -> np.ndarray:
         heads, channels, _ = p.W_v.shape
@@ -144,7 +162,8 @@ def test_ssd(own: dict[str, int]) -> None:
             for i in range(heads):
                 v = p.W_v[i] @ u[t]
                 b, c = p.W_b[i // per_group] @ u[t], p.W_c[i // per_group] @ u[t]
-                h[i] = np.exp(-delta[i] * np.exp(p.A_log[i])) * h[i] + np.outer(b, delta[i] * v)
+                written = delta[i] * v if own.get("scaled_input", True) else v
+                h[i] = np.exp(-delta[i] * np.exp(p.A_log[i])) * h[i] + np.outer(b, written)
                 y[t, i] = c @ h[i] + p.D[i] * v
         return y.reshape(len(u), -1)
 
