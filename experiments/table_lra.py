@@ -4,8 +4,8 @@ Claims: SSMs lead on the Long Range Arena; the paper's reason is that their step
 is written (recurrent normalisation). Compared are S6 and SSD, normalized attention with and without
 its ratio η, softmax and linear attention.
 Varied: the architecture, on tasks of the Long Range Arena. At scale small they are smaller than
-the benchmark's, and two that fit a laptop (handwritten digits, MNIST by the pixel) stand beside them:
-these numbers compare with each other, not with published ones.
+the benchmark's, and two that fit a laptop stand beside them (handwritten digits, and MNIST with
+squares of four pixels averaged): these numbers compare with each other, not with published ones.
 
     python -m experiments.table_lra --scale small --data-dir FOLDER
 """
