@@ -387,7 +387,9 @@ class Retention(NamedTuple):
 
     Attributes:
         state: Norm of its trace in the state of each head, (M, L, H); None for a `KernelSystem`.
-        output: Norm of its trace in the outputs of each head, (M, L, H); (M, L, 1) for a dense C.
+        output: Norm of its trace in the outputs of each head, (M, L, H); (M, L, 1) where C is dense
+            or has several inner products. Where outputs read the state before the update, it is
+            relative to the step after, the first that shows the token.
         predicted: Root mean square over the eigenvalues of a head of |λ_{s+1} ⋯ λ_t|, (M, L, H).
     """
 
@@ -457,9 +459,11 @@ def retention(
     if has_finite_state(system):
         paper = normalized(dataclasses.replace(system, D=None), length=steps)
     heads = num_output_heads(system)
+    # The output of a step that reads before the update shows the token of the step before.
+    late = 0 if is_kernel else int(paper.C.before_update)  # type: ignore[union-attr]
 
     def relative(size: Array, mark: Array) -> Array:
-        left = size / size[mark][None]
+        left = size / size[mark][None]  # beyond the end that of the last step, which is not seen
         return jnp.where((index >= mark)[:, None] & (size[mark] > 0)[None], left, jnp.nan)
 
     def follow(mark: Array) -> Retention:
@@ -473,7 +477,7 @@ def retention(
         after = jnp.where((index > mark)[:, None, None], log_modulus, 0)
         kept = jnp.exp(2 * jnp.cumsum(after, axis=0))
         predicted = relative(jnp.sqrt(kept.mean(axis=-1)), mark)
-        return Retention(state, relative(output, mark), predicted)
+        return Retention(state, relative(output, mark + late), predicted)
 
     return jax.lax.map(follow, marks)
 

@@ -36,13 +36,16 @@ def on_values(system: System) -> System:
     """The system that reads values: white tokens are white values."""
     if isinstance(system.B, DenseInput) or isinstance(system.C, DenseOutput):
         return system
-    return dataclasses.replace(system, B=OuterInput(system.B.b, system.B.scale), D=None)  # pyright: ignore[reportAttributeAccessIssue]
+    return dataclasses.replace(system, B=dataclasses.replace(system.B, W=None), D=None)
 
 
 def recursions(system: System) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """P_t and Q_t of all steps, N × N."""
     dense = to_dense(system, length=L)
     A, B, C = (np.asarray(x) for x in (dense.A, dense.B, dense.C))
+    if system.C.before_update:  # what a state shows begins with the step after it, if it is kept
+        after = np.zeros(L - 1, bool) if system.reset is None else np.asarray(system.reset)[1:]
+        C = np.concatenate([np.where(after[:, None, None], 0, C[1:]), np.zeros_like(C[:1])])
     P, Q = [B[0] @ B[0].conj().T], [C[-1].conj().T @ C[-1]]
     for t in range(1, L):
         P.append(A[t] @ P[-1] @ A[t].conj().T + B[t] @ B[t].conj().T)

@@ -23,7 +23,8 @@ def without(u: np.ndarray, s: int) -> np.ndarray:
 
 def relative(size: np.ndarray, s: int) -> np.ndarray:
     left = np.full(size.shape, np.nan)
-    left[s:] = size[s:] / size[s]
+    with np.errstate(invalid="ignore"):  # 0/0 of a trace that is cut before it is ever seen
+        left[s:] = size[s:] / size[s]
     return left
 
 
@@ -40,7 +41,9 @@ def test_measured_by_intervention(name: str) -> None:
     u = np.asarray(zoo.tokens(system, L))
     found = follow(system, jnp.asarray(u), MARKS)
     eta = np.exp(np.asarray(normalizers(system, length=L).log))
-    groups = 1 if isinstance(system.C, DenseOutput) else heads
+    # Several inner products are not sorted by head.
+    apart = not isinstance(system.C, DenseOutput) and system.C.rank == 1
+    groups = heads if apart else 1
     bare = dataclasses.replace(system, D=None)
     whole = reference.run(bare, u)
     for i, s in enumerate(MARKS.tolist()):
@@ -49,7 +52,8 @@ def test_measured_by_intervention(name: str) -> None:
         state = relative(np.linalg.norm(trace.reshape(L, heads, -1), axis=-1), s)
         output = np.linalg.norm((whole.y - less.y).reshape(L, groups, -1), axis=-1)
         np.testing.assert_allclose(found.state[i], state, rtol=1e-9, atol=1e-11)
-        np.testing.assert_allclose(found.output[i], relative(output, s), rtol=1e-9, atol=1e-11)
+        first = s + system.C.before_update  # the first output that the token is seen in
+        np.testing.assert_allclose(found.output[i], relative(output, first), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(

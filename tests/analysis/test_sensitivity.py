@@ -34,9 +34,9 @@ def test_a_disturbance_changes_the_loss_by_the_gradient(name: str) -> None:
     for t in (0, 4, L - 1):
         δ = rng.normal(size=paper.state_shape) + 1j * rng.normal(size=paper.state_shape)
         δ = δ if paper.is_complex else δ.real
-        # Without tokens all outputs from t on are those of the disturbance.
+        # Without tokens all outputs from t on, or after it, are those of the disturbance.
         y = reference.output(paper, np.zeros((L, paper.token_width)), t, δ)
-        change = dy[t] @ y
+        change = 0.0 if paper.C.before_update else dy[t] @ y
         if t + 1 < L:
             rest = paper if paper.length == 1 else slice_time(paper, t + 1, L)
             tokens = np.zeros((L - t - 1, paper.token_width))

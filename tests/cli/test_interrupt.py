@@ -48,7 +48,8 @@ def test_in_every_stage(tmp_path: Path) -> None:
 def test_before_anything_is_imported() -> None:
     # The signal comes within an import, as early as one can be sent.
     code = (
-        "import os, signal, sys; from dsfjax._util.interrupt import end_at_once; end_at_once();"
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from dsfjax._util.interrupt import end_at_once; end_at_once();"
         "os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(60)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
