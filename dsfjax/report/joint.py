@@ -13,7 +13,6 @@ from typing import Any
 
 from dsfjax._util.words import capitalized
 from dsfjax.report.read import labels, names_by_task
-from dsfjax.report.verdict import beats
 from dsfjax.tasks import ACCURACY, Baseline, Metric, Task, name_of
 from dsfjax.training.storage.record import mean_in
 
@@ -66,7 +65,7 @@ class TaskScores:
             mixer: One of `scores`.
         """
         score = self.scores[mixer]
-        return beats(self.metric, score.mean, score.std, self.trivial.score)
+        return self.metric.beats(score.mean, score.std, self.trivial.score)
 
 
 def read_joint(run_dir: Path) -> list[TaskScores]:

@@ -23,11 +23,9 @@ from dsfjax._util.words import capitalized, count, listing
 from dsfjax.aspects import Layers, registered
 from dsfjax.report.entries import Comparison, Entry
 from dsfjax.tasks import ACCURACY, Metric
+from dsfjax.tasks.metric import TIE
 
-# Means closer than this are called equal even if the seeds scatter less.
-TIE = 0.005
-# Seeds that scatter further do not agree, and from UNSURE on it is worth a word. It is also the
-# least that counts as more than the trivial answer, which a few hundred held-out examples blur.
+# Seeds that scatter further do not agree, and from UNSURE on it is worth a word.
 RELIABLE, UNSURE = 0.02, 0.1
 # Fewer seeds than this give no standard deviation to speak of.
 ENOUGH_SEEDS = 3
@@ -97,8 +95,7 @@ def apart(metric: Metric, a: Entry, b: Entry) -> bool:
         False where they differ by no more than a standard deviation or half a percentage point (of
         what is not a share: 0.5 %).
     """
-    gap = abs(metric.gain(a.score_mean, b.score_mean))
-    return gap > max(a.score_std, b.score_std, TIE * metric.scale(a.score_mean, b.score_mean))
+    return metric.apart((a.score_mean, a.score_std), (b.score_mean, b.score_std))
 
 
 def learnt(comparison: Comparison) -> list[Entry]:
@@ -112,30 +109,7 @@ def learnt(comparison: Comparison) -> list[Entry]:
         what is not a share: 2 %), in order.
     """
     metric, least = comparison.metric, comparison.unbound
-    return [e for e in comparison.entries if beats(metric, e.score_mean, e.score_std, least)]
-
-
-def beats(metric: Metric, mean: float, std: float, baseline: float) -> bool:
-    """Whether a mean score is clearly better than a baseline.
-
-    Args:
-        metric: What both are.
-        mean: Mean over seeds.
-        std: Standard deviation over seeds.
-        baseline: Score of the baseline.
-
-    Returns:
-        True where it is better by more than the standard deviation and two percentage points (of
-        what is not a share: 2 % of the baseline).
-
-    Example:
-        >>> from dsfjax.tasks import ACCURACY, MSE
-        >>> [beats(ACCURACY, *each, 0.25) for each in ((0.30, 0.01), (0.30, 0.06), (0.26, 0.0))]
-        [True, False, False]
-        >>> [beats(MSE, *each, 2.5) for each in ((2.0, 0.1), (2.0, 0.6), (2.46, 0.0), (3.0, 0.1))]
-        [True, False, False, False]
-    """
-    return metric.gain(mean, baseline) > max(std, RELIABLE * metric.scale(baseline))
+    return [e for e in comparison.entries if metric.beats(e.score_mean, e.score_std, least)]
 
 
 def leaders(metric: Metric, entries: Sequence[Entry]) -> list[Entry]:

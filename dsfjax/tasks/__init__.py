@@ -37,6 +37,7 @@ from dsfjax.tasks import speech as speech
 from dsfjax.tasks import state_tracking as state_tracking
 from dsfjax.tasks import text as text
 from dsfjax.tasks import time_series as time_series
+from dsfjax.tasks.catalogue import demands as demands
 from dsfjax.tasks.catalogue import get as get
 from dsfjax.tasks.catalogue import kind as kind
 from dsfjax.tasks.catalogue import name_in as name_in
@@ -52,6 +53,7 @@ from dsfjax.tasks.metric import MSE as MSE
 from dsfjax.tasks.metric import PERPLEXITY as PERPLEXITY
 from dsfjax.tasks.metric import Baseline as Baseline
 from dsfjax.tasks.metric import Metric as Metric
+from dsfjax.tasks.protocol import DEMANDS as DEMANDS
 from dsfjax.tasks.protocol import HELD_OUT as HELD_OUT
 from dsfjax.tasks.protocol import TRAIN as TRAIN
 from dsfjax.tasks.protocol import Example as Example

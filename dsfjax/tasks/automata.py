@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, cross_entropy, option
 from dsfjax.tasks.supply import Generated
 
@@ -57,6 +56,7 @@ class RandomAutomata(Generated):
     """
 
     title = "Random automata"
+    demands = ("recall", "state-tracking")
 
     seq_len: int = option(1024, "Length of a sequence; longer ones are cut off.")
     vocab_size: int = option(20, "Token ids: symbols, a separator and filler.")
@@ -89,7 +89,6 @@ class RandomAutomata(Generated):
                 "max_word": 8,
             }
         ),
-        "paper": published.AUTOMATA,
     }
 
     def __post_init__(self) -> None:

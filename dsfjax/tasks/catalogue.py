@@ -23,7 +23,7 @@ from dsfjax.tasks.mad import (
 )
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.tasks.pathfinder import Pathfinder
-from dsfjax.tasks.protocol import Task
+from dsfjax.tasks.protocol import DEMANDS, Task
 from dsfjax.tasks.retrieval import Aan, ImdbSameFilm
 from dsfjax.tasks.selective_copying import SelectiveCopying
 from dsfjax.tasks.speech import SpokenDigits
@@ -141,6 +141,17 @@ def options(name: str) -> dict[str, dataclasses.Field[Any]]:
         name: One of `names`.
     """
     return {field.name: field for field in dataclasses.fields(kind(name))}  # type: ignore[arg-type]
+
+
+def demands() -> tuple[str, ...]:
+    """What tasks demand: the words of `DEMANDS`, and those that only registered tasks have.
+
+    Example:
+        >>> "recall" in demands()
+        True
+    """
+    own = (word for kind in _REGISTRY.values() for word in kind.demands)
+    return tuple(dict.fromkeys((*DEMANDS, *own)))
 
 
 def name_of(task: Task) -> str:

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 from dsfjax.tasks.supply import Generated
 
@@ -43,6 +42,7 @@ class Copying(Generated):
     """
 
     title = "Copying"
+    demands = ("copying",)
 
     num_letters: int = option(26, "Letters of the alphabet.")
     num_tokens: int = option(20, "Letters of the longest string.")
@@ -51,7 +51,6 @@ class Copying(Generated):
     presets: ClassVar = {
         "demo": Preset(settings={"num_letters": 8, "num_tokens": 8, "min_tokens": 2}),
         "smoke": Preset(settings={"num_letters": 5, "num_tokens": 5, "min_tokens": 2}),
-        "paper": published.COPYING,
     }
 
     def __post_init__(self) -> None:

@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from dsfjax._util.names import choose
-from dsfjax.tasks import data, published
+from dsfjax.tasks import data
 from dsfjax.tasks.data import Preparation, Read
 from dsfjax.tasks.metric import ACCURACY, BITS_PER_BYTE, PERPLEXITY, Baseline, Metric
 from dsfjax.tasks.protocol import TRAIN, Example, Preset, cross_entropy, option
@@ -245,6 +245,7 @@ class Language(Windows):
     streamed: bool = option(False, "Whether the host sends every block of windows.")
     judged_on: str = option("test", "What models are judged on: validation or test.")
 
+    demands = ("language",)
     data_sets = ("wikitext2", "wikitext103", "tinyshakespeare", "imdb", "gpt2_bpe")
     presets: ClassVar = {
         "demo": Preset(
@@ -259,7 +260,6 @@ class Language(Windows):
             }
         ),
         "smoke": Preset(settings={"seq_len": 16, "stop_at": None}),
-        "paper": published.LANGUAGE,
     }
 
     def __post_init__(self) -> None:

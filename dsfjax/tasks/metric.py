@@ -11,6 +11,10 @@ from dsfjax._util import words
 
 Number = int | float
 """JSON may have either."""
+TIE = 0.005
+"""Means closer than this are called equal even if the seeds scatter less."""
+LEARNT = 0.02
+"""The least that counts as more than the trivial answer: some hundred held-out examples blur it."""
 
 
 class Metric(NamedTuple):
@@ -125,6 +129,44 @@ class Metric(NamedTuple):
         """
         finite = [float(abs(value)) for value in values if math.isfinite(value)]
         return 1.0 if self.percent or not finite else min(finite)
+
+    def apart(self, a: tuple[Number, Number], b: tuple[Number, Number]) -> bool:
+        """Whether two means differ by more than the seeds of either scatter.
+
+        Args:
+            a: A mean and its standard deviation over seeds.
+            b: Another one.
+
+        Returns:
+            False where they differ by no more than a standard deviation or half a percentage point
+            (of what is not a share: 0.5 %).
+
+        Example:
+            >>> ACCURACY.apart((0.9, 0.0), (0.85, 0.04)), ACCURACY.apart((0.9, 0.0), (0.85, 0.06))
+            (True, False)
+        """
+        return abs(self.gain(a[0], b[0])) > max(a[1], b[1], TIE * self.scale(a[0], b[0]))
+
+    def beats(self, mean: Number, std: Number, baseline: Number) -> bool:
+        """Whether a mean score is clearly better than a baseline.
+
+        Args:
+            mean: Mean over seeds.
+            std: Standard deviation over seeds.
+            baseline: Score of the baseline.
+
+        Returns:
+            True where it is better by more than the standard deviation and two percentage points
+            (of what is not a share: 2 % of the baseline).
+
+        Example:
+            >>> [ACCURACY.beats(*each, 0.25) for each in ((0.30, 0.01), (0.30, 0.06), (0.26, 0.0))]
+            [True, False, False]
+            >>> cases = (2.0, 0.1), (2.0, 0.6), (2.46, 0.0), (3.0, 0.1)
+            >>> [MSE.beats(*each, 2.5) for each in cases]
+            [True, False, False, False]
+        """
+        return self.gain(mean, baseline) > max(std, LEARNT * self.scale(baseline))
 
     def plain(self, value: Number) -> str:
         """A value without its unit; a dash for NaN, ∞ as such.

@@ -17,6 +17,18 @@ from dsfjax.tasks.metric import ACCURACY, Baseline, Metric
 TRAIN, HELD_OUT = "train", "held_out"
 """The splits that training draws from and is judged on."""
 
+DEMANDS = {
+    "recall": "find what belongs to a token that came before",
+    "copying": "repeat a part of the sequence, or all of it",
+    "state-tracking": "keep a state that every token changes",
+    "memorization": "keep facts in the parameters",
+    "smoothing": "add up many weak or noisy values",
+    "classification": "give one answer about a whole sequence",
+    "language": "predict a text",
+    "forecasting": "predict the values that follow",
+}
+"""What a task may demand of a model, in words. Tasks with a demand in common are neighbours."""
+
 
 class Example(NamedTuple):
     """One sequence, or any leading batch axes of them, and what is asked about it.
@@ -54,7 +66,7 @@ class Preset(NamedTuple):
         about: What it is for.
         settings: Field of the task, the model, the optimiser or the run to its value.
         mixers: The architectures to compare; empty for those of the preset of this name that all
-            tasks share, or the paper's.
+            tasks share.
         own: Architecture to the settings in which it differs.
     """
 
@@ -122,7 +134,8 @@ class Task(abc.ABC):
 
     It may add ``baselines``, ``sources``, ``describe``, ``measure`` and ``presets``, and with a
     ``measure`` of its own ``metric``, by which models are compared, and ``also``, further metrics
-    that are only reported.
+    that are only reported. ``demands`` says what it takes, such as ("recall",): `DEMANDS` has the
+    words, and others are allowed. By them `dsfjax recommend` finds tasks that are alike.
 
     **You get**, after ``dsfjax.tasks.register(name, YourTask)``: ``dsfjax train name`` with an
     option per field, compiled sweeps, checkpoints, probes, the report with its baselines, and the
@@ -144,6 +157,7 @@ class Task(abc.ABC):
     metric: ClassVar[Metric] = ACCURACY
     also: ClassVar[tuple[Metric, ...]] = ()
     presets: ClassVar[Mapping[str, Preset]] = {}
+    demands: ClassVar[tuple[str, ...]] = ()
     data_sets: ClassVar[tuple[str, ...]] = ()
     """Data sets that it reads, one or another of them as its options say (`dsfjax.tasks.data`)."""
 

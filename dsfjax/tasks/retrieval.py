@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float32, PyTree
 
 from dsfjax._util.names import choose
-from dsfjax.tasks import data, published
+from dsfjax.tasks import data
 from dsfjax.tasks.data.ragged import joined, padded
 from dsfjax.tasks.data.splits import (
     TEST,
@@ -69,6 +69,7 @@ class Retrieval(Resident):
     seq_len: int = option(8000, "Length of both documents together, with the padding.")
     judged_on: str = option(TEST, "What models are judged on: test or validation.")
 
+    demands = ("classification",)
     num_classes = 2
     num_documents = 2
     name: ClassVar[str]
@@ -200,10 +201,7 @@ class Aan(Retrieval):
     vocab_size = 257
     name = "aan"
     data_sets = ("aan",)
-    presets: ClassVar = {
-        "smoke": Preset(settings={"seq_len": 64}),
-        "paper": published.LRA["aan"],
-    }
+    presets: ClassVar = {"smoke": Preset(settings={"seq_len": 64})}
 
     def _part(self, split: str) -> str:
         held_out = "test" if self.judged_on == TEST else "eval"

@@ -48,6 +48,7 @@ class SelectiveCopying(Generated):
     """
 
     title = "Selective copying"
+    demands = ("copying",)
 
     vocab_size: int = option(16, "Token ids: noise, a marker, and those to copy.")
     seq_len: int = option(64, "Length of a sequence.")

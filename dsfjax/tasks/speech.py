@@ -77,6 +77,7 @@ class SpokenDigits(Resident):
     pool: int = option(1, "Samples that are averaged into one step.")
     judged_on: str = option(TEST, "What models are judged on: test or validation.")
 
+    demands = ("smoothing", "classification")
     channels = 1
     num_classes = NUM_CLASSES
     data_sets = ("fsdd",)

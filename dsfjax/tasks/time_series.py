@@ -212,6 +212,7 @@ class Forecast(Windows):
     calendar: bool = option(False, "Whether hour, weekday and day are channels, too.")
     judged_on: str = option(TEST, "What models are judged on: validation or test.")
 
+    demands = ("smoothing", "forecasting")
     metric = MSE
     also: ClassVar = (MAE,)
 

@@ -50,6 +50,7 @@ class Digits(Resident):
     """
 
     title = "Handwritten digits, pixel by pixel"
+    demands = ("smoothing", "classification")
     seq_len = NUM_PIXELS
     vocab_size = NUM_VALUES
     num_classes = NUM_CLASSES

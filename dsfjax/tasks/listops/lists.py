@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import PyTree
 
 from dsfjax._util.names import choose
-from dsfjax.tasks import published
 from dsfjax.tasks.data import cached
 from dsfjax.tasks.data.splits import TEST, VALIDATION, most_frequent
 from dsfjax.tasks.listops.expressions import PAD, SYMBOLS
@@ -78,6 +77,7 @@ class ListOps(Resident):
     judged_on: str = option("test", "What models are judged on: test or validation.")
     data_seed: int = option(0, "Seed of the expressions.")
 
+    demands = ("state-tracking", "classification")
     vocab_size = len(SYMBOLS)
     num_classes = NUM_CLASSES
 
@@ -101,7 +101,6 @@ class ListOps(Resident):
                 "num_held_out": 16,
             }
         ),
-        "paper": published.LRA["listops"],
     }
 
     def __post_init__(self) -> None:
@@ -123,10 +122,6 @@ class ListOps(Resident):
     def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What it is; not Long Range Arena's files."""
         return f"ListOps regenerated with LRA's law, seed {self.data_seed}"
-
-    def size(self, split: str) -> int:
-        """Expressions of a split, which need not be made to know it."""
-        return self.num_train if split == TRAIN else self.num_held_out
 
     def arrays(self, split: str) -> PyTree:
         """Token ids and values."""

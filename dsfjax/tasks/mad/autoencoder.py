@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, cross_entropy, option
 from dsfjax.tasks.supply import Generated
 
@@ -39,6 +38,7 @@ class Compression(Generated):
     """
 
     title = "MAD: compression"
+    demands = ("copying",)
 
     vocab_size: int = option(16, "Token ids: those to keep, and one at the end.")
     seq_len: int = option(32, "Length of a sequence.")
@@ -46,7 +46,6 @@ class Compression(Generated):
     presets: ClassVar = {
         "demo": Preset(settings={"vocab_size": 8, "seq_len": 8}),
         "smoke": Preset(settings={"vocab_size": 8, "seq_len": 8}),
-        "paper": published.mad(),
     }
 
     def __post_init__(self) -> None:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int, PRNGKeyArray
 
-from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 from dsfjax.tasks.selective_copying import baselines
 from dsfjax.tasks.supply import Generated
@@ -42,6 +41,7 @@ class BlankCopying(Generated):
     """
 
     title = "MAD: selective copying"
+    demands = ("copying",)
 
     vocab_size: int = option(16, "Token ids: those to copy, a blank, and one that asks for a copy.")
     seq_len: int = option(256, "Length of a sequence.")
@@ -50,7 +50,6 @@ class BlankCopying(Generated):
     presets: ClassVar = {
         "demo": Preset(settings={"seq_len": 32, "num_tokens_to_copy": 4}),
         "smoke": Preset(settings={"vocab_size": 8, "seq_len": 16, "num_tokens_to_copy": 2}),
-        "paper": published.mad(),
     }
 
     def __post_init__(self) -> None:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray
 
-from dsfjax.tasks import published
 from dsfjax.tasks.mad.two_laws import TwoLaws, next_tokens
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 
@@ -40,6 +39,7 @@ class InContextRecall(TwoLaws):
     """
 
     title = "MAD: in-context recall"
+    demands = ("recall",)
 
     vocab_size: int = option(16, "Token ids: keys, values and noise.")
     seq_len: int = option(128, "Length of a sequence.")
@@ -49,7 +49,6 @@ class InContextRecall(TwoLaws):
     presets: ClassVar = {
         "demo": Preset(settings={"vocab_size": 8, "seq_len": 32}),
         "smoke": Preset(settings={"vocab_size": 8, "seq_len": 16}),
-        "paper": published.mad(),
     }
 
     def __post_init__(self) -> None:
@@ -148,5 +147,4 @@ class NoisyRecall(InContextRecall):
     presets: ClassVar = {
         "demo": Preset(settings={"vocab_size": 12, "noise_vocab_size": 4, "seq_len": 32}),
         "smoke": Preset(settings={"vocab_size": 12, "noise_vocab_size": 4, "seq_len": 16}),
-        "paper": published.mad(),
     }

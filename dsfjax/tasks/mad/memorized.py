@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
-from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 from dsfjax.tasks.supply import Generated
 
@@ -38,6 +37,7 @@ class Memorization(Generated):
     """
 
     title = "MAD: memorization"
+    demands = ("memorization",)
 
     vocab_size: int = option(256, "Token ids: keys, values, and one that asks.")
     seq_len: int = option(32, "Length of a sequence.")
@@ -46,7 +46,6 @@ class Memorization(Generated):
     presets: ClassVar = {
         "demo": Preset(settings={"vocab_size": 64, "seq_len": 16}),
         "smoke": Preset(settings={"vocab_size": 16, "seq_len": 8}),
-        "paper": published.mad(published.MAD_MEMORIZED),
     }
 
     def __post_init__(self) -> None:

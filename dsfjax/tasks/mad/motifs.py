@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from dsfjax.tasks import published
 from dsfjax.tasks.mad.two_laws import TwoLaws, next_tokens
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 
@@ -38,6 +37,7 @@ class FuzzyRecall(TwoLaws):
     """
 
     title = "MAD: fuzzy in-context recall"
+    demands = ("recall",)
 
     vocab_size: int = option(16, "Token ids: of keys, of values, and one that fills up.")
     seq_len: int = option(128, "Length of a sequence.")
@@ -51,7 +51,6 @@ class FuzzyRecall(TwoLaws):
         "smoke": Preset(
             settings={"vocab_size": 8, "seq_len": 24, "k_motif_size": 2, "v_motif_size": 2}
         ),
-        "paper": published.mad(),
     }
 
     def __post_init__(self) -> None:

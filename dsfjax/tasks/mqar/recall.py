@@ -53,6 +53,7 @@ Use num_kv_pairs=16 or seq_len=80.
     """
 
     title = "Multi-query associative recall"
+    demands = ("recall",)
 
     vocab_size: int = option(8192, "Token ids of the task.")
     seq_len: int = option(64, "Length of a sequence.")

@@ -21,6 +21,8 @@ class StateTracking(Generated):
         min_length: Shortest sequence.
     """
 
+    demands = ("state-tracking",)
+
     seq_len: int = option(40, "Longest sequence; shorter ones are padded to it.")
     min_length: int = option(3, "Shortest sequence.")
 
