@@ -1,7 +1,8 @@
 """The results page: ``python -m experiments.page`` renews the tables of its README from the JSON.
 
 What stands between a pair of markers, ``<!-- claims -->`` and ``<!-- end -->``, is replaced; the
-rest of the page is written by hand.
+rest of the page is written by hand. The same command renews what ``dsfjax recommend`` knows of the
+results, a file of the package.
 """
 
 import re
@@ -10,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from dsfjax.tasks import ACCURACY, Metric
+from dsfjax import guidance
+from dsfjax.guidance.evidence import Evidence, own_options, to_lines
+from dsfjax.tasks import ACCURACY, Metric, kind, name_in
 from dsfjax.training.storage import files
 from experiments import (
     convergence,
@@ -32,6 +35,7 @@ from experiments import (
 from experiments import points as measured
 from experiments.claims import Verdict, judge
 from experiments.experiment import Experiment
+from experiments.points import RECALL
 from experiments.settings import Scale
 
 HERE = Path(__file__).parent
@@ -53,6 +57,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     table_wikitext.EXPERIMENT,
 )
 """All experiments, in the order in which they are run and shown."""
+EVIDENCE = Path(guidance.__file__).parent / "evidence.json"
+"""Every point as `dsfjax.guidance.Evidence`."""
 SCALES = [scale for scale in get_args(Scale) if scale != "demo"]
 
 
@@ -76,6 +82,57 @@ def renew(page: Path = HERE / "README.md", results: Path = HERE / "results") -> 
         if found != 1:
             raise ValueError(f"expected one pair <!-- {marker} --> … <!-- end --> in {page}")
     files.write_text(page, text)
+
+
+def evidence(results: Path) -> Iterator[Evidence]:
+    """Every point that was run, once.
+
+    Args:
+        results: Folder with a folder of results per scale.
+
+    Yields:
+        What the point says of its architecture.
+    """
+    shown: set[str] = set()
+    for scale in SCALES:
+        for experiment in EXPERIMENTS:
+            for point in _read(results, scale, experiment.name).get("points", ()):
+                if point["run"] not in shown:
+                    shown.add(point["run"])
+                    yield _evidence(point, experiment.name, scale)
+
+
+def _evidence(point: Mapping[str, Any], source: str, scale: str) -> Evidence:
+    # Points of recall from before tasks had names have all sizes of it next to everything else.
+    fields = dict(point.get("task") or {size: point.get(size) for size in (*RECALL, "vocab_size")})
+    if "validation" in point:  # which chose the rate: the scores are of the test split
+        fields.pop("judged_on", None)
+    name = name_in(fields)
+    at_best = [m for m in point["members"] if m["learning_rate"] == point["learning_rate"]]
+    steps = max(member["step"] for member in at_best)
+    sizes = {"d": point["d_model"], "n": point["d_state"]}
+    own = point["series"].removeprefix(point["mixer"]).strip()
+    setting = [own, *(f"{size}={value}" for size, value in sizes.items() if value)]
+    return Evidence(
+        task=name,
+        options=own_options(name, fields),
+        demands=tuple(kind(name).demands),
+        length=point["seq_len"],
+        vocab_size=point["vocab_size"],
+        mixer=point["mixer"],
+        setting=", ".join(each for each in setting if each),
+        mean=measured.mean(point),
+        std=point["std"] or 0.0,
+        trivial=measured.trivial(point),
+        metric=measured.metric(point),
+        seeds=len(at_best),
+        steps=steps,
+        tokens=steps * point["batch_size"] * point["seq_len"],
+        num_params=point["num_params"],
+        state_size=point["state_size"],
+        source=source,
+        scale=scale,
+    )
 
 
 def claims(results: Path) -> Iterator[str]:
@@ -267,3 +324,4 @@ def _read(results: Path, scale: str, name: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     renew()
+    files.write_text(EVIDENCE, to_lines(evidence(HERE / "results")))

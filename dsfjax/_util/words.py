@@ -86,3 +86,17 @@ def number(value: float | None, digits: int = 3) -> str:
         return "–"
     text = "∞" if math.isinf(value) else f"{abs(value):.{digits}g}"
     return f"−{text}" if value < 0 else text
+
+
+def unit(value: int | float, name: str = "") -> str:
+    """A number with three digits, a decimal prefix and what it counts.
+
+    Example:
+        >>> unit(4_198_934, "B"), unit(12, "B"), unit(2e6)
+        ('4.2 MB', '12 B', '2 M')
+    """
+    for prefix in ("", "k", "M", "G", "T"):
+        if value < 1000:
+            return f"{value:.3g} {prefix}{name}".rstrip()
+        value /= 1000
+    return f"{value:.3g} P{name}"

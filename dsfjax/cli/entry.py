@@ -99,6 +99,10 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import lengthen
 
             return lengthen.main(command)
+        case options.Recommend():
+            from dsfjax.cli import recommend
+
+            return recommend.main(command)
         case options.Bench():
             from dsfjax.cli import bench
 

@@ -71,8 +71,7 @@ class Training(Reading):
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """The task; "dsfjax COMMAND TASK --help" lists its options."""
     preset: str = "demo"
-    """Where the other options start from: demo, smoke, or paper where a task has published
-    settings."""
+    """Where the other options start from: demo or smoke."""
     config: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")
     ] = None
@@ -331,6 +330,49 @@ class Lengths(Reading):
     """Folder of lengths.csv and lengths.png."""
 
 
+_OfTask = "(default: the task's)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommend(Command):
+    """Say which architectures did best on the tasks that are nearest to yours, and at what cost."""
+
+    task: tyro.conf.Positional[
+        Annotated[str, tyro.conf.arg(metavar="TASK", help_behavior_hint="(optional)")]
+    ] = ""
+    """A task of which length, inputs and demands are taken; options have priority."""
+    length: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_OfTask)] = None
+    """Steps of a sequence."""
+    vocab: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_OfTask)] = None
+    """Token ids, where the inputs are tokens."""
+    channels: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_OfTask)] = None
+    """Values per step, where the inputs are values."""
+    demands: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="DEMAND ...", help_behavior_hint=_OfTask)
+    ] = ()
+    """What it takes: recall, copying, state-tracking, memorization, smoothing, classification,
+    language, forecasting, or a word of a task of your own."""
+    decode_memory: Annotated[
+        str | None, tyro.conf.arg(metavar="BYTES", help_behavior_hint="(default: any)")
+    ] = None
+    """Memory for the state of one sequence in decoding, such as 64kB or 1MB."""
+    budget: Annotated[
+        str | None, tyro.conf.arg(metavar="AMOUNT", help_behavior_hint="(default: any)")
+    ] = None
+    """What training may take, such as 10Mtokens or 2000steps; results that took more are marked."""
+    run_dir: Annotated[
+        tuple[Path, ...], tyro.conf.arg(metavar="DIR ...", help_behavior_hint="(default: none)")
+    ] = ()
+    """Folders of runs, comparisons or sweeps of your own, which count like the results that come
+    with the package."""
+    d_model: int = 64
+    """Width of the model whose memory, parameters and operations are shown."""
+    num_layers: int = 2
+    """Its depth."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print JSON instead of tables."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Bench(Command):
     """Time the engines on this machine, next to plain JAX and other packages."""
@@ -386,6 +428,7 @@ COMMANDS: dict[str, type[Command]] = {
     "analyze": Analyze,
     "data": Data,
     "lengths": Lengths,
+    "recommend": Recommend,
     "bench": Bench,
     "selfcheck": Selfcheck,
 }
@@ -393,10 +436,7 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def completed(
-    command: type[Training],
-    fields: Mapping[str, dataclasses.Field[Any]],
-    axes: Sequence[Any],
-    presets: Mapping[str, str] | None = None,
+    command: type[Training], fields: Mapping[str, dataclasses.Field[Any]], axes: Sequence[Any]
 ) -> Any:
     """The options of a command with those of a task, and one for each axis of a grid.
 
@@ -405,17 +445,11 @@ def completed(
         fields: The task's own, by name (`dsfjax.tasks.options`). Whole numbers, which change a
             shape or a law, have several values in a sweep.
         axes: The axes (`dsfjax.training.config.AXES`). ``Train`` takes one value of each.
-        presets: The task's presets, each with what it is for, which the help lists.
 
     Returns:
         A subclass of the command.
     """
     added = []
-    if presets:
-        known = "; ".join(f"{name} ({about})" for name, about in presets.items())
-        hint = tyro.conf.arg(help=f"Where the other options start from: {known}.")
-        default = dataclasses.field(default=command.preset, kw_only=True)
-        added.append(("preset", Annotated[str, hint], default))
     for axis in axes:
         one = issubclass(command, Train)
         about = axis.about if one else f"{axis.about} Several values are trained together."

@@ -29,6 +29,7 @@ POSITIONAL = {
     "analyze": ("run_dir",),
     "data": ("action", "names"),
     "lengths": ("run_dir",),
+    "recommend": ("task",),
 }
 
 
@@ -97,15 +98,12 @@ def _commands(words: Sequence[str]) -> dict[str, type[options.Command]]:
     chosen = list(first) or [word for word in rest if word in tasks.names()][:1]
     for word in chosen:
         _check("unknown task", word, tasks.names())
-    # These bring Flax, which other commands need not wait for.
-    from dsfjax.training import presets
-    from dsfjax.training.config import AXES
-
-    fields, known = {}, {}
+    fields = {}
     for task in chosen:
         fields |= tasks.options(task)
-        known |= {one: presets.get(one, task).about for one in presets.names(task)}
-    return COMMANDS | {name: options.completed(kind, fields, AXES, known)}
+    from dsfjax.training.config import AXES  # brings Flax, which other commands need not wait for
+
+    return COMMANDS | {name: options.completed(kind, fields, AXES)}
 
 
 def _with_task_of_file(words: Sequence[str]) -> list[str]:

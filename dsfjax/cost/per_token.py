@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dsfjax._util.words import unit
 from dsfjax.cost.jaxpr_rules import nbytes, size
 from dsfjax.cost.operations import Operations, count_operations
 from dsfjax.cost.sizing import (
@@ -72,14 +73,14 @@ class Cost:
 
     def __str__(self) -> str:
         lines = [
-            f"parameters   {self.parameters:,} ({_unit(self.parameter_bytes, 'B')})",
+            f"parameters   {self.parameters:,} ({unit(self.parameter_bytes, 'B')})",
             f"state size   {self.state_size:,} numbers, a cache of {self.cache_equivalent:,.1f} "
             f"tokens (L = {self.length:,})",
         ]
         for name in PHASES:
             if (phase := getattr(self, name)) is not None:
                 lines.append(
-                    f"{name:<12} {_unit(phase.flops, 'flop')} and {_unit(phase.bytes, 'B')} per "
+                    f"{name:<12} {unit(phase.flops, 'flop')} and {unit(phase.bytes, 'B')} per "
                     f"token, {phase.intensity:,.2f} flop/B (batch {self.batch})"
                 )
                 lines += [f"             {note}" for note in phase.notes]
@@ -181,12 +182,3 @@ _COUNTS: dict[str, Callable[[SequenceModel, Any, int, int], Phase]] = {
     "prefill": _prefill,
     "decode": _decode,
 }
-
-
-def _unit(x: int | float, name: str) -> str:
-    """A number with three digits and a decimal prefix."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if x < 1000:
-            return f"{x:.3g} {prefix}{name}"
-        x /= 1000
-    return f"{x:.3g} P{name}"

@@ -56,6 +56,15 @@ from dsfjax.cli import main
         ("systems --num-heads -1", "expected num_heads >= 1, got -1"),
         ("explain --mixer ssd --d-state 0", "ssd: expected d_state >= 1, got 0"),
         ("results nowhere", "found no results.sqlite in nowhere"),
+        ("recommend", "expected a TASK (mqar, "),
+        ("recommend mqra", "unknown task 'mqra'; did you mean 'mqar'?"),
+        ("recommend --length 9", "or --demands; demands are recall, "),
+        ("recommend mqar --demands recal", "unknown demand 'recal'; did you mean 'recall'?"),
+        ("recommend mqar --vocab 3 --channels 2", "got vocabulary 3 and 2 channels"),
+        ("recommend mqar --decode-memory 1XB", "--decode-memory such as 64kB or 1MB, got '1XB'"),
+        ("recommend mqar --budget 3epochs", "--budget such as 10Mtokens or 2000steps, got '3ep"),
+        ("recommend mqar --d-model 0", "expected --d-model and --num-layers >= 1, got 0 and 2"),
+        ("recommend mqar --run-dir nowhere", "found no results.sqlite in nowhere"),
     ],
 )
 def test_refused_before_anything_is_written(

@@ -141,7 +141,7 @@ def test_registry_names_the_nearest() -> None:
         tasks.register("mine", int)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("room", ["training", "report", "cli"])
+@pytest.mark.parametrize("room", ["training", "guidance", "report", "cli"])
 def test_no_file_above_names_a_task(room: str) -> None:
     # "digits" is also a word: only as a whole string, a module or an attribute is it the task.
     names = "|".join(tasks.names())
