@@ -160,6 +160,9 @@ class Training(Reading):
         float | None, tyro.conf.arg(metavar="GIB", help_behavior_hint="(default: 80 %)")
     ] = None
     """Memory to use of each device; members that do not fit at once take turns."""
+    sequence_shards: Annotated[int, tyro.conf.arg(metavar="INT")] = 1
+    """Devices to cut the steps of each sequence over, a divisor of its length: for sequences of
+    which one device cannot hold the activations."""
     quick_compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Compile with few optimisations: for runs that take less time than their compilation."""
     run_dir: RunDir = None

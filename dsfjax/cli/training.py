@@ -26,7 +26,7 @@ from dsfjax.training import (
     train,
 )
 from dsfjax.training.config import AXES
-from dsfjax.training.devices import reserve
+from dsfjax.training.devices import layout, reserve
 from dsfjax.training.runs import program_of
 from dsfjax.training.storage import record
 from dsfjax.training.storage.record import row
@@ -121,7 +121,12 @@ def resources_of(command: options.Training) -> Resources:
     if command.memory is not None and command.memory <= 0:
         raise ValueError(f"expected --memory > 0 GiB, got {command.memory:g}")
     memory = None if command.memory is None else math.ceil(command.memory * 2**30)
-    return Resources(command.devices, memory, quick_compile=command.quick_compile)
+    return Resources(
+        command.devices,
+        memory,
+        quick_compile=command.quick_compile,
+        sequence_shards=command.sequence_shards,
+    )
 
 
 def reserve_devices(number: int | None) -> None:
@@ -146,13 +151,21 @@ def check(configs: Mapping[str, TrainConfig], resources: Resources) -> None:
         resources: What they may use.
 
     Raises:
-        ValueError: If a model cannot be built, or there are too few devices.
+        ValueError: If a model cannot be built, there are too few devices, or they cannot divide
+            a sequence.
         TypeError: If an option of an architecture has the wrong type.
     """
-    resources.devices()
+    used, shards = resources.devices(), resources.sequence_shards
+    layout(1, used, shards=shards)
     for task in dict.fromkeys(config.task for config in configs.values()):
         for split in (tasks.TRAIN, tasks.HELD_OUT):
             task.arrays(split)  # a data set that is not there, or damaged, says so
+        if task.seq_len % shards:
+            near = [n for n in range(1, len(used) + 1) if task.seq_len % n == 0]
+            raise ValueError(
+                f"expected --sequence-shards to divide the {task.seq_len} steps of a sequence of "
+                f"{task.title or type(task).__name__}, got {shards}; use one of {near}"
+            )
     for config in configs.values():
         program_of(config)
 

@@ -20,7 +20,9 @@ from dsfjax.engines.scan import scan as scan
 from dsfjax.engines.scan import step as step
 from dsfjax.engines.sequential import Sequential as Sequential
 from dsfjax.engines.sequential import advance as advance
+from dsfjax.engines.shards import WHOLE as WHOLE
+from dsfjax.engines.shards import Shards as Shards
+from dsfjax.engines.shards import scan_shards as scan_shards
 from dsfjax.engines.summary import Summary as Summary
 from dsfjax.engines.summary import combine as combine
-from dsfjax.engines.summary import scan_shards as scan_shards
 from dsfjax.engines.summary import summarize as summarize

@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from dsfjax.core import KernelSystem, Precision, System
+from dsfjax.engines import WHOLE, Shards
 from dsfjax.nn.binding import bind
 from dsfjax.nn.mixer import Surrounding
 from dsfjax.nn.model import DecodeState, SequenceModel
@@ -63,6 +64,12 @@ class Model(NamedTuple):
         channels: Values per step of what stands for tokens here, (L, channels); 0 for token ids.
         pooled: Whether the head reads a whole sequence, as that of a classifier or decoder does.
         causal: Whether it can continue a sequence; a bidirectional model has no decode state.
+        shards: The devices that its sequences are cut over. Within `jax.shard_map` the functions
+            above then take this device's tokens and ``reset`` and the ``length`` of the whole
+            sequence, and give its features; a pooled head gives the same on all devices. Nothing
+            decodes.
+        over: ``over(axis_name) -> Model``, the same model of sequences that are cut over the
+            devices along an axis of the mesh.
     """
 
     init: Callable[[Array], Params]
@@ -78,14 +85,19 @@ class Model(NamedTuple):
     channels: int = 0
     pooled: bool = False
     causal: bool = True
+    shards: Shards = WHOLE
+    over: Callable[[str], Any] | None = None
 
 
-def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
+def build(
+    config: ModelConfig, around: Surrounding | None = None, *, shards: Shards = WHOLE
+) -> Model:
     """The model of a config as pure functions.
 
     Args:
         config: The model.
         around: What surrounds the recurrence, in place of ``config.surroundings``.
+        shards: The devices that sequences are cut over; by default they are whole.
 
     Returns:
         A `Model`.
@@ -103,11 +115,11 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
     """
     policy, exact = Precision.named(config.precision), replace(config, precision="float32")
 
-    def make(rngs: nnx.Rngs) -> SequenceModel:
-        return SequenceModel(exact, around, rngs=rngs)
+    def make(rngs: nnx.Rngs, config: ModelConfig = exact) -> SequenceModel:
+        return SequenceModel(config, around, shards=shards, rngs=rngs)
 
-    whole = bind(make)
-    inexact = whole if config == exact else bind(lambda r: SequenceModel(config, around, rngs=r))
+    full = bind(make)
+    inexact = full if config == exact else bind(partial(make, config=config))
 
     def module(params: Params) -> SequenceModel:
         if policy.compute is None:
@@ -161,7 +173,7 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         return head(params, x, length=length, reset=reset)
 
     def labels(params: Params) -> Params:
-        return _labels(whole(params), params)
+        return _labels(full(params), params)
 
     def systems(
         params: Params,
@@ -171,7 +183,7 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         length: Array | int | None = None,
     ) -> Any:
         # What is analysed is analysed in full precision, whatever the model was trained in.
-        return whole(params).systems(tokens, reset=reset, length=length)
+        return full(params).systems(tokens, reset=reset, length=length)
 
     def init_state(params: Params, max_length: int) -> DecodeState:
         return module(params).init_state(max_length)
@@ -256,6 +268,8 @@ def build(config: ModelConfig, around: Surrounding | None = None) -> Model:
         channels=config.channels,
         pooled=config.head in ("classifier", "decoder"),
         causal=not config.bidirectional,
+        shards=shards,
+        over=lambda axis_name: build(config, around, shards=Shards(axis_name)),
     )
 
 

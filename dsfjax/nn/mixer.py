@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from dsfjax._util.names import choose
 from dsfjax.core import KernelSystem, KVCache, Precision, System
-from dsfjax.engines import materialize, scan, step
+from dsfjax.engines import WHOLE, Shards, materialize, scan, scan_shards, step
 from dsfjax.nn.pieces import ACTIVATIONS, CausalConv, dropout, linear, norm, param_dtype
 from dsfjax.nn.precision import products
 from dsfjax.systems import Architecture
@@ -65,7 +65,8 @@ class Mixer(nnx.Module):
 
     .. math:: y = W_{out} \, \mathrm{norm}(g(W_z x) ⊙ \mathrm{scan}(\mathrm{conv}(W_{in} x)))
 
-    Every part but the recurrence and W_out is optional. Works on one sequence (L, d).
+    Every part but the recurrence and W_out is optional. Works on one sequence (L, d), or on this
+    device's part of one that is cut over devices (``shards``).
 
     Attributes:
         arch: The `Architecture` over the inner width.
@@ -84,11 +85,17 @@ class Mixer(nnx.Module):
         init: str = "published",
         depth: int = 0,
         precision: Precision = DEFAULT,
+        shards: Shards = WHOLE,
         rngs: nnx.Rngs,
     ) -> None:
+        if shards.axis_name and attention_dropout:
+            raise ValueError(
+                "attention_dropout: expected 0 where sequences are cut over devices, none of which "
+                f"has the attention matrix, got {attention_dropout}; use residual_dropout."
+            )
         d_inner = around.expand * d_model
         self.arch, self.around, self.method = arch, around, method
-        self.precision = precision
+        self.precision, self.shards = precision, shards
         self.attention_dropout = attention_dropout
         params = arch.init(rngs.params())
         self.params_type = type(params)
@@ -143,7 +150,7 @@ class Mixer(nnx.Module):
             y, h = _attend_with_dropout(system, tokens, rate, key, state), None
         else:
             h0 = None if state is None else state.h
-            y, h = scan(system, tokens, h0, method=self.method, precision=self.precision)  # type: ignore
+            y, h = self._scan(system, tokens, h0)
         y = y if added is None else y + added
         return self._output(x, y), MixerState(tail, h, jnp.array(True))  # type: ignore[arg-type]
 
@@ -178,6 +185,14 @@ class Mixer(nnx.Module):
         values = {k: v[...] for k, v in self.core.items()}
         return self.params_type(**{k: values.get(k) for k in self.params_type._fields})
 
+    def _scan(
+        self, system: System | KernelSystem, tokens: Array, h0: Array | KVCache | None
+    ) -> tuple[Array, Array | KVCache]:
+        run: Any = scan
+        if self.shards.axis_name:
+            run = partial(scan_shards, **self.shards._asdict())
+        return run(system, tokens, h0, method=self.method, precision=self.precision)
+
     def _system(
         self, x: Array, state: MixerState | None, reset: Array | None
     ) -> tuple[System | KernelSystem, Array, Array | None]:
@@ -186,20 +201,31 @@ class Mixer(nnx.Module):
         carried = None if state is None else state.conv
         inner = self.project_in(x) if hasattr(self, "project_in") else x
         if around.conv_width and not around.conv_on:
-            inner, tail = self.conv(inner, carried, reset=reset)
+            inner, tail = self._convolved(inner, carried, reset)
             inner = activation(inner)
-        continued = False if state is None else state.started
+        continued = self.shards.index > 0 if state is None else state.started
         signals = self.arch.read(params, inner, reset=reset, continued=continued)
         if around.conv_on:
             branches = [getattr(signals, name) for name in around.conv_on]
             flat = jnp.concatenate([b.reshape(b.shape[0], -1) for b in branches], axis=1)
-            flat, tail = self.conv(flat, carried, reset=reset)
+            flat, tail = self._convolved(flat, carried, reset)
             ends = list(_cumulative(b.size // b.shape[0] for b in branches))
             parts = jnp.split(activation(flat), ends[:-1], axis=1)
             pairs = zip(around.conv_on, parts, branches, strict=True)
             signals = signals._replace(**{name: part.reshape(b.shape) for name, part, b in pairs})
         system = self.arch.assemble(params, signals, reset=reset)
         return system, self.arch.values(signals), tail
+
+    def _convolved(self, x: Array, tail: Array | None, reset: Array | None) -> tuple[Array, Array]:
+        """The short convolution of x, and its own tail; ``tail`` has the inputs before x."""
+        if self.shards.axis_name:
+            width = self.around.conv_width - 1
+            tail = self.shards.halo(x, width)
+            if reset is not None:
+                # A row belongs to the document of the first step if none starts after it.
+                later = jnp.flip(jnp.cumsum(jnp.flip(self.shards.halo(reset, width))))
+                tail = jnp.where((jnp.append(later[1:], 0) == 0)[:, None], tail, 0)
+        return self.conv(x, tail, reset=reset)
 
     def _output(self, x: Array, y: Array) -> Array:
         if self.around.gate:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from dsfjax import systems
 from dsfjax.core import KernelSystem, Precision, System
+from dsfjax.engines import WHOLE, Shards
 from dsfjax.nn.mixer import Mixer, MixerState, Surrounding
 from dsfjax.nn.model_config import ModelConfig
 from dsfjax.nn.pieces import ACTIVATIONS, MLP, Decoder, dropout, linear, norm, param_dtype
@@ -47,10 +48,15 @@ class Block(nnx.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, around: Surrounding | None = None, *, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        around: Surrounding | None = None,
+        *,
+        shards: Shards = WHOLE,
+        rngs: nnx.Rngs,
     ) -> None:
         depth, precision = config.num_layers, Precision.named(config.precision)
-        self.kind = config.block
+        self.kind, self.shards = config.block, shards
         self.norm1 = norm(config.norm, config.d_model, rngs=rngs)
         make = partial(
             Mixer,
@@ -64,9 +70,9 @@ class Block(nnx.Module):
             precision=precision,
             rngs=rngs,
         )
-        self.mixer = make()
+        self.mixer = make(shards=shards)
         if config.bidirectional:
-            self.mixer_back = make()
+            self.mixer_back = make(shards=shards.reversed())
         if config.block != "mamba":
             self.norm2 = norm(config.norm, config.d_model, rngs=rngs)
         if config.block == "prenorm":
@@ -98,7 +104,7 @@ class Block(nnx.Module):
         its system, or its two.
         """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        r = r + dropout(h, rates[0], keys[0])
+        r = r + dropout(h, rates[0], keys[0], self.shards)
         x = self.norm1(r)
         h, state = self.mixer(x, state, reset=reset, rate=rates[2], key=keys[1], added=added[0])
         if hasattr(self, "mixer_back"):
@@ -120,18 +126,27 @@ class Block(nnx.Module):
     ) -> tuple[Array, Array]:
         if self.kind == "mamba":
             return h, r
-        r = r + dropout(h, rate, key)
+        r = r + dropout(h, rate, key, self.shards)
         h = self.norm2(r)
         return (self.mlp(h) if self.kind == "prenorm" else h), r
 
 
 class SequenceModel(nnx.Module):
-    """Embedding, optional learned positions, blocks, final norm and head."""
+    """Embedding, optional learned positions, blocks, final norm and head.
+
+    Where sequences are cut over devices (``shards``), what is (L, …) here are the steps of one of
+    them; ``length`` counts those of the whole sequence.
+    """
 
     def __init__(
-        self, config: ModelConfig, around: Surrounding | None = None, *, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        around: Surrounding | None = None,
+        *,
+        shards: Shards = WHOLE,
+        rngs: nnx.Rngs,
     ) -> None:
-        self.config = config
+        self.config, self.shards = config, shards
         d, dtype = config.d_model, param_dtype()
         self.precision = Precision.named(config.precision)
         precision = products(self.precision)
@@ -156,7 +171,10 @@ class SequenceModel(nnx.Module):
                 config.max_length, d, embedding_init=embed_init, param_dtype=dtype, rngs=rngs
             )
         self.blocks = nnx.Dict(
-            {f"block_{i}": Block(config, around, rngs=rngs) for i in range(config.num_layers)}
+            {
+                f"block_{i}": Block(config, around, shards=shards, rngs=rngs)
+                for i in range(config.num_layers)
+            }
         )
         self.norm_f = norm(config.norm, d, rngs=rngs)
         make = partial(linear, init=config.init, precision=precision, rngs=rngs)
@@ -225,7 +243,7 @@ class SequenceModel(nnx.Module):
                 )
             features = self._pool(features, start, length, reset)
         if self.config.head == "decoder":
-            last = features[..., -1, :] if length is None else jnp.take(features, length - 1, -2)
+            last = self.shards.row(features, -1 if length is None else length - 1)
             return self.decoder(last.astype(jnp.promote_types(last.dtype, jnp.float32)))
         # Whatever the activations are, logits are sums in float32.
         return self.head_map(features.astype(jnp.promote_types(features.dtype, jnp.float32)))
@@ -260,6 +278,7 @@ class SequenceModel(nnx.Module):
                 "init_state: a bidirectional model reads whole sequences and cannot continue one; "
                 "use apply, or bidirectional = False."
             )
+        self._check_whole("init_state")
         layers = tuple(block.mixer.init_state(max_length) for block in self._blocks())
         return DecodeState(jnp.zeros((), jnp.int32), layers)
 
@@ -300,6 +319,8 @@ class SequenceModel(nnx.Module):
         added: tuple[Array, ...] | None = None,
         length: Array | int | None = None,
     ) -> tuple[Array, DecodeState]:
+        if state is not None:
+            self._check_whole("a DecodeState")
         start = jnp.zeros((), jnp.int32) if state is None else state.position
         h, position = self._embed(tokens, start, reset)
         r, layers = jnp.zeros_like(h), []
@@ -320,7 +341,7 @@ class SequenceModel(nnx.Module):
             h, r, layer = run(h, r, layer)
             layers.append(layer)
         final_key = None if key is None else jax.random.fold_in(key, len(layers))
-        features = self.norm_f(r + dropout(h, residual, final_key))
+        features = self.norm_f(r + dropout(h, residual, final_key, self.shards))
         return features, DecodeState(position, tuple(layers))
 
     def _backward(
@@ -330,10 +351,19 @@ class SequenceModel(nnx.Module):
         if not self.config.bidirectional or (reset is None and length is None):
             return None
         size = tokens.shape[0]
-        last = jnp.arange(size) == (size if length is None else length) - 1
+        index, end = self.shards.steps(size), self.shards.count * size
+        last = index == (end if length is None else length) - 1
         if reset is not None:
-            last = last | jnp.append(reset[1:], True)
+            following = self.shards.reversed().halo(jnp.flip(reset), 1)
+            last = last | jnp.append(reset[1:], following) | (index == end - 1)
         return jnp.flip(last, 0)
+
+    def _check_whole(self, what: str) -> None:
+        if self.shards.axis_name:
+            raise ValueError(
+                f"{what}: a model of sequences that are cut over devices does not decode; build it "
+                "without shards."
+            )
 
     def _pool(
         self,
@@ -343,14 +373,18 @@ class SequenceModel(nnx.Module):
         reset: Array | None,
     ) -> Array:
         """Features (…, d) of whole sequences (…, L, d)."""
-        size = features.shape[-2]
-        index, stop = jnp.arange(size), size if length is None else length
+        shards, size = self.shards, features.shape[-2]
+        index, end = shards.steps(size), shards.count * size
+        stop = end if length is None else length
         own = (index < stop) & (index >= (0 if start is None else start))
+        dtype = jnp.promote_types(features.dtype, jnp.float32)
 
         def pooled(own: Array, stop: Array | int) -> Array:
             if self.config.pooling == "last":
-                return jnp.take(features, stop - 1, axis=-2)
-            return features.mean(axis=-2, where=own[:, None])
+                return shards.row(features, stop - 1)
+            sums = features.sum(axis=-2, where=own[:, None], dtype=dtype), own.sum(dtype=dtype)
+            total, number = shards.total(sums)
+            return (total / number).astype(features.dtype)
 
         if self.config.num_documents == 1:
             return pooled(own, stop)
@@ -359,7 +393,8 @@ class SequenceModel(nnx.Module):
                 "head: a classifier of pairs expects reset, true where the second document starts; "
                 "got none."
             )
-        second = jnp.argmax(reset & (index > 0))
+        first = jnp.min(jnp.where(reset & (index > 0), index, end))
+        second = shards.gathered(first).min() % end
         u, v = pooled(own & (index < second), second), pooled(own & (index >= second), stop)
         return ACTIVATIONS["gelu"](self.pair_map(pair_features(u, v)))
 
@@ -380,16 +415,17 @@ class SequenceModel(nnx.Module):
             ids = token_ids("model", tokens, size)
             # Rows beyond the last of the table are NaN, but ids below 0 would count from its end.
             h = self.embed(jnp.where(ids < 0, size, ids))
-        position = start + jnp.arange(tokens.shape[0], dtype=jnp.int32)
+        index = self.shards.steps(tokens.shape[0])
+        position = start + index
         if reset is not None:
-            index = jnp.arange(tokens.shape[0], dtype=jnp.int32)
-            since = index - jax.lax.cummax(jnp.where(reset, index, -1))
+            last = jax.lax.cummax(jnp.where(reset, index, -1))
+            since = index - jnp.maximum(last, self.shards.largest_before(last[-1], -1))
             position = jnp.where(since <= index, since, position)
         if self.config.max_length:
-            if tokens.shape[0] > self.config.max_length:
+            if (length := self.shards.count * tokens.shape[0]) > self.config.max_length:
                 raise ValueError(
                     f"the model has {self.config.max_length} learned positions (max_length), got a "
-                    f"sequence of {tokens.shape[0]} tokens"
+                    f"sequence of {length} tokens"
                 )
             h = h + self.positions(position)
         if compute := self.precision.compute:

@@ -13,6 +13,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float
 
+from dsfjax.engines import WHOLE, Shards
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
     "silu": jax.nn.silu,
@@ -202,12 +204,16 @@ class GLU(nnx.Module):
         return a * jax.nn.sigmoid(b)
 
 
-def dropout(x: Array, rate: float | Array, key: Array | None) -> Array:
-    """Zero a fraction ``rate`` of x and scale the rest; nothing without a key (evaluation)."""
+def dropout(x: Array, rate: float | Array, key: Array | None, shards: Shards = WHOLE) -> Array:
+    """Zero a fraction ``rate`` of x and scale the rest; nothing without a key (evaluation).
+
+    What is dropped of a part of a sequence is what would be dropped there of the whole.
+    """
     # A traced rate is computed with even where it is 0, which then keeps every entry as it is.
     if key is None or (isinstance(rate, float | int) and rate == 0):
         return x
     if isinstance(rate, Array):
         rate = rate.astype(x.dtype)
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    keep = jax.random.bernoulli(key, 1 - rate, (shards.count * x.shape[0], *x.shape[1:]))
+    keep = shards.own(keep)
     return jnp.where(keep, x / (1 - rate), 0)

@@ -255,6 +255,8 @@ def evaluate(
     weights = weights.astype(means["loss"].dtype)
     # The mean of an example without weight is NaN, which times 0 would not be 0.
     sums = {name: jnp.where(weights > 0, weights * x, 0).sum() for name, x in means.items()}
+    # Every device that has a part of a sequence has a term of its means, and knows its weight.
+    sums = objective.total(sums, program.model.shards.axis_name)
     sums, weight = objective.total((sums, weights.sum()), axis_name)
     return _of_means(program, {name: part / weight for name, part in sums.items()})
 

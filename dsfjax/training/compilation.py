@@ -3,6 +3,7 @@
 The compiler says how much memory a slice of members takes before the first is run.
 """
 
+import dataclasses
 import functools
 import math
 import time
@@ -17,9 +18,10 @@ from jaxtyping import Array, PyTree
 
 from dsfjax._util import limits
 from dsfjax._util.ahead import ahead, quick_options
+from dsfjax.nn import Model
 from dsfjax.training.block import start, train_block
 from dsfjax.training.config import AXES, grid
-from dsfjax.training.devices import SPLIT, WHOLE, Device, Layout, layout
+from dsfjax.training.devices import SPLIT, STEPS, WHOLE, Device, Layout, layout
 from dsfjax.training.program import (
     BlockMetrics,
     Carry,
@@ -86,6 +88,8 @@ class _Lowered(NamedTuple):
 
 def _lower(program: Program, where: Layout) -> _Lowered:
     began = time.perf_counter()
+    if where.shards > 1:
+        program = dataclasses.replace(program, model=_cut_along_steps(program.model))
 
     def first(which: Members) -> Carry:
         return _raw(start(program, which))
@@ -125,6 +129,15 @@ def _lower(program: Program, where: Layout) -> _Lowered:
     start_lowered = start_jit.lower(which)
     block_lowered = block_jit.lower(data, carry, which, total_steps)
     return _Lowered(start_lowered, block_lowered, time.perf_counter() - began, where.quick)
+
+
+def _cut_along_steps(model: Model) -> Model:
+    if model.over is None:
+        raise ValueError(
+            "expected a model with `over`, as dsfjax.nn.build makes it, for sequences that are cut "
+            "over devices; got one without"
+        )
+    return model.over(STEPS)
 
 
 def template(program: Program, num_members: int) -> Carry:
@@ -196,6 +209,7 @@ def fit(
     memory: int,
     at_most: int | None = None,
     quick: bool = False,
+    shards: int = 1,
 ) -> Layout:
     """The layout with as many members at once as fit into memory.
 
@@ -209,15 +223,19 @@ def fit(
         memory: Bytes that it may take on each device.
         at_most: How many members may be computed at once, whatever fits; None for no such limit.
         quick: Compile with few optimisations.
+        shards: Devices that each sequence is cut over.
 
     Returns:
         The layout, whose program is compiled now.
 
     Raises:
         MemoryShortage: If not even one member per device fits.
+        ValueError: If there are too few devices for ``shards``, or a sequence cannot be cut.
     """
-    size = program.part_size
-    where = layout(num_members, devices, at_most=at_most, batch_size=size, quick=quick)
+    laid_out = functools.partial(
+        layout, num_members, devices, batch_size=program.part_size, quick=quick, shards=shards
+    )
+    where = laid_out(at_most=at_most)
     while True:
         needed = compiling(program, where).result().bytes
         needed += _parked(program, where)
@@ -231,13 +249,7 @@ def fit(
                 "model smaller"
             )
         fewer = min(per_device - 1, max(1, int(per_device * memory / needed)))
-        where = layout(
-            num_members,
-            devices,
-            at_most=fewer * where.num_groups,
-            batch_size=size,
-            quick=quick,
-        )
+        where = laid_out(at_most=fewer * where.num_groups)
 
 
 def budget(devices: Sequence[Device]) -> int:

@@ -4,7 +4,8 @@ The members are an axis that is cut over the devices (``jax.shard_map``), each o
 part: as one ``jax.vmap`` on an accelerator, which a single member cannot fill; one member after
 another on a CPU, which counts as a device per core, and whose products of matrices take up to twice
 as long in batches. So on a CPU a training step takes the memory of one member. Where there are
-several devices for every member, they divide the examples of its batches.
+several devices for every member, they divide the examples of its batches. A sequence that is too
+long for one device is cut over the steps of several (`Layout.shards`).
 
 Members that do not fit into memory at once are computed in *slices* of one size, so of one
 compilation; a slice that is not full repeats the last member. How members are laid out changes
@@ -25,7 +26,7 @@ from jaxtyping import PyTree
 Device = Any
 """A ``jax.Device``, which is no name that a type checker takes."""
 
-AXIS, EXAMPLES = "members", "examples"
+AXIS, EXAMPLES, STEPS = "members", "examples", "steps"
 SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
 
 
@@ -39,6 +40,7 @@ class Layout(NamedTuple):
         width: Members of a device that are one ``jax.vmap``; the next follow when these are done.
         share: Devices that have the same members and divide the examples of a batch.
         quick: Compile with few optimisations: for a program that runs less long than it compiles.
+        shards: Devices that have the same members and examples and divide the steps of a sequence.
     """
 
     num_members: int
@@ -47,11 +49,12 @@ class Layout(NamedTuple):
     width: int
     share: int = 1
     quick: bool = False
+    shards: int = 1
 
     @property
     def num_groups(self) -> int:
         """How many groups of devices have members of their own."""
-        return len(self.devices) // self.share
+        return len(self.devices) // (self.share * self.shards)
 
     @property
     def examples(self) -> str | None:
@@ -116,7 +119,8 @@ class Layout(NamedTuple):
         return jax.tree.map(one, tree)
 
     def _mesh(self) -> Mesh:
-        return Mesh(np.array(self.devices).reshape(-1, self.share), (AXIS, EXAMPLES))
+        devices = np.array(self.devices).reshape(-1, self.share, self.shards)
+        return Mesh(devices, (AXIS, EXAMPLES, STEPS))
 
 
 def layout(
@@ -127,6 +131,7 @@ def layout(
     width: int | None = None,
     batch_size: int = 1,
     quick: bool = False,
+    shards: int = 1,
 ) -> Layout:
     """The layout with the fewest slices, and those as small as can be.
 
@@ -140,12 +145,14 @@ def layout(
             for one on a CPU, all on accelerators.
         batch_size: Examples of a batch, which devices that would have no member divide evenly.
         quick: Compile with few optimisations.
+        shards: Devices that each sequence is cut over.
 
     Returns:
         The layout.
 
     Raises:
-        ValueError: If ``at_most`` is not positive, or ``width`` does not divide.
+        ValueError: If ``at_most`` is not positive, ``width`` does not divide, or there are too few
+            devices for ``shards``.
 
     Examples:
         >>> layout(10, jax.devices()[:1], at_most=4).slice_size
@@ -154,14 +161,23 @@ def layout(
         4
         >>> layout(1, jax.devices()[:1] * 4, batch_size=6).share
         3
+        >>> layout(1, jax.devices()[:1] * 8, batch_size=6, shards=4).share
+        2
     """
     if at_most is not None and at_most < 1:
         raise ValueError(f"expected at least one member at once, got {at_most}")
-    used, groups, share = tuple(devices), len(devices), 1
-    if len({device.process_index for device in used}) == 1:
-        groups = min(len(used), num_members)
-        share = next(s for s in range(len(used) // groups, 0, -1) if batch_size % s == 0)
-        used = used[: groups * share]
+    used, share = tuple(devices), 1
+    alone = len({device.process_index for device in used}) == 1
+    if not 1 <= shards <= len(used) or (len(used) % shards and not alone):
+        divide = "" if alone else " that divide them, as those of several processes all take part"
+        raise ValueError(
+            f"expected each sequence to be cut over 1 to {len(used)} devices{divide}, got {shards}"
+        )
+    groups = teams = len(used) // shards
+    if alone:
+        groups = min(teams, num_members)
+        share = next(s for s in range(teams // groups, 0, -1) if batch_size % s == 0)
+        used = used[: groups * share * shards]
     per_device = -(-num_members // groups)
     if at_most is not None:
         num_slices = -(-per_device // max(1, at_most // groups))
@@ -170,7 +186,7 @@ def layout(
         width = 1 if used[0].platform == "cpu" else per_device
     if width < 1 or per_device % width:
         raise ValueError(f"expected a width that divides {per_device} members, got {width}")
-    return Layout(num_members, per_device * groups, used, width, share, quick)
+    return Layout(num_members, per_device * groups, used, width, share, quick, shards)
 
 
 def reserve(num_devices: int | None) -> None:

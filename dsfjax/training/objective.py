@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree, Shaped
 
+from dsfjax.engines import Shards
 from dsfjax.nn import Model
 from dsfjax.tasks import Example, cross_entropy
 
@@ -62,10 +63,14 @@ def query_loss(
         axis_name: Axis of the devices that the batch is divided over (`dsfjax.training.objective`):
             ``batch`` and ``weights`` are this device's, ``key`` is that of all.
 
+    The sequences of ``batch`` are whole. A model of sequences that are cut over devices
+    (`Model.over`) is given its part here, and each of its devices answers as many of the queries.
+
     Returns:
-        The loss (this device's term of it, if the batch is divided), and the means of all that
-        ``measure`` gives: ``{"loss", "accuracy"}``, the accuracy being the fraction of queries
-        whose largest logit is the target. Scalars, in the dtype of the logits but at least float32.
+        The loss and the means of all that ``measure`` gives: ``{"loss", "accuracy"}``, the accuracy
+        being the fraction of queries whose largest logit is the target; this device's terms of
+        them, if batch or sequences are divided. Scalars, in the dtype of the logits but at least
+        float32.
 
     Examples:
         >>> import jax
@@ -78,14 +83,17 @@ def query_loss(
         >>> sorted(metrics)
         ['accuracy', 'loss']
     """
+    shards = model.shards
 
     def features_at_queries(example: Example, key: PRNGKeyArray | None) -> Array:
-        where = said(example)
-        features = model.features(params, example.inputs, **where, key=key, dropout=dropout)
+        where, inputs = said(example), shards.own(example.inputs)
+        if example.reset is not None:
+            where["reset"] = shards.own(example.reset)
+        features = model.features(params, inputs, **where, key=key, dropout=dropout)
         # That of a classifier is one query; its head reads each sequence as a whole.
         if model.pooled:
             return model.head(params, features, **where)[None]
-        return features[example.query_positions]
+        return shards.rows(features, example.query_positions)
 
     keys = keys_of(key, len(batch.inputs), axis_name)
     features = jax.vmap(features_at_queries)(batch, keys)
@@ -93,10 +101,12 @@ def query_loss(
     each = jnp.broadcast_to(each[:, None], batch.query_positions.shape)
     if batch.weights is not None:
         each = each * batch.weights
+    targets, each = jax.vmap(lambda x: jax.tree.map(shards.share, x))((batch.targets, each))
+    each = jnp.where(shards.counts(batch.query_positions.shape[1]), each, 0)
+    axes = axis_name, shards.axis_name
     if model.pooled:
-        return _mean(measure, features, batch.targets, each, axis_name)
-    head = partial(model.head, params)
-    return _blockwise(measure, head, features, batch.targets, each, axis_name)
+        return _mean(measure, features, targets, each, axes)
+    return _blockwise(measure, partial(model.head, params), features, targets, each, axes)
 
 
 def full_loss(
@@ -147,10 +157,10 @@ def _mean(
     outputs: Float[Array, "b t k"],
     targets: Shaped[Array, "b t *answer"],
     weights: Shaped[Array, "b t"],
-    axis_name: str | None = None,
+    axes: tuple[str | None, ...] = (),
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     weights = weights.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-    means = _sums(measure, outputs, targets, weights / total(weights.sum(), axis_name))
+    means = _sums(measure, outputs, targets, weights / total(weights.sum(), *axes))
     return means["loss"], means
 
 
@@ -188,14 +198,14 @@ def _blockwise(
     features: Float[Array, "b t d"],
     targets: Shaped[Array, "b t *answer"],
     weights: Shaped[Array, "b t"],
-    axis_name: str | None,
+    axes: tuple[str | None, ...],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """`_mean` of a head's outputs, of which only so many are in memory at once."""
     width = jax.eval_shape(head, features).shape[-1]
     queries = weights.size
     count = -(-queries * width // BLOCK)
     if count <= 1:
-        return _mean(measure, head(features), targets, weights, axis_name)
+        return _mean(measure, head(features), targets, weights, axes)
     size = -(-queries // count)
 
     def rows(leaf: Array) -> Array:
@@ -205,7 +215,7 @@ def _blockwise(
         return filled.reshape(count, 1, size, *filled.shape[1:])
 
     dtype = jnp.promote_types(features.dtype, jnp.float32)
-    weights = weights.astype(dtype) / total(weights.astype(dtype).sum(), axis_name)
+    weights = weights.astype(dtype) / total(weights.astype(dtype).sum(), *axes)
     own = (jnp.arange(count * size) < queries).reshape(count, 1, size)
 
     # Without the checkpoint the backward pass would keep the logits of all blocks.
@@ -240,10 +250,7 @@ def own(examples: Array, axis_name: str | None) -> Array:
         >>> own(jax.numpy.arange(4), None).tolist()
         [0, 1, 2, 3]
     """
-    if axis_name is None:
-        return examples
-    size = len(examples) // jax.lax.axis_size(axis_name)
-    return jax.lax.dynamic_slice_in_dim(examples, jax.lax.axis_index(axis_name) * size, size)
+    return Shards(axis_name).own(examples)
 
 
 def keys_of(
@@ -265,17 +272,18 @@ def keys_of(
     return own(jax.random.split(key, devices * count), axis_name)
 
 
-def total(parts: T, axis_name: str | None) -> T:
+def total(parts: T, *axes: str | None) -> T:
     """The sum of the parts of all devices, on each of them.
 
     Args:
         parts: Arrays.
-        axis_name: The axis of the devices, or None.
+        axes: The axes of the devices; None for one that there is not.
 
     Returns:
         The sums.
     """
-    return parts if axis_name is None else jax.lax.psum(parts, axis_name)
+    known = tuple(axis for axis in axes if axis is not None)
+    return jax.lax.psum(parts, known) if known else parts
 
 
 def output_gradients(

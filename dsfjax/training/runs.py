@@ -95,12 +95,15 @@ class Resources(NamedTuple):
         memory: Bytes on each device; None for 80 % of what it has.
         at_most: Members computed at once, at most; None for all that fit.
         quick_compile: Compile with few optimisations: for runs of seconds.
+        sequence_shards: Devices that the steps of each sequence are cut over, a divisor of its
+            length; each has the activations of its own steps alone.
     """
 
     num_devices: int | None = None
     memory: int | None = None
     at_most: int | None = None
     quick_compile: bool = False
+    sequence_shards: int = 1
 
     def devices(self) -> Sequence[Device]:
         """The devices.
@@ -205,6 +208,7 @@ def prepare(config: TrainConfig, run_dir: Path | str, resources: Resources = EVE
             at_most=at_most,
             batch_size=size,
             quick=resources.quick_compile,
+            shards=resources.sequence_shards,
         )
         compiling(plan, where)
 
@@ -229,6 +233,7 @@ def _run(
         memory=memory,
         at_most=resources.at_most,
         quick=resources.quick_compile,
+        shards=resources.sequence_shards,
     )
     listener.compiled(name, where)
     progress = None if carry is None else carry._replace(states=None)  # type: ignore[arg-type]

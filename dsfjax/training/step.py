@@ -126,7 +126,8 @@ def train_step(
             rounding only, with dropout as well.
         average: Decay rate of the moving average of the parameters, if the state has one.
         axis_name: Axis of the devices that the batch is divided over; ``loss`` is then this
-            device's term of the whole batch's loss. The state is the same on all of them.
+            device's term of the whole batch's loss. The state is the same on all of them, as on
+            those that the sequences of the model are cut over.
 
     Returns:
         The state after, and the metrics of the batch before the step.
@@ -148,7 +149,7 @@ def train_step(
     key = stream(state.key, DROPOUT, state.step)
     own = functools.partial(loss, model)
     found = _gradient(own, state.params, batch, key, weights, parts, axis_name)
-    metrics, gradient = total(found, axis_name)
+    metrics, gradient = total(found, axis_name, model.shards.axis_name)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     mean = state.average

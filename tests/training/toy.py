@@ -60,7 +60,7 @@ TOY = Model(
     head=_head,
     apply=_apply,
     labels=_labels,
-    **{name: _unused for name in Model._fields[5:-2]},  # type: ignore[arg-type]  # the last two have defaults
+    **{name: _unused for name in Model._fields[5:] if name not in Model._field_defaults},  # type: ignore[arg-type]
 )
 """Embedding, causal mean, a dense layer with dropout, and a head, on eight token ids."""
 
