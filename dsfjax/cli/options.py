@@ -71,7 +71,8 @@ class Training(Reading):
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """The task; "dsfjax COMMAND TASK --help" lists its options."""
     preset: str = "demo"
-    """Where the other options start from: demo or smoke."""
+    """Where the other options start from: demo, smoke, or paper where a task has published
+    settings."""
     config: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")
     ] = None
@@ -439,7 +440,10 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def completed(
-    command: type[Training], fields: Mapping[str, dataclasses.Field[Any]], axes: Sequence[Any]
+    command: type[Training],
+    fields: Mapping[str, dataclasses.Field[Any]],
+    axes: Sequence[Any],
+    presets: Mapping[str, str] | None = None,
 ) -> Any:
     """The options of a command with those of a task, and one for each axis of a grid.
 
@@ -448,11 +452,17 @@ def completed(
         fields: The task's own, by name (`dsfjax.tasks.options`). Whole numbers, which change a
             shape or a law, have several values in a sweep.
         axes: The axes (`dsfjax.training.config.AXES`). ``Train`` takes one value of each.
+        presets: The task's presets, each with what it is for, which the help lists.
 
     Returns:
         A subclass of the command.
     """
     added = []
+    if presets:
+        known = "; ".join(f"{name} ({about})" for name, about in presets.items())
+        hint = tyro.conf.arg(help=f"Where the other options start from: {known}.")
+        default = dataclasses.field(default=command.preset, kw_only=True)
+        added.append(("preset", Annotated[str, hint], default))
     for axis in axes:
         one = issubclass(command, Train)
         about = axis.about if one else f"{axis.about} Several values are trained together."

@@ -98,12 +98,15 @@ def _commands(words: Sequence[str]) -> dict[str, type[options.Command]]:
     chosen = list(first) or [word for word in rest if word in tasks.names()][:1]
     for word in chosen:
         _check("unknown task", word, tasks.names())
-    fields = {}
+    # These bring Flax, which other commands need not wait for.
+    from dsfjax.training import presets
+    from dsfjax.training.config import AXES
+
+    fields, known = {}, {}
     for task in chosen:
         fields |= tasks.options(task)
-    from dsfjax.training.config import AXES  # brings Flax, which other commands need not wait for
-
-    return COMMANDS | {name: options.completed(kind, fields, AXES)}
+        known |= {one: presets.get(one, task).about for one in presets.names(task)}
+    return COMMANDS | {name: options.completed(kind, fields, AXES, known)}
 
 
 def _with_task_of_file(words: Sequence[str]) -> list[str]:

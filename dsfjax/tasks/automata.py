@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
+from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, cross_entropy, option
 from dsfjax.tasks.supply import Generated
 
@@ -89,6 +90,7 @@ class RandomAutomata(Generated):
                 "max_word": 8,
             }
         ),
+        "paper": published.AUTOMATA,
     }
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 from dsfjax.tasks.supply import Generated
 
@@ -51,6 +52,7 @@ class Copying(Generated):
     presets: ClassVar = {
         "demo": Preset(settings={"num_letters": 8, "num_tokens": 8, "min_tokens": 2}),
         "smoke": Preset(settings={"num_letters": 5, "num_tokens": 5, "min_tokens": 2}),
+        "paper": published.COPYING,
     }
 
     def __post_init__(self) -> None:

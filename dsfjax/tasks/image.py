@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Int, PyTree, UInt8
 
 from dsfjax._util.names import choose
-from dsfjax.tasks import data
+from dsfjax.tasks import data, published
 from dsfjax.tasks.data.splits import TEST, VALIDATION, least_squares, most_frequent, rows_of
 from dsfjax.tasks.protocol import HELD_OUT, Baseline, Example, Preset, option
 from dsfjax.tasks.supply import Resident
@@ -294,6 +294,7 @@ class Cifar10(Images):
     presets: ClassVar = {
         "demo": Preset(settings={"pool": 4, "eval_examples": 1000}),
         "smoke": Preset(settings={"pool": 4}),
+        "paper": published.LRA["cifar10"],
     }
 
     @property
@@ -333,6 +334,7 @@ class Mnist(Images):
     presets: ClassVar = {
         "demo": Preset(settings={"pool": 2, "eval_examples": 1000, "learning_rates": (4e-3,)}),
         "smoke": Preset(settings={"pool": 4}),
+        "paper": published.LRA["mnist"],
     }
 
     @property

@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from dsfjax._util.names import choose
-from dsfjax.tasks import data
+from dsfjax.tasks import data, published
 from dsfjax.tasks.data import Preparation, Read
 from dsfjax.tasks.metric import ACCURACY, BITS_PER_BYTE, PERPLEXITY, Baseline, Metric
 from dsfjax.tasks.protocol import TRAIN, Example, Preset, cross_entropy, option
@@ -260,6 +260,7 @@ class Language(Windows):
             }
         ),
         "smoke": Preset(settings={"seq_len": 16, "stop_at": None}),
+        "paper": published.LANGUAGE,
     }
 
     def __post_init__(self) -> None:

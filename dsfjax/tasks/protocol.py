@@ -66,7 +66,7 @@ class Preset(NamedTuple):
         about: What it is for.
         settings: Field of the task, the model, the optimiser or the run to its value.
         mixers: The architectures to compare; empty for those of the preset of this name that all
-            tasks share.
+            tasks share, or the paper's.
         own: Architecture to the settings in which it differs.
     """
 

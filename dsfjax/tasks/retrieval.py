@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float32, PyTree
 
 from dsfjax._util.names import choose
-from dsfjax.tasks import data
+from dsfjax.tasks import data, published
 from dsfjax.tasks.data.ragged import joined, padded
 from dsfjax.tasks.data.splits import (
     TEST,
@@ -201,7 +201,10 @@ class Aan(Retrieval):
     vocab_size = 257
     name = "aan"
     data_sets = ("aan",)
-    presets: ClassVar = {"smoke": Preset(settings={"seq_len": 64})}
+    presets: ClassVar = {
+        "smoke": Preset(settings={"seq_len": 64}),
+        "paper": published.LRA["aan"],
+    }
 
     def _part(self, split: str) -> str:
         held_out = "test" if self.judged_on == TEST else "eval"

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32, PyTree, UInt8
 
 from dsfjax._util.names import choose
-from dsfjax.tasks import data
+from dsfjax.tasks import data, published
 from dsfjax.tasks.data.ragged import joined, padded
 from dsfjax.tasks.data.splits import TEST, VALIDATION, least_squares, most_frequent, rows_of
 from dsfjax.tasks.protocol import HELD_OUT, Baseline, Example, Preset, option
@@ -259,6 +259,7 @@ class Imdb(Reviews):
     presets: ClassVar = {
         "demo": Preset(settings={"seq_len": 512, "eval_examples": 1000}),
         "smoke": Preset(settings={"seq_len": 64}),
+        "paper": published.LRA["imdb"],
     }
 
     def arrays(self, split: str) -> PyTree:
@@ -302,6 +303,7 @@ class ImdbBytes(Reviews):
     presets: ClassVar = {
         "demo": Preset(settings={"seq_len": 512, "eval_examples": 1000}),
         "smoke": Preset(settings={"seq_len": 64}),
+        "paper": published.LRA["imdb_bytes"],
     }
 
     def token_ids(self, tokens: PyTree, length: PyTree) -> PyTree:

@@ -1,4 +1,7 @@
-"""Sizes that are known to work, as data: what all tasks share here, and with each task its own."""
+"""Sizes as data: what all tasks share here, and with each task its own.
+
+"demo" and "smoke" are for every task. "paper" is a task's own (`dsfjax.tasks.published`).
+"""
 
 import dataclasses
 import json
@@ -74,11 +77,24 @@ PRESETS = {
 """Name to what all tasks share; a task's own preset of that name has priority."""
 
 
+def names(task: str) -> tuple[str, ...]:
+    """Names of the presets of a task: those that all tasks share, and more of its own.
+
+    Args:
+        task: Name of the task.
+
+    Examples:
+        >>> names("digits"), names("cifar10")
+        (('demo', 'smoke'), ('demo', 'smoke', 'paper'))
+    """
+    return tuple(dict.fromkeys((*PRESETS, *tasks.kind(task).presets)))
+
+
 def get(name: str, task: str) -> Preset:
     """A preset of a task by name.
 
     Args:
-        name: One of ``PRESETS``.
+        name: One of `names`.
         task: Name of the task.
 
     Returns:
@@ -91,12 +107,13 @@ def get(name: str, task: str) -> Preset:
         >>> get("smoke", tasks.names()[0]).mixers
         ('linear_attention', 'ssd')
     """
-    shared = PRESETS[choose("preset", name, PRESETS)]
+    choose("preset", name, names(task))
+    shared = PRESETS.get(name, Preset())
     own = tasks.kind(task).presets.get(name, Preset())
     return Preset(
         own.about or shared.about,
         {**shared.settings, **own.settings},
-        own.mixers or shared.mixers,
+        own.mixers or shared.mixers or PAPER_MIXERS,
         {**shared.own, **own.own},
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from dsfjax._util.names import choose
+from dsfjax.tasks import published
 from dsfjax.tasks.data import cached
 from dsfjax.tasks.data.splits import TEST, VALIDATION, most_frequent
 from dsfjax.tasks.listops.expressions import PAD, SYMBOLS
@@ -101,6 +102,7 @@ class ListOps(Resident):
                 "num_held_out": 16,
             }
         ),
+        "paper": published.LRA["listops"],
     }
 
     def __post_init__(self) -> None:
@@ -122,6 +124,10 @@ class ListOps(Resident):
     def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What it is; not Long Range Arena's files."""
         return f"ListOps regenerated with LRA's law, seed {self.data_seed}"
+
+    def size(self, split: str) -> int:
+        """Expressions of a split, which need not be made to know it."""
+        return self.num_train if split == TRAIN else self.num_held_out
 
     def arrays(self, split: str) -> PyTree:
         """Token ids and values."""

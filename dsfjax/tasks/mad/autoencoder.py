@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, cross_entropy, option
 from dsfjax.tasks.supply import Generated
 
@@ -46,6 +47,7 @@ class Compression(Generated):
     presets: ClassVar = {
         "demo": Preset(settings={"vocab_size": 8, "seq_len": 8}),
         "smoke": Preset(settings={"vocab_size": 8, "seq_len": 8}),
+        "paper": published.mad(),
     }
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int, PRNGKeyArray
 
+from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 from dsfjax.tasks.selective_copying import baselines
 from dsfjax.tasks.supply import Generated
@@ -50,6 +51,7 @@ class BlankCopying(Generated):
     presets: ClassVar = {
         "demo": Preset(settings={"seq_len": 32, "num_tokens_to_copy": 4}),
         "smoke": Preset(settings={"vocab_size": 8, "seq_len": 16, "num_tokens_to_copy": 2}),
+        "paper": published.mad(),
     }
 
     def __post_init__(self) -> None:

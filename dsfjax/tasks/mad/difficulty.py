@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from dsfjax.tasks import published
 from dsfjax.tasks.mad.autoencoder import Compression
 from dsfjax.tasks.mad.blanks import BlankCopying
 from dsfjax.tasks.mad.in_context import InContextRecall, NoisyRecall
@@ -10,14 +11,7 @@ from dsfjax.tasks.mad.memorized import Memorization
 from dsfjax.tasks.mad.motifs import FuzzyRecall
 from dsfjax.tasks.supply import Generated
 
-TEST_EXAMPLES = 1280
-"""Held-out examples of every setting."""
-LEARNING_RATES, WEIGHT_DECAYS = (1e-4, 5e-4, 1e-3), (0.0, 0.1)
-"""The grid that every setting is trained on; the best of the six runs counts."""
-EPOCHS, BATCH_SIZE = 200, 128
-"""Of AdamW with a cosine schedule."""
-
-_EXAMPLES = (12_800, 6_400, 3_200, 1_600, 800)
+_EXAMPLES = (published.MAD_EXAMPLES, 6_400, 3_200, 1_600, 800)
 _LENGTHS, _VOCABULARIES = (256, 512, 1024), (32, 64, 128)
 # Task to what is changed of its baseline, which is made of the defaults of its class.
 _CHANGES: dict[type[Generated], Mapping[str, tuple[Any, ...]]] = {
@@ -44,7 +38,8 @@ class Difficulty(NamedTuple):
 
     Attributes:
         task: The task.
-        train_examples: Size of its training set.
+        train_examples: Size of its training set; `dsfjax.tasks.published.mad` has the settings of
+            the benchmark for it.
         changed: What differs from the baseline, such as "seq_len"; "" for the baseline.
     """
 
@@ -66,7 +61,9 @@ def difficulties() -> tuple[Difficulty, ...]:
     found = []
     for kind, changes in _CHANGES.items():
         # The examples of a map that is to be known by heart are few, and their number stays.
-        most, fewer = (256, ()) if kind is Memorization else (_EXAMPLES[0], _EXAMPLES[1:])
+        most, fewer = _EXAMPLES[0], _EXAMPLES[1:]
+        if kind is Memorization:
+            most, fewer = published.MAD_MEMORIZED, ()
         found.append(Difficulty(kind(), most))
         for name, values in changes.items():
             found += [Difficulty(kind(**{name: value}), most, name) for value in values]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray
 
+from dsfjax.tasks import published
 from dsfjax.tasks.mad.two_laws import TwoLaws, next_tokens
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 
@@ -49,6 +50,7 @@ class InContextRecall(TwoLaws):
     presets: ClassVar = {
         "demo": Preset(settings={"vocab_size": 8, "seq_len": 32}),
         "smoke": Preset(settings={"vocab_size": 8, "seq_len": 16}),
+        "paper": published.mad(),
     }
 
     def __post_init__(self) -> None:
@@ -147,4 +149,5 @@ class NoisyRecall(InContextRecall):
     presets: ClassVar = {
         "demo": Preset(settings={"vocab_size": 12, "noise_vocab_size": 4, "seq_len": 32}),
         "smoke": Preset(settings={"vocab_size": 12, "noise_vocab_size": 4, "seq_len": 16}),
+        "paper": published.mad(),
     }

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
+from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 from dsfjax.tasks.supply import Generated
 
@@ -46,6 +47,7 @@ class Memorization(Generated):
     presets: ClassVar = {
         "demo": Preset(settings={"vocab_size": 64, "seq_len": 16}),
         "smoke": Preset(settings={"vocab_size": 16, "seq_len": 8}),
+        "paper": published.mad(published.MAD_MEMORIZED),
     }
 
     def __post_init__(self) -> None:

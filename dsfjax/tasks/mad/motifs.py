@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from dsfjax.tasks import published
 from dsfjax.tasks.mad.two_laws import TwoLaws, next_tokens
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 
@@ -51,6 +52,7 @@ class FuzzyRecall(TwoLaws):
         "smoke": Preset(
             settings={"vocab_size": 8, "seq_len": 24, "k_motif_size": 2, "v_motif_size": 2}
         ),
+        "paper": published.mad(),
     }
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree, UInt8
 
 from dsfjax._util.names import choose
-from dsfjax.tasks import data
+from dsfjax.tasks import data, published
 from dsfjax.tasks.data.splits import TEST, VALIDATION, most_frequent
 from dsfjax.tasks.pathfinder.drawing import SIZE
 from dsfjax.tasks.pathfinder.snakes import sample
@@ -117,6 +117,7 @@ class Pathfinder(Resident):
             settings={"contour_length": 6, "num_train": 10_000, "num_held_out": 1_000},
         ),
         "smoke": Preset(settings={"num_train": 16, "num_held_out": 8}),
+        "paper": published.LRA["pathfinder"],
     }
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 from dsfjax.tasks.state_tracking.tracking import StateTracking
 
@@ -57,6 +58,7 @@ class ModularArithmetic(StateTracking):
     presets: ClassVar = {
         "demo": Preset(settings={"seq_len": 16}),
         "smoke": Preset(settings={"seq_len": 12}),
+        "paper": published.MODULAR_ARITHMETIC,
     }
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
+from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset, option
 from dsfjax.tasks.state_tracking.tracking import StateTracking
 
@@ -120,6 +121,7 @@ class WordProblem(StateTracking):
     presets: ClassVar = {
         "demo": Preset(settings={"seq_len": 16}),
         "smoke": Preset(settings={"seq_len": 12}),
+        "paper": published.WORD_PROBLEM,
     }
 
     def __post_init__(self) -> None:

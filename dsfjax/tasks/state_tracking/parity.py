@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from dsfjax.tasks import published
 from dsfjax.tasks.protocol import Baseline, Example, Preset
 from dsfjax.tasks.state_tracking.tracking import StateTracking
 
@@ -44,6 +45,7 @@ class Parity(StateTracking):
     presets: ClassVar = {
         "demo": Preset(settings={"seq_len": 16}),
         "smoke": Preset(settings={"seq_len": 12}),
+        "paper": published.PARITY,
     }
 
     def sample(self, key: PRNGKeyArray) -> Example:
