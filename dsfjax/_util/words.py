@@ -75,6 +75,21 @@ def factor(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.2g}×"
 
 
+def binary(size: int | float) -> str:
+    """Bytes to three digits, in the units of memory.
+
+    Example:
+        >>> binary(512), binary(10 * 2**20), binary(1.5 * 2**30), binary(1012 * 2**20)
+        ('512 B', '10 MiB', '1.5 GiB', '1,012 MiB')
+    """
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1023.5 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    unit = units[0]
+    return f"{size:,.0f} {unit}" if size >= 999.5 else f"{size:.3g} {unit}"
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number to some digits; a dash where there is none, ∞ as such.
 

@@ -166,6 +166,16 @@ class Training(Reading):
     which one device cannot hold the activations."""
     quick_compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Compile with few optimisations: for runs that take less time than their compilation."""
+    mfu: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say which part of the peak of the devices the model uses also where it has to be measured, as
+    on CPUs. Where the maker declares it, it is said anyway."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write the evaluations for TensorBoard, into tensorboard/ in the run directory."""
+    wandb: Annotated[
+        str | None, tyro.conf.arg(metavar="PROJECT", help_behavior_hint="(default: none)")
+    ] = None
+    """Send the evaluations to this project of Weights & Biases; WANDB_MODE=offline keeps them in
+    the run directory."""
     run_dir: RunDir = None
     """Folder of the run. The same command on the same folder continues where it stopped."""
 

@@ -1,7 +1,7 @@
 """How a run looks while it runs: a live table on a terminal, plain lines elsewhere."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich import box
@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dsfjax._util.words import binary
 from dsfjax.tasks import ACCURACY, Metric
 from dsfjax.training import Listener, TrainConfig
 from dsfjax.training.config import AXES
@@ -82,8 +83,30 @@ def outcome(result: dict[str, Any]) -> str:
     counts = ", ".join(f"{statuses.count(name)} {name}" for name in dict.fromkeys(statuses))
     return (
         f"{counts} after {result['steps']} steps; compiled in {result['compile_seconds']:.1f} s, "
-        f"trained in {result['train_seconds']:.1f} s, {result['tokens_per_second']:,.0f} tokens/s"
+        f"trained in {result['train_seconds']:.1f} s, {speed(result)}"
     )
+
+
+def speed(read: Mapping[str, Any]) -> str:
+    """What to say of the use of the devices.
+
+    Args:
+        read: A line of ``metrics.jsonl``, or ``result.json``.
+
+    Returns:
+        Tokens per second, and where they are known the part of the devices' peak that the model
+        uses, and the memory of one.
+
+    Examples:
+        >>> speed({"tokens_per_second": 5e4, "memory_bytes": 3 * 2**29, "mfu": 0.123})
+        '50,000 tokens/s, MFU 12.3 %, 1.5 GiB'
+    """
+    said = [f"{read['tokens_per_second']:,.0f} tokens/s"]
+    if "mfu" in read:
+        said.append(f"MFU {100 * read['mfu']:.1f} %")
+    if "memory_bytes" in read:
+        said.append(binary(read["memory_bytes"]))
+    return ", ".join(said)
 
 
 def slices(where: Layout) -> str:
@@ -139,7 +162,7 @@ class PlainLines(Listener):
         line, config = lines[0], self._configs[name]
         self._say(
             f"{name}: step {line['step']}/{config.steps}, {best(lines, config.task.metric)}, "
-            f"{line['seconds']:.1f} s, {line['tokens_per_second']:,.0f} tokens/s"
+            f"{line['seconds']:.1f} s, {speed(line)}"
         )
 
     def finished(self, name: str, result: dict[str, Any]) -> None:
@@ -185,7 +208,7 @@ class LiveTable(Listener):
 
     def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Move the bar and renew the rows."""
-        news = best(lines, self._configs[name].task.metric)
+        news = f"{best(lines, self._configs[name].task.metric)}, {speed(lines[0])}"
         self._bars.update(self._tasks[name], completed=lines[0]["step"], news=news)
         self._lines[name].update({line["member"]: line for line in lines})
 

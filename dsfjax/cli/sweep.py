@@ -18,10 +18,12 @@ from dsfjax.cli.training import (
     finish,
     folder_of,
     resources_of,
+    trackers_of,
 )
 from dsfjax.cli.usage import usage_errors, writable
 from dsfjax.training import Listener, MemoryShortage, RunError, TrainConfig, devices, presets, sweep
 from dsfjax.training.sweeps import LAUNCHERS
+from dsfjax.training.trackers import Together
 
 SHAPES = (
     "d_model",
@@ -65,6 +67,8 @@ def main(command: options.Sweep) -> int:
         if command.report is not None:
             writable(command.report)
     launcher = LAUNCHERS["here" if command.launcher == "hosts" else command.launcher]
+    with usage_errors(ModuleNotFoundError):
+        trackers = trackers_of(command, folder) if devices.is_primary() else []
     run = functools.partial(
         sweep,
         configs,
@@ -78,9 +82,9 @@ def main(command: options.Sweep) -> int:
         return 0
     with (
         usage_errors(RunError, MemoryShortage, ModuleNotFoundError),
-        progress(console()) as listener,
+        progress(console()) as shown,
     ):
-        rows = run(listener=listener)
+        rows = run(listener=Together(shown, *trackers))
     finish(rows, folder, command)
     return conclude(rows, folder, command)
 

@@ -16,6 +16,7 @@ from dsfjax.cli.settings import from_file, given_by, mixer_options
 from dsfjax.cli.usage import usage_errors, writable
 from dsfjax.report import read_joint, render, render_joint
 from dsfjax.training import (
+    Listener,
     MemoryShortage,
     Resources,
     RunError,
@@ -30,6 +31,7 @@ from dsfjax.training.devices import layout, reserve
 from dsfjax.training.runs import program_of
 from dsfjax.training.storage import record
 from dsfjax.training.storage.record import row
+from dsfjax.training.trackers import EventFiles, Together, WeightsAndBiases
 
 
 def main(command: options.Train | options.Compare) -> int:
@@ -44,14 +46,16 @@ def main(command: options.Train | options.Compare) -> int:
     Raises:
         UsageError: If the options do not fit each other, before anything is compiled.
     """
-    with usage_errors(ValueError, TypeError):
+    with usage_errors(ValueError, TypeError, ModuleNotFoundError):
         resources = resources_of(command)
         configs = plan(command)
         check(configs, resources)
         folder = writable(command.run_dir or folder_of(command, configs))
         if isinstance(command, options.Compare) and command.report is not None:
             writable(command.report)
-    with usage_errors(RunError, MemoryShortage), progress(console()) as listener:
+        trackers = trackers_of(command, folder)
+    with usage_errors(RunError, MemoryShortage), progress(console()) as shown:
+        listener = Together(shown, *trackers)
         if isinstance(command, options.Train):
             ((name, config),) = configs.items()
             result = train(config, folder, listener=listener, resources=resources)
@@ -125,8 +129,30 @@ def resources_of(command: options.Training) -> Resources:
         command.devices,
         memory,
         quick_compile=command.quick_compile,
+        mfu=command.mfu,
         sequence_shards=command.sequence_shards,
     )
+
+
+def trackers_of(command: options.Training, folder: Path) -> list[Listener]:
+    """Who else is told of the evaluations.
+
+    Args:
+        command: The options.
+        folder: The run directory.
+
+    Returns:
+        The listeners of ``--tensorboard`` and ``--wandb``.
+
+    Raises:
+        ModuleNotFoundError: If what they need is not installed.
+    """
+    found: list[Listener] = []
+    if command.tensorboard:
+        found.append(EventFiles(folder / "tensorboard"))
+    if command.wandb is not None:
+        found.append(WeightsAndBiases(command.wandb, folder))
+    return found
 
 
 def reserve_devices(number: int | None) -> None:

@@ -20,13 +20,15 @@ A line of ``metrics.jsonl`` is an object with ``step``, ``member`` (index), a va
 ``train_accuracy`` (means over the steps since the line before), ``eval_loss``, ``eval_accuracy``
 (with the names of the task's metrics in place of the accuracy's, where it has others),
 ``seconds`` (wall time of these steps and the evaluation, all members together, compilation and
-probes not included) and ``tokens_per_second`` (training tokens of the members that trained, over
-it). With ``probe_every`` some have ``probe`` (:mod:`dsfjax.training.probes`). A member that has
-stopped writes no further lines.
+probes not included), ``tokens_per_second`` (training tokens of the members that trained, over
+it), and, not in older runs, ``memory_bytes`` of a device and, where its peak is known, ``mfu``
+(:mod:`dsfjax.training.meter`). With ``probe_every`` some have ``probe``
+(:mod:`dsfjax.training.probes`). A member that has stopped writes no further lines.
 
 ``result.json`` has ``format``, ``members``, ``steps`` (taken by the program), ``num_params``,
 ``state_size`` (numbers that all layers carry at the end of a sequence), ``train_seconds``,
 ``tokens_per_second`` (of the steps that the members took, over ``train_seconds``),
+``memory_bytes`` and ``mfu`` as in the lines,
 ``compile_seconds``, ``devices``, ``members_at_once``, ``checkpoint`` (path of the final one,
 relative to the folder), and ``config`` (the fingerprint of the TrainConfig). Each of ``members``
 has ``member``, the fields of :data:`~dsfjax.training.config.AXES`, ``status``, ``step`` (its
@@ -58,6 +60,7 @@ from dsfjax.training import devices, loop, probes, program
 from dsfjax.training.compilation import budget, compiling, fit, template
 from dsfjax.training.config import TrainConfig
 from dsfjax.training.devices import Device, Layout, layout
+from dsfjax.training.meter import Meter, meter
 from dsfjax.training.program import NOT_YET, Carry
 from dsfjax.training.storage import checkpoint, environment, files, record
 from dsfjax.training.storage import folder as run_folder
@@ -73,6 +76,9 @@ class Listener:
 
     def started(self, name: str, config: TrainConfig) -> None:
         """Hear that a run begins: it compiles, then trains."""
+
+    def restored(self, name: str, lines: list[dict[str, Any]]) -> None:
+        """Hear what a run has done before: it goes on after these lines, or is finished."""
 
     def compiled(self, name: str, where: Layout) -> None:
         """Hear that a run is compiled, and how its members are laid out."""
@@ -97,6 +103,8 @@ class Resources(NamedTuple):
         quick_compile: Compile with few optimisations: for runs of seconds.
         sequence_shards: Devices that the steps of each sequence are cut over, a divisor of its
             length; each has the activations of its own steps alone.
+        mfu: Measure the peak of devices of which none is declared, as of CPUs, to say which part of
+            it the model uses; where it is declared that is said anyway.
     """
 
     num_devices: int | None = None
@@ -104,6 +112,7 @@ class Resources(NamedTuple):
     at_most: int | None = None
     quick_compile: bool = False
     sequence_shards: int = 1
+    mfu: bool = False
 
     def devices(self) -> Sequence[Device]:
         """The devices.
@@ -187,6 +196,8 @@ def train(
         listener.started(name, config)
         if result is None:
             result = _run(config, plan, folder, name, listener, resources)
+        elif devices.is_primary():
+            listener.restored(name, read_metrics(folder))
         listener.finished(name, result)
         return result
 
@@ -224,6 +235,8 @@ def _run(
     size = len(config.members)
     shapes = template(plan, size)
     lines, carry = _resume(folder, config, shapes)
+    if lines:
+        listener.restored(name, list(lines))
     used = resources.devices()
     memory = devices.agree(lambda: resources.memory or budget(used))
     where = fit(
@@ -236,12 +249,14 @@ def _run(
         shards=resources.sequence_shards,
     )
     listener.compiled(name, where)
+    compiled = compiling(plan, where).result()
+    reading = meter(config, where, compiled.bytes, measure=resources.mfu)
     progress = None if carry is None else carry._replace(states=None)  # type: ignore[arg-type]
     blocks = loop.run(plan, program.members(config.members), config.steps, carry, where=where)
     while progress is None or not over(config, progress):
         block = next(blocks)
         progress = block.progress
-        new = lines_of(config, block)
+        new = lines_of(config, block, reading)
         if config.probe_every and block.step % config.probe_every == 0:
             _probe(config, block, new)
         lines += new
@@ -254,9 +269,10 @@ def _run(
                 place, owner = folder / "checkpoints", config.fingerprint
                 checkpoint.save(place, block.step, carry, owner=owner, notes=lines)
         listener.evaluated(name, new)
-    seconds = compiling(plan, where).result().seconds
     # Each process has times of its own.
-    result = devices.agree(lambda: result_of(config, progress, lines, where, seconds))
+    result = devices.agree(
+        lambda: result_of(config, progress, lines, where, compiled.seconds, reading)
+    )
     if devices.is_primary():
         files.write_json(folder / "result.json", result)
         (folder / "failure.json").unlink(missing_ok=True)  # of an earlier try
@@ -365,18 +381,21 @@ def over(config: TrainConfig, progress: Carry) -> bool:
     return bool(progress.step >= config.steps or not progress.active.any() or one_rate)
 
 
-def lines_of(config: TrainConfig, block: loop.Block) -> list[dict[str, Any]]:
+def lines_of(config: TrainConfig, block: loop.Block, reading: Meter) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` for a block.
 
     Args:
         config: The run's config.
         block: The block.
+        reading: The meter of its devices.
 
     Returns:
         A line per member that trained in it.
     """
     active = np.flatnonzero(block.metrics.active).tolist()
     tokens = len(active) * config.eval_every * config.batch_size * config.task.seq_len
+    rate = tokens / block.seconds
+    read = reading.read(rate)
     return [
         {
             "step": block.step,
@@ -385,7 +404,8 @@ def lines_of(config: TrainConfig, block: loop.Block) -> list[dict[str, Any]]:
             **_numbers(block.metrics.train, "train", config, index),
             **_numbers(block.metrics.held_out, "eval", config, index),
             "seconds": block.seconds,
-            "tokens_per_second": tokens / block.seconds,
+            "tokens_per_second": rate,
+            **read,
         }
         for index in active
     ]
@@ -397,6 +417,7 @@ def result_of(
     lines: Sequence[Mapping[str, Any]],
     where: Layout,
     compile_seconds: float,
+    reading: Meter,
 ) -> dict[str, Any]:
     """The content of ``result.json``.
 
@@ -406,6 +427,7 @@ def result_of(
         lines: All its metrics.
         where: On how many devices and how many members at once it was computed.
         compile_seconds: Wall time of the compilation.
+        reading: The meter of its devices.
 
     Returns:
         JSON data.
@@ -428,13 +450,15 @@ def result_of(
                 "steps_to_90": first_step(own, 0.9, metric) if metric == ACCURACY else None,
             }
         )
+    rate = tokens_per_second(config, [member["step"] for member in members], seconds)
     return {
         "format": FORMAT,
         "config": config.fingerprint,
         "steps": steps,
         "num_params": num_parameters(model),
         "state_size": state_size(model, config.task.seq_len),
-        "tokens_per_second": tokens_per_second(config, [m["step"] for m in members], seconds),
+        "tokens_per_second": rate,
+        **reading.read(rate),
         "train_seconds": seconds,
         "compile_seconds": compile_seconds,
         "devices": len(where.devices),

@@ -91,8 +91,12 @@ def test_train_puts_every_option_where_it_belongs(
         capsys, "train", "mqar", *SMOKE, "--mixer", "softmax_attention", "--lr", 0.02, "--seed", 5,
         "--steps", 4, "--eval-every", 2, "--batch-size", 3, "--d-model", 8, "--num-kv-pairs", 3,
         "--weight-decay", 0.0, "--vocab-size", 40, "--run-dir", tmp_path / "run",
+        "--mfu", "--tensorboard",
     )  # fmt: skip
     assert "softmax_attention: step 4/4" in out
+    assert re.search(r"tokens/s, MFU \d+\.\d %, .* [KM]iB$", out, re.MULTILINE)
+    place = tmp_path / "run" / "tensorboard" / "softmax_attention" / "learning_rate=0.02,seed=5"
+    assert len(list(place.glob("events.out.tfevents.*"))) == 1
     config = load(tmp_path / "run").config
     assert (config.learning_rates, config.seeds) == ((0.02,), (5,))
     assert (config.steps, config.eval_every, config.batch_size) == (4, 2, 3)
@@ -100,6 +104,16 @@ def test_train_puts_every_option_where_it_belongs(
     assert (config.model.d_model, config.model.vocab_size) == (8, 40)
     assert config.optimizer.weight_decay == 0.0
     assert config.task.seq_len == presets.configs("smoke", "mqar")["ssd"].task.seq_len
+
+
+def test_tracking_without_its_package_is_refused_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type]
+    for command in (["train", "mqar", "--mixer", "ssd"], ["sweep", "mqar"]):
+        words = [*command, *SMOKE, "--wandb", "mine", "--run-dir", tmp_path / "run"]
+        assert "pip install 'dsfjax[tracking]'" in fails(capsys, *words)
+    assert not (tmp_path / "run").exists()
 
 
 def test_default_folder_depends_on_the_config() -> None:

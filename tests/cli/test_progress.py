@@ -61,6 +61,18 @@ def test_pipe_gets_plain_lines() -> None:
     ]
 
 
+def test_memory_and_mfu_are_said_where_they_are_known() -> None:
+    file = io.StringIO()
+    with progress(Console(file=file)) as listener:
+        listener.started("ssd", CONFIG)
+        known = {"memory_bytes": 3 * 2**29, "mfu": 0.4567}
+        listener.evaluated("ssd", [line(0.5) | known])
+        listener.finished("ssd", RESULT | known)
+    said = file.getvalue().splitlines()
+    assert said[1].endswith("0.5 s, 1,000 tokens/s, MFU 45.7 %, 1.5 GiB")
+    assert said[2].endswith("12,346 tokens/s, MFU 45.7 %, 1.5 GiB")
+
+
 def test_terminal_gets_bars() -> None:
     file = io.StringIO()
     console = Console(file=file, width=160, force_terminal=True)

@@ -156,7 +156,7 @@ class KillAt(Listener):
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
-    times = ("seconds", "tokens_per_second")
+    times = ("seconds", "tokens_per_second", "memory_bytes")
     return [{k: v for k, v in line.items() if k not in times} for line in lines]
 
 

@@ -11,12 +11,25 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dsfjax.cost import count_operations
+from dsfjax.cost.peak import measured
 from dsfjax.nn import ModelConfig, build
 from dsfjax.tasks.mqar import MQARConfig, sample
-from dsfjax.training import Listener, RunError, TrainConfig, load, query_loss, to_json, train
+from dsfjax.training import (
+    Listener,
+    Resources,
+    RunError,
+    TrainConfig,
+    load,
+    query_loss,
+    to_json,
+    train,
+)
 from dsfjax.training.compilation import compiling
 from dsfjax.training.step import HELD_OUT, stream
+from dsfjax.training.trackers import EventFiles, Together
 
 CONFIG = TrainConfig(
     MQARConfig(vocab_size=32, seq_len=16, num_kv_pairs=2),
@@ -30,7 +43,7 @@ CONFIG = TrainConfig(
     stop_at=None,
     checkpoint_every=2,
 )
-TIMES = ("seconds", "tokens_per_second")
+TIMES = ("seconds", "tokens_per_second", "memory_bytes")
 
 
 class Killed(Exception):
@@ -127,6 +140,53 @@ def test_killed_between_last_checkpoint_and_result(finished: Path, tmp_path: Pat
     train(CONFIG, folder, listener=heard)
     assert [event for event, _ in heard.events] == ["started", "finished"]
     assert_same_run(finished, folder)
+
+
+def test_a_tracker_has_each_line_once(finished: Path, tmp_path: Path) -> None:
+    def told() -> list[tuple[int, float]]:
+        (place,) = (tmp_path / "events").glob("*/learning_rate=0.01,seed=1")
+        reader = EventAccumulator(str(place), purge_orphaned_data=False).Reload()
+        return [(event.step, event.value) for event in reader.Scalars("eval/loss")]
+
+    folder, tracker = tmp_path / "run", EventFiles(tmp_path / "events")
+    with pytest.raises(Killed):
+        train(CONFIG, folder, listener=Together(tracker, KillAt(8)))
+    assert [step for step, _ in told()] == [2, 4, 6, 8]
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10, "mem')
+    shutil.rmtree(folder / "checkpoints" / "step_00000008" / "state")
+    train(CONFIG, folder, listener=EventFiles(tmp_path / "events"))
+    lines = [line for line in load(folder).metrics if line["member"] == 3]
+    expected = [(line["step"], pytest.approx(line["eval_loss"])) for line in lines]
+    assert told() == expected
+    # Of a run that is finished already it writes the same.
+    shutil.rmtree(tmp_path / "events")
+    train(CONFIG, folder, listener=EventFiles(tmp_path / "events"))
+    assert told() == expected
+
+
+def test_memory_and_use_of_the_peak(finished: Path, tmp_path: Path) -> None:
+    result = train(CONFIG, tmp_path / "run", resources=Resources(mfu=True))
+    plain = load(finished)
+    # Where no peak is declared none is measured unless that was asked for.
+    assert "mfu" not in plain.result and "mfu" not in plain.metrics[0]
+    assert plain.result["memory_bytes"] == result["memory_bytes"] > 2**16
+    task = CONFIG.task
+    batch = jax.vmap(task.held_out, (None, 0))(jax.random.key(0), np.arange(1))
+    examples = jax.eval_shape(jax.vmap(lambda pick: task.example(pick, ())), batch)
+    model = build(CONFIG.model)
+    counted = count_operations(
+        jax.value_and_grad(lambda params, examples: query_loss(model, params, examples)[0]),
+        jax.eval_shape(model.init, jax.random.key(0)),
+        examples,
+    )
+    each = counted.flops / task.seq_len
+    for read in (result, *load(tmp_path / "run").metrics):
+        expected = read["tokens_per_second"] * each / measured("float32")
+        assert read["mfu"] == pytest.approx(expected, rel=0.05)
+    member = load(tmp_path / "run").members[0]
+    assert member.timing["mfu"] == result["mfu"]
+    assert "memory_bytes" not in member.metrics[0]
 
 
 @pytest.mark.slow

@@ -34,6 +34,8 @@ STOPPED = ("result.json", "failure.json")
 """The files of which a run has one when it is over: it is finished, or it has failed."""
 TIMES = ("train_seconds", "compile_seconds", "tokens_per_second")
 """What all members of a run share of ``MemberResult.timing``."""
+READ = ("memory_bytes", "mfu")
+"""What they share, too, where the run has it (:mod:`dsfjax.training.meter`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class MemberResult:
         config: Config of the program, as JSON data.
         metrics: The member's evaluations in order, as JSON data.
         environment: What the program ran on (:mod:`dsfjax.training.storage.environment`).
-        timing: Wall times of the program, and when it was finished.
+        timing: Wall times of the program, its memory, and when it was finished.
     """
 
     run: str
@@ -215,7 +217,8 @@ def results(
         when = {} if finished_at is None else {"finished_at": finished_at}
         common |= {name: ended[name] for name in ("num_params", "state_size")}
         common["timing"] = when | {name: ended[name] for name in TIMES}
-    left_out = {"member", "tokens_per_second", *Member._fields}
+        common["timing"] |= {name: ended[name] for name in READ if name in ended}
+    left_out = {"member", "tokens_per_second", *READ, *Member._fields}
     found = []
     for index, point in enumerate(config.members):
         own = {} if failed else _from_result(ended["members"][index], config.task.measured())
@@ -268,7 +271,8 @@ def row(members: Sequence[MemberResult]) -> dict[str, Any]:
         best point, ``accuracies`` (a list, by seed), ``statuses`` (the same), ``steps_to_90`` (mean
         over seeds, None unless all got there), ``best`` (the point: a value of every axis but the
         seeds), ``best_learning_rate``, ``state_size``, ``num_params``, ``tokens_per_second``,
-        ``train_seconds``, ``compile_seconds``, and ``rates``: for each point its axes,
+        ``train_seconds``, ``compile_seconds``, ``memory_bytes`` and ``mfu`` where the run has them,
+        and ``rates``: for each point its axes,
         ``accuracy_mean``, ``accuracy_std``, ``accuracies``, ``statuses`` and ``steps_to_90``.
         ``status`` is "finished". Of a run that failed there are ``mixer``, ``status`` and
         ``reason``. A task that has other metrics has their names in place of the accuracy's, and
@@ -308,6 +312,7 @@ def row(members: Sequence[MemberResult]) -> dict[str, Any]:
         "state_size": first.state_size,
         "num_params": first.num_params,
         **{name: first.timing.get(name) for name in reversed(TIMES)},
+        **{name: first.timing[name] for name in READ if name in first.timing},
         "rates": rates,
     }
 
