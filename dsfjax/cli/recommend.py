@@ -103,8 +103,8 @@ def _amount(option: str, text: str, nouns: tuple[str, ...]) -> tuple[float, str]
 
 
 def _print(ranking: Ranking, advice: Advice) -> None:
-    about = DEMANDS.get(ranking.demand, "")
-    _say(f"\n{words.capitalized(ranking.demand)}{': ' if about else ''}{about}.")
+    about = "; ".join(DEMANDS[demand] for demand in ranking.demands if demand in DEMANDS)
+    _say(f"\n{words.capitalized(ranking.called)}{': ' if about else ''}{about}.")
     if ranking.neighbours:
         console().print(_neighbours(ranking))
     if ranking.places:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +37,7 @@ class Advice:
 
     Attributes:
         profile: The asked task.
-        rankings: One per demand.
+        rankings: One per demand; one for demands of which the results say the same.
         prices: Mixer to what it costs; empty if that was not counted.
         d_model: Width of the models that were counted.
         num_layers: Their layers.
@@ -86,7 +86,7 @@ class Advice:
     @property
     def answer(self) -> str:
         """What to try first, in a sentence or two."""
-        order, silent = self.order, [r.demand for r in self.rankings if not r.places]
+        order, silent = self.order, [r.called for r in self.rankings if not r.places]
         lacking = f" For {listing(silent)} there is no evidence." if silent else ""
         if not order:
             return f"No result says which architecture to take.{lacking}"
@@ -103,7 +103,7 @@ class Advice:
                 place = places[first]
                 ties = [m for m in chosen[1:] if m in places and places[m].rank == place.rank]
                 also = f" Seeds do not tell it from {listing(ties)}." if ties else ""
-                said.append(f"For {ranking.demand}: {place.reason}.{also}")
+                said.append(f"For {ranking.called}: {place.reason}.{also}")
         return f"Try {first} first. {' '.join(said)}{out}{lacking}"
 
     @property
@@ -128,7 +128,7 @@ class Advice:
 
     def _ranking(self, ranking: Ranking) -> dict[str, Any]:
         return {
-            "demand": ranking.demand,
+            "demands": list(ranking.demands),
             "neighbours": [
                 {
                     "task": each.label,
@@ -191,14 +191,21 @@ def recommend(
         The advice.
     """
     known = list(evidence)
-    rankings = tuple(rank(profile, demand, known) for demand in profile.demands)
+    rankings: list[Ranking] = []
+    for demand in profile.demands:
+        new = rank(profile, demand, known)
+        same = (i for i, one in enumerate(rankings) if replace(one, demands=new.demands) == new)
+        if (i := next(same, None)) is None:
+            rankings.append(new)
+        else:
+            rankings[i] = replace(new, demands=(*rankings[i].demands, demand))
     mixers = dict.fromkeys(place.mixer for each in rankings for place in each.places)
     prices = {
         mixer: price(mixer, profile, d_model, num_layers)
         for mixer in mixers
         if priced and mixer in systems.names()
     }
-    return Advice(profile, rankings, prices, d_model, num_layers)
+    return Advice(profile, tuple(rankings), prices, d_model, num_layers)
 
 
 def price(mixer: str, profile: Profile, d_model: int, num_layers: int) -> Price:

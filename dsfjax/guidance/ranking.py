@@ -144,21 +144,26 @@ class Place:
 
 @dataclass(frozen=True)
 class Ranking:
-    """What the results say of one demand.
+    """What the results say of one demand, or of several of which they say the same.
 
     Attributes:
-        demand: The demand.
+        demands: The demands.
         neighbours: The nearest tasks with it, the nearest first; empty if nothing was run.
         places: The mixers, the best first; empty where no neighbour tells them apart.
         unranked: Mixers that ran on too few of the neighbours.
         doubts: How thin the evidence is, in sentences.
     """
 
-    demand: str
+    demands: tuple[str, ...]
     neighbours: tuple[Neighbour, ...]
     places: tuple[Place, ...]
     unranked: tuple[str, ...]
     doubts: tuple[str, ...]
+
+    @property
+    def called(self) -> str:
+        """The demands in a sentence."""
+        return listing(list(self.demands))
 
 
 def rank(profile: Profile, demand: str, evidence: Iterable[Evidence]) -> Ranking:
@@ -182,7 +187,7 @@ def rank(profile: Profile, demand: str, evidence: Iterable[Evidence]) -> Ranking
     ranked = {mixer: on for mixer, on in found.items() if 2 * len(on) >= len(telling)}
     doubts = _doubts(profile, demand, fitting, near, ranked)
     unranked = tuple(mixer for mixer in found if mixer not in ranked)
-    return Ranking(demand, tuple(used), tuple(_places(ranked)), unranked, tuple(doubts))
+    return Ranking((demand,), tuple(used), tuple(_places(ranked)), unranked, tuple(doubts))
 
 
 def neighbours(profile: Profile, evidence: Iterable[Evidence]) -> list[Neighbour]:

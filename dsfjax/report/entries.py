@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from dsfjax.analysis import Cost
 from dsfjax.aspects import Findings
+from dsfjax.guidance import Advice
 from dsfjax.report.dynamics import Dynamics
 from dsfjax.tasks import ACCURACY, Baseline, Metric
 from dsfjax.training import MemberResult
@@ -107,6 +108,8 @@ class Comparison:
             "" where the task has no baseline, and ``unbound`` is the worst value.
         linear: A linear model of the whole input; None where there is no such baseline.
         measured: The metrics of the task; the score is of the first.
+        advice: What all results say of tasks like this one; None where the task does not say what
+            it demands.
     """
 
     facts: dict[str, str]
@@ -117,6 +120,7 @@ class Comparison:
     trivial: str = "naming any value of the sequence"
     linear: Baseline | None = None
     measured: tuple[Metric, ...] = (ACCURACY,)
+    advice: Advice | None = None
 
     @property
     def metric(self) -> Metric:

@@ -32,6 +32,7 @@ def render(comparison: Comparison, verdict: Verdict, title: str, files: list[str
         *[sections.of_aspect(comparison, aspect) for aspect in registered()],
         sections.training(comparison),
         sections.costs(comparison),
+        sections.guidance(comparison),
     ]
     heading = "Which architecture for this task, and why"
     answer = decision(heading, verdict, definitions("reasons", verdict.reasons))

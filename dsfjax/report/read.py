@@ -17,6 +17,7 @@ from dsfjax._util.ahead import compiled
 from dsfjax.analysis import cost, state_size
 from dsfjax.aspects import Findings
 from dsfjax.cost import PHASES
+from dsfjax.guidance import Advice, of_folder, profile_of, recommend, shipped
 from dsfjax.report.dynamics import read_dynamics
 from dsfjax.report.entries import Comparison, Curve, Entry
 from dsfjax.report.examine import Examination
@@ -25,6 +26,7 @@ from dsfjax.training import Loaded, MemberResult, TrainConfig, load
 from dsfjax.training.runs import program_of
 from dsfjax.training.storage.folder import read_config
 from dsfjax.training.storage.record import mean_in, row
+from dsfjax.training.storage.store import NAME as STORE
 
 
 def read(
@@ -86,6 +88,7 @@ def read(
         linear=baselines.get("linear"),
         entries=tuple(entries),
         measured=task.measured(),
+        advice=_advice(run_dir, task) if task.demands else None,
     )
 
 
@@ -125,6 +128,13 @@ def labels(names: Sequence[str]) -> list[str]:
     shared = set.intersection(*(set(own[1:]) for own in words)) if len(names) > 1 else set()
     short = ["-".join([own[0], *(w for w in own[1:] if w not in shared)]) for own in words]
     return short if len(set(short)) == len(short) else list(names)
+
+
+def _advice(run_dir: Path, task: Task) -> Advice:
+    """What the results of the folder and those of the package say; what it costs is in the page."""
+    stored = any((run_dir / name).exists() for name in ("result.json", STORE))
+    own = of_folder(run_dir, "the folder of this run") if stored else []
+    return recommend(profile_of(task), [*own, *shipped()], priced=False)
 
 
 class _Nothing:

@@ -4,11 +4,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from dsfjax._util.words import capitalized, count, number, rate
+from dsfjax._util.words import capitalized, count, number, percent, rate
 from dsfjax.aspects import Aspect, Panel, registered
 from dsfjax.aspects.aspect import MODEL
 from dsfjax.aspects.style import colors
 from dsfjax.cost import PHASES
+from dsfjax.guidance.ranking import Standing
 from dsfjax.report import dynamics
 from dsfjax.report.entries import Comparison
 from dsfjax.report.html import Cell, Column, bullets, figure, grid, lead, note, section, table
@@ -348,6 +349,56 @@ def training(comparison: Comparison) -> str:
         "the loss show what was learnt when."
     )
     return section("Training as two dynamical systems", how, grid("panels", drawn)) if drawn else ""
+
+
+def guidance(comparison: Comparison) -> str:
+    """What all results say of tasks like this one: a table per demand, and how thin it is."""
+    advice = comparison.advice
+    if advice is None:
+        return ""
+    parts = []
+    for ranking in advice.rankings:
+        telling = [each for each in ranking.neighbours if each.tells]
+        near = "; ".join(f"{each.label} ({each.why})" for each in ranking.neighbours)
+        said = capitalized(ranking.called)
+        parts.append(lead(f"{said}. Nearest tasks: {near}." if near else f"{said}."))
+        if ranking.places:
+            columns = (
+                Column("mixer", "ascending", "text"),
+                Column("rank", "ascending", sorted="ascending"),
+                Column("gain"),
+                *[Column(each.label, _direction(each.first.metric)) for each in telling],
+                Column("tokens to train", "ascending"),
+            )
+            rows = [
+                (
+                    Cell(place.mixer, place.mixer),
+                    Cell(f"{place.rank}", place.rank),
+                    Cell(percent(place.gain), place.gain),
+                    *[_guidance_cell(place.on.get(each.label)) for each in telling],
+                    Cell(count(place.tokens), place.tokens),
+                )
+                for place in ranking.places
+            ]
+            parts.append(table(f"Results on {ranking.called}, scrollable", columns, rows))
+        parts.append(bullets("doubts", ranking.doubts))
+    how = (
+        f"{advice.answer} Gain: the way from the trivial answer to the best mixer of a task, mean "
+        "over the tasks; mixers of one rank are not told apart by their seeds. `dsfjax recommend` "
+        "says the same of other lengths and inputs, with memory and operations."
+    )
+    return section("Which architecture, by all results on tasks like this", how, *parts)
+
+
+def _guidance_cell(standing: Standing | None) -> Cell:
+    if standing is None:
+        return Cell("–", None)
+    one = standing.best
+    cell = _score_cell(one.metric, one.mean, one.std)
+    if standing.top or not one.learnt:
+        word = "top" if standing.top else "not learnt"
+        return dataclasses.replace(cell, spread=f"{cell.spread}, {word}")
+    return cell
 
 
 def costs(comparison: Comparison) -> str:

@@ -158,6 +158,15 @@ def test_several_demands_are_judged_by_the_worst() -> None:
     assert "For state-tracking: at the top on track, L = 64" in advice.answer
 
 
+def test_demands_of_which_the_results_say_the_same_are_one() -> None:
+    demands = ("smoothing", "classification")
+    known = [dataclasses.replace(one, demands=demands) for one in FOUR]
+    both = dataclasses.replace(PROFILE, demands=(*demands, "language"))
+    advice = recommend(both, known, priced=False)
+    assert [ranking.demands for ranking in advice.rankings] == [demands, ("language",)]
+    assert "For smoothing and classification: at the top on" in advice.answer
+
+
 def test_a_profile_that_cannot_be() -> None:
     for own, message in (
         ({"demands": ()}, "expected what the task demands, one or more of recall"),

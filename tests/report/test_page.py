@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 import pytest
 
 from dsfjax.aspects import memory_curves, state_use
+from dsfjax.guidance import Profile, recommend
 from dsfjax.report import page as pages
 from dsfjax.report import sections
 from dsfjax.report.entries import Comparison
 from dsfjax.report.verdict import decide
+from tests.guidance.results import evidence
 from tests.report.synthetic import MIXERS, changed, comparison, diverged, errors
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -218,3 +220,31 @@ def test_eigenvalues_that_turn_get_a_histogram_of_angles() -> None:
     count = read(render(one, "t", [])).tags.count("svg")
     assert count == read(render(straight, "t", [])).tags.count("svg") + 1
     assert "All are real and positive." not in render(one, "t", [])
+
+
+def test_all_results_on_tasks_like_this_are_a_section() -> None:
+    known = [
+        evidence("softmax_attention", 0.99),
+        evidence("ssd", 0.985, 0.02, source="the folder of this run", scale=""),
+        evidence("s6", 0.5),
+    ]
+    profile = Profile(length=4096, demands=("recall", "language"), vocab_size=16)
+    advice = recommend(profile, known, priced=False)
+    shown = sections.guidance(dataclasses.replace(comparison(), advice=advice))
+    reader = read(shown)
+    assert [row[:4] for row in reader.tables[0]] == [
+        ["mixer", "rank", "gain", "made_up, L = 64"],
+        ["softmax_attention", "1", "100.0\xa0%", "99.0\xa0% ± 1.0, top"],
+        ["ssd", "1", "99.0\xa0%", "98.5\xa0% ± 2.0, top"],
+        ["s6", "3", "0.0\xa0%", "50.0\xa0% ± 1.0, not learnt"],
+    ]
+    assert len(reader.tables) == 1  # nothing was run that demands the other
+    for text in (
+        advice.answer,
+        "Recall. Nearest tasks: made_up, L = 64 (64× shorter, 1 demand not shared).",
+        "3 results of 4 seeds, from 1 experiment at scale small and the folder of this run;",
+        "Nothing longer than 64 steps was run; this extrapolates 64×.",
+        "Nothing was run that demands language",
+    ):
+        assert text in reader.text
+    assert sections.guidance(comparison()) == ""

@@ -41,6 +41,7 @@ def test_page_and_data(run_dir: Path, tmp_path: Path) -> None:
     assert page == tmp_path / "report" / "index.html"
     text = page.read_text(encoding="utf-8")
     assert all(mixer in text for mixer in MIXERS)
+    assert "the folder of this run" in text and "Nearest tasks: mqar, L = 16" in text
     assert verdict.doubts[0].startswith("2 seeds per learning rate")
     assert verdict.doubts[0] in text
     with (tmp_path / "report" / "data" / "summary.csv").open(newline="", encoding="utf-8") as file:
