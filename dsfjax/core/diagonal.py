@@ -114,7 +114,7 @@ def _total(x: Array, length: int) -> Array:
     return repeated(x, length) if x.shape[0] == 1 else x.sum(axis=0, keepdims=True)
 
 
-def repeated(log_a: Array, steps: int) -> Array:
+def repeated(log_a: Array, steps: Array | int) -> Array:
     """The sum of a log decay over steps in which it is the same; a decay of 0 stays one."""
     if not jnp.iscomplexobj(log_a):
         return log_a * steps

@@ -20,6 +20,7 @@ import jax
 from dsfjax._util import names
 from dsfjax.core.diagonal import Elementwise
 from dsfjax.core.kernel import KernelSystem
+from dsfjax.core.pytree import time_leaves
 from dsfjax.core.system import System
 from dsfjax.engines import attention
 from dsfjax.engines.associative import Associative
@@ -208,8 +209,14 @@ def _plan(system: System, states: bool) -> Chunked:
         algorithm = MATRIX_PRODUCTS
     else:
         algorithm, chunk = MATRIX_PRODUCTS, 32
-    chunks = 8 if jax.default_backend() == "cpu" else 64
+    # Chunks of a constant system share their matrices, so many of them take little memory.
+    chunks = 8 if jax.default_backend() == "cpu" and not _is_constant(system) else 64
     return Chunked(algorithm, chunk, chunks * chunk)
+
+
+def _is_constant(system: System) -> bool:
+    parts = (system.A, system.B, system.C)
+    return system.reset is None and all(x.shape[0] == 1 for y in parts for x in time_leaves(y))
 
 
 def _one_decay_per_head(system: System) -> bool:

@@ -48,6 +48,7 @@ class Recurrence:
             `advance` knows it: it is for what fills up a last chunk.
         emit_states: Engines return all states (L, H, n, p) instead of s (L, R, H, p).
         precision: Of matrix products: "highest" (float32 and float64) or "default" (bfloat16).
+        is_real: Of complex states: x is real, and nothing but the real part of s is used.
     """
 
     A: Transition
@@ -59,6 +60,7 @@ class Recurrence:
     live: Array | None = None
     emit_states: bool = static(default=False)
     precision: str = static(default="highest")
+    is_real: bool = static(default=False)
 
     @property
     def length(self) -> int:
@@ -142,7 +144,19 @@ def prepare(
         return leaf.astype(dtype if jnp.iscomplexobj(leaf) else jnp.finfo(dtype).dtype)
 
     A = jax.tree.map(cast, system.A)
-    return Recurrence(A, b, x, c, f, system.reset, emit_states=emit_states, precision=precision)
+    # Where c is known, `read_out` takes the real part of what is read before all else.
+    is_real = jnp.issubdtype(dtype, jnp.complexfloating) and f is None and c is not None
+    return Recurrence(
+        A,
+        b,
+        x,
+        c,
+        f,
+        system.reset,
+        emit_states=emit_states,
+        precision=precision,
+        is_real=is_real and not emit_states,
+    )
 
 
 class Entering(NamedTuple):
@@ -187,7 +201,7 @@ class Entering(NamedTuple):
         f = problem.forcing() + jnp.where(at, moved, 0)
         reset = None if problem.reset is None else self.starts
         empty = problem.x[..., :0]
-        return dataclasses.replace(problem, b=None, x=empty, f=f, reset=reset)
+        return dataclasses.replace(problem, b=None, x=empty, f=f, reset=reset, is_real=False)
 
     def insert(self, problem: Recurrence) -> tuple[Recurrence, Array]:
         """The recurrence from the zero state with steps that write the states before the segments.
@@ -246,6 +260,7 @@ class Entering(NamedTuple):
             x=spread(problem.x, h.reshape(count * writes, rank, heads, p)),
             c=c if c is None or c.shape[0] == 1 else spread(c),
             reset=reset,
+            is_real=False,  # the states that enter are written as values
         )
         return longer, place
 

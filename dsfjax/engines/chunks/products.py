@@ -14,6 +14,7 @@ That is linear attention on a short sequence (GLA, SSD): c² n + c² p operation
 within a chunk and c n p for its state, where step by step every state is touched c times. Where a
 decay differs between the n states, C Bᵀ ⊙ α is no longer one product: then it is put together from
 blocks below the diagonal, in each of which α factors into a part of t and a part of s (`decay`).
+Where a, b and c are constant in time, all chunks have the same matrices (`convolution`).
 
 References:
     Yang et al. (2023), arXiv:2312.06635; Dao & Gu (2024), arXiv:2405.21060.
@@ -29,6 +30,7 @@ from jax import Array
 
 from dsfjax.core.diagonal import Elementwise
 from dsfjax.core.transitions import Transition, to_heads
+from dsfjax.engines.chunks import convolution
 from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap
 from dsfjax.engines.chunks.decay import Sums, between, block_sums, halves, lower_blocks
 from dsfjax.engines.guard import finite
@@ -70,6 +72,24 @@ class MatrixProducts(AffineChunks):
         if A.per_channel:
             return "its decay varies over the value channels"
         return "chunks skip the states between" if states else None
+
+    def forward(self, problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
+        """Run one segment; see `ChunkAlgorithm.forward`."""
+        run = convolution.forward if convolution.is_convolution(problem) else super().forward
+        return run(problem, h0, chunk)
+
+    def backward(
+        self,
+        problem: Recurrence,
+        starts: Array,
+        d_out: Array,
+        dh: Array,
+        d_starts: Array | None,
+        chunk: int,
+    ) -> tuple[list[Array], Array]:
+        """Cotangents of one segment; see `ChunkAlgorithm.backward`."""
+        run = convolution.backward if convolution.is_convolution(problem) else super().backward
+        return run(problem, starts, d_out, dh, d_starts, chunk)
 
     def chunk_map(self, problem: Recurrence, heads: int) -> ChunkMap:
         """All steps of a recurrence as one affine map."""
