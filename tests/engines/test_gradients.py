@@ -46,13 +46,17 @@ def assert_gradients_of_sequential(name: str, length: int, *, reverse: bool = Fa
     bar, paths = cotangents(*example), names_of_leaves(example)
     expected = reference.run(*example, reverse=reverse)
     exact = run(*example, bar, method="sequential").gradients
+    # A gradient may be 0 but for rounding, as that of c where only one token is weighed; such a one
+    # is small on the scale of the others.
+    rounding = 1e-14 * max(np.abs(y).max(initial=0) for y in exact)
     for method in methods(example[0]):
         got = run(*example, bar, method=method)
         assert reference.error(got.y, expected.y) < 1e-12, method
         assert reference.error(got.h_last, expected.h_last) < 1e-12, method
         for path, x, y in zip(paths, got.gradients, exact, strict=True):
             assert np.all(np.isfinite(x)), (method, path)
-            assert reference.error(x, y) < 1e-9, (method, path)
+            is_zero = np.abs(y).max(initial=0) < rounding and np.abs(x).max(initial=0) < rounding
+            assert is_zero or reference.error(x, y) < 1e-9, (method, path)
 
 
 @pytest.mark.parametrize(("name", "length"), CASES)

@@ -168,8 +168,10 @@ def unit_lower_inverse(T: Array, precision: str) -> Array:
     Matrix products only: a triangular solver runs such small matrices one after another.
     """
     size = T.shape[-1]
-    if size == 1:  # T is strictly lower triangular, so here it is 0
-        return jnp.ones_like(T)
+    if size == 1:
+        # T is strictly lower triangular, so here it is 0. The inverse is not written as a constant,
+        # which has no batch axis under `jax.vmap` while its derivative has one: JAX mixes them up.
+        return 1 - T
     half = 1 << ((size - 1).bit_length() - 1)
     if size != 2 * half:  # the identity below and to the right changes nothing above it
         T = jnp.pad(T, [(0, 0)] * (T.ndim - 2) + [(0, 2 * half - size)] * 2)
