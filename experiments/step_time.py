@@ -92,20 +92,28 @@ def main(options: Options) -> None:
         files.write_json(options.out, what | {"environment": environment.describe()})
 
 
-def our_block(made: TrainConfig) -> Callable[[], None]:
-    """A function that takes ``BLOCK`` training steps (and evaluates on one example)."""
-    where = layout(1, jax.devices(), batch_size=made.batch_size)
+def our_block(made: TrainConfig, *, apart: bool = False) -> Callable[[], None]:
+    """A function that trains all members for a block of steps, and evaluates them.
+
+    Args:
+        made: The config.
+        apart: One member after another, each on all devices, instead of all as one program.
+
+    Returns:
+        The function; every call continues from the last.
+    """
     plan = program_of(made)
+    groups = [(each,) for each in made.members] if apart else [made.members]
+    where = layout(len(groups[0]), jax.devices(), batch_size=plan.part_size)
     compiled = compiling(plan, where).result()
-    which = members(made.members)
-    which = where.put(which, SPLIT)
     data, total = where.put((data_of(plan), np.int32(made.steps)), WHOLE)
-    carry = compiled.start(which)
+    inputs = [where.put(members(group), SPLIT) for group in groups]
+    carries = [compiled.start(which) for which in inputs]
 
     def run() -> None:
-        nonlocal carry
-        carry, metrics, _ = compiled.block(data, carry, which, total)
-        jax.block_until_ready(metrics)
+        for i, which in enumerate(inputs):
+            carries[i], metrics, _ = compiled.block(data, carries[i], which, total)
+            jax.block_until_ready(metrics)
 
     return run
 
