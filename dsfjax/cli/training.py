@@ -27,7 +27,7 @@ from dsfjax.training import (
     train,
 )
 from dsfjax.training.config import AXES
-from dsfjax.training.devices import layout, reserve
+from dsfjax.training.devices import STEPS, layout, reserve
 from dsfjax.training.runs import program_of
 from dsfjax.training.storage import record
 from dsfjax.training.storage.record import row
@@ -193,7 +193,9 @@ def check(configs: Mapping[str, TrainConfig], resources: Resources) -> None:
                 f"{task.title or type(task).__name__}, got {shards}; use one of {near}"
             )
     for config in configs.values():
-        program_of(config)
+        plan = program_of(config)
+        if shards > 1:
+            plan.model.over(STEPS)
 
 
 def finish(

@@ -30,6 +30,13 @@ MIXERS = {"mixer", "mixer_back"}
 """Names of the mixers of a block."""
 
 
+def _stays_whole(axis_name: str) -> Any:
+    raise ValueError(
+        "Model.over: expected a model that dsfjax.nn.build made, got one that cannot cut sequences "
+        f"over the axis {axis_name!r}; give it a function `over`."
+    )
+
+
 class Model(NamedTuple):
     """A sequence model as pure functions of its parameters, on one sequence; batch by `jax.vmap`.
 
@@ -86,7 +93,7 @@ class Model(NamedTuple):
     pooled: bool = False
     causal: bool = True
     shards: Shards = WHOLE
-    over: Callable[[str], Any] | None = None
+    over: Callable[[str], Any] = _stays_whole
 
 
 def build(

@@ -18,7 +18,6 @@ from jaxtyping import Array, PyTree
 
 from dsfjax._util import limits
 from dsfjax._util.ahead import ahead, quick_options
-from dsfjax.nn import Model
 from dsfjax.training.block import start, train_block
 from dsfjax.training.config import AXES, grid
 from dsfjax.training.devices import SPLIT, STEPS, WHOLE, Device, Layout, layout
@@ -89,7 +88,7 @@ class _Lowered(NamedTuple):
 def _lower(program: Program, where: Layout) -> _Lowered:
     began = time.perf_counter()
     if where.shards > 1:
-        program = dataclasses.replace(program, model=_cut_along_steps(program.model))
+        program = dataclasses.replace(program, model=program.model.over(STEPS))
 
     def first(which: Members) -> Carry:
         return _raw(start(program, which))
@@ -129,15 +128,6 @@ def _lower(program: Program, where: Layout) -> _Lowered:
     start_lowered = start_jit.lower(which)
     block_lowered = block_jit.lower(data, carry, which, total_steps)
     return _Lowered(start_lowered, block_lowered, time.perf_counter() - began, where.quick)
-
-
-def _cut_along_steps(model: Model) -> Model:
-    if model.over is None:
-        raise ValueError(
-            "expected a model with `over`, as dsfjax.nn.build makes it, for sequences that are cut "
-            "over devices; got one without"
-        )
-    return model.over(STEPS)
 
 
 def template(program: Program, num_members: int) -> Carry:

@@ -42,6 +42,7 @@ from dsfjax.cli import main
         ("train mqar --mixer ssd --vocab-size 1000000000000", "expected vocab_size < 2^31"),
         ("train mqar --mixer ssd --max-length 8", "at least task.seq_len = 16, got 8"),
         ("train mqar --mixer ssd --devices 0", "expected --devices >= 1, got 0"),
+        ("train mqar --mixer ssd --sequence-shards 0", "sequence to be cut over 1 to"),
         ("train mqar --mixer ssd --memory 0", "expected --memory > 0 GiB, got 0"),
         ("train mqar --mixer ssd --memory -1", "expected --memory > 0 GiB, got -1"),
         ("train mqar --mixer ssd --run-dir /dev/null", "to write to, got /dev/null (Not a dir"),

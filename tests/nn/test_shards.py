@@ -20,7 +20,6 @@ RESET = jnp.arange(LENGTH) % 5 == 4  # documents start at the end of a part and 
 def both(own: nn.ModelConfig, around: nn.Surrounding | None = None, **given: Any) -> Any:
     """Outputs and gradient of a weighted sum of them, of a whole sequence and of its parts."""
     whole = nn.build(own, around)
-    assert whole.over is not None
     cut, ids = whole.over("steps"), given.pop("inputs", tokens(LENGTH))
     params = jax.jit(whole.init)(jax.random.key(0))
 

@@ -31,5 +31,5 @@ def test_every_architecture_trains_as_on_one_device() -> None:
 def test_a_language_model_of_70_million_parameters_compiles() -> None:
     found = json.loads(eight_devices("language_model"))
     assert 65e6 < found["parameters"] < 80e6
-    # Parameters and optimiser state are on every device; activations are divided.
-    assert found["8 devices"]["MiB a device"] < 0.5 * found["1 device"]["MiB a device"]
+    # Parameters, their moments and gradients are on every device, a quarter of the activations.
+    assert found["bytes of a device"] < 16 * 4 * found["parameters"]

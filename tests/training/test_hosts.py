@@ -21,14 +21,14 @@ def test_alone_it_is_a_plain_call() -> None:
     assert share(tree, tree) is tree
 
 
-def both(folder: Path) -> list[dict]:
-    """What two processes print at the end of their common sweep."""
+def both(folder: Path, what: str = "sweep") -> list[dict]:
+    """What two processes print at the end of their common work."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     words = ("-m", "tests.training.two_hosts")
     own = {"JAX_ENABLE_X64": "1"}
-    pair = [start(*words, index, port, folder, devices=2, **own) for index in (0, 1)]
+    pair = [start(*words, index, port, folder, what, devices=2, **own) for index in (0, 1)]
     said = []
     for process in pair:
         out, err = process.communicate(timeout=500)
@@ -49,6 +49,11 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for one, other in zip(alone["members"], together.result["members"], strict=True):
         np.testing.assert_allclose(one["eval_loss"], other["eval_loss"], rtol=1e-9)
     assert len(read_results(tmp_path / "sweep")) == 6
+    # A sequence in four parts, two in each process.
+    first, second = both(tmp_path / "cut", "cut")
+    assert first["members"] == second["members"] and first["devices"] == 4
+    for one, other in zip(alone["members"], first["members"], strict=True):
+        np.testing.assert_allclose(one["eval_loss"], other["eval_loss"], rtol=1e-9)
     # Killed after the first checkpoint, both go on from there and end with the same bits.
     run = tmp_path / "again" / "one"
     shutil.copytree(tmp_path / "sweep", tmp_path / "again")

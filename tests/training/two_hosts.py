@@ -1,4 +1,7 @@
-"""One of two processes that train one sweep together: its index, the port, the folder."""
+"""One of two processes that train together: its index, the port, the folder, and what.
+
+"sweep" trains one sweep; "cut" trains a run whose sequences are cut over the devices of both.
+"""
 
 import json
 import sys
@@ -7,12 +10,15 @@ from pathlib import Path
 import jax
 
 
-def main(index: int, port: str, folder: str) -> None:
+def main(index: int, port: str, folder: str, what: str) -> None:
     jax.distributed.initialize(f"localhost:{port}", 2, index)
     from dsfjax.training import Resources, RunError, devices, sweep, train
     from tests.training.small_config import CONFIG
 
     assert (jax.process_count(), jax.device_count()) == (2, 4)
+    if what == "cut":
+        print(json.dumps(train(CONFIG, folder, resources=Resources(sequence_shards=4))))
+        return
     assert devices.agree(lambda: {"a": [1, None]}) == {"a": [1, None]}
     rows = sweep({"one": CONFIG}, folder, resources=Resources(at_most=4))
     # What the first process finds wrong with a folder, the others hear too.
@@ -24,4 +30,4 @@ def main(index: int, port: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(int(sys.argv[1]), *sys.argv[2:])
