@@ -14,7 +14,8 @@ from experiments import throughput
 from tests.tasks.conftest import MakeUp
 from tests.tasks.conftest import made_up as made_up
 
-REVIEWS = [b"fine", b"a film", b"not a film that I would see once more " * 3] * 8
+REVIEWS = [b"a film that I would gladly see once more " * n for n in (2, 2, 3)] * 8
+"""Two of them fill a window of the scale demo: as many are held out."""
 
 
 @pytest.fixture
@@ -51,10 +52,10 @@ def test_engines_by_hand_give_values_and_gradients_of_the_definition() -> None:
 
 
 def test_padded_windows_count_what_is_of_the_document(texts: None) -> None:
-    padded = tasks.get("language", corpus="imdb", seq_len=10, packed=False)
+    padded = tasks.get("language", corpus="imdb", seq_len=100, packed=False)
     examples = tasks.examples(padded, "train", padded.size("train"), jax.random.key(0))
     assert throughput._counted(padded) == pytest.approx(float(examples.weights.mean()))
-    assert throughput._counted(tasks.get("language", corpus="imdb", seq_len=10)) == 1
+    assert throughput._counted(tasks.get("language", corpus="imdb", seq_len=100)) == 1
 
 
 @pytest.mark.slow
