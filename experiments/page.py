@@ -181,7 +181,7 @@ def tables(results: Path) -> Iterator[str]:
             own = {p["series"]: p for p in found if measured.where(p) == where}
             cells = [_score(own[name]) if name in own else "–" for name in names]
             some = next(iter(own.values()))
-            known = (some["trivial"], some.get("linear"))
+            known = (measured.trivial(some), some.get("linear"))
             cells += ["–" if x is None else metric.plain(x) + metric.unit for x in known]
             yield f"| {where} | {' | '.join(cells)} |"
         yield ""
@@ -242,11 +242,12 @@ def spectra(results: Path) -> Iterator[str]:
 
 
 def _looked_into(results: Path) -> Iterator[tuple[str, Experiment, list[dict[str, Any]]]]:
-    """Scale, experiment and points of those whose models were looked into."""
+    """Scale, experiment and points, of which the models were looked into."""
     for scale in SCALES:
         for experiment in EXPERIMENTS:
-            found = _read(results, scale, experiment.name).get("points", [])
-            if experiment.after and found:
+            known = _read(results, scale, experiment.name).get("points", [])
+            found = [point for point in known if "spectra" in point]
+            if found:
                 yield scale, experiment, found
 
 

@@ -2,7 +2,8 @@
 
 At scale ``small`` a row says how its models are trained, the same for all architectures but for
 what stands in `OWN`; all see the same number of tokens. At scale ``paper`` it is the preset "paper"
-of the task. ``demo`` is ``small`` for a few steps.
+of the task; a task for which nobody has published settings is trained as at ``small``, ten times as
+long. ``demo`` is ``small`` for a few steps.
 
 Tasks that have a validation split are trained with it held out; `experiments.after` scores the
 chosen members on the test split.
@@ -88,13 +89,27 @@ def config(
     options = {**({"judged_on": "validation"} if "judged_on" in known else {}), **row.options}
     if varied:
         options["options"] = tuple(varied.items())
-    if scale == "paper":
-        (found,) = presets.configs("paper", row.task, [mixer], options).values()
-        return found
+    if scale == "paper" and "paper" in presets.names(row.task):
+        return _published(row.task, mixer, options)
     settings = {**SMALL, **row.small, **row.own.get(mixer, {}), **options}
+    if scale == "paper":
+        settings["steps"] *= 10
     if scale == "demo":
         settings = {**settings, **DEMO, "learning_rates": settings["learning_rates"][:1]}
     return presets.build(row.task, mixer, settings)
+
+
+def _published(task: str, mixer: str, options: Mapping[str, Any]) -> TrainConfig:
+    """The preset "paper", evaluated on no more examples than the validation split has."""
+    preset = presets.get("paper", task)
+    settings = {**preset.settings, **preset.own.get(mixer, {}), **options}
+    known = {each.name for each in fields(tasks.kind(task))}  # type: ignore[arg-type]
+    size = tasks.get(task, **{name: settings[name] for name in known & settings.keys()}).size(
+        tasks.HELD_OUT
+    )
+    if size is not None:
+        settings["eval_examples"] = min(size, settings["eval_examples"])
+    return presets.build(task, mixer, settings)
 
 
 def configs(

@@ -34,7 +34,7 @@ ROWS = (
         "text, 1,000 bytes",
         "imdb_bytes",
         {},
-        {"batch_size": 8, "steps": 500, "learning_rates": (5e-3,), "eval_every": 200},
+        {"batch_size": 8, "steps": 600, "learning_rates": (5e-3,), "eval_every": 200},
     ),
     Row(
         "ListOps, at most 256 symbols",
