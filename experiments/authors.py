@@ -1,4 +1,4 @@
-"""A training step of the authors' PyTorch code on a CPU, from a clone of their repository.
+"""The authors' PyTorch models and their training step on a CPU, from a clone of their repository.
 
 Their code imports CUDA extensions when it is imported. Here stand functions of the same meaning in
 plain PyTorch: their own reference of the selective scan, layer norm after an addition, and a loop
@@ -42,40 +42,75 @@ def training_step(
     Returns:
         A function that takes a training step on these examples and returns the loss.
     """
-    torch = load("torch")
+    recurrent = mixer in ("s6", "ssd")
+    own = {} if mixer == "normalized_attention" else {"state_mixer": {"name": "torch.nn.Identity"}}
+    model = language_model(
+        repository,
+        d_model=config.model.d_model,
+        d_qk=config.model.d_state or 10,
+        n_layers=config.model.num_layers,
+        block_type="MambaBlock" if recurrent else "TransformerBlock",
+        max_position_embeddings=0 if recurrent else config.task.seq_len,
+        vocab_size=config.model.vocab_size,
+        sequence_mixer=MIXERS[mixer],
+        **own,
+    )
+    step = stepping(model, 1e-3)
+    return lambda: step(inputs, labels)
+
+
+def language_model(repository: Path, **keywords: Any) -> Any:
+    """Their language model, with their initial weights.
+
+    Args:
+        repository: A clone of IntelligentControlSystems/dsf-mqar.
+        **keywords: Of their ``ModelConfig``, as `dsfjax.interop.language_model` takes them.
+
+    Returns:
+        The PyTorch module.
+    """
     _replace_cuda(repository)
     from zoology.config import ModelConfig  # type: ignore[import-not-found]
     from zoology.model import LanguageModel  # type: ignore[import-not-found]
 
-    recurrent = mixer in ("s6", "ssd")
-    own = {} if mixer == "normalized_attention" else {"state_mixer": {"name": "torch.nn.Identity"}}
-    model = LanguageModel(
-        ModelConfig(
-            d_model=config.model.d_model,
-            d_qk=config.model.d_state or 10,
-            n_layers=config.model.num_layers,
-            block_type="MambaBlock" if recurrent else "TransformerBlock",
-            max_position_embeddings=0 if recurrent else config.task.seq_len,
-            vocab_size=config.model.vocab_size,
-            sequence_mixer=MIXERS[mixer],
-            **own,
-        )
-    )
+    model = LanguageModel(ModelConfig(**keywords))
     for module in model.modules():
         if type(module).__name__ == "TokenEmbeddings":
             module.device = "cpu"
-    tokens, targets = torch.as_tensor(inputs), torch.as_tensor(labels).flatten()
-    adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    return model
+
+
+def stepping(model: Any, learning_rate: float) -> Callable[[Any, Any], float]:
+    """Their training step: AdamW with a weight decay of 0.1 on everything.
+
+    Args:
+        model: What `language_model` gives; it is changed in place.
+        learning_rate: The rate of every step.
+
+    Returns:
+        A function of tokens (batch, L) and labels (batch, L), −100 where there is no question, both
+        int64, that takes a step and returns the loss before it.
+    """
+    torch = load("torch")
+    adamw = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.1)
     loss_of = torch.nn.CrossEntropyLoss(ignore_index=-100)
 
-    def step() -> float:
+    def step(tokens: Any, labels: Any) -> float:
         adamw.zero_grad()
-        loss = loss_of(model(tokens).flatten(0, 1), targets)
+        outputs = model(torch.as_tensor(tokens)).flatten(0, 1)
+        loss = loss_of(outputs, torch.as_tensor(labels).flatten())
         loss.backward()
         adamw.step()
         return loss.item()
 
     return step
+
+
+def compute_in_float64() -> None:
+    """Have PyTorch compute in float64 in this process, their explicit casts to float32 included."""
+    torch = load("torch")
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
 
 
 def _replace_cuda(repository: Path) -> None:
