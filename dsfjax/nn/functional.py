@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.core import Tracer
@@ -345,6 +346,8 @@ def _check_generate(
             "use jax.vmap."
         )
     traced = isinstance(temperature, Tracer)
+    if not traced and np.asarray(temperature).dtype.kind in "OSUc":
+        raise TypeError(f"generate: expected temperature to be a number, got {temperature!r}.")
     if not traced and not 0 <= temperature < math.inf:
         raise ValueError(f"generate: expected a finite temperature >= 0, got {temperature}.")
     if key is None and (traced or temperature > 0):

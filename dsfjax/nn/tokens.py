@@ -24,7 +24,7 @@ def token_ids(owner: str, tokens: Any, vocab_size: int) -> Array:
     Raises:
         ValueError: If they are not one sequence, or an id is not in [0, vocab_size). While tracing
             the ids are unknown; such an id then gets an embedding of NaN.
-        TypeError: If they are not integers.
+        TypeError: If they are not integers, such as text.
 
     Example:
         >>> token_ids("generate", [3, 5], 4)
@@ -32,6 +32,8 @@ def token_ids(owner: str, tokens: Any, vocab_size: int) -> Array:
             ...
         ValueError: generate: expected token ids in [0, 4), got 5.
     """
+    if isinstance(tokens, str | bytes):
+        raise TypeError(f"{owner}: expected token ids, got text; encode it first.")
     ids = jnp.asarray(tokens)
     if ids.ndim != 1:
         remedy = "put it into a list" if ids.ndim == 0 else "for a batch use jax.vmap over it"

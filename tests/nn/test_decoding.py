@@ -124,6 +124,7 @@ def test_sampling_follows_the_temperature() -> None:
         ({"temperature": -1.0}, r"a finite temperature >= 0, got -1\.0"),
         ({"temperature": float("nan"), "key": jax.random.key(0)}, "temperature >= 0, got nan"),
         ({"temperature": np.ones(2)}, r"one temperature, got shape \(2,\); .* jax.vmap"),
+        ({"temperature": "hot"}, "temperature to be a number, got 'hot'"),
         ({"start": 4}, "start to be one of the 4 tokens of the prompt, got 4"),
         ({"start": -1}, "start to be one of the 4 tokens of the prompt, got -1"),
         ({"start": np.array([0, 1])}, "start to be one integer, .* jax.vmap"),
@@ -133,6 +134,7 @@ def test_sampling_follows_the_temperature() -> None:
         ({"prompt": [1, 11]}, r"token ids in \[0, 11\), got 11"),
         ({"prompt": [-1, 2]}, r"token ids in \[0, 11\), got -1"),
         ({"prompt": [1.0, 2.0]}, "token ids of an integer dtype, got float64"),
+        ({"prompt": "text"}, "expected token ids, got text; encode it first"),
         ({"prompt": [True, False]}, "token ids of an integer dtype, got bool"),
     ],
 )
