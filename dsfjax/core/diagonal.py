@@ -35,6 +35,11 @@ class Elementwise(Transition):
 
     sign: Array | None = None
 
+    @property
+    def factors(self) -> Factored | None:
+        """The two factors of a log decay that is kept as a product, or None."""
+        return None
+
     @abc.abstractmethod
     def log_decay(self) -> Array:
         """Log |a_t|, or the complex log a_t, with axes (T, H, n|1, p|1)."""

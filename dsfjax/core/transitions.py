@@ -107,6 +107,15 @@ class Transition(abc.ABC):
         return False
 
     @property
+    def low_rank(self) -> int:
+        """Rank of what a low-rank transition adds to a diagonal; 0 for every other structure."""
+        return 0
+
+    def decay_axes(self) -> tuple[int, ...]:
+        """How the decay of an `Elementwise` transition varies within a head; () for others."""
+        return ()
+
+    @property
     def dtype(self) -> Any:
         """Dtype of A_t."""
         return jax.eval_shape(lambda A: A.matrix(), self).dtype
@@ -205,6 +214,11 @@ class DiagonalPlusLowRank(Transition):
             (self.w.shape, self.z.shape),
         )
         check_sign(self)
+
+    @property
+    def low_rank(self) -> int:
+        """r, the number of columns of W and Z."""
+        return self.w.shape[-1]
 
     @property
     def dtype(self) -> Any:

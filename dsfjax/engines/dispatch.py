@@ -18,7 +18,6 @@ from typing import Any, Literal
 import jax
 
 from dsfjax._util import names
-from dsfjax.core.diagonal import Elementwise
 from dsfjax.core.kernel import KernelSystem
 from dsfjax.core.pytree import time_leaves
 from dsfjax.core.system import System
@@ -29,7 +28,7 @@ from dsfjax.engines.chunked import Chunked
 from dsfjax.engines.chunks.elementwise import ELEMENTWISE
 from dsfjax.engines.chunks.products import MATRIX_PRODUCTS
 from dsfjax.engines.chunks.wy import WY, chunk_length
-from dsfjax.engines.engine import Engine, low_rank
+from dsfjax.engines.engine import Engine
 from dsfjax.engines.materialized import Materialized
 from dsfjax.engines.recurrence import reads_states
 from dsfjax.engines.sequential import Sequential
@@ -171,7 +170,7 @@ def _(system: System, length: int, states: States) -> tuple[str, str]:
         return "checkpointed", "every state is wanted: step by step, one kept per chunk"
     if reads_states(system):
         return "chunked", "a dense map reads every state: step by step, one kept per chunk"
-    if low_rank(A):
+    if A.low_rank:
         return "chunked", "the WY form of a low-rank update turns chunks into matrix products"
     if n == 1 and jax.default_backend() == "cpu":
         return "sequential", "one state per channel: a step is little work, and a CPU has few cores"
@@ -179,7 +178,7 @@ def _(system: System, length: int, states: States) -> tuple[str, str]:
         return "chunked", "one state per channel: step by step, chunks side by side"
     if A.per_channel:
         return "chunked", "a decay per channel runs step by step, one state kept per chunk"
-    decay = "a scalar decay" if _one_decay_per_head(system) else "a decay per state"
+    decay = "a scalar decay" if A.decay_axes() == (1, 1) else "a decay per state"
     return "chunked", f"{decay} turns chunks into matrix products"
 
 
@@ -202,9 +201,9 @@ def _plan(system: System, states: bool) -> Chunked:
         side_by_side = max(1, min(32, 2**11 // (heads * n * p)))
         chunk = 16 if side_by_side > 1 else 32
         return Chunked(ELEMENTWISE, chunk, chunk * side_by_side)
-    if low_rank(A):
+    if A.low_rank:
         algorithm, chunk = WY, chunk_length(A)
-    elif _one_decay_per_head(system):
+    elif A.decay_axes() == (1, 1):
         chunk = min(128, max(32, 2 ** round(math.log2(math.sqrt(n * p)))))
         algorithm = MATRIX_PRODUCTS
     else:
@@ -217,7 +216,3 @@ def _plan(system: System, states: bool) -> Chunked:
 def _is_constant(system: System) -> bool:
     parts = (system.A, system.B, system.C)
     return system.reset is None and all(x.shape[0] == 1 for y in parts for x in time_leaves(y))
-
-
-def _one_decay_per_head(system: System) -> bool:
-    return isinstance(system.A, Elementwise) and system.A.decay_axes() == (1, 1)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.system import System
-from dsfjax.core.transitions import DiagonalPlusLowRank, Transition
 from dsfjax.engines.recurrence import Entering, Recurrence
 
 
@@ -146,11 +145,6 @@ def flops_of_step(system: System) -> int:
     states = heads * n * p
     if A.is_diagonal:
         return 5 * states
-    if rank := low_rank(A):
+    if rank := A.low_rank:
         return 6 * states + 4 * states * rank
     return 4 * states + 2 * states * n
-
-
-def low_rank(A: Transition) -> int:
-    """The rank of the part that comes on top of a diagonal; 0 for all but low-rank transitions."""
-    return A.w.shape[-1] if isinstance(A, DiagonalPlusLowRank) else 0

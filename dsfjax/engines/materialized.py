@@ -24,7 +24,7 @@ from dsfjax.engines import attention
 from dsfjax.engines.chunks.affine import cost_of_products
 from dsfjax.engines.chunks.products import MATRIX_PRODUCTS
 from dsfjax.engines.chunks.wy import WY, chunk_length
-from dsfjax.engines.engine import Cost, Engine, low_rank
+from dsfjax.engines.engine import Cost, Engine
 from dsfjax.engines.guard import finite, guarded
 from dsfjax.engines.recurrence import Recurrence, by_steps, prepare
 from dsfjax.engines.varying import zeros_as
@@ -118,7 +118,7 @@ class Materialized(Engine):
 
     def cost(self, system: System, length: int) -> Cost:
         """What a forward pass costs; see `Engine.cost`."""
-        if MATRIX_PRODUCTS.against(system.A) is None or low_rank(system.A):
+        if MATRIX_PRODUCTS.against(system.A) is None or system.A.low_rank:
             return cost_of_products(system, length, length, length)
         heads, n, p = system.carried_shape
         channels = p if system.A.per_channel else 1
@@ -135,7 +135,7 @@ def _materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     if problem.f is not None or problem.emit_states:
         return _superposition(problem, h0)
     heads, _, p = h0.shape
-    if low_rank(problem.A):
+    if problem.A.low_rank:
         (phi, carried), impulses, h = _responses(problem, h0)
         within = jnp.einsum("tkhsr,srhp->tkhp", phi, problem.x, precision=problem.precision)
         h_last = jnp.einsum("hnsr,srhp->hnp", impulses, problem.x, precision=problem.precision)
@@ -292,7 +292,7 @@ def _kernel_on_values(system: System, length: int) -> Array:
         b = jnp.ones((1, B.rank, 1, 1), dtype) if b is None else b
         c = jnp.ones((1, C.rank, 1, 1), dtype) if c is None else c
         problem = dataclasses.replace(problem, b=b, c=c, x=x)
-    if low_rank(system.A):
+    if system.A.low_rank:
         phi = guarded(_low_rank_by_chunks, _low_rank_by_steps, problem)
     elif MATRIX_PRODUCTS.against(system.A) is None:
         phi = MATRIX_PRODUCTS.kernel(problem, heads).reshape(heads, length, C.rank, length, B.rank)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dsfjax.core import KernelSystem, OuterInput, System
+from dsfjax.core import KernelSystem, System
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.systems.architecture import Architecture
 
@@ -52,10 +52,7 @@ def check(name: str, arch: Any, d_model: int) -> None:
     if system.reset is None:
         raise ValueError(_message(name, "assemble to pass reset on to the System", "reset=None"))
     values = math.prod(signals.v.shape[1:])
-    W = system.W if isinstance(system, KernelSystem) else None
-    if isinstance(system, System) and isinstance(system.B, OuterInput):
-        W = system.B.W
-    if W is not None:
+    if (W := system.W) is not None:
         expected = "assemble to return the System that acts on values, without W"
         raise ValueError(
             _message(name, expected, f"W of shape {W.shape}", "Return W from value_map.")

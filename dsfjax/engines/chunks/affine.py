@@ -27,7 +27,7 @@ from jax import Array
 from dsfjax.core.pytree import Partition
 from dsfjax.core.system import System
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
-from dsfjax.engines.engine import Cost, low_rank
+from dsfjax.engines.engine import Cost
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence, split_time
 
@@ -145,7 +145,7 @@ class AffineChunks(ChunkAlgorithm):
 def cost_of_products(system: System, length: int, chunk: int, segment: int) -> Cost:
     """What a forward pass by matrix products costs, in chunks of ``chunk`` steps."""
     heads, n, p = system.carried_shape
-    rank, chunk, segment = low_rank(system.A), min(chunk, length), min(segment, length)
+    rank, chunk, segment = system.A.low_rank, min(chunk, length), min(segment, length)
     rows = chunk * rank  # of the triangular system of a low-rank part
     within = chunk**2 * (2 * n * (1 + rank) ** 2 + 2 * p)
     of_rank = rank and (

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.diagonal import Diagonal, Elementwise, Factored, repeated
+from dsfjax.core.diagonal import Elementwise, repeated
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Transition, to_heads
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm, held
@@ -305,7 +305,7 @@ def _inputs(problem: Recurrence, state_shape: tuple[int, ...], chunk: int) -> _I
         constant = v.shape[0] != problem.length
         return v[None] if constant else v.reshape(-1, chunk, *v.shape[1:])
 
-    if (factors := factors_of(A)) is None:
+    if (factors := A.factors) is None:
         log_a, rate = A.log_decay().swapaxes(-1, -2), None
     else:
         log_a, rate = factors.step[..., None], factors.rate.swapaxes(-1, -2)[None]
@@ -331,11 +331,6 @@ def _inputs(problem: Recurrence, state_shape: tuple[int, ...], chunk: int) -> _I
     )
 
 
-def factors_of(A: Elementwise) -> Factored | None:
-    """The factors of a decay that is kept as two, or None."""
-    return A.log_a if isinstance(A, Diagonal) and isinstance(A.log_a, Factored) else None
-
-
 def _recurrence(d: _Inputs, problem: Recurrence) -> tuple[Any, ...]:
     """Cotangents of the arrays of ``problem``, in their axes and order (A, b, x, c, f)."""
     A, full = problem.A, problem.f is not None
@@ -353,7 +348,7 @@ def _recurrence(d: _Inputs, problem: Recurrence) -> tuple[Any, ...]:
         # The cotangent of a vector that heads share is the sum of theirs.
         return v.reshape(*v.shape[:2], like.shape[2], -1, v.shape[-1]).sum(axis=3)
 
-    if (factors := factors_of(A)) is None:
+    if (factors := A.factors) is None:
         of_decay = join(d.log_a, A.log_decay()).swapaxes(-1, -2)
         dA: Any = of_decay.reshape(jax.tree.leaves(A)[0].shape)
     else:

@@ -49,7 +49,6 @@ from dsfjax.engines.chunks.products import (
     finish,
     padded,
 )
-from dsfjax.engines.engine import low_rank
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence
 
@@ -116,7 +115,7 @@ WY = WYForm()
 def chunk_length(A: Transition) -> int:
     """Steps per chunk whose triangular system stays small, for a transition of any rank."""
     # About 32 rows: the inverse costs their cube, the other products their square.
-    return max(8, 32 // max(1, low_rank(A)))
+    return max(8, 32 // max(1, A.low_rank))
 
 
 def _factored(problem: Recurrence, heads: int) -> tuple[Chunk, Array, Array]:
