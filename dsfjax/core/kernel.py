@@ -7,8 +7,9 @@ one slot per step.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -92,6 +93,12 @@ class KernelSystem:
     soft_cap: float | None = static(kw_only=True, default=None)
     keep_first: int = static(kw_only=True, default=0)
 
+    # Decays and moves add up over the whole past, which a decay near 1 rounded to 8 bits would not
+    # reach. With q the sums are wide where nothing decays, too.
+    multiplied: ClassVar[tuple[str, ...]] = ("q", "k", "W")
+    accumulated: ClassVar[tuple[str, ...]] = ("q", "transition", "log_decay", "sink")
+    """What a `Precision` rounds, and what it keeps in the dtype of the sums."""
+
     def __post_init__(self) -> None:
         for name in ("q", "k", "W", "log_decay", "sink"):
             if (x := getattr(self, name)) is not None:
@@ -160,8 +167,8 @@ class KernelSystem:
 
     @property
     def dtype(self) -> np.dtype:
-        """Dtype of scores and sums, at least float32."""
-        return state_dtype(self.q.dtype)
+        """Dtype of scores and sums: that of the widest array, at least float32."""
+        return state_dtype(*(x.dtype for x in jax.tree.leaves(self)))
 
     @property
     def real_dtype(self) -> np.dtype:
@@ -179,7 +186,7 @@ class KernelSystem:
         """Slots that the cache holds at most, the window and the first steps; None: no bound."""
         return None if self.window is None else self.window + self.keep_first
 
-    def cache_size(self, length: int) -> int:
+    def state_size(self, length: int) -> int:
         """Numbers in the cache after ``length`` tokens; with a window they stop growing."""
         most = self.most_slots
         return self.slot_size * (length if most is None else min(length, most))

@@ -33,8 +33,9 @@ class Precision:
     Attributes:
         params: Dtype in which a model keeps its parameters; of no meaning to `dsfjax.scan`.
         compute: Dtype to which tokens, and all real arrays of a system but its transition and
-            normaliser, are rounded before they are multiplied. Outputs have it, too.
-        accumulate: Dtype of states and sums, at least; transition and normaliser are kept in it.
+            normaliser (of a kernel, its transition, decays and sink), are rounded before they are
+            multiplied. Outputs have it, too.
+        accumulate: Dtype of states and sums, at least; what is not rounded is kept in it.
         matmul: Precision of matrix products of float32 on devices that have faster ones: "highest"
             is float32, "high" TF32 or three passes of bfloat16, "default" the fastest. None is
             "highest", and "default" for tokens in bfloat16.
@@ -96,11 +97,9 @@ class Precision:
             raise ValueError(
                 f"{self}: expected a JAX with float64, got one without. Set JAX_ENABLE_X64=1."
             )
-        if isinstance(system, KernelSystem):
-            return _to(system, self.compute), _to(u, self.compute)
-        parts = {name: _to(getattr(system, name), self.compute) for name in ("B", "C", "D")}
-        for name in ("A", "eta"):
-            parts[name] = _to(getattr(system, name), self.accumulate)
+        parts = {name: _to(getattr(system, name), self.compute) for name in system.multiplied}
+        for name in system.accumulated:
+            parts[name] = _to(parts.get(name, getattr(system, name)), self.accumulate)
         return dataclasses.replace(system, **parts), _to(u, self.compute)
 
 

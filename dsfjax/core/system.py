@@ -9,6 +9,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from dsfjax.core.maps import InputMap, OutputMap
 from dsfjax.core.normalizers import Normalizer
 from dsfjax.core.pytree import pytree, static
 from dsfjax.core.skips import Skip
-from dsfjax.core.steps import common_length
+from dsfjax.core.steps import common_length, steps
 from dsfjax.core.transitions import Transition
 
 
@@ -72,6 +73,10 @@ class System:
     state_shape: tuple[int, int, int] = static(kw_only=True)
     length: int | None = static(kw_only=True, default=None)
 
+    multiplied: ClassVar[tuple[str, ...]] = ("B", "C", "D")
+    accumulated: ClassVar[tuple[str, ...]] = ("A", "eta")
+    """What a `Precision` rounds, and what it keeps in the dtype of the state."""
+
     def __post_init__(self) -> None:
         kinds = {"A": Transition, "B": InputMap, "C": OutputMap, "D": Skip, "eta": Normalizer}
         for name, kind in kinds.items():
@@ -94,6 +99,8 @@ class System:
                 f"{list(self.reset.shape)}. Build it with reset_from_segment_ids or "
                 "reset_from_lengths."
             )
+        if self.reset is not None and self.length is not None:
+            steps(self, owner="System")  # an axis of 1 would pass for constant in time
 
     @property
     def num_heads(self) -> int:
@@ -104,6 +111,11 @@ class System:
     def num_states(self) -> int:
         """N = H·n·p (without the channel that carries a summed normaliser)."""
         return math.prod(self.state_shape)
+
+    def state_size(self, length: int) -> int:
+        """Numbers that are carried after ``length`` tokens: N, however many those are."""
+        del length
+        return self.num_states
 
     @property
     def token_width(self) -> int:

@@ -103,10 +103,7 @@ def state_size(model: SequenceModel, length: int) -> int:
     Returns:
         The sum over the layers.
     """
-    return sum(
-        s.cache_size(length) if isinstance(s, KernelSystem) else s.num_states
-        for s in _abstract_systems(model)
-    )
+    return sum(system.state_size(length) for system in _abstract_systems(model))
 
 
 def cache_equivalent(model: SequenceModel, length: int) -> float:

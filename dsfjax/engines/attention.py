@@ -59,7 +59,7 @@ def run(
     if method == "sequential" and length != 1:
         return _sequential(system, u, h0)
     k, v = _keys_and_values(system, u)
-    q, decay, moved, past = system.q.astype(k.dtype), _decay(system, length), k, h0
+    q, decay, moved, past = system.q.astype(k.dtype), _decay(system, length, k.dtype), k, h0
     if A is not None and length == 1:
         past = None if h0 is None else h0._replace(k=move(A, h0.k))
     elif A is not None:
@@ -107,16 +107,15 @@ def rows() -> int:
 
 def _keys_and_values(system: KernelSystem, u: Array) -> tuple[Array, Array]:
     """Keys (L, G, m) and values (L, H, p) in the dtype of the sums."""
-    dtype = state_dtype(system.q.dtype, u.dtype)
+    dtype = state_dtype(system.dtype, u.dtype)
     return to_heads(system.k.astype(dtype), system.key_heads), values(system, u).astype(dtype)
 
 
-def _decay(system: KernelSystem, length: int) -> Decay | None:
-    """The decays of the weights, summed up from the first step on."""
+def _decay(system: KernelSystem, length: int, dtype: Any) -> Decay | None:
+    """The decays of the weights in the dtype of the sums, summed up from the first step on."""
     if (log_a := system.weight_log_decay) is None:
         return None
-    log_a = log_a.astype(state_dtype(system.q.dtype, log_a.dtype))
-    return cumulative(jnp.broadcast_to(log_a, (length, system.num_heads)))
+    return cumulative(jnp.broadcast_to(log_a.astype(dtype), (length, system.num_heads)))
 
 
 def values(system: KernelSystem, u: Array) -> Array:
@@ -184,9 +183,9 @@ def log_normalizer(system: KernelSystem) -> Array:
 
 def _own(system: KernelSystem) -> tuple[Queries, Keys]:
     """The queries and keys of a system without a past, and without values."""
-    length, dtype = system.length, state_dtype(system.q.dtype)
+    length, dtype = system.length, system.dtype
     k = to_heads(system.k.astype(dtype), system.key_heads)
-    decay, zero = _decay(system, length), jnp.zeros((), jnp.int32)
+    decay, zero = _decay(system, length, dtype), jnp.zeros((), jnp.int32)
     _, start, kept = _visible(system, length, zero, zero)
     # Values of no channels: the sums over keys then give log η alone.
     slot = jnp.arange(length, dtype=jnp.int32)
@@ -253,6 +252,8 @@ def _append(
     if decay is not None:
         key_decay = jax.tree.map(put, _decay_of_past(h0, decay), decay)
     log_weight = _to_the_end(decay, key_decay)
+    if log_weight is not None and h0.log_weight is not None:
+        log_weight = log_weight.astype(h0.log_weight.dtype)
     return offset, KVCache(put(h0.k, k), put(h0.v, v), h0.first, length, log_weight), key_decay
 
 
@@ -344,7 +345,7 @@ def _visible(
 
 def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Array, KVCache]:
     """One step at a time, in a cache of the final size that is written in place."""
-    dtype = state_dtype(system.q.dtype, u.dtype)
+    dtype = state_dtype(system.dtype, u.dtype)
     # The gradient to what is the same at all steps is added up over them, in its own dtype: in
     # bfloat16 that loses two digits. So W is applied before the loop, to all tokens at once, and
     # the rest is carried through it in the dtype of the sums.
@@ -359,7 +360,9 @@ def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Arr
     else:
         # A loop carries arrays of one shape: all slots are there from the first step on.
         shapes = jax.eval_shape(
-            lambda: _append(system, *_keys_and_values(system, u), _decay(system, u.shape[0]), h0)[1]
+            lambda: _append(
+                system, *_keys_and_values(system, u), _decay(system, u.shape[0], dtype), h0
+            )[1]
         )
         past = 0 if h0 is None else h0.k.shape[0]
         capacity = past + u.shape[0]

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem
 from dsfjax.core.maps import InputMap, OuterInput
 from dsfjax.core.pytree import time_leaves
@@ -164,12 +163,12 @@ def _(system: KernelSystem, engine: Engine, reason: str, steps: int) -> Explanat
         form="blocks of queries and keys" if chunk else name,
         reason=reason,
         length=steps,
-        state_size=system.cache_size(steps),
+        state_size=system.state_size(steps),
         chunk=chunk,
         flops=flops,
         bytes=io,
         peak_memory=memory,
-        precision=f"matrix products highest; sums {state_dtype(system.q.dtype)}",
+        precision=f"matrix products highest; sums {system.dtype}",
     )
 
 

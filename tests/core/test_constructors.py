@@ -157,6 +157,10 @@ MISFITS = {
         lambda: system(reset=jnp.zeros(L, int)),
         r"expected reset of shape \(L,\) and dtype bool, got int64\[5\]",
     ),
+    "reset constant in time": (
+        lambda: system(reset=jnp.zeros(1, bool)),
+        r"System: expected reset of shape \(5,\), one per token, got \(1,\)",
+    ),
     "reset rank": (
         lambda: system(reset=jnp.zeros((L, 1), bool)),
         r"expected reset of shape \(L,\) and dtype bool, got bool\[5, 1\]",

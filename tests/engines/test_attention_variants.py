@@ -228,7 +228,7 @@ def test_explain_says_what_the_kernel_has():
     system = zoo.kernel_variant("everything", 300)
     found = explain(system)
     held = jax.tree.leaves(system.cache(300)._replace(first=None, length=None))
-    assert found.state_size == system.cache_size(500) == sum(x.size for x in held)
+    assert found.state_size == system.state_size(500) == sum(x.size for x in held)
     for word in ("window of 100", "decay", "soft cap 2.0", "sink"):
         assert word in found.structure
     streaming = zoo.kernel_variant("streaming", 300)

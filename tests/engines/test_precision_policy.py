@@ -1,5 +1,6 @@
 """`Precision` says in which dtypes `scan` computes, and nothing else changes."""
 
+import dataclasses
 import re
 
 import jax
@@ -103,6 +104,24 @@ def test_kernel_systems_round_too():
     y, _ = scan(kernel, u, precision=Precision.named("bfloat16"))
     assert y.dtype == jnp.bfloat16
     assert error(np.asarray(y, np.float64), scan(kernel, u)[0]) < 2.0**-5
+
+
+def test_a_kernel_keeps_its_decays_and_what_moves_its_keys():
+    """As a recurrence keeps A: what adds up over the past is not rounded to 8 bits."""
+    for name in ("forgetting", "path"):
+        kernel = cast(zoo.kernel_variant(name, 6), jnp.float32)
+        u = zoo.tokens(kernel, 6).astype(jnp.float32)
+        low = cast((kernel.q, kernel.k, kernel.W, u), jnp.bfloat16)
+        rounded = dataclasses.replace(kernel, q=low[0], k=low[1], W=low[2])
+        run = compiled(scan, precision=Precision.named("bfloat16"))
+        y, cache = run(kernel, u)
+        assert jnp.array_equal(y, compiled(scan)(rounded, low[3])[0])
+        assert y.dtype == jnp.bfloat16 and cache.log_weight.dtype == jnp.float32
+
+        y, cache = compiled(scan, precision=Precision(accumulate="float64"))(kernel, u)
+        exact = scan(*cast((kernel, u), jnp.float64))[0]
+        assert (y.dtype, cache.k.dtype, cache.log_weight.dtype) == (u.dtype, *[jnp.float64] * 2)
+        assert error(y, exact) < 1e-7
 
 
 def test_misuse_says_what_was_expected():
