@@ -176,6 +176,9 @@ class Training(Reading):
     ] = None
     """Send the evaluations to this project of Weights & Biases; WANDB_MODE=offline keeps them in
     the run directory."""
+    estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say the parameters, operations and memory of every program from its shapes alone. Nothing is
+    compiled, trained or written."""
     run_dir: RunDir = None
     """Folder of the run. The same command on the same folder continues where it stopped."""
 

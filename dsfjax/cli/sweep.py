@@ -15,6 +15,7 @@ from dsfjax.cli.settings import from_file, given_by, mixer_options
 from dsfjax.cli.training import (
     check,
     conclude,
+    estimates,
     finish,
     folder_of,
     resources_of,
@@ -63,6 +64,10 @@ def main(command: options.Sweep) -> int:
             raise ValueError("expected --process with --launcher hosts only")
         configs = plan(command)
         check(configs, resources)
+        if command.estimate:
+            if devices.is_primary():
+                console().print(estimates(configs, resources))
+            return 0
         folder = writable(command.run_dir or folder_of(command, configs))
         if command.report is not None:
             writable(command.report)

@@ -7,13 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.table import Table
+
 from dsfjax import systems, tasks
+from dsfjax._util import words
 from dsfjax._util.limits import cores
 from dsfjax.cli import analyze, options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.cli.settings import from_file, given_by, mixer_options
 from dsfjax.cli.usage import usage_errors, writable
+from dsfjax.cost import num_parameters
 from dsfjax.report import read_joint, render, render_joint
 from dsfjax.training import (
     Listener,
@@ -21,6 +26,7 @@ from dsfjax.training import (
     Resources,
     RunError,
     TrainConfig,
+    compilation,
     presets,
     sweep,
     to_json,
@@ -28,6 +34,7 @@ from dsfjax.training import (
 )
 from dsfjax.training.config import AXES
 from dsfjax.training.devices import STEPS, layout, reserve
+from dsfjax.training.meter import operations_per_token
 from dsfjax.training.runs import program_of
 from dsfjax.training.storage import record
 from dsfjax.training.storage.record import row
@@ -50,6 +57,9 @@ def main(command: options.Train | options.Compare) -> int:
         resources = resources_of(command)
         configs = plan(command)
         check(configs, resources)
+        if command.estimate:
+            console().print(estimates(configs, resources))
+            return 0
         folder = writable(command.run_dir or folder_of(command, configs))
         if isinstance(command, options.Compare) and command.report is not None:
             writable(command.report)
@@ -132,6 +142,36 @@ def resources_of(command: options.Training) -> Resources:
         mfu=command.mfu,
         sequence_shards=command.sequence_shards,
     )
+
+
+def estimates(configs: Mapping[str, TrainConfig], resources: Resources) -> Table:
+    """What the programs will take, from their shapes alone.
+
+    Args:
+        configs: Name to config.
+        resources: What they may use.
+
+    Returns:
+        A table with a row per program. Its memory is that of all members at once.
+    """
+    devices, shards = resources.devices(), resources.sequence_shards
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("program", no_wrap=True)
+    for head in ("parameters", "flop per token", "members", "memory of a device"):
+        table.add_column(head, justify="right")
+    for name, config in configs.items():
+        plan, members = program_of(config), len(config.members)
+        where = layout(members, devices, batch_size=plan.part_size, shards=shards)
+        table.add_row(
+            name,
+            words.count(num_parameters(plan.model)),
+            words.count(operations_per_token(config.model, config.task)),
+            str(members),
+            words.binary(compilation.estimate(plan, where).total),
+        )
+    most = resources.memory or compilation.budget(devices)
+    table.caption = f"{words.binary(most)} of a device may be used; more members take turns"
+    return table
 
 
 def trackers_of(command: options.Training, folder: Path) -> list[Listener]:

@@ -2,9 +2,14 @@
 
 * `dsfjax.cost.sizing`: parameters, state, and the model that has a given size.
 * `dsfjax.cost.operations`: operations and memory traffic of any function, on its jaxpr.
+* `dsfjax.cost.memory`: the peak memory of any function, before it is compiled.
+* `dsfjax.cost.peak`: what a device can do at most, declared or measured.
 * `dsfjax.cost.per_token`: both for a model, per token, in training, prefill and decoding.
 """
 
+from dsfjax.cost.memory import Memory as Memory
+from dsfjax.cost.memory import memory_of as memory_of
+from dsfjax.cost.memory import peak_memory as peak_memory
 from dsfjax.cost.operations import Operations as Operations
 from dsfjax.cost.operations import count_operations as count_operations
 from dsfjax.cost.per_token import PHASES as PHASES

@@ -18,6 +18,7 @@ from jaxtyping import Array, PyTree
 
 from dsfjax._util import limits
 from dsfjax._util.ahead import ahead, quick_options
+from dsfjax.cost.memory import Memory, memory_of
 from dsfjax.training.block import start, train_block
 from dsfjax.training.config import AXES, grid
 from dsfjax.training.devices import SPLIT, STEPS, WHOLE, Device, Layout, layout
@@ -87,6 +88,29 @@ class _Lowered(NamedTuple):
 
 def _lower(program: Program, where: Layout) -> _Lowered:
     began = time.perf_counter()
+    first, block, _ = _trace(program, where)
+    return _Lowered(first.lower(), block.lower(), time.perf_counter() - began, where.quick)
+
+
+def estimate(program: Program, where: Layout) -> Memory:
+    """What a slice of a program's members will take of each device, before it is compiled.
+
+    Args:
+        program: The program.
+        where: Its layout.
+
+    Returns:
+        An estimate of what `Compiled.bytes` will say, by `dsfjax.cost.memory`: parameters, state of
+        the optimiser and data among the arguments, activations and gradients among the temporaries.
+    """
+    _, block, donated = _trace(program, where)
+    return memory_of(block.jaxpr, donated)
+
+
+def _trace(
+    program: Program, where: Layout
+) -> tuple[jax.stages.Traced, jax.stages.Traced, list[bool]]:
+    """Both computations, and which arguments of the block are donated."""
     if where.shards > 1:
         program = dataclasses.replace(program, model=program.model.over(STEPS))
 
@@ -125,9 +149,9 @@ def _lower(program: Program, where: Layout) -> _Lowered:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
         data_of(program),
     )
-    start_lowered = start_jit.lower(which)
-    block_lowered = block_jit.lower(data, carry, which, total_steps)
-    return _Lowered(start_lowered, block_lowered, time.perf_counter() - began, where.quick)
+    arguments = data, carry, which, total_steps
+    donated = [part is carry for part in arguments for _ in jax.tree.leaves(part)]
+    return start_jit.trace(which), block_jit.trace(*arguments), donated
 
 
 def template(program: Program, num_members: int) -> Carry:

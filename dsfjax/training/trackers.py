@@ -144,7 +144,7 @@ class EventFiles(Listener):
             raise ModuleNotFoundError(_missing("TensorBoard")) from error
         self._record: Any = RecordWriter
         self._event: Any = event_pb2
-        self._summary: Any = summary_pb2.Summary
+        self._summary: Any = summary_pb2.Summary  # type: ignore[attr-defined]
         self._folder = Path(folder)
         self._configs: dict[str, TrainConfig] = {}
         self._paths: dict[str, list[Path]] = {}

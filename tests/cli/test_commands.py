@@ -116,6 +116,15 @@ def test_tracking_without_its_package_is_refused_before_anything_is_computed(
     assert not (tmp_path / "run").exists()
 
 
+def test_estimate_says_what_a_program_takes_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = run(capsys, "train", "mqar", *SMOKE, "--mixer", "linear_attention", "--estimate")
+    assert re.search(r"^linear_attention .+ 1 +[1-9][\d.]* [KM]iB *$", out, re.MULTILINE)
+    assert not list(tmp_path.iterdir())
+
+
 def test_default_folder_depends_on_the_config() -> None:
     def folder(seed: int = 0, steps: int | None = None) -> Path:
         words = [*"train mqar --preset smoke --mixer ssd --seed".split(), str(seed)]
