@@ -1,6 +1,5 @@
 """Models of sequences that are cut over devices, for which a named axis of `jax.vmap` stands."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -28,11 +27,11 @@ def both(own: nn.ModelConfig, around: nn.Surrounding | None = None, **given: Any
         length = given.get("length")
         key = jax.random.key(1) if given.get("dropout") else None
         x = model.features(params, ids, reset=reset, length=length, key=key)
-        y = model.head(params, x, length=length, reset=reset) if model.pooled else x
+        y = model.head(params, x, length=length, reset=reset)
         index = jnp.arange(y.shape[0]) if model.pooled else model.shards.steps(y.shape[0])
-        y2 = y if y.ndim == 2 else y[:, None]
-        # Weights that differ over channels: the last norm makes a plain sum over them constant.
-        weighted = (jnp.cos(index[:, None] + 3 * jnp.arange(y2.shape[1])) * y2).sum()
+        rows = y if y.ndim == 2 else y[:, None]
+        # No plain sum over channels, which the last norm would make a constant.
+        weighted = (jnp.cos(index[:, None] + 3 * jnp.arange(rows.shape[1])) * rows).sum()
         # All devices have the outputs of a pooled head: it counts once.
         return jnp.where(model.pooled & (model.shards.index > 0), 0, weighted), y
 
@@ -102,9 +101,9 @@ def test_an_input_that_depends_on_where_a_document_starts(mixer: str) -> None:
 @pytest.mark.parametrize("documents", [1, 2])
 def test_pooling(pooling: str, documents: int) -> None:
     reset = None if documents == 1 else jnp.arange(LENGTH) == 4
-    own = config("linear_attention", num_documents=documents, pooling=pooling, **ONE_LAYER)
+    sizes = {"num_documents": documents, "pooling": pooling, **CLASSES, **ONE_LAYER}
     for length in (None, jnp.array(8)):
-        check(dataclasses.replace(own, **CLASSES), reset=reset, length=length)
+        check(config("linear_attention", **sizes), reset=reset, length=length)
 
 
 @pytest.mark.slow
