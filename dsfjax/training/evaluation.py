@@ -44,9 +44,8 @@ def score(
 
     Example:
         >>> from dsfjax import nn, tasks
-        >>> task = tasks.get("digits")
-        >>> config = nn.ModelConfig("ssd", task.vocab_size, d_model=4, num_layers=1,
-        ...     head="classifier", num_classes=task.num_classes)
+        >>> task = tasks.get(tasks.names()[0], vocab_size=64, seq_len=16)
+        >>> config = nn.ModelConfig("ssd", task.vocab_size, d_model=4, num_layers=1)
         >>> model = nn.build(config)
         >>> found = score(model, task, model.init(jax.random.key(0)), num_examples=64)
         >>> 0 <= found["accuracy"] <= 1

@@ -36,7 +36,7 @@ def on_values(system: System) -> System:
     """The system that reads values: white tokens are white values."""
     if isinstance(system.B, DenseInput) or isinstance(system.C, DenseOutput):
         return system
-    return dataclasses.replace(system, B=dataclasses.replace(system.B, W=None), D=None)
+    return dataclasses.replace(system, B=dataclasses.replace(system.B, W=None), D=None)  # type: ignore[type-var]
 
 
 def recursions(system: System) -> tuple[list[np.ndarray], list[np.ndarray]]:

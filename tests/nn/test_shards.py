@@ -22,7 +22,7 @@ def both(own: nn.ModelConfig, around: nn.Surrounding | None = None, **given: Any
     cut, ids = whole.over("steps"), given.pop("inputs", tokens(LENGTH))
     params = jax.jit(whole.init)(jax.random.key(0))
 
-    def term(model: nn.Model, params: Any, ids: Any, reset: Any) -> Any:
+    def term(model: Any, params: Any, ids: Any, reset: Any) -> Any:
         """This device's term of the loss, and what it gives."""
         length = given.get("length")
         key = jax.random.key(1) if given.get("dropout") else None

@@ -71,7 +71,7 @@ def every_architecture(_: Path) -> None:
             (block,) = run(plan, which, 1, where=where)
             found.append((block.carry().states.params, block.metrics))
         # The first step of Adam is that of signs: rounding of gradients near 0 shows enlarged.
-        close(*found, 1e-6)
+        close(found[0], found[1], 1e-6)
         print(mixer, flush=True)
 
 

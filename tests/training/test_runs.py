@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -172,7 +173,7 @@ def test_memory_and_use_of_the_peak(finished: Path, tmp_path: Path) -> None:
     assert "mfu" not in plain.result and "mfu" not in plain.metrics[0]
     assert plain.result["memory_bytes"] == result["memory_bytes"] > 2**16
     task = CONFIG.task
-    batch = jax.vmap(task.held_out, (None, 0))(jax.random.key(0), np.arange(1))
+    batch = jax.vmap(task.held_out, (None, 0))(jax.random.key(0), jnp.arange(1))
     examples = jax.eval_shape(jax.vmap(lambda pick: task.example(pick, ())), batch)
     model = build(CONFIG.model)
     counted = count_operations(
