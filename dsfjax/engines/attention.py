@@ -351,7 +351,7 @@ def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Arr
     # the rest is carried through it in the dtype of the sums.
     u = values(system, u).reshape(u.shape[0], -1).astype(u.dtype)
     fixed = system.transition, system.log_decay, system.sink
-    wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, dtype)), fixed)
+    wide = jax.tree.map(lambda x: x.astype(state_dtype(x.dtype, dtype)), fixed)
     system = dataclasses.replace(
         system, W=None, transition=wide[0], log_decay=wide[1], sink=wide[2]
     )

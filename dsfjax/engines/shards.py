@@ -7,6 +7,7 @@ all. `scan_shards` is the recurrence, of which the devices exchange summaries al
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -210,6 +211,9 @@ def scan_shards(
         >>> y[:, 0].tolist()
         [1.0, 1.5, 1.75, 1.875]
     """
+    if system.length is not None and jnp.ndim(u):
+        # A system that was cut with its tokens still says the length of the whole.
+        system = dataclasses.replace(system, length=u.shape[0])
     u = check_tokens("scan_shards", system, u)
     system, u = (DEFAULT if precision is None else precision).cast(system, u)
     shards = Shards(axis_name, descending)
