@@ -211,7 +211,7 @@ def scan_shards(
         >>> y[:, 0].tolist()
         [1.0, 1.5, 1.75, 1.875]
     """
-    if system.length is not None and jnp.ndim(u):
+    if isinstance(system, System) and system.length is not None and jnp.ndim(u):
         # A system that was cut with its tokens still says the length of the whole.
         system = dataclasses.replace(system, length=u.shape[0])
     u = check_tokens("scan_shards", system, u)
