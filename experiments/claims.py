@@ -17,12 +17,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from dsfjax.tasks.metric import TIE
 from experiments import points as measured
 from experiments.points import Point
 
 AXES = ("series", "d_model", "d_state")
 """The axes of every point; those of its task are `points.sizes`."""
-TIE, LEARNT = 0.005, 0.02
 
 
 class Claim(NamedTuple):
@@ -108,10 +108,9 @@ def judge(
 
 
 def _has_learnt(point: Mapping[str, Any], by: Literal["mean", "max"]) -> bool:
-    metric, least = measured.metric(point), measured.trivial(point)
     scatter = _std(point) if by == "mean" else 0.0
     score = measured.mean(point) if by == "mean" else measured.best(point)
-    return metric.gain(score, least) > max(LEARNT * metric.scale(least), scatter)
+    return measured.metric(point).beats(score, scatter, measured.trivial(point))
 
 
 def _std(point: Point) -> float:

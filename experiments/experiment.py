@@ -14,7 +14,6 @@ import csv
 import dataclasses
 import io
 import math
-import os
 import shlex
 import statistics
 import sys
@@ -139,7 +138,7 @@ def main(experiment: Experiment, words: Sequence[str] | None = None) -> dict[str
     words = sys.argv[1:] if words is None else words
     options = tyro.cli(Options, prog=prog, description=experiment.about, args=words)
     if options.data_dir is not None:
-        os.environ[reading.VARIABLE] = str(options.data_dir.absolute())
+        reading.use(options.data_dir)
     # Members run one after another on a device of a CPU, so it has one for every core.
     reserve(cores() if options.devices is None else options.devices)
     return run(experiment, options, f"{prog} {shlex.join(words)}".rstrip())

@@ -144,8 +144,7 @@ def claims(results: Path) -> Iterator[str]:
     Yields:
         Lines of Markdown.
     """
-    yield f"| claim | {' | '.join(SCALES)} | command |"
-    yield f"|---|{'---|' * len(SCALES)}---|"
+    yield from _head("claim", *SCALES, "command")
     for experiment in EXPERIMENTS:
         for claim in experiment.claims:
             cells = []
@@ -159,7 +158,7 @@ def claims(results: Path) -> Iterator[str]:
                 if means.word == "not run":
                     cells[-1] = "not run at this scale"
             command = f"`python -m experiments.{experiment.name} --scale SCALE`"
-            yield f"| {claim.text} | {' | '.join(cells)} | {command} |"
+            yield _line(claim.text, *cells, command)
 
 
 def tables(results: Path) -> Iterator[str]:
@@ -175,15 +174,14 @@ def tables(results: Path) -> Iterator[str]:
         names = list(dict.fromkeys(point["series"] for point in found))
         metric = measured.metric(found[0])
         yield f"### {experiment.name}, scale {scale}: {metric.heading}\n"
-        yield f"| task | {' | '.join(names)} | trivial | linear model |"
-        yield f"|---|{'---|' * (len(names) + 2)}"
+        yield from _head("task", *names, "trivial", "linear model")
         for where in dict.fromkeys(map(measured.where, found)):
             own = {p["series"]: p for p in found if measured.where(p) == where}
             cells = [_score(own[name]) if name in own else "–" for name in names]
             some = next(iter(own.values()))
             known = (measured.trivial(some), some.get("linear"))
             cells += ["–" if x is None else metric.plain(x) + metric.unit for x in known]
-            yield f"| {where} | {' | '.join(cells)} |"
+            yield _line(where, *cells)
         yield ""
 
 
@@ -203,15 +201,14 @@ def lengths(results: Path) -> Iterator[str]:
         factors = sorted({one["factor"] for point in found for one in point["lengths"]})
         yield f"![{experiment.name}](results/{scale}/{experiment.name}.png)\n"
         yield f"Scale {scale}, {metric.heading}, from an empty state:\n"
-        yield f"| task | series | {' | '.join(f'×{factor}' for factor in factors)} |"
-        yield f"|---|---|{'---|' * len(factors)}"
+        yield from _head("task", "series", *(f"×{factor}" for factor in factors))
         for point in found:
             own = {one["factor"]: one for one in point["lengths"] if one["start"] == "empty"}
             cells = [
                 metric.plain(statistics.fmean(own[f]["scores"])) if f in own else "–"
                 for f in factors
             ]
-            yield f"| {measured.where(point)} | {point['series']} | {' | '.join(cells)} |"
+            yield _line(measured.where(point), point["series"], *cells)
         yield ""
 
 
@@ -224,8 +221,8 @@ def spectra(results: Path) -> Iterator[str]:
     Yields:
         Lines of Markdown.
     """
-    yield "| experiment | task | series | 5 % | median | 95 % | above 1 | real and positive |"
-    yield "|---|---|---|---|---|---|---|---|"
+    quantiles = ("5 %", "median", "95 %")
+    yield from _head("experiment", "task", "series", *quantiles, "above 1", "real and positive")
     for _, experiment, found in _looked_into(results):
         if experiment.lengths:
             continue  # the models of another experiment
@@ -238,7 +235,7 @@ def spectra(results: Path) -> Iterator[str]:
             above = ", ".join(f"{100 * layer['growing']:.1f} %" for layer in layers)
             positive = "yes" if all(layer["positive"] for layer in layers) else "no"
             cells = (experiment.name, measured.where(point), point["series"])
-            yield f"| {' | '.join((*cells, *quantiles, above, positive))} |"
+            yield _line(*cells, *quantiles, above, positive)
 
 
 def _looked_into(results: Path) -> Iterator[tuple[str, Experiment, list[dict[str, Any]]]]:
@@ -280,8 +277,7 @@ def points(results: Path) -> Iterator[str]:
                 timed = ("steps to 90 %",) if metric == ACCURACY else ()
                 header = ("point", *scores, "rate", *timed, "state", "parameters", "steps")
                 header += ("tokens", "diverged", "wall time", "tokens/s")
-                yield f"| {' | '.join(header)} |"
-                yield f"|{'---|' * len(header)}"
+                yield from _head(*header)
                 yield from (_row(point) for point in new)
                 yield ""
 
@@ -303,6 +299,16 @@ def _row(point: Mapping[str, Any]) -> str:
         f"{point['train_seconds']:.0f} s",
         f"{point['tokens_per_second']:,.0f}",
     )
+    return _line(*cells)
+
+
+def _head(*cells: str) -> Iterator[str]:
+    """The first two lines of a table."""
+    yield _line(*cells)
+    yield f"|{'---|' * len(cells)}"
+
+
+def _line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 

@@ -19,16 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from dsfjax.aspects.style import DOTTED, HATCHES, LINES, PALETTE, SETTINGS, colors
+from dsfjax.report.longer import SAYING
 from dsfjax.tasks import ACCURACY
 from experiments.points import RECALL, best, extreme, mean, metric, trivial, where
 
 Points = Sequence[Mapping[str, Any]]
 MARKERS = "osD^vPX*"
-_STARTS = {
-    "empty": "empty state",
-    "carried": "after another sequence",
-    "random": "random state",
-}
 TASK = RECALL
 """What tells the panels apart, by default."""
 _SIZES = {"where": "{}", "seq_len": "L = {}", "num_kv_pairs": "{} pairs", "d_model": "d = {}"}
@@ -178,7 +174,7 @@ def lengths(points: Points) -> Figure:
     names = series_of(points)
     hues = colors(names)
     for row, start in zip(axes, starts, strict=True):
-        row[0].set_ylabel(f"{_STARTS.get(start, start)}\n{metric(points[0]).called}")
+        row[0].set_ylabel(f"{SAYING[start]}\n{metric(points[0]).called}")
         for ax, task in zip(row, tasks, strict=True):
             for point in (p for p in points if where(p) == task):
                 own = [one for one in point["lengths"] if one["start"] == start]

@@ -1,7 +1,7 @@
 """Tables: a row is a task, a column an architecture, and a point one of the other.
 
 At scale ``small`` a row says how its models are trained, the same for all architectures but for
-what stands in `OWN`; all see the same number of tokens. At scale ``paper`` it is the preset "paper"
+its ``own``; all see the same number of tokens. At scale ``paper`` it is the preset "paper"
 of the task; a task for which nobody has published settings is trained as at ``small``, ten times as
 long. ``demo`` is ``small`` for a few steps.
 

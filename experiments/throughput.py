@@ -14,7 +14,6 @@ ratio is above 1 where ours is better. JAX on a CPU has a device per core, for a
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,6 +31,7 @@ from dsfjax.bench.timing import take_turns
 from dsfjax.cli.output import console
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks import TRAIN, Example, Task, examples
+from dsfjax.tasks.data import reading
 from dsfjax.training import TrainConfig, optimizer, presets
 from dsfjax.training.config import fitted
 from dsfjax.training.devices import WHOLE, Layout, layout, reserve
@@ -306,7 +306,7 @@ def main(options: Options, command: str = "") -> list[Row]:
         The rows.
     """
     if options.data_dir is not None:
-        os.environ["DSFJAX_DATA"] = str(options.data_dir)
+        reading.use(options.data_dir)
     reserve(limits.cores())
 
     def seconds(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:

@@ -64,8 +64,7 @@ def _run(command: options.Command) -> int:
     if isinstance(command, options.Reading) and command.data_dir is not None:
         from dsfjax.tasks.data import reading
 
-        # Tasks read data deep inside, and processes that are started from here do, too.
-        os.environ[reading.VARIABLE] = str(command.data_dir.absolute())
+        reading.use(command.data_dir)
     match command:
         case options.Train() | options.Compare():
             from dsfjax.cli import training

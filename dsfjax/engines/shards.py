@@ -211,12 +211,12 @@ def scan_shards(
         >>> y[:, 0].tolist()
         [1.0, 1.5, 1.75, 1.875]
     """
-    if isinstance(system, System) and system.length is not None and jnp.ndim(u):
+    shards = Shards(axis_name, descending)
+    if isinstance(system, System) and jnp.ndim(u) and system.length == shards.count * u.shape[0]:
         # A system that was cut with its tokens still says the length of the whole.
         system = dataclasses.replace(system, length=u.shape[0])
     u = check_tokens("scan_shards", system, u)
     system, u = (DEFAULT if precision is None else precision).cast(system, u)
-    shards = Shards(axis_name, descending)
     run = partial(scan, method=method, precision=precision)
     if isinstance(system, KernelSystem):
         y, h = run(system, u, _past(shards, system, u, h0))

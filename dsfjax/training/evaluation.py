@@ -58,10 +58,29 @@ def score(
         )
     wanted = [count for count in (num_examples, size) if count is not None]
     program = Program(model, task, OptimizerConfig(), batch_size, 1, min(wanted))
-    found = _evaluate(program, held_out_data(task), params)
+    return scores(program, held_out_data(task), params)
+
+
+def scores(
+    program: Program, rows: PyTree, params: PyTree, states: PyTree | None = None
+) -> dict[str, float]:
+    """The evaluation of a program, by itself.
+
+    Args:
+        program: The program, for which it is compiled once.
+        rows: The held-out data of its task.
+        params: Parameters of one member.
+        states: What the sequences continue, with a row per example; None for nothing.
+
+    Returns:
+        ``loss`` and the task's metrics.
+    """
+    found = _evaluate(program, rows, params, states)
     return {name: float(value) for name, value in found.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _evaluate(program: Program, rows: PyTree, params: PyTree) -> dict[str, Array]:
-    return evaluate(program, rows, params)
+def _evaluate(
+    program: Program, rows: PyTree, params: PyTree, states: PyTree | None
+) -> dict[str, Array]:
+    return evaluate(program, rows, params, states=states)

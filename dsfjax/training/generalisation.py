@@ -23,7 +23,7 @@ from dsfjax._util.names import choose
 from dsfjax.core import KVCache
 from dsfjax.nn import Model
 from dsfjax.tasks import Generated
-from dsfjax.training.block import evaluate
+from dsfjax.training.evaluation import scores
 from dsfjax.training.optimizer import OptimizerConfig
 from dsfjax.training.program import Program
 from dsfjax.training.step import HELD_OUT
@@ -106,14 +106,9 @@ def score_lengths(
             program, task=task.lengthened(factor), batch_size=max(1, batch_size // factor)
         )
         for start, states in begin.items():
-            loss, score = map(float, _evaluate(longer, params, states))
-            yield LengthScore(start, factor, longer.task.seq_len, loss, score)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _evaluate(program: Program, params: PyTree, states: PyTree | None) -> tuple[Array, Array]:
-    means = evaluate(program, (), params, states=states)
-    return means["loss"], means[program.task.metric.name]
+            found = scores(longer, (), params, states)
+            score = found[longer.task.metric.name]
+            yield LengthScore(start, factor, longer.task.seq_len, found["loss"], score)
 
 
 def _states(program: Program, params: PyTree, starts: Sequence[str]) -> dict[str, PyTree | None]:

@@ -36,7 +36,7 @@ from dsfjax.training.devices import reserve
 from dsfjax.training.runs import EVERYTHING, Busy, Listener, Resources, prepare, program_of, train
 from dsfjax.training.storage import files, record, store
 from dsfjax.training.storage import folder as run_folder
-from dsfjax.training.storage.folder import RunError, read_metrics
+from dsfjax.training.storage.folder import RunError, by_step, read_metrics
 
 Launcher = Callable[
     [Mapping[str, TrainConfig], Path, Listener, Resources, bool],
@@ -213,12 +213,8 @@ def _tell(
     if name not in seen:
         seen[name] = 0
         listener.started(name, config)
-    blocks: dict[int, list[dict[str, Any]]] = {}
-    for line in read_metrics(path):
-        if line["step"] > seen[name]:
-            blocks.setdefault(line["step"], []).append(line)
-    for step, lines in blocks.items():
-        seen[name] = step
+    for lines in by_step(line for line in read_metrics(path) if line["step"] > seen[name]):
+        seen[name] = lines[0]["step"]
         listener.evaluated(name, lines)
 
 

@@ -14,7 +14,7 @@ Every member, so every learning rate and seed, is a run of its own there.
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from dsfjax.training.devices import Layout
 from dsfjax.training.optimizer import unit_schedule
 from dsfjax.training.runs import Listener
 from dsfjax.training.storage import files, serial
+from dsfjax.training.storage.folder import by_step
 
 
 class Together(Listener):
@@ -171,7 +172,7 @@ class EventFiles(Listener):
         # The files' clock is that of training: an older part lies as far back as it took.
         seconds = {line["step"]: line["seconds"] for line in lines}
         self._clocks[name] = time.time() - sum(seconds.values())
-        for block in blocks(lines):
+        for block in by_step(lines):
             self.evaluated(name, block)
 
     def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:
@@ -227,7 +228,7 @@ class WeightsAndBiases(Listener):
 
     def restored(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Send what the run has done before and W&B does not have."""
-        for block in blocks(lines):
+        for block in by_step(lines):
             self.evaluated(name, block)
 
     def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:
@@ -275,25 +276,6 @@ class WeightsAndBiases(Listener):
         place = self._folder / "wandb"
         place.mkdir(parents=True, exist_ok=True)
         return place / f"{name}.json"
-
-
-def blocks(lines: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Lines of ``metrics.jsonl``, by evaluation.
-
-    Args:
-        lines: The lines, in order.
-
-    Returns:
-        The lines of each step.
-
-    Examples:
-        >>> [len(block) for block in blocks([{"step": 1}, {"step": 1}, {"step": 2}])]
-        [2, 1]
-    """
-    found: dict[int, list[dict[str, Any]]] = {}
-    for line in lines:
-        found.setdefault(line["step"], []).append(line)
-    return list(found.values())
 
 
 def _missing(what: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from experiments.experiment import RULE, Options, run, run_name, write
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """An experiment that was run at demo scale: its folder and its JSON."""
     folder = tmp_path_factory.mktemp("experiment")
-    options = Options(devices=1, only="exp, ", run_dir=folder / "runs", out=folder / "out")
+    options = Options(devices=1, only="exp, L=", run_dir=folder / "runs", out=folder / "out")
     run(table_normalizers.EXPERIMENT, options, "the command")
     return folder, json.loads((folder / "out" / "table_normalizers.json").read_text())
 
@@ -78,10 +79,20 @@ def test_what_is_finished_stays_and_is_not_trained_again(
     done: tuple[Path, dict[str, Any]],
 ) -> None:
     folder, result = done
-    options = Options(devices=1, only="sigmoid, ", run_dir=folder / "runs", out=folder / "again")
+    options = Options(devices=1, only="sigmoid, L=", run_dir=folder / "runs", out=folder / "again")
     again = json.loads(json.dumps(run(table_normalizers.EXPERIMENT, options)["points"]))
     assert [point["series"] for point in again] == ["exp", "sigmoid"]
     assert again[0] == result["points"][0]
+    # Where its run is gone, a point stays as it was written; one of another config does not.
+    shutil.rmtree(folder / "runs" / again[0]["run"])
+    kept = run(table_normalizers.EXPERIMENT, options)["points"]
+    assert [point["series"] for point in kept] == ["exp", "sigmoid"]
+    assert kept[0] == again[0]
+    path = folder / "again" / "table_normalizers.json"
+    path.write_text(path.read_text().replace(again[0]["run"], f"{again[0]['run']}0"))
+    assert [p["series"] for p in run(table_normalizers.EXPERIMENT, options)["points"]] == [
+        "sigmoid"
+    ]
 
 
 def test_a_text_that_no_point_has_is_refused(tmp_path: Path) -> None:

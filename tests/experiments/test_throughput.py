@@ -10,12 +10,22 @@ import pytest
 
 import dsfjax
 from dsfjax import systems, tasks
+from dsfjax.systems import registry
 from experiments import throughput
 from tests.tasks.conftest import MakeUp
 from tests.tasks.conftest import made_up as made_up
 
 REVIEWS = [b"a film that I would gladly see once more " * n for n in (2, 2, 3)] * 8
 """Two of them fill a window of the scale demo: as many are held out."""
+
+
+@pytest.fixture(autouse=True)
+def s4d_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In these tests only: importing its file registers the architecture for good."""
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    from experiments import s4d
+
+    systems.register("s4d", s4d.s4d)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import Listener, OptimizerConfig, TrainConfig
-from dsfjax.training.trackers import EventFiles, Together, WeightsAndBiases, blocks, label, scalars
+from dsfjax.training.storage.folder import by_step
+from dsfjax.training.trackers import EventFiles, Together, WeightsAndBiases, label, scalars
 
 CONFIG = TrainConfig(
     MQARConfig(vocab_size=32, seq_len=16, num_kv_pairs=2),
@@ -178,7 +179,7 @@ def test_what_is_not_installed_names_the_extra(
 
 
 def test_blocks_are_those_of_a_file() -> None:
-    assert [[x["member"] for x in b] for b in blocks(lines(2) + lines(4)[:1])] == [
+    assert [[x["member"] for x in b] for b in by_step(lines(2) + lines(4)[:1])] == [
         [0, 1, 2, 3],
         [0],
     ]

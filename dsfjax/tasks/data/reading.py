@@ -27,6 +27,18 @@ class MissingDataError(DataError):
     """Data that are not on this machine."""
 
 
+def use(folder: Path | str) -> None:
+    """Make a folder the one that tasks read.
+
+    They read data deep inside, and processes that are started from here do, too: so it is the
+    environment variable that says it.
+
+    Args:
+        folder: The folder; whether it exists is asked when something is read.
+    """
+    os.environ[VARIABLE] = str(Path(folder).absolute())
+
+
 def data_dir(folder: Path | str | None = None) -> Path:
     """The folder of data sets.
 

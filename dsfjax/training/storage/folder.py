@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -251,3 +251,22 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
                 break
             lines.append(line)
     return lines
+
+
+def by_step(lines: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Lines of ``metrics.jsonl``, by evaluation.
+
+    Args:
+        lines: The lines, in order.
+
+    Returns:
+        The lines of each step.
+
+    Examples:
+        >>> [len(block) for block in by_step([{"step": 1}, {"step": 1}, {"step": 2}])]
+        [2, 1]
+    """
+    found: dict[int, list[dict[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line["step"], []).append(line)
+    return list(found.values())
