@@ -1,4 +1,4 @@
-"""Floor 4: what a `System` tells about itself. Reads systems only, never modules.
+"""Floor 5: what a `System` tells about itself. Reads systems only, never modules.
 
 What a model costs is in `dsfjax.cost`; its functions are here, too.
 """

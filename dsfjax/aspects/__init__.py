@@ -1,4 +1,4 @@
-"""Floor 5: what reports and probes look at in a trained model, one file each.
+"""Floor 6: what reports and probes look at in a trained model, one file each.
 
 An `Aspect` declares how it is measured on a System, summed up, drawn, written to a file and read.
 These are the built-in ones, in the order of the report; a module of your own adds to them with

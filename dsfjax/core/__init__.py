@@ -12,6 +12,7 @@ from dsfjax.core.diagonal import Diagonal as Diagonal
 from dsfjax.core.diagonal import Elementwise as Elementwise
 from dsfjax.core.diagonal import Factored as Factored
 from dsfjax.core.diagonal import Scalar as Scalar
+from dsfjax.core.features import l2norm as l2norm
 from dsfjax.core.features import taylor_features as taylor_features
 from dsfjax.core.kernel import KernelSystem as KernelSystem
 from dsfjax.core.kernel import KVCache as KVCache

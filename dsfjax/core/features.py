@@ -1,4 +1,4 @@
-r"""Taylor features: the exponential kernel as an inner product of finitely many monomials."""
+r"""Functions of queries and keys: unit length, and Taylor features of the exponential kernel."""
 
 from __future__ import annotations
 
@@ -6,9 +6,31 @@ import itertools
 import math
 from collections import Counter
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from dsfjax.core.dtypes import state_dtype
+
+
+def l2norm(x: Array, eps: float = 1e-6) -> Array:
+    r"""The vector x / √(Σ x² + ε) along the last axis.
+
+    Args:
+        x: Vectors (…, m).
+        eps: ε > 0, inside the root, as in the public kernels of the delta rule. With it a vector of
+            zeros (padding) stays zero, with a gradient of at most 1/√ε.
+
+    Returns:
+        Vectors (…, m) in the dtype of x; sums are at least float32.
+
+    Example:
+        >>> l2norm(jnp.array([3.0, 4.0]), eps=0.0).tolist()
+        [0.6000000238418579, 0.800000011920929]
+    """
+    wide = x.astype(state_dtype(x.dtype))
+    return (wide * jax.lax.rsqrt((wide * wide).sum(-1, keepdims=True) + eps)).astype(x.dtype)
 
 
 def taylor_features(x: Array, order: int, *, symmetric: bool = True) -> Array:

@@ -1,4 +1,4 @@
-"""Floor 3: what a model costs, counted on shapes alone: nothing is run and nothing is allocated.
+"""Floor 4: what a model costs, counted on shapes alone: nothing is run and nothing is allocated.
 
 * `dsfjax.cost.sizing`: parameters, state, and the model that has a given size.
 * `dsfjax.cost.operations`: operations and memory traffic of any function, on its jaxpr.

@@ -1,4 +1,4 @@
-"""Floor 7: which architecture for a task that nobody has run yet, from the results that there are.
+"""Floor 8: which architecture for a task that nobody has run yet, from the results that there are.
 
 * `dsfjax.guidance.profile`: what is known of the task: its length, its inputs, what it demands.
 * `dsfjax.guidance.evidence`: results as records: those of this project, and the user's own.

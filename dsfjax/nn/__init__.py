@@ -1,4 +1,4 @@
-"""Floor 4: Flax NNX modules around systems, and `Model`, the same as plain functions."""
+"""Floor 5: Flax NNX modules around systems, and `Model`, the same as plain functions."""
 
 from dsfjax.nn.binding import bind as bind
 from dsfjax.nn.collect import Layers as Layers

@@ -1,4 +1,4 @@
-"""Floor 8: what a comparison found, as a page, as data files and as a terminal table."""
+"""Floor 9: what a comparison found, as a page, as data files and as a terminal table."""
 
 from dsfjax.aspects import Aspect as Aspect
 from dsfjax.aspects import register as register

@@ -1,4 +1,4 @@
-"""Floor 7: every engine on this device, in every precision, against float64 on the host."""
+"""Floor 8: every engine on this device, in every precision, against float64 on the host."""
 
 from dsfjax.selfcheck.check import Check as Check
 from dsfjax.selfcheck.check import selfcheck as selfcheck

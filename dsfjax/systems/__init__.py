@@ -1,4 +1,4 @@
-"""Floor 3: architectures, one per file, as pure functions of parameters and tokens to a System."""
+"""Floor 4: architectures, one per file, as pure functions of parameters and tokens to a System."""
 
 from dsfjax.systems.architecture import Architecture as Architecture
 from dsfjax.systems.architecture import Traits as Traits

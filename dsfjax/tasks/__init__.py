@@ -1,4 +1,4 @@
-"""Floor 3: tasks that sequence models are trained and compared on, by name or of one's own.
+"""Floor 4: tasks that sequence models are trained and compared on, by name or of one's own.
 
 `Task` says what a task is and how to write one. Each is one file or folder:
 
