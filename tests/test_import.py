@@ -1,10 +1,13 @@
 """What an import brings along, in a new process; and the sentence for what is missing."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import dsfjax
 
 CODE = """
 import sys
@@ -59,3 +62,13 @@ def test_nothing_of_unix_is_needed_to_import(tmp_path: Path) -> None:
         [sys.executable, "-c", WINDOWS, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse(Path(dsfjax.__file__).read_text())
+    seen = [x.name for x in ast.walk(tree) if isinstance(x, ast.alias) and x.asname]
+    assert seen == dsfjax.__all__
+    assert all(getattr(dsfjax, name).__name__ == name for name in dsfjax.__all__)
+    assert set(dsfjax.__all__) < set(dir(dsfjax))
+    with pytest.raises(AttributeError, match="has no attribute 'scann'"):
+        _ = dsfjax.scann

@@ -45,13 +45,26 @@ def test_in_every_stage(tmp_path: Path) -> None:
         assert err.startswith("dsfjax: interrupted; ")
 
 
-def test_before_anything_is_imported() -> None:
-    # The signal comes within an import, as early as one can be sent.
-    code = (
-        "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from dsfjax._util.interrupt import end_at_once; end_at_once();"
-        "os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(60)"
+EARLY = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this process inherited
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jax":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["dsfjax", "systems"]
+from dsfjax.__main__ import main
+assert "jax" not in sys.modules
+sys.exit(main())
+"""
+
+
+def test_before_jax_is_imported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY], capture_output=True, text=True, check=False
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (130, 1)
+    assert (done.returncode, done.stderr.count("\n")) == (130, 1), done.stderr
     assert done.stderr.startswith("dsfjax: interrupted; ")
