@@ -57,6 +57,10 @@ class Elementwise(Transition):
         a, negative = jnp.exp(self.log_decay()), self.negative()
         return a if negative is None else jnp.where(negative, -a, a)
 
+    def parts(self) -> tuple[Array, None]:
+        """The decays, and nothing added to them."""
+        return self.decay(), None
+
     def matrix(self) -> Array:
         """A_t as matrices (T, H, k, k): k is n, or 1 where the decay is that of every state."""
         if self.per_channel:

@@ -115,6 +115,14 @@ class Transition(abc.ABC):
         """How the decay of an `Elementwise` transition varies within a head; () for others."""
         return ()
 
+    def parts(self) -> tuple[Array | None, Array | None]:
+        """A_t as the sum of a diagonal and a matrix: (T, H, n|1, p|1) and (T, H, n, n).
+
+        None stands for 0. Products of sums that are kept apart are more accurate where the matrix
+        is small next to the diagonal.
+        """
+        return None, self.matrix()
+
     @property
     def dtype(self) -> Any:
         """Dtype of A_t."""
@@ -235,15 +243,16 @@ class DiagonalPlusLowRank(Transition):
         ok = self.log_a.shape[-2] == heads and self.log_a.shape[-1] in (1, n)
         expect(ok, self, "log_a", f"(T, {heads}, {n} or 1)", self.log_a.shape)
 
+    def parts(self) -> tuple[Array, Array]:
+        """The decays (T, H, n or 1, 1), and −W Zᵀ of every step and head, (T, H, n, n)."""
+        a = signed_exp(self.log_a, self.sign)[..., None]
+        w, z = (to_heads(x, a.shape[1], -3) for x in (self.w, self.z))
+        return a, -jnp.einsum("...nr,...mr->...nm", w, z, precision="highest")
+
     def matrix(self) -> Array:
         """A_t of every step and head, (T, H, n, n)."""
-        heads, n = self.log_a.shape[1], self.w.shape[2]
-        a = signed_exp(self.log_a, self.sign)
-        diagonal = jnp.broadcast_to(a, (*a.shape[:-1], n))
-        w, z = (to_heads(x, heads, -3) for x in (self.w, self.z))
-        low_rank = jnp.einsum("...nr,...mr->...nm", w, z, precision="highest")
-        eye = jnp.eye(n, dtype=diagonal.dtype)
-        return jnp.einsum("...n,nm->...nm", diagonal, eye) - low_rank
+        a, low_rank = self.parts()
+        return a * jnp.eye(self.w.shape[2], dtype=a.dtype)[None, None] + low_rank
 
     def apply(self, h: Array, precision: str = "highest") -> Array:
         """A_t h_t in O(n r p) per head and step."""

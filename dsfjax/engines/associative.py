@@ -5,6 +5,10 @@ and composition is associative: all prefixes cost O(log L) parallel steps. The p
 the class for scalar, diagonal and dense transitions. Those of diagonal plus low rank do not (the
 rank grows with every step), so that structure runs as matrices, as any other one does.
 
+A diagonal D and what is added to it, X, stay apart: (D' + X')(D + X) has the diagonal D'D and the
+rest D'X + X'D + X'X. Where A_t is near the identity, as for the delta rule, the rounding errors of
+long products are then those of X and not of 1.
+
 The backward pass is the adjoint recurrence, G_t = ∂h_t + A_{t+1}ᵀ G_{t+1}, by the same scan from
 the other end; what it needs of the forward pass is computed again.
 """
@@ -13,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,23 +28,47 @@ from dsfjax.engines.engine import Cost, Engine
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence
 
-Affine = tuple[Array, Array]
+
+class Affine(NamedTuple):
+    """The map h ↦ (D + X) h + f of many steps; at least one of D and X is there.
+
+    Attributes:
+        diagonal: D, (…, n or 1, p or 1), or None for 0.
+        matrix: X, (…, n, n), or None for 0; then D has no axis p.
+        f: What is added, (…, n, p).
+    """
+
+    diagonal: Array | None
+    matrix: Array | None
+    f: Array
+
+    def linear(self, h: Array, precision: str = "highest") -> Array:
+        """(D + X) h."""
+        terms = [] if self.diagonal is None else [self.diagonal * h]
+        if self.matrix is not None:
+            terms.append(jnp.matmul(self.matrix, h, precision=precision))
+        return sum(terms[1:], start=terms[0])
 
 
-def compose(early: Affine, late: Affine, *, dense: bool, precision: str = "highest") -> Affine:
+def compose(early: Affine, late: Affine, *, precision: str = "highest") -> Affine:
     """The map that does ``early`` and then ``late``, for many steps at once.
 
     Args:
-        early: Pair (A, f) of the map h ↦ A h + f.
-        late: Pair (A', f').
-        dense: Whether A is a matrix (…, n, n) that acts on f (…, n, p), or multiplies elementwise.
+        early: The first map.
+        late: The second map, of the same structure.
         precision: Of the matrix products.
 
     Returns:
-        (A'A, A'f + f').
+        (D' + X')(D + X) as diagonal and rest, and (D' + X') f + f'.
     """
-    act = partial(jnp.matmul, precision=precision) if dense else jnp.multiply
-    return act(late[0], early[0]), act(late[0], early[1]) + late[1]
+    diagonal = matrix = None
+    if early.diagonal is not None and late.diagonal is not None:
+        diagonal = late.diagonal * early.diagonal
+    if early.matrix is not None and late.matrix is not None:
+        matrix = late.linear(early.matrix, precision)
+        if early.diagonal is not None:
+            matrix = matrix + late.matrix * early.diagonal.swapaxes(-1, -2)
+    return Affine(diagonal, matrix, late.linear(early.f, precision) + late.f)
 
 
 @dataclass(frozen=True)
@@ -67,52 +95,68 @@ class Associative(Engine):
 def _associative(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     # Where a decay is 0 the products below would turn ∞ into NaN: the guard has the values there.
     problem, h0 = finite((problem, h0))
-    A, dense = problem.A, not problem.A.is_diagonal
     f = jnp.broadcast_to(problem.forcing(), (problem.length, *h0.shape))
-    a = A.matrix() if dense else A.decay()  # type: ignore[attr-defined]
-    a = jnp.broadcast_to(a, (problem.length, *a.shape[1:])).astype(f.dtype)
-    if problem.reset is not None:  # a step that forgets all is the constant map h ↦ f
-        a = jnp.where(problem.reset[:, None, None, None], 0, a)
-    states: Any = _states(dense, problem.precision, a, f, h0)
+
+    def every_step(part: Array | None) -> Array | None:
+        if part is None:
+            return None
+        part = jnp.broadcast_to(part, (problem.length, *part.shape[1:])).astype(f.dtype)
+        if problem.reset is None:
+            return part
+        # A step that forgets all is the constant map h ↦ f.
+        return jnp.where(problem.reset[:, None, None, None], 0, part)
+
+    diagonal, matrix = map(every_step, problem.A.parts())
+    states: Any = _states(problem.precision, diagonal, matrix, f, h0)
     return problem.read(states), states[-1]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _states(dense: bool, precision: str, a: Array, f: Array, h0: Array) -> Array:
-    """All states of h_t = a_t h_{t-1} + f_t."""
-    return _run(dense, precision, a, f, h0)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _states(
+    precision: str, diagonal: Array | None, matrix: Array | None, f: Array, h0: Array
+) -> Array:
+    """All states of h_t = A_t h_{t-1} + f_t."""
+    return _run(precision, Affine(diagonal, matrix, f), h0)
 
 
-def _run(dense: bool, precision: str, a: Array, f: Array, h0: Array) -> Array:
-    combine = partial(compose, dense=dense, precision=precision)
-    # The first map has h0 put in, and so have all prefixes: their second parts are the states.
-    f = f.at[0].set(combine((a[0], h0), (a[0], f[0]))[1])
-    return jax.lax.associative_scan(combine, (a, f))[1]
+def _run(precision: str, maps: Affine, h0: Array) -> Array:
+    # The first map has h0 put in, and so have all prefixes: their last parts are the states.
+    first = jax.tree.map(lambda x: x[0], maps)
+    f = maps.f.at[0].set(first.linear(h0, precision) + first.f)
+    combine = partial(compose, precision=precision)
+    return jax.lax.associative_scan(combine, maps._replace(f=f)).f
+
+
+Kept = tuple[Array | None, Array | None, Array, Array]
 
 
 def _forward(
-    dense: bool, precision: str, a: Array, f: Array, h0: Array
-) -> tuple[Array, tuple[Array, Array, Array]]:
-    h = _run(dense, precision, a, f, h0)
-    return h, (a, h, h0)
+    precision: str, diagonal: Array | None, matrix: Array | None, f: Array, h0: Array
+) -> tuple[Array, Kept]:
+    h = _run(precision, Affine(diagonal, matrix, f), h0)
+    return h, (diagonal, matrix, h, h0)
 
 
 def _backward(
-    dense: bool, precision: str, kept: tuple[Array, Array, Array], dh: Array
-) -> tuple[Array, Array, Array]:
-    a, h, h0 = kept
-    adjoint = a.swapaxes(-1, -2) if dense else a
-    following = jnp.roll(adjoint, -1, axis=0)  # that of the last step meets the zero state
-    G = _run(dense, precision, following[::-1], dh[::-1], jnp.zeros_like(h0))[::-1]
+    precision: str, kept: Kept, dh: Array
+) -> tuple[Array | None, Array | None, Array, Array]:
+    diagonal, matrix, h, h0 = kept
+    adjoint = Affine(diagonal, None if matrix is None else matrix.swapaxes(-1, -2), dh)
+    # The map of the step that follows; that of the last step meets the zero state.
+    following = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), adjoint)._replace(f=dh)
+    backwards = jax.tree.map(lambda x: x[::-1], following)
+    G = _run(precision, backwards, jnp.zeros_like(h0))[::-1]
     before = jnp.concatenate([h0[None], h[:-1]])
-    if dense:
-        da = jnp.einsum("lhnp,lhmp->lhnm", G, before, precision=precision)
-        dh0 = jnp.matmul(adjoint[0], G[0], precision=precision)
-    else:
-        da, dh0 = G * before, adjoint[0] * G[0]
-    # A decay that several states have in common gets the sum of their cotangents.
-    axes = tuple(i for i in range(1, a.ndim) if a.shape[i] == 1 and da.shape[i] != 1)
-    return (da.sum(axis=axes, keepdims=True) if axes else da), G, dh0
+    dh0 = jax.tree.map(lambda x: x[0], adjoint).linear(G[0], precision)
+    dmatrix = ddiagonal = None
+    if matrix is not None:
+        dmatrix = jnp.einsum("lhnp,lhmp->lhnm", G, before, precision=precision)
+    if diagonal is not None:
+        ddiagonal = G * before
+        # A decay that several states have in common gets the sum of their cotangents.
+        axes = tuple(i for i in (1, 2, 3) if diagonal.shape[i] == 1 and ddiagonal.shape[i] != 1)
+        ddiagonal = ddiagonal.sum(axis=axes, keepdims=True)
+    return ddiagonal, dmatrix, G, dh0
 
 
 _states.defvjp(_forward, _backward)

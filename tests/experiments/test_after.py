@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from dsfjax.tasks.language_modelling import Language
 from dsfjax.training import load, score
 from dsfjax.training.runs import program_of
 from experiments import plots
@@ -44,6 +45,7 @@ def test_the_test_split_is_shown_where_validation_chose(made_up: MakeUp, tmp_pat
         count = config.eval_examples if task is config.task else None
         return [score(model, task, params, num_examples=count)[metric.name] for params in each]
 
+    assert isinstance(config.task, Language)
     assert config.task.judged_on == "validation"
     held_out, test = scores(config.task), scores(dataclasses.replace(config.task, judged_on="test"))
     np.testing.assert_allclose(point["validation"]["mean"], np.mean(held_out), rtol=1e-5)
