@@ -22,7 +22,7 @@ ROWS = (
         "digits",
         "digits",
         {},
-        {"steps": 800, "learning_rates": (5e-3,), "eval_examples": 360},
+        {"steps": 2000, "learning_rates": (5e-3,), "eval_every": 200, "eval_examples": 360},
     ),
     Row(
         "MNIST, 14 × 14",

@@ -59,7 +59,9 @@ class ModelConfig:
         bidirectional: Whether every block also has a mixer of its own for the reversed sequence,
             whose outputs are added. Such a model reads whole sequences; it cannot continue one.
         remat: Whether the backward pass computes every block again instead of keeping what is
-            inside: the memory of one block instead of all, for about a third more time.
+            inside: the memory of one block instead of all, for about a third more time, on GPUs and
+            TPUs. XLA's CPU compiler merges the second computation with the first, so that on a CPU
+            it saves nothing.
 
     Raises:
         ValueError: For unknown names, with the nearest, and for sizes that cannot be.
