@@ -10,10 +10,15 @@ from dsfjax.aspects.aspect import Aspect as Aspect
 from dsfjax.aspects.aspect import Column as Column
 from dsfjax.aspects.aspect import Findings as Findings
 from dsfjax.aspects.aspect import Layers as Layers
+from dsfjax.aspects.aspect import Measured as Measured
 from dsfjax.aspects.aspect import Panel as Panel
+from dsfjax.aspects.aspect import SomeLayers as SomeLayers
+from dsfjax.aspects.aspect import Stack as Stack
 from dsfjax.aspects.aspect import measure as measure
+from dsfjax.aspects.aspect import numbered as numbered
 from dsfjax.aspects.aspect import register as register
 from dsfjax.aspects.aspect import registered as registered
+from dsfjax.aspects.aspect import stacks as stacks
 from dsfjax.aspects.aspect import summarise as summarise
 from dsfjax.aspects.eigenvalues import EIGENVALUES as EIGENVALUES
 from dsfjax.aspects.gradient_flow import GRADIENT_FLOW as GRADIENT_FLOW

@@ -5,19 +5,21 @@ the CSV files and the verdict of the report, and the probes of training. Nothing
 Matplotlib; the functions that draw import it when they are called.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from dsfjax._util.words import number
-from dsfjax.core import KernelSystem, System
+from dsfjax.core import KernelSystem, System, pytree, static
 
 Layers = Sequence[Any]
-"""What `Aspect.summarise` made of each layer of a model, the first layer first."""
+"""What `Aspect.summarise` made of each layer of a model, the first layer first; `numbered` says
+which layers those are, as an aspect need not apply to all layers of a hybrid."""
 
 Findings = Mapping[str, Layers]
 """Name of an aspect to the layers of one model; an aspect that does not apply is left out."""
@@ -27,6 +29,89 @@ Rows = Callable[[Any], Iterable[Mapping[str, Any]]]
 
 MODEL = "{model}"
 """In the name of a file: there is a file for each model, and this is replaced by its name."""
+
+
+class SomeLayers(tuple[Any, ...]):
+    """The layers of a model that an aspect applies to.
+
+    Attributes:
+        numbers: Which they are, counted from 1.
+    """
+
+    numbers: tuple[int, ...]
+
+    def __new__(cls, layers: Iterable[tuple[int, Any]]) -> "SomeLayers":
+        """From pairs of the number of a layer and what was made of it."""
+        ordered = sorted(layers, key=lambda pair: pair[0])
+        made = super().__new__(cls, (layer for _, layer in ordered))
+        made.numbers = tuple(i for i, _ in ordered)
+        return made
+
+
+def numbered(layers: Layers) -> Iterator[tuple[int, Any]]:
+    """The layers with their numbers in the model, counted from 1.
+
+    Example:
+        >>> list(numbered(SomeLayers([(4, "softmax"), (2, "ssd")]))), list(numbered(["a"]))
+        ([(2, 'ssd'), (4, 'softmax')], [(1, 'a')])
+    """
+    numbers = getattr(layers, "numbers", range(1, 1 + len(layers)))
+    return zip(numbers, layers, strict=True)
+
+
+@pytree
+class Stack:
+    """Layers of a model on one sequence whose systems have one structure, as one.
+
+    Attributes:
+        system: Their systems, with the layers as leading axis.
+        u: Their tokens, in the same way.
+        dy: The gradients of the loss to their outputs, in the same way.
+        numbers: Which layers these are, counted from 1, static.
+    """
+
+    system: System | KernelSystem
+    u: Array
+    dy: Array
+    numbers: tuple[int, ...] = static()
+
+
+def stacks(
+    layers: Sequence[tuple[System | KernelSystem, Array]], dy: Sequence[Array]
+) -> tuple[Stack, ...]:
+    """The layers of a model as few stacks as their structures allow.
+
+    Args:
+        layers: ``((System, u), …)`` of every layer on one sequence.
+        dy: The gradient of the loss to the outputs of each.
+
+    Returns:
+        A stack for every structure and size of systems; of all but hybrids there is one.
+    """
+    groups: dict[Any, list[tuple[int, Any]]] = {}
+    for i, layer in enumerate(zip(*zip(*layers, strict=True), dy, strict=True)):
+        leaves, structure = jax.tree.flatten(layer)
+        kind = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        groups.setdefault(kind, []).append((i + 1, layer))
+    found = []
+    for group in groups.values():
+        numbers, members = zip(*group, strict=True)
+        found.append(Stack(*jax.tree.map(lambda *x: jnp.stack(x), *members), numbers=numbers))
+    return tuple(found)
+
+
+@pytree
+class Measured:
+    """What was measured of the layers of a stack.
+
+    Attributes:
+        values: Name of an aspect to what was measured and reduced, with the layers as leading axis;
+            None where the aspect does not apply.
+        numbers: Which layers these are, counted from 1, static.
+    """
+
+    values: dict[str, Any]
+    numbers: tuple[int, ...] = static()
 
 
 class Asked(NamedTuple):
@@ -222,30 +307,26 @@ def registered() -> tuple[Aspect, ...]:
 
 
 def measure(
-    aspects: Sequence[Aspect],
-    systems: System | KernelSystem,
-    u: Array,
-    dy: Array,
-    asked: Asked,
-) -> dict[str, Any]:
+    aspects: Sequence[Aspect], models: tuple[Stack, ...], asked: Asked
+) -> tuple[Measured, ...]:
     """Measure aspects of every layer of a model on several sequences; to be traced.
 
     Args:
         aspects: The aspects.
-        systems: The systems, with sequences and then layers as leading axes.
-        u: Their tokens, in the same way.
-        dy: The gradients of the loss to their outputs, in the same way.
+        models: The `stacks` of its layers, with the sequences as leading axis.
         asked: What the task asks, with the sequences as leading axis.
 
     Returns:
-        Name to what was measured and reduced, with the layers as leading axis; None where an aspect
-        does not apply.
+        What was measured of each stack.
 
     Numerics:
         Sequences and layers go by one after the other, so that no more than one of them is in
         memory in full.
     """
+    return tuple(_measure(aspects, stack, asked) for stack in models)
 
+
+def _measure(aspects: Sequence[Aspect], stack: Stack, asked: Asked) -> Measured:
     def of_layer(aspects: Sequence[Aspect], asked: Asked, layer: tuple[Any, Array, Array]) -> Any:
         return {a.name: a.measure(*layer, *([asked] if a.asks else [])) for a in aspects}
 
@@ -254,7 +335,7 @@ def measure(
         return jax.lax.map(partial(of_layer, aspects, asked), layers)
 
     every = [a for a in aspects if not a.first_only]
-    layers = systems, u, dy
+    layers = stack.system, stack.u, stack.dy
     found = jax.lax.map(partial(of_sequence, every), (layers, asked))
     # A pytree without arrays has no axis of layers to map over.
     found = {
@@ -266,10 +347,10 @@ def measure(
     if len(every) < len(aspects):
         first = jax.tree.map(lambda leaf: leaf[0], (layers, asked))
         found |= of_sequence([a for a in aspects if a.first_only], first)
-    return found
+    return Measured(found, stack.numbers)
 
 
-def summarise(aspects: Sequence[Aspect], found: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+def summarise(aspects: Sequence[Aspect], found: Sequence[Measured]) -> dict[str, SomeLayers]:
     """Sum up what was measured.
 
     Args:
@@ -280,11 +361,11 @@ def summarise(aspects: Sequence[Aspect], found: Mapping[str, Any]) -> dict[str, 
         The `Findings` of the model.
     """
 
-    def layers(aspect: Aspect, measured: Any) -> tuple[Any, ...]:
-        count = len(jax.tree.leaves(measured)[0])
-        return tuple(
-            aspect.summarise(jax.tree.map(lambda leaf, i=i: leaf[i], measured))
-            for i in range(count)
-        )
+    def layers(aspect: Aspect) -> Iterator[tuple[int, Any]]:
+        for stack in found:
+            measured = stack.values[aspect.name]
+            for i, where in enumerate(stack.numbers if jax.tree.leaves(measured) else ()):
+                yield where, aspect.summarise(jax.tree.map(lambda leaf, i=i: leaf[i], measured))
 
-    return {a.name: layers(a, found[a.name]) for a in aspects if jax.tree.leaves(found[a.name])}
+    summed = {a.name: SomeLayers(layers(a)) for a in aspects}
+    return {name: layers for name, layers in summed.items() if layers}

@@ -14,7 +14,7 @@ from dsfjax import analysis
 from dsfjax._util.words import factor, listing, number, percent
 from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.analysis.stability import EXPONENT
-from dsfjax.aspects.aspect import Aspect, Column, Layers, Panel
+from dsfjax.aspects.aspect import Aspect, Column, Layers, Panel, numbered
 from dsfjax.aspects.eigenvalues import QUANTILES
 from dsfjax.aspects.style import decades, panel, steps_axis
 from dsfjax.core import KernelSystem, System
@@ -149,7 +149,7 @@ def gradient_ratio(layers: Layers) -> float | None:
 
 def warnings(layers: Layers) -> Sequence[str]:
     """What looks wrong, layer by layer."""
-    return [f"layer {i + 1}, {text}" for i, layer in enumerate(layers) for text in layer.warnings]
+    return [f"layer {i}, {text}" for i, layer in numbered(layers) for text in layer.warnings]
 
 
 def find(models: Mapping[str, Layers]) -> str:

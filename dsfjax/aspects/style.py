@@ -9,7 +9,7 @@ Matplotlib is imported where something is drawn, because training reads the list
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dsfjax.aspects.aspect import Layers
+from dsfjax.aspects.aspect import Layers, numbered
 
 # Colours no palette below contains: each stands for the CSS variable next to it.
 INK, MUTED, GRID, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
@@ -163,9 +163,9 @@ def panel(
         figure, ax = small(3.3, 2.3, (0.6, 0.5, 0.25, 0.36))
         ax.yaxis.set_major_locator(MaxNLocator(3))
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        for i, layer in enumerate(layers):
-            style = {"color": color, "linewidth": 1.6, "linestyle": LAYERS[i % len(LAYERS)]}
-            draw(ax, layer, style | {"label": f"layer {i + 1}"})
+        for i, layer in numbered(layers):
+            style = {"color": color, "linewidth": 1.6, "linestyle": LAYERS[(i - 1) % len(LAYERS)]}
+            draw(ax, layer, style | {"label": f"layer {i}"})
         frame(ax)
         ax.set_title(title)
         ax.set_xlabel(xlabel)

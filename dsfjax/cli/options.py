@@ -202,7 +202,11 @@ class Train(Sizes, Training):
     """Train one mixer."""
 
     mixer: Mixer = ""
-    """The architecture, one that "dsfjax systems" lists."""
+    """The architecture, one that "dsfjax systems" lists; or a pattern such as
+    3xssd+softmax_attention."""
+    layers: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[*TIMES] ...")] = ()
+    """In place of --mixer, the architectures of the layers in turn, until there are --num-layers:
+    ssd*3 softmax_attention. "ssd&softmax_attention" is a layer with both."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +218,7 @@ class Compare(Sizes, Training):
     ]
     """The tasks; "dsfjax compare TASK --help" lists the options of one."""
     mixers: Names = ()
-    """The architectures."""
+    """The architectures, or patterns of layers such as 3xssd+softmax_attention."""
     retry_failed: RetryFailed = False
     """Run those again that failed before."""
     report: ReportDir = None

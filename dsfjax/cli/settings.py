@@ -8,6 +8,7 @@ from dsfjax import systems
 from dsfjax._util.fields import parse
 from dsfjax._util.names import choose, unknown
 from dsfjax.cli import options
+from dsfjax.nn import pattern
 from dsfjax.training import presets
 from dsfjax.training.config import AXES
 from dsfjax.training.storage import serial
@@ -32,6 +33,7 @@ def given_by(command: options.Training) -> dict[str, Any]:
     given = {k: v for k, v in dataclasses.asdict(command).items() if v not in (None, ())}
     given.pop("imports", None)  # those of the file count too
     given.pop("data_dir", None)  # a run does not depend on where files are
+    given.pop("layers", None)  # a way to write the mixer
     if "decay" in given:
         given["decay_all"] = choose("decay", given["decay"], DECAY) == "all"
     one = isinstance(command, options.Train)
@@ -90,7 +92,7 @@ def mixer_options(
         >>> mixer_options(["s6", "ssd"], ["s6.dt_rank=2"], {})
         {'s6': {'options': (('dt_rank', 2),)}}
     """
-    found: dict[str, dict[str, Any]] = {choose("mixer", m, systems.names()): {} for m in mixers}
+    found: dict[str, dict[str, Any]] = {mixer: {} for mixer in mixers}
     for mixer, own in found.items():
         for name, value in written.get("options", ()):
             hint = _hint(mixer, name)
@@ -102,13 +104,40 @@ def mixer_options(
             raise ValueError(
                 f"expected --mixer-option OPTION=VALUE or MIXER.OPTION=VALUE, got {word!r}"
             )
-        for mixer in [choose("mixer of this command", whose, mixers)] if whose else mixers:
-            found[mixer][name] = parse(_hint(mixer, name), text, f"option {name} of {mixer}")
+        if whose and whose not in mixers:
+            choose("mixer of this command", whose, [x for mixer in mixers for x in names_in(mixer)])
+        for mixer in mixers:
+            if whose in ("", mixer):
+                found[mixer][name] = parse(_hint(mixer, name), text, f"option {name} of {mixer}")
+            elif whose in names_in(mixer):  # of one mixer of a pattern
+                found[mixer][path] = parse(_hint(whose, name), text, f"option {name} of {whose}")
     return {mixer: {"options": tuple(sorted(own.items()))} for mixer, own in found.items() if own}
 
 
+def names_in(mixer: str) -> tuple[str, ...]:
+    """The architectures of a pattern of layers, which may be a single one.
+
+    Args:
+        mixer: The pattern (`dsfjax.nn.pattern`).
+
+    Returns:
+        Their names.
+
+    Raises:
+        ValueError: If one is not known, with the nearest.
+
+    Example:
+        >>> names_in("ssd*3+softmax_attention")
+        ('ssd', 'softmax_attention')
+    """
+    names = dict.fromkeys(name for layer in pattern.layers_of(mixer) for name in layer)
+    return tuple(choose("mixer", name, systems.names()) for name in names)
+
+
 def _hint(mixer: str, name: str) -> Any:
-    known = systems.option_types(mixer)
+    known: dict[str, Any] = {}
+    for part in names_in(mixer):
+        known = systems.option_types(part) | known
     known.pop("d_model")  # of the model, and always given
     if name not in known:
         raise ValueError(unknown(f"{mixer} has no option", name, known))

@@ -22,6 +22,7 @@ from dsfjax.cli.training import (
     trackers_of,
 )
 from dsfjax.cli.usage import usage_errors, writable
+from dsfjax.nn import pattern
 from dsfjax.training import Listener, MemoryShortage, RunError, TrainConfig, devices, presets, sweep
 from dsfjax.training.sweeps import LAUNCHERS
 from dsfjax.training.trackers import Together
@@ -111,6 +112,7 @@ def plan(command: options.Sweep) -> dict[str, TrainConfig]:
     preset = presets.get(command.preset, command.task)
     written = from_file(command, command.task)
     mixers = command.mixers or tuple(x for x in (written.get("mixer"),) if x) or preset.mixers
+    mixers = [pattern.canonical(mixer) for mixer in mixers]
     options_of = mixer_options(mixers, command.mixer_option, written)
     given = given_by(command)
     # A task's whole numbers are the first axes, as they are the first that a name says.

@@ -19,6 +19,7 @@ from dsfjax.cli.progress import progress
 from dsfjax.cli.settings import from_file, given_by, mixer_options
 from dsfjax.cli.usage import usage_errors, writable
 from dsfjax.cost import num_parameters
+from dsfjax.nn import pattern
 from dsfjax.report import read_joint, render, render_joint
 from dsfjax.training import (
     Listener,
@@ -96,8 +97,12 @@ def plan(command: options.Train | options.Compare) -> dict[str, TrainConfig]:
     """
     if isinstance(command, options.Train):
         written = from_file(command, command.task)
-        if not (mixer := command.mixer or written.get("mixer", "")):
+        if command.mixer and command.layers:
+            raise ValueError("expected --mixer or --layers, got both")
+        mixer = command.mixer or "+".join(command.layers) or written.get("mixer", "")
+        if not mixer:
             raise ValueError(f"expected --mixer, one of {', '.join(systems.names())}")
+        mixer = pattern.canonical(mixer)
         own = mixer_options([mixer], command.mixer_option, written)
         preset = presets.get(command.preset, command.task)
         # A preset's grid of several values is for comparisons.
@@ -111,7 +116,7 @@ def plan(command: options.Train | options.Compare) -> dict[str, TrainConfig]:
     for task in command.task:
         written, mixers = from_file(command, task), command.mixers
         mixers = mixers or tuple(x for x in (written.get("mixer"),) if x)
-        mixers = mixers or presets.get(command.preset, task).mixers
+        mixers = [pattern.canonical(x) for x in mixers or presets.get(command.preset, task).mixers]
         own = mixer_options(mixers, command.mixer_option, written)
         given = written | given_by(command)
         for mixer, config in presets.configs(command.preset, task, mixers, given, own).items():

@@ -3,7 +3,6 @@
 from dsfjax.nn.binding import bind as bind
 from dsfjax.nn.collect import Layers as Layers
 from dsfjax.nn.collect import collect_systems as collect_systems
-from dsfjax.nn.collect import stack_layers as stack_layers
 from dsfjax.nn.functional import Model as Model
 from dsfjax.nn.functional import build as build
 from dsfjax.nn.mixer import Mixer as Mixer

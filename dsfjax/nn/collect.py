@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from dsfjax.core import KernelSystem, System
@@ -14,18 +13,6 @@ from dsfjax.nn.functional import Model, Params
 
 T = TypeVar("T")
 Layers = tuple[tuple[System | KernelSystem, Array], ...]
-
-
-def stack_layers(layers: Layers) -> tuple[System | KernelSystem, Array]:
-    """The layers of a model as one, with the layer as a leading axis, for `jax.lax.map`.
-
-    Args:
-        layers: ``((System, u), …)`` as `Model.systems` gives them, of one structure.
-
-    Returns:
-        System and tokens, every array with a leading axis of layers; no system until it is mapped.
-    """
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
 
 def collect_systems(

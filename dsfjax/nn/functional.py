@@ -27,8 +27,11 @@ from dsfjax.nn.precision import as_input, computed
 from dsfjax.nn.tokens import token_ids
 
 Params = dict[str, Any]
-MIXERS = {"mixer", "mixer_back"}
-"""Names of the mixers of a block."""
+
+
+def _mixers(block: Any) -> list[str]:
+    """Names of the mixers of a block, in a dict of its parameters."""
+    return [name for name in block if name.startswith("mixer")]
 
 
 def _stays_whole(axis_name: str) -> Any:
@@ -287,7 +290,7 @@ def _labels(module: SequenceModel, params: Params) -> Params:
     if "positions" in labels:
         labels["positions"] = jax.tree.map(lambda _: "no_decay", params["positions"])
     for name, block in module.blocks.items():
-        for which in MIXERS & labels["blocks"][name].keys():
+        for which in _mixers(labels["blocks"][name]):
             mixer, core = getattr(block, which), params["blocks"][name][which]["core"]
             named = mixer.params_type(**{k: core.get(k) for k in mixer.params_type._fields})
             own = mixer.arch.labels(named)._asdict()
@@ -303,7 +306,7 @@ def _kept(labels: Params) -> Params:
     """Which parameters keep their type in any precision: what sets the decays of a state."""
     keep = jax.tree.map(lambda _: False, labels)
     for name, block in labels["blocks"].items():
-        for which in MIXERS & block.keys():
+        for which in _mixers(block):
             core = jax.tree.map(lambda label: label == "dynamics", block[which]["core"])
             keep["blocks"][name][which]["core"] = core
     return keep

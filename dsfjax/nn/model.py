@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
+from itertools import islice
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from dsfjax.core import KernelSystem, Precision, System
 from dsfjax.engines import WHOLE, Shards
 from dsfjax.nn.mixer import Mixer, MixerState, Surrounding
 from dsfjax.nn.model_config import ModelConfig
+from dsfjax.nn.pattern import Layer
 from dsfjax.nn.pieces import ACTIVATIONS, MLP, Decoder, dropout, linear, norm, param_dtype
 from dsfjax.nn.precision import products
 from dsfjax.nn.surroundings import surrounding
@@ -27,7 +29,7 @@ Tokens = Int[Array, " L"] | Float[Array, "L channels"]
 
 
 class DecodeState(NamedTuple):
-    """What decoding carries: the position within the document and the state of every layer."""
+    """What decoding carries: the position within the document and the state of every mixer."""
 
     position: Array
     layers: tuple[MixerState, ...]
@@ -43,36 +45,43 @@ class Block(nnx.Module):
     Mamba block ("mamba"); with f the identity it is the Transformer block of the paper's authors
     for models without MLP ("transformer"), which adds norm₂(r) itself to the residual.
 
-    A bidirectional block has a second mixer that reads the sequence from its end:
+    Of several mixers the outputs are added. A bidirectional block has as many more that read the
+    sequence from its end:
     :math:`h ← \mathrm{mixer}(x) + \mathrm{flip}(\mathrm{mixer}'(\mathrm{flip}(x)))`.
     """
 
     def __init__(
         self,
         config: ModelConfig,
+        layer: Layer,
         around: Surrounding | None = None,
         *,
         shards: Shards = WHOLE,
         rngs: nnx.Rngs,
     ) -> None:
         depth, precision = config.num_layers, Precision.named(config.precision)
-        self.kind, self.shards = config.block, shards
+        self.kind, self.shards, self.num_mixers = config.block, shards, len(layer)
         self.norm1 = norm(config.norm, config.d_model, rngs=rngs)
-        make = partial(
-            Mixer,
-            architecture(config, around),
-            config.d_model,
-            around or surrounding(config.mixer, config.surroundings),
-            attention_dropout=config.attention_dropout,
-            method=config.method,
-            init=config.init,
-            depth=depth,
-            precision=precision,
-            rngs=rngs,
-        )
-        self.mixer = make(shards=shards)
+
+        def make(name: str, shards: Shards) -> Mixer:
+            return Mixer(
+                architecture(config, name, around),
+                config.d_model,
+                around or surrounding(name, config.surroundings),
+                attention_dropout=config.attention_dropout,
+                method=config.method,
+                init=config.init,
+                depth=depth,
+                precision=precision,
+                shards=shards,
+                rngs=rngs,
+            )
+
+        for attribute, name in zip(self._names("mixer"), layer, strict=True):
+            setattr(self, attribute, make(name, shards))
         if config.bidirectional:
-            self.mixer_back = make(shards=shards.reversed())
+            for attribute, name in zip(self._names("mixer_back"), layer, strict=True):
+                setattr(self, attribute, make(name, shards.reversed()))
         if config.block != "mamba":
             self.norm2 = norm(config.norm, config.d_model, rngs=rngs)
         if config.block == "prenorm":
@@ -85,41 +94,73 @@ class Block(nnx.Module):
                 rngs=rngs,
             )
 
+    def _names(self, first: str) -> list[str]:
+        """Attributes of the mixers that read one way."""
+        return [first, *(f"{first}_{i}" for i in range(1, self.num_mixers))]
+
+    @property
+    def mixers(self) -> list[Mixer]:
+        """The mixers that read from the start."""
+        return [getattr(self, name) for name in self._names("mixer")]
+
+    @property
+    def mixers_back(self) -> list[Mixer]:
+        """Those that read from the end."""
+        return [getattr(self, x) for x in self._names("mixer_back") if hasattr(self, x)]
+
     def __call__(
         self,
         h: Array,
         r: Array,
-        state: MixerState | None = None,
+        states: tuple[MixerState, ...] | None = None,
         *,
         reset: Array | None = None,
         backward: Array | None = None,
         rates: tuple[float | Array, float | Array, float | Array | None] = (0.0, 0.0, None),
         key: Array | None = None,
-        added: tuple[Array | None, ...] = (None, None),
-    ) -> tuple[Array, Array, MixerState]:
-        """Run a sequence: h, r (L, d) and the state in, the same out.
+        added: tuple[Array, ...] | None = None,
+    ) -> tuple[Array, Array, tuple[MixerState, ...]]:
+        """Run a sequence: h, r (L, d) and the states of the mixers in, the same out.
 
         ``backward`` says where documents start in the reversed sequence; ``rates`` are those of
-        dropout on h before and after the mixer, and within it; ``added`` is added to the outputs of
-        its system, or its two.
+        dropout on h before and after the mixers, and within them; ``added`` is added to the outputs
+        of their systems, in the order of `systems`.
         """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         r = r + dropout(h, rates[0], keys[0], self.shards)
         x = self.norm1(r)
-        h, state = self.mixer(x, state, reset=reset, rate=rates[2], key=keys[1], added=added[0])
-        if hasattr(self, "mixer_back"):
-            own = None if keys[1] is None else jax.random.fold_in(keys[1], 1)
-            back, _ = self.mixer_back(
-                jnp.flip(x, 0), reset=backward, rate=rates[2], key=own, added=added[1]
-            )
-            h = h + jnp.flip(back, 0)
-        return *self._channels(h, r, rates[1], keys[2]), state
+        k, after = self.num_mixers, []
+        outputs: list[Array] = []
+        for i, mixer in enumerate(self.mixers + self.mixers_back):
+            # The first mixer has the key itself, as a block with one mixer always had.
+            own = keys[1] if keys[1] is None or i == 0 else jax.random.fold_in(keys[1], i)
+            run = partial(mixer, rate=rates[2], key=own, added=None if added is None else added[i])
+            if i < k:
+                y, state = run(x, None if states is None else states[i], reset=reset)
+                after.append(state)
+            else:
+                y = jnp.flip(run(jnp.flip(x, 0), reset=backward)[0], 0)
+            outputs.append(y)
+        h = reduce(jnp.add, outputs)
+        return *self._channels(h, r, rates[1], keys[2]), tuple(after)
 
-    def step(self, h: Array, r: Array, state: MixerState) -> tuple[Array, Array, MixerState]:
+    def systems(
+        self, x: Array, *, reset: Array | None = None, backward: Array | None = None
+    ) -> list[tuple[System | KernelSystem, Array]]:
+        """The systems of what norm₁ gives, x (L, d): of the mixers, then of those from the end."""
+        found = [mixer.system(x, reset=reset) for mixer in self.mixers]
+        return found + [mixer.system(jnp.flip(x, 0), reset=backward) for mixer in self.mixers_back]
+
+    def step(
+        self, h: Array, r: Array, states: tuple[MixerState, ...]
+    ) -> tuple[Array, Array, tuple[MixerState, ...]]:
         """Run one token: h, r (d,)."""
         r = r + h
-        h, state = self.mixer.step(self.norm1(r), state)
-        return *self._channels(h, r, 0.0, None), state
+        x = self.norm1(r)
+        steps = [mixer.step(x, state) for mixer, state in zip(self.mixers, states, strict=True)]
+        outputs, after = zip(*steps, strict=True)
+        h = reduce(jnp.add, outputs)
+        return *self._channels(h, r, 0.0, None), after
 
     def _channels(
         self, h: Array, r: Array, rate: float | Array, key: Array | None
@@ -172,8 +213,8 @@ class SequenceModel(nnx.Module):
             )
         self.blocks = nnx.Dict(
             {
-                f"block_{i}": Block(config, around, shards=shards, rngs=rngs)
-                for i in range(config.num_layers)
+                f"block_{i}": Block(config, layer, around, shards=shards, rngs=rngs)
+                for i, layer in enumerate(config.layers)
             }
         )
         self.norm_f = norm(config.norm, d, rngs=rngs)
@@ -257,17 +298,15 @@ class SequenceModel(nnx.Module):
     ) -> tuple[tuple[System | KernelSystem, Array], ...]:
         """The System of every layer on tokens (L,), with the tokens that enter it.
 
-        A layer of a bidirectional model has two, the second on the reversed sequence.
+        A layer with several mixers has as many, one of a bidirectional model twice as many, those
+        on the reversed sequence last.
         """
         h, found = self._embed(tokens, jnp.zeros((), jnp.int32), reset)[0], []
         r, backward = jnp.zeros_like(h), self._backward(tokens, reset, length)
         if backward is not None and reset is None:
             reset = jnp.zeros(tokens.shape[0], bool)  # so that all systems have the same structure
         for block in self._blocks():
-            x = block.norm1(r + h)
-            found.append(block.mixer.system(x, reset=reset))
-            if self.config.bidirectional:
-                found.append(block.mixer_back.system(jnp.flip(x, 0), reset=backward))
+            found += block.systems(block.norm1(r + h), reset=reset, backward=backward)
             h, r, _ = block(h, r, reset=reset, backward=backward)
         return tuple(found)
 
@@ -279,7 +318,9 @@ class SequenceModel(nnx.Module):
                 "use apply, or bidirectional = False."
             )
         self._check_whole("init_state")
-        layers = tuple(block.mixer.init_state(max_length) for block in self._blocks())
+        layers = tuple(
+            mixer.init_state(max_length) for block in self._blocks() for mixer in block.mixers
+        )
         return DecodeState(jnp.zeros((), jnp.int32), layers)
 
     def prefill(
@@ -303,10 +344,11 @@ class SequenceModel(nnx.Module):
     ) -> tuple[Float[Array, " d"], DecodeState]:
         """Features (d,) of one token () or one step of values, and the state after it."""
         (h,), position = self._embed(token[None], state.position, None)
-        r, layers = jnp.zeros_like(h), []
-        for block, layer in zip(self._blocks(), state.layers, strict=True):
-            h, r, layer = block.step(h, r, layer)
-            layers.append(layer)
+        r, before = jnp.zeros_like(h), iter(state.layers)
+        layers: list[MixerState] = []
+        for block in self._blocks():
+            h, r, after = block.step(h, r, tuple(islice(before, block.num_mixers)))
+            layers += after
         return self.norm_f(h + r), DecodeState(position, tuple(layers))
 
     def _run(
@@ -323,24 +365,25 @@ class SequenceModel(nnx.Module):
             self._check_whole("a DecodeState")
         start = jnp.zeros((), jnp.int32) if state is None else state.position
         h, position = self._embed(tokens, start, reset)
-        r, layers = jnp.zeros_like(h), []
-        backward = self._backward(tokens, reset, length)
+        r, before = jnp.zeros_like(h), iter(() if state is None else state.layers)
+        layers: list[MixerState] = []
+        backward, extra = self._backward(tokens, reset, length), iter(added or ())
         own = self.config.embed_dropout, self.config.residual_dropout
         embed, residual = (x if rate is None or x == 0 else rate for x in own)
         for i, block in enumerate(self._blocks()):
             rates = (embed if i == 0 else residual, residual, rate)
             layer_key = None if key is None else jax.random.fold_in(key, i)
-            layer = None if state is None else state.layers[i]
-            each = 2 if self.config.bidirectional else 1
-            extra = (None,) * each if added is None else added[each * i : each * (i + 1)]
+            states = None if state is None else tuple(islice(before, block.num_mixers))
+            number = len(block.mixers + block.mixers_back)
+            own_added = None if added is None else tuple(islice(extra, number))
             # What a block reads besides h and r is closed over: it is kept, not computed again.
             run = partial(
-                block, reset=reset, backward=backward, rates=rates, key=layer_key, added=extra
+                block, reset=reset, backward=backward, rates=rates, key=layer_key, added=own_added
             )
             run = jax.checkpoint(run) if self.config.remat else run  # type: ignore[arg-type]
-            h, r, layer = run(h, r, layer)
-            layers.append(layer)
-        final_key = None if key is None else jax.random.fold_in(key, len(layers))
+            h, r, after = run(h, r, states)
+            layers += after
+        final_key = None if key is None else jax.random.fold_in(key, self.config.num_layers)
         features = self.norm_f(r + dropout(h, residual, final_key, self.shards))
         return features, DecodeState(position, tuple(layers))
 
@@ -446,12 +489,29 @@ def pair_features(u: Float[Array, "... d"], v: Float[Array, "... d"]) -> Float[A
     return jnp.concatenate([u, v, u * v, u - v], axis=-1)
 
 
-def architecture(config: ModelConfig, around: Surrounding | None = None) -> Architecture:
-    """The architecture of a config, over the inner width of its surroundings, or of ``around``."""
-    known = systems.options(config.mixer)
+def architecture(
+    config: ModelConfig, mixer: str | None = None, around: Surrounding | None = None
+) -> Architecture:
+    """An architecture of a config, over the inner width of its surroundings, or of ``around``.
+
+    Args:
+        config: The config.
+        mixer: One of its mixers; by default the first.
+        around: Surroundings in place of those that the config names.
+
+    Returns:
+        The architecture.
+    """
+    mixer = config.layers[0][0] if mixer is None else mixer
+    known, hybrid = systems.options(mixer), len({x for layer in config.layers for x in layer}) > 1
     practice = around is None and config.surroundings == "practice"
-    around = around or surrounding(config.mixer, config.surroundings)
-    own: dict[str, object] = dict(config.options)
+    around = around or surrounding(mixer, config.surroundings)
+    own: dict[str, object] = {}
+    for name, value in config.options:
+        whose, _, option = name.rpartition(".")
+        # An unknown option of a single architecture is an error, which `systems.get` words.
+        if whose == mixer or (not whose and (option in known or not hybrid)):
+            own[option] = value
     if config.d_state is not None and "d_state" in known:
         own["d_state"] = config.d_state
     if config.num_heads is not None and "num_heads" in known:
@@ -460,4 +520,4 @@ def architecture(config: ModelConfig, around: Surrounding | None = None) -> Arch
         own.setdefault("init", config.init)
     if practice and "d_inner" in known:
         own.setdefault("d_inner", 2 * config.d_model)
-    return systems.get(config.mixer, d_model=around.expand * config.d_model, **own)
+    return systems.get(mixer, d_model=around.expand * config.d_model, **own)

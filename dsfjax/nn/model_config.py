@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import Any, Literal, get_args
 
 from dsfjax import systems
 from dsfjax._util.fields import convert_fields
-from dsfjax._util.names import choose
+from dsfjax._util.names import choose, unknown
 from dsfjax.core import Precision
 from dsfjax.engines import ENGINES
+from dsfjax.nn.pattern import Layer, layers_of, name_of
 
 BlockName = Literal["prenorm", "transformer", "mamba"]
 HeadName = Literal["tied", "untied", "classifier", "values", "decoder"]
@@ -18,17 +20,22 @@ Surroundings = Literal["paper", "authors", "practice"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A sequence model around one architecture.
+    """A sequence model around one architecture, or around several in turn.
 
     Attributes:
-        mixer: Name of an architecture (`dsfjax.systems.names`).
+        mixer: Name of an architecture (`dsfjax.systems.names`), or a pattern of layers that repeats
+            until there are ``num_layers``: "3xgated_deltanet+softmax_attention" (or
+            "gated_deltanet*3+…") for three layers of one and one of the other,
+            "ssd&softmax_attention" for layers with both, whose outputs are added
+            (`dsfjax.nn.pattern`).
         vocab_size: Token ids; 0 for inputs that are values (``channels``).
         d_model: d, width of the residual stream.
         num_layers: Blocks.
         d_state: n, state expansion per head; None for the architecture's own default. Ignored by
             an architecture without state expansion.
         num_heads: H; None for the architecture's own default. Ignored by one without heads.
-        options: Further keywords of the architecture, as pairs: (("normalizer", "softplus"),).
+        options: Further keywords of the architecture, as pairs: (("normalizer", "softplus"),). In a
+            pattern they are for those that have them; ("ssd.num_groups", 2) is for one alone.
         surroundings: What stands around the recurrence (`dsfjax.nn.Surrounding`): "paper" as in the
             paper's experiments (attention, S6 and SSD bare, gate and convolution for the RNNs),
             "authors" as in their code (attention's output map has a bias, the rest as "paper"), or
@@ -105,13 +112,29 @@ class ModelConfig:
     remat: bool = field(default=False, metadata={"later": True})
 
     @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The mixers of every layer."""
+        return tuple(islice(cycle(layers_of(self.mixer)), self.num_layers))
+
+    @property
     def num_systems(self) -> int:
-        """Systems of the model: one per layer, two of a bidirectional one."""
-        return self.num_layers * (2 if self.bidirectional else 1)
+        """Systems of the model: one per mixer of a layer, twice as many of a bidirectional one."""
+        return sum(map(len, self.layers)) * (2 if self.bidirectional else 1)
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        choose("mixer", self.mixer, systems.names())
+        pattern = layers_of(self.mixer)
+        object.__setattr__(self, "mixer", name_of(pattern))
+        names = tuple(dict.fromkeys(name for layer in pattern for name in layer))
+        for name in names:
+            choose("mixer", name, systems.names())
+        for option, _ in self.options:
+            whose, _, own = option.rpartition(".")
+            if whose:
+                choose("mixer of this model", whose, names)
+            elif len(names) > 1 and not any(own in systems.options(name) for name in names):
+                known = dict.fromkeys(own for name in names for own in systems.options(name))
+                raise ValueError(unknown(f"{self.mixer} has no option", own, known))
         choose("surroundings", self.surroundings, get_args(Surroundings))
         choose("block", self.block, get_args(BlockName))
         choose("norm", self.norm, ("layer", "rms"))
@@ -135,6 +158,11 @@ class ModelConfig:
         for name in ("max_length", "num_classes", "num_outputs", "num_decoded", "channels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
+        if len(set(pattern)) > 1 and self.num_layers < len(pattern):
+            raise ValueError(
+                f"expected num_layers >= {len(pattern)}, one for every layer of the pattern "
+                f"{self.mixer}, got {self.num_layers}"
+            )
         if self.vocab_size >= 2**31:
             raise ValueError(f"expected vocab_size < 2^31 (ids are int32), got {self.vocab_size}")
         if (self.head == "classifier") != (self.num_classes > 0):

@@ -58,7 +58,7 @@ def read_dynamics(
     lines = [line for line in metrics if line["member"] == member and "probe" in line]
     if not lines:
         return None
-    layers = [line["probe"]["layers"] for line in lines]
+    layers, absent = [line["probe"]["layers"] for line in lines], [None] * len(QUANTILES)
     others = [
         name
         for name, value in layers[0][0].items()
@@ -70,7 +70,7 @@ def read_dynamics(
         loss=_numbers([line["eval_loss"] for line in lines]),
         score=_numbers([line[f"eval_{metric.name}"] for line in lines]),
         sharpness=_numbers([line["probe"]["sharpness"] for line in lines]),
-        modulus=_numbers([[x["modulus"] for x in row] for row in layers]),
+        modulus=_numbers([[x["modulus"] or absent for x in row] for row in layers]),
         gradient=_numbers([[x["gradient"] or [None] * 4 for x in row] for row in layers]),
         dimension=_numbers([[x["dimension"] for x in row] for row in layers]),
         others={name: _numbers([[x.get(name) for x in row] for row in layers]) for name in others},

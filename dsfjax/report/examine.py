@@ -93,7 +93,7 @@ class _Program:
         self._lowered = lowered
 
     @functools.cached_property
-    def run(self) -> Callable[..., dict[str, Any]]:
+    def run(self) -> Callable[..., tuple[aspects.Measured, ...]]:
         return self._lowered.compile(compiler_options=quick_options())
 
 
@@ -102,10 +102,10 @@ def _program(
     model: Model, task: Task, looks: tuple[aspects.Aspect, ...], structure: Any, shapes: Any
 ) -> _Program:
     @jax.jit
-    def run(params: PyTree, batch: Example) -> dict[str, Any]:
+    def run(params: PyTree, batch: Example) -> tuple[aspects.Measured, ...]:
         # Systems are small next to what is made of them, so those of all sequences are kept.
-        systems, u, dy = jax.lax.map(functools.partial(layers_of, model, task, params), batch)
+        layers = jax.lax.map(functools.partial(layers_of, model, task, params), batch)
         asked = jax.vmap(functools.partial(asked_of, task))(batch)
-        return aspects.measure(looks, systems, u, dy, asked)
+        return aspects.measure(looks, layers, asked)
 
     return _Program(run.lower(*jax.tree.unflatten(structure, shapes)))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsfjax.aspects import Findings, registered
+from dsfjax.aspects import Findings, numbered, registered
 from dsfjax.aspects.aspect import MODEL, Rows
 from dsfjax.cost import PHASES
 from dsfjax.report.dynamics import rows as rows_of_dynamics
@@ -147,21 +147,22 @@ def _costs(entries: Sequence[Entry]) -> Lines:
 def _layers(found: Found) -> Lines:
     numbers = [(a.name, key, read) for a in registered() for key, read in a.numbers.items()]
     for entry, findings in found:
-        for i in range(max(map(len, findings.values()), default=0)):
+        layers = {name: dict(numbered(found)) for name, found in findings.items()}
+        for i in sorted({i for own in layers.values() for i in own}):
             yield {
                 "mixer": entry.mixer,
-                "layer": i + 1,
+                "layer": i,
                 **{
-                    key: read(findings[name][i]) if name in findings else None
+                    key: read(layers[name][i]) if i in layers.get(name, ()) else None
                     for name, key, read in numbers
                 },
             }
 
 
 def _by_layer(layers: Sequence[Any], rows: Rows) -> Lines:
-    for i, layer in enumerate(layers):
+    for i, layer in numbered(layers):
         for row in rows(layer):
-            yield {"layer": i + 1, **row}
+            yield {"layer": i, **row}
 
 
 def _by_mixer(found: Found, aspect: str, rows: Rows) -> Lines:

@@ -201,7 +201,11 @@ def _curve(member: MemberResult) -> Curve:
 
 
 def _bounds(config: TrainConfig) -> str:
-    return nn.architecture(config.model).traits.bounds
+    names = dict.fromkeys(name for layer in config.model.layers for name in layer)
+    bounds = {name: nn.architecture(config.model, name).traits.bounds for name in names}
+    if len(bounds) == 1:
+        return next(iter(bounds.values()))
+    return "; ".join(f"{name} {text}" for name, text in bounds.items())
 
 
 def _facts(runs: Sequence[Loaded]) -> dict[str, str]:

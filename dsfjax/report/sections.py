@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from dsfjax._util.words import capitalized, count, number, percent, rate
-from dsfjax.aspects import Aspect, Panel, registered
+from dsfjax.aspects import Aspect, Panel, SomeLayers, numbered, registered
 from dsfjax.aspects.aspect import MODEL
 from dsfjax.aspects.style import colors
 from dsfjax.cost import PHASES
@@ -307,8 +307,8 @@ def _figures(comparison: Comparison, aspect: Aspect, panel: Panel) -> list[str]:
         each = [(f"{panel.name}-{i}", entry.mixer, layers)]
         if panel.by_layer:
             each = [
-                (f"{panel.name}-{i}-{j}", f"{entry.mixer}, layer {j + 1}", (layer,))
-                for j, layer in enumerate(layers)
+                (f"{panel.name}-{i}-{j}", f"{entry.mixer}, layer {j}", SomeLayers([(j, layer)]))
+                for j, layer in numbered(layers)
             ]
         data = f"{panel.data.replace(MODEL, entry.mixer)}.csv"
         drawn += [

@@ -12,7 +12,7 @@ from typing import Any
 
 from dsfjax import tasks
 from dsfjax._util.names import choose
-from dsfjax.nn import ModelConfig
+from dsfjax.nn import ModelConfig, pattern
 from dsfjax.tasks import Preset
 from dsfjax.training.config import TrainConfig, fitted
 from dsfjax.training.optimizer import OptimizerConfig
@@ -148,7 +148,11 @@ def configs(
     chosen, given, own = get(preset, task), given or {}, own or {}
     found = {}
     for mixer in mixers or chosen.mixers:
-        settings = {**chosen.settings, **chosen.own.get(mixer, {}), **given, **own.get(mixer, {})}
+        settings = {**chosen.settings, **chosen.own.get(mixer, {})}
+        # The depth of a preset is meant for one architecture; a pattern of layers has to fit in.
+        depth = settings.get("num_layers", ModelConfig.num_layers)
+        settings["num_layers"] = max(depth, len(pattern.layers_of(mixer)))
+        settings |= {**given, **own.get(mixer, {})}
         found[mixer] = build(task, mixer, settings)
     return found
 

@@ -30,7 +30,6 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dsfjax import aspects, nn
 from dsfjax._util.ahead import quick_options
-from dsfjax.core import KernelSystem, System
 from dsfjax.tasks import HELD_OUT as HELD_OUT_SPLIT
 from dsfjax.tasks import Example, Task, examples
 from dsfjax.training.config import TrainConfig
@@ -79,11 +78,15 @@ def probe(config: TrainConfig, params: PyTree) -> dict[str, Any]:
     watched = tuple(aspect for aspect in aspects.registered() if aspect.probes)
     run = _look(config.model, config.task, watched)
     steepest, noted = jax.tree.map(np.asarray, run(params))
-    rows = [
-        {name: None if values is None else _plain(values[i]) for name, values in noted.items()}
-        for i in range(config.model.num_systems)
-    ]
-    return {"sharpness": _plain(steepest), "layers": rows}
+    rows = {
+        where: {
+            name: None if values is None else _plain(values[i])
+            for name, values in stack.values.items()
+        }
+        for stack in noted
+        for i, where in enumerate(stack.numbers)
+    }
+    return {"sharpness": _plain(steepest), "layers": [rows[i] for i in sorted(rows)]}
 
 
 def held_out(task: Task, count: int) -> Example:
@@ -109,7 +112,7 @@ def _made(task: Task, count: int, data: PyTree) -> Example:
 
 def layers_of(
     model: nn.Model, task: Task, params: PyTree, example: Example
-) -> tuple[System | KernelSystem, Array, Array]:
+) -> tuple[aspects.Stack, ...]:
     """The systems of a model on one sequence, as `dsfjax.aspects.measure` takes them.
 
     Args:
@@ -119,11 +122,10 @@ def layers_of(
         example: One sequence.
 
     Returns:
-        The systems, their tokens and ∂L/∂y, with the layers as leading axis.
+        The systems, their tokens and ∂L/∂y, in stacks of one structure.
     """
-    systems, u = nn.stack_layers(model.systems(params, example.inputs, **said(example)))
     dy = output_gradients(model, params, example, measure=task.measure)
-    return systems, u, jnp.stack(dy)
+    return aspects.stacks(model.systems(params, example.inputs, **said(example)), dy)
 
 
 def asked_of(task: Task, example: Example) -> aspects.Asked:
@@ -134,7 +136,7 @@ def asked_of(task: Task, example: Example) -> aspects.Asked:
 @functools.lru_cache(maxsize=32)
 def _look(
     config: nn.ModelConfig, task: Task, watched: tuple[aspects.Aspect, ...]
-) -> Callable[[PyTree], tuple[Float[Array, ""], dict[str, Any]]]:
+) -> Callable[[PyTree], tuple[Float[Array, ""], tuple[aspects.Measured, ...]]]:
     config = dataclasses.replace(config, precision="float32")
     model, batch = nn.build(config), held_out(task, BATCH)
     # Forward mode goes step by step, which dropout on an attention matrix cannot; it is off here.
@@ -142,21 +144,27 @@ def _look(
     stepwise = nn.build(plain)
 
     @jax.jit
-    def look(params: PyTree) -> tuple[Float[Array, ""], dict[str, Any]]:
+    def look(params: PyTree) -> tuple[Float[Array, ""], tuple[aspects.Measured, ...]]:
         def loss(params: PyTree) -> Float[Array, ""]:
             return query_loss(stepwise, params, batch, measure=task.measure)[0]
 
         few = jax.tree.map(lambda leaf: leaf[:READ], batch)
-        systems, u, dy = jax.lax.map(functools.partial(layers_of, model, task, params), few)
+        layers = jax.lax.map(functools.partial(layers_of, model, task, params), few)
         asked = jax.vmap(functools.partial(asked_of, task))(few)
-        found = aspects.measure(watched, systems, u, dy, asked)
+
         # What no probe reads is not computed: the compiler leaves it out.
-        noted = {
-            name: None if found[aspect.name] is None else jax.vmap(read)(found[aspect.name])
-            for aspect in watched
-            for name, read in aspect.probes.items()
-        }
-        return sharpness(loss, params, jax.random.key(0)), noted
+        def noted(stack: aspects.Measured) -> aspects.Measured:
+            found = {
+                name: None
+                if stack.values[aspect.name] is None
+                else jax.vmap(read)(stack.values[aspect.name])
+                for aspect in watched
+                for name, read in aspect.probes.items()
+            }
+            return aspects.Measured(found, stack.numbers)
+
+        measured = aspects.measure(watched, layers, asked)
+        return sharpness(loss, params, jax.random.key(0)), tuple(map(noted, measured))
 
     return look
 

@@ -45,6 +45,23 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "small.toml"
 
 
+def test_layers_of_several_architectures() -> None:
+    words = "--layers ssd*2 softmax_attention --mixer-option ssd.num_groups=1"
+    (name, config), *_ = plan(f"train mqar {words} --mixer-option bias=true").items()
+    assert name == config.model.mixer == "2xssd+softmax_attention"
+    assert config.model.num_layers == 3  # the preset has one
+    assert config.model.options == (("bias", True), ("ssd.num_groups", 1))
+    both = "ssd&softmax_attention"
+    found = plan(
+        f"compare mqar --mixers {both} 2xssd+s6 --mixer-option s6.dt_rank=2 --num-layers 4"
+    )
+    assert list(found) == [both, "2xssd+s6"]
+    assert [x.model.options for x in found.values()] == [(), (("s6.dt_rank", 2),)]
+    assert [x.model.num_layers for x in found.values()] == [4, 4]
+    with pytest.raises(ValueError, match="expected --mixer or --layers, got both"):
+        plan("train mqar --mixer ssd --layers s6")
+
+
 def test_options_of_architectures_are_typed_by_their_functions() -> None:
     (config,) = plan(
         "train mqar --mixer s6 --mixer-option dt_rank=2 --mixer-option scalar=true"

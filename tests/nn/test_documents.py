@@ -66,7 +66,7 @@ def test_systems_of_a_bidirectional_model_are_two_a_layer() -> None:
 
     @jax.jit
     def look(params, example):
-        _, u = nn.stack_layers(model.systems(params, example.inputs, length=example.length))
+        u = [u for _, u in model.systems(params, example.inputs, length=example.length)]
         return u, objective.output_gradients(model, params, example)
 
     u, gradients = look(params, example)
