@@ -71,6 +71,7 @@ _SUBPACKAGES = (
     "engines",
     "interop",
     "nn",
+    "ops",
     "report",
     "selfcheck",
     "systems",
