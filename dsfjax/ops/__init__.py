@@ -7,14 +7,45 @@ Arguments keep their order as far as the peer's are all there; behind the first 
 they are keywords. `names` lists the functions, `table` says which is which.
 """
 
+from dsfjax.ops.delta import chunk_comba as chunk_comba
+from dsfjax.ops.delta import chunk_delta_rule as chunk_delta_rule
+from dsfjax.ops.delta import chunk_dplr_delta_rule as chunk_dplr_delta_rule
+from dsfjax.ops.delta import chunk_gated_delta_product as chunk_gated_delta_product
+from dsfjax.ops.delta import chunk_gated_delta_rule as chunk_gated_delta_rule
+from dsfjax.ops.delta import chunk_gated_oja_rule as chunk_gated_oja_rule
+from dsfjax.ops.delta import chunk_gdn as chunk_gdn
+from dsfjax.ops.delta import chunk_gdn2 as chunk_gdn2
+from dsfjax.ops.delta import chunk_iplr_delta_rule as chunk_iplr_delta_rule
+from dsfjax.ops.delta import chunk_kda as chunk_kda
+from dsfjax.ops.delta import fused_recurrent_comba as fused_recurrent_comba
+from dsfjax.ops.delta import fused_recurrent_delta_rule as fused_recurrent_delta_rule
+from dsfjax.ops.delta import fused_recurrent_dplr_delta_rule as fused_recurrent_dplr_delta_rule
+from dsfjax.ops.delta import fused_recurrent_gated_delta_rule as fused_recurrent_gated_delta_rule
+from dsfjax.ops.delta import fused_recurrent_gated_oja_rule as fused_recurrent_gated_oja_rule
+from dsfjax.ops.delta import fused_recurrent_gdn as fused_recurrent_gdn
+from dsfjax.ops.delta import fused_recurrent_gdn2 as fused_recurrent_gdn2
+from dsfjax.ops.delta import fused_recurrent_iplr_delta_rule as fused_recurrent_iplr_delta_rule
+from dsfjax.ops.delta import fused_recurrent_kda as fused_recurrent_kda
 from dsfjax.ops.linear import chunk_gla as chunk_gla
+from dsfjax.ops.linear import chunk_hgrn as chunk_hgrn
+from dsfjax.ops.linear import chunk_lightning_attn as chunk_lightning_attn
 from dsfjax.ops.linear import chunk_linear_attn as chunk_linear_attn
+from dsfjax.ops.linear import chunk_retention as chunk_retention
 from dsfjax.ops.linear import chunk_simple_gla as chunk_simple_gla
+from dsfjax.ops.linear import fused_chunk_based as fused_chunk_based
 from dsfjax.ops.linear import fused_chunk_linear_attn as fused_chunk_linear_attn
+from dsfjax.ops.linear import fused_chunk_retention as fused_chunk_retention
 from dsfjax.ops.linear import fused_chunk_simple_gla as fused_chunk_simple_gla
 from dsfjax.ops.linear import fused_recurrent_gla as fused_recurrent_gla
+from dsfjax.ops.linear import fused_recurrent_hgrn as fused_recurrent_hgrn
+from dsfjax.ops.linear import fused_recurrent_lightning_attn as fused_recurrent_lightning_attn
 from dsfjax.ops.linear import fused_recurrent_linear_attn as fused_recurrent_linear_attn
+from dsfjax.ops.linear import fused_recurrent_retention as fused_recurrent_retention
 from dsfjax.ops.linear import fused_recurrent_simple_gla as fused_recurrent_simple_gla
+from dsfjax.ops.linear import parallel_based as parallel_based
+from dsfjax.ops.linear import parallel_rebased as parallel_rebased
+from dsfjax.ops.linear import parallel_retention as parallel_retention
+from dsfjax.ops.linear import parallel_simple_gla as parallel_simple_gla
 from dsfjax.ops.op import REGISTRY as _REGISTRY
 from dsfjax.ops.op import Op as Op
 

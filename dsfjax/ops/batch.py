@@ -24,6 +24,7 @@ CuSeqlens = Int[Array | np.ndarray, " _"] | Sequence[int]
 def run(
     assemble: Callable[..., Assembled],
     arrays: tuple[Any, ...],
+    shape: tuple[int, ...],
     *,
     initial_state: Array | None = None,
     output_final_state: bool = False,
@@ -39,6 +40,7 @@ def run(
     Args:
         assemble: From the arrays of one sequence and ``reset=`` to `Assembled`.
         arrays: Positional arguments of ``assemble`` with the axis B in front; None stays None.
+        shape: Of the outputs of the batch.
         initial_state: [N, H, n, p], N = B or the number of packed sequences; None for zero.
         output_final_state: Whether the states at the ends are wanted.
         state_v_first: Whether states are [N, H, p, n].
@@ -49,7 +51,7 @@ def run(
             document at the start of each row, and the final state that at the end of it.
 
     Returns:
-        ``(y, states)``: [B, T, d_out] and [N, H, n, p], or None.
+        ``(o, states)``: outputs of that shape and [N, H, n, p], or None.
 
     Raises:
         ValueError: If ``cu_seqlens`` does not fit.
@@ -64,7 +66,7 @@ def run(
             return scan(*assemble(*arrays, reset=reset), h0, reverse=reverse)
 
         y, last = jax.vmap(one)(arrays, segment_ids, h0)
-        return y, swap(last) if output_final_state else None
+        return y.reshape(shape), swap(last) if output_final_state else None
     if segment_ids is not None:
         raise ValueError(
             "cu_seqlens: expected no segment_ids next to it, got both; leave one of them out."
@@ -75,11 +77,11 @@ def run(
     system, u = assemble(*jax.tree.map(lambda x: x[0], arrays), reset=reset)
     entering = None if h0 is None else _entering(h0, full)
     if not output_final_state:
-        return scan(system, u, entering, reverse=reverse)[0][None], None
+        return scan(system, u, entering, reverse=reverse)[0].reshape(shape), None
     wanted = (first if reverse else last).clip(0, length - 1)
     y, _, states = scan(system, u, entering, reverse=reverse, return_states=wanted)
     before = jnp.zeros_like(states) if h0 is None else h0.astype(states.dtype)
-    return y[None], swap(jnp.where(full[:, None, None, None], states, before))
+    return y.reshape(shape), swap(jnp.where(full[:, None, None, None], states, before))
 
 
 def _checked(cu_seqlens: Any, batch: int, length: int, states: int | None) -> Any:

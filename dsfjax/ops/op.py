@@ -90,14 +90,15 @@ class Op(Generic[P, R, Q]):
 
     @functools.cached_property
     def _axes(self) -> dict[str, tuple[str, ...]]:
-        """The axes of every array argument, from its annotation."""
+        """The axes of every array argument that can have but one shape, from its annotation."""
         hints = typing.get_type_hints(self._function)
         found = {}
         for name in self._signature.parameters:
             hint = hints.get(name)
-            for option in (hint, *typing.get_args(hint)):
-                if isinstance(dims := getattr(option, "dim_str", None), str):
-                    found[name] = tuple(dims.split())
+            options = [getattr(x, "dim_str", None) for x in (hint, *typing.get_args(hint))]
+            dims = [x for x in options if isinstance(x, str)]
+            if len(dims) == 1:
+                found[name] = tuple(dims[0].split())
         return found
 
 
