@@ -7,6 +7,13 @@ Arguments keep their order as far as the peer's are all there; behind the first 
 they are keywords. `names` lists the functions, `table` says which is which.
 """
 
+from dsfjax.ops.curvature import chunk_mesa_net as chunk_mesa_net
+from dsfjax.ops.curvature import chunk_precond_gated_delta_rule as chunk_precond_gated_delta_rule
+from dsfjax.ops.curvature import chunk_precond_kda as chunk_precond_kda
+from dsfjax.ops.curvature import (
+    fused_recurrent_precond_gated_delta_rule as fused_recurrent_precond_gated_delta_rule,
+)
+from dsfjax.ops.curvature import fused_recurrent_precond_kda as fused_recurrent_precond_kda
 from dsfjax.ops.delta import chunk_comba as chunk_comba
 from dsfjax.ops.delta import chunk_delta_rule as chunk_delta_rule
 from dsfjax.ops.delta import chunk_dplr_delta_rule as chunk_dplr_delta_rule
@@ -46,8 +53,24 @@ from dsfjax.ops.linear import parallel_based as parallel_based
 from dsfjax.ops.linear import parallel_rebased as parallel_rebased
 from dsfjax.ops.linear import parallel_retention as parallel_retention
 from dsfjax.ops.linear import parallel_simple_gla as parallel_simple_gla
+from dsfjax.ops.momentum import chunk_momentum_delta_rule as chunk_momentum_delta_rule
+from dsfjax.ops.momentum import (
+    fused_recurrent_momentum_delta_rule as fused_recurrent_momentum_delta_rule,
+)
 from dsfjax.ops.op import REGISTRY as _REGISTRY
 from dsfjax.ops.op import Op as Op
+from dsfjax.ops.parallel import parallel_attn as parallel_attn
+from dsfjax.ops.parallel import parallel_forgetting_attn as parallel_forgetting_attn
+from dsfjax.ops.parallel import parallel_path_attn as parallel_path_attn
+from dsfjax.ops.parallel import parallel_wall_attn as parallel_wall_attn
+from dsfjax.ops.rwkv import chunk_rwkv6 as chunk_rwkv6
+from dsfjax.ops.rwkv import chunk_rwkv7 as chunk_rwkv7
+from dsfjax.ops.rwkv import fused_recurrent_rwkv4 as fused_recurrent_rwkv4
+from dsfjax.ops.rwkv import fused_recurrent_rwkv6 as fused_recurrent_rwkv6
+from dsfjax.ops.rwkv import fused_recurrent_rwkv7 as fused_recurrent_rwkv7
+from dsfjax.ops.slots import chunk_abc as chunk_abc
+from dsfjax.ops.slots import chunk_gsa as chunk_gsa
+from dsfjax.ops.slots import fused_recurrent_gsa as fused_recurrent_gsa
 
 
 def names() -> tuple[str, ...]:
