@@ -85,7 +85,10 @@ def _gates(s: Array, g: Array | None, reset: Array | None) -> tuple[Array, Array
         z = jnp.where(late[0], late[1], jnp.logaddexp(early[1], late[1]))
         return early[0] | late[0], z
 
-    z = jax.lax.associative_scan(add, (jnp.broadcast_to(start, x.shape), x))[1]
+    if reset is None:
+        z = jax.lax.cumlogsumexp(x)
+    else:
+        z = jax.lax.associative_scan(add, (jnp.broadcast_to(start, x.shape), x))[1]
     before = jnp.concatenate([z[:1], z[:-1]])
     return jnp.exp(x - z).astype(s.dtype), jnp.where(start, 0, before - z)
 
