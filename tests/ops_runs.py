@@ -20,7 +20,7 @@ import numpy as np
 import dsfjax
 from dsfjax import ops
 from dsfjax._util.errors import normwise
-from dsfjax.ops import batch, curvature, rwkv, slots
+from dsfjax.ops import batch, mesa, preconditioned, rwkv, slots
 from tests import goldens
 from tests.engine_runs import COMPILE_FAST
 
@@ -114,15 +114,15 @@ CASES: dict[str, Case] = {
     "wall_attn": Case(("parallel_wall_attn",)),
     "fla_linear_attn": Case(("fused_recurrent_linear_attn",)),
     "fla_linear_attn_normalize": Case(("chunk_linear_attn",)),
-    "fla_simple_gla": Case(("chunk_simple_gla", "parallel_simple_gla")),
+    "fla_simple_gla": Case(("chunk_simple_gla",)),
     "fla_retention": Case(("chunk_retention", "parallel_retention"), heads_first=True),
     "fla_gla": Case(("chunk_gla",), rename=(("gk", "g"),)),
     "fla_hgrn": _both("hgrn"),
     "fla_delta_rule": Case(("chunk_delta_rule",), heads_first=True),
     "fla_gated_delta_rule": _both("gated_delta_rule"),
-    "fla_gated_delta_product": Case(("chunk_gated_delta_product",)),
+    "fla_gated_delta_product": Case(("chunk_gated_delta_product",), ("cu_seqlens",)),
     "fla_kda": _both("kda"),
-    "fla_rwkv6": Case(("chunk_rwkv6",), heads_first=True),
+    "fla_rwkv6": Case(("chunk_rwkv6",), rename=(("q", "r"),), heads_first=True),
     "fla_rwkv7_dplr": Case(
         ("chunk_dplr_delta_rule",),
         rename=(("alpha", "a"), ("beta", "b")),
@@ -229,5 +229,34 @@ def compiled(function: Callable[..., Any], *, quick: bool = False) -> Callable[.
 def step_by_step(monkeypatch: Any) -> None:
     """Let ops run by the sequential engine, which compiles in a tenth of the time."""
     scan = functools.partial(dsfjax.scan, method="sequential")
-    for module in (batch, curvature, rwkv, slots):
+    for module in (batch, mesa, preconditioned, rwkv, slots):
         monkeypatch.setattr(module, "scan", scan)
+
+
+STATES = ("initial_state", "initial_A_state", "h_kk_init", "h_kv_init", "state")
+
+
+def per_op(argument: str | None = None) -> dict[str, str]:
+    """A case for every op, if it has the argument: one of whole sequences, and a short one."""
+    found: dict[str, str] = {}
+    for name, case in CASES.items():
+        for op in case.ops:
+            has = argument is None or argument in inspect.signature(getattr(ops, op)).parameters
+            if has and "varlen" not in name and not name.endswith("_long"):
+                found.setdefault(op, name)
+    return found
+
+
+def inputs(name: str, op_name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The arrays over time of a case, its states, and the rest."""
+    arrays, flags = arguments(load(name))
+    flags = _known(getattr(ops, op_name), flags)
+    lead = jax.tree.leaves(arrays["k" if "k" in arrays else "x"])[0].shape[0]
+    states = {key: arrays[key] for key in STATES if key in arrays}
+    timed = {
+        key: x
+        for key, x in arrays.items()
+        if key not in states and x.ndim > 2 and x.shape[0] == lead
+    }
+    rest = {key: x for key, x in arrays.items() if key not in states and key not in timed}
+    return timed, states, {**rest, **flags}

@@ -9,52 +9,43 @@ they are keywords. `names` lists the functions, `table` says which is which.
 
 import inspect
 
-from dsfjax.ops.curvature import chunk_mesa_net as chunk_mesa_net
-from dsfjax.ops.curvature import chunk_precond_gated_delta_rule as chunk_precond_gated_delta_rule
-from dsfjax.ops.curvature import chunk_precond_kda as chunk_precond_kda
-from dsfjax.ops.curvature import (
-    fused_recurrent_precond_gated_delta_rule as fused_recurrent_precond_gated_delta_rule,
-)
-from dsfjax.ops.curvature import fused_recurrent_precond_kda as fused_recurrent_precond_kda
-from dsfjax.ops.delta import chunk_comba as chunk_comba
 from dsfjax.ops.delta import chunk_delta_rule as chunk_delta_rule
-from dsfjax.ops.delta import chunk_dplr_delta_rule as chunk_dplr_delta_rule
 from dsfjax.ops.delta import chunk_gated_delta_product as chunk_gated_delta_product
 from dsfjax.ops.delta import chunk_gated_delta_rule as chunk_gated_delta_rule
-from dsfjax.ops.delta import chunk_gated_oja_rule as chunk_gated_oja_rule
 from dsfjax.ops.delta import chunk_gdn as chunk_gdn
-from dsfjax.ops.delta import chunk_gdn2 as chunk_gdn2
-from dsfjax.ops.delta import chunk_iplr_delta_rule as chunk_iplr_delta_rule
-from dsfjax.ops.delta import chunk_kda as chunk_kda
-from dsfjax.ops.delta import fused_recurrent_comba as fused_recurrent_comba
 from dsfjax.ops.delta import fused_recurrent_delta_rule as fused_recurrent_delta_rule
-from dsfjax.ops.delta import fused_recurrent_dplr_delta_rule as fused_recurrent_dplr_delta_rule
 from dsfjax.ops.delta import fused_recurrent_gated_delta_rule as fused_recurrent_gated_delta_rule
-from dsfjax.ops.delta import fused_recurrent_gated_oja_rule as fused_recurrent_gated_oja_rule
 from dsfjax.ops.delta import fused_recurrent_gdn as fused_recurrent_gdn
-from dsfjax.ops.delta import fused_recurrent_gdn2 as fused_recurrent_gdn2
-from dsfjax.ops.delta import fused_recurrent_iplr_delta_rule as fused_recurrent_iplr_delta_rule
-from dsfjax.ops.delta import fused_recurrent_kda as fused_recurrent_kda
-from dsfjax.ops.linear import chunk_gla as chunk_gla
-from dsfjax.ops.linear import chunk_hgrn as chunk_hgrn
+from dsfjax.ops.dplr import chunk_comba as chunk_comba
+from dsfjax.ops.dplr import chunk_dplr_delta_rule as chunk_dplr_delta_rule
+from dsfjax.ops.dplr import chunk_gated_oja_rule as chunk_gated_oja_rule
+from dsfjax.ops.dplr import chunk_iplr_delta_rule as chunk_iplr_delta_rule
+from dsfjax.ops.dplr import fused_recurrent_comba as fused_recurrent_comba
+from dsfjax.ops.dplr import fused_recurrent_dplr_delta_rule as fused_recurrent_dplr_delta_rule
+from dsfjax.ops.dplr import fused_recurrent_gated_oja_rule as fused_recurrent_gated_oja_rule
+from dsfjax.ops.dplr import fused_recurrent_iplr_delta_rule as fused_recurrent_iplr_delta_rule
+from dsfjax.ops.gated import chunk_gla as chunk_gla
+from dsfjax.ops.gated import chunk_hgrn as chunk_hgrn
+from dsfjax.ops.gated import fused_recurrent_gla as fused_recurrent_gla
+from dsfjax.ops.gated import fused_recurrent_hgrn as fused_recurrent_hgrn
+from dsfjax.ops.kimi import chunk_gdn2 as chunk_gdn2
+from dsfjax.ops.kimi import chunk_kda as chunk_kda
+from dsfjax.ops.kimi import fused_recurrent_gdn2 as fused_recurrent_gdn2
+from dsfjax.ops.kimi import fused_recurrent_kda as fused_recurrent_kda
 from dsfjax.ops.linear import chunk_lightning_attn as chunk_lightning_attn
 from dsfjax.ops.linear import chunk_linear_attn as chunk_linear_attn
 from dsfjax.ops.linear import chunk_retention as chunk_retention
 from dsfjax.ops.linear import chunk_simple_gla as chunk_simple_gla
-from dsfjax.ops.linear import fused_chunk_based as fused_chunk_based
 from dsfjax.ops.linear import fused_chunk_linear_attn as fused_chunk_linear_attn
 from dsfjax.ops.linear import fused_chunk_retention as fused_chunk_retention
 from dsfjax.ops.linear import fused_chunk_simple_gla as fused_chunk_simple_gla
-from dsfjax.ops.linear import fused_recurrent_gla as fused_recurrent_gla
-from dsfjax.ops.linear import fused_recurrent_hgrn as fused_recurrent_hgrn
 from dsfjax.ops.linear import fused_recurrent_lightning_attn as fused_recurrent_lightning_attn
 from dsfjax.ops.linear import fused_recurrent_linear_attn as fused_recurrent_linear_attn
 from dsfjax.ops.linear import fused_recurrent_retention as fused_recurrent_retention
 from dsfjax.ops.linear import fused_recurrent_simple_gla as fused_recurrent_simple_gla
-from dsfjax.ops.linear import parallel_based as parallel_based
-from dsfjax.ops.linear import parallel_rebased as parallel_rebased
 from dsfjax.ops.linear import parallel_retention as parallel_retention
 from dsfjax.ops.linear import parallel_simple_gla as parallel_simple_gla
+from dsfjax.ops.mesa import chunk_mesa_net as chunk_mesa_net
 from dsfjax.ops.momentum import chunk_momentum_delta_rule as chunk_momentum_delta_rule
 from dsfjax.ops.momentum import (
     fused_recurrent_momentum_delta_rule as fused_recurrent_momentum_delta_rule,
@@ -65,6 +56,17 @@ from dsfjax.ops.parallel import parallel_attn as parallel_attn
 from dsfjax.ops.parallel import parallel_forgetting_attn as parallel_forgetting_attn
 from dsfjax.ops.parallel import parallel_path_attn as parallel_path_attn
 from dsfjax.ops.parallel import parallel_wall_attn as parallel_wall_attn
+from dsfjax.ops.polynomial import fused_chunk_based as fused_chunk_based
+from dsfjax.ops.polynomial import parallel_based as parallel_based
+from dsfjax.ops.polynomial import parallel_rebased as parallel_rebased
+from dsfjax.ops.preconditioned import (
+    chunk_precond_gated_delta_rule as chunk_precond_gated_delta_rule,
+)
+from dsfjax.ops.preconditioned import chunk_precond_kda as chunk_precond_kda
+from dsfjax.ops.preconditioned import (
+    fused_recurrent_precond_gated_delta_rule as fused_recurrent_precond_gated_delta_rule,
+)
+from dsfjax.ops.preconditioned import fused_recurrent_precond_kda as fused_recurrent_precond_kda
 from dsfjax.ops.rwkv import chunk_rwkv6 as chunk_rwkv6
 from dsfjax.ops.rwkv import chunk_rwkv7 as chunk_rwkv7
 from dsfjax.ops.rwkv import fused_recurrent_rwkv4 as fused_recurrent_rwkv4

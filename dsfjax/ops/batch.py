@@ -56,6 +56,7 @@ def run(
     Raises:
         ValueError: If ``cu_seqlens`` does not fit.
     """
+    arrays = jax.tree.map(jnp.asarray, arrays)
     batch, length = jax.tree.leaves(arrays)[0].shape[:2]
     swap = (lambda x: None if x is None else x.swapaxes(-1, -2)) if state_v_first else lambda x: x
     h0 = swap(initial_state)

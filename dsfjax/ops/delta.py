@@ -1,4 +1,4 @@
-r"""Delta rules: S_t = (diag(a_t) − w_t z_tᵀ) S_{t−1} + b_t v_tᵀ, a diagonal plus low rank."""
+"""Delta rules: S_t = (I − β_t k_t k_tᵀ) e^{g_t} S_{t−1} + β_t k_t v_tᵀ."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from dsfjax.core import DiagonalPlusLowRank, InnerOutput, OuterInput, System, l2norm
+from dsfjax.core import DiagonalPlusLowRank, InnerOutput, OuterInput, System
 from dsfjax.core.transitions import to_heads
 from dsfjax.ops.batch import CuSeqlens, flat, run, scaled, times, wide
-from dsfjax.ops.gates import log_decay, write_strength
+from dsfjax.ops.gates import log_decay, unit, write_strength
 from dsfjax.ops.op import Assembled, op
 
 
@@ -82,12 +82,8 @@ def _delta_rule(
     *,
     reset: Array | None = None,
 ) -> Assembled:
-    q, k = _unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
+    q, k = unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
     return erase_and_write(scaled(q, scale), k, v, None, beta, reset=reset)
-
-
-def _unit(*vectors: Array) -> tuple[Array, ...]:
-    return tuple(l2norm(x) for x in vectors)
 
 
 @op(_delta_rule, "fla.ops.delta_rule", "fused_recurrent_delta_rule")
@@ -143,7 +139,7 @@ def chunk_delta_rule(
 fused_recurrent_delta_rule = chunk_delta_rule
 
 
-def _gated_delta_rule(
+def gated_delta_rule(
     q: Array,
     k: Array,
     v: Array,
@@ -160,13 +156,14 @@ def _gated_delta_rule(
     *,
     reset: Array | None = None,
 ) -> Assembled:
-    q, k = _unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
+    """The gated delta rule with what the kernels do before it; g is (T, HV) or (T, HV, K)."""
+    q, k = unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
     beta = write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     g = log_decay(g, A_log, dt_bias, lower_bound) if use_gate_in_kernel else g
     return erase_and_write(scaled(q, scale), k, v, g, beta, reset=reset)
 
 
-@op(_gated_delta_rule, "fla.ops.gated_delta_rule", "chunk_gdn")
+@op(gated_delta_rule, "fla.ops.gated_delta_rule", "chunk_gdn")
 def chunk_gated_delta_rule(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -221,7 +218,7 @@ def chunk_gated_delta_rule(
     """
     return run(
         partial(
-            _gated_delta_rule,
+            gated_delta_rule,
             scale=scale,
             use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
             use_beta_sigmoid_in_kernel=use_beta_sigmoid_in_kernel,
@@ -261,7 +258,7 @@ def _fused_gated_delta_rule(
     *,
     reset: Array | None = None,
 ) -> Assembled:
-    q, k = _unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
+    q, k = unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
     if beta is not None:
         beta = write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     if use_gate_in_kernel:
@@ -302,18 +299,20 @@ def splits_channels(gv: Array | None, beta: Array | None, batch_axes: int = 0) -
     return gv is not None or (beta is not None and beta.ndim - batch_axes == 3)
 
 
-def heads_of_channels(states: Array | None) -> Array | None:
-    """States [N, HV, K, V] as those of HV·V heads, [N, HV·V, K, 1]."""
+def heads_of_channels(states: Array | None, v_first: bool) -> Array | None:
+    """States [N, HV, K, V], or [N, HV, V, K], as those of HV·V heads, [N, HV·V, K, 1]."""
     if states is None:
         return None
-    return states.swapaxes(-1, -2).reshape(states.shape[0], -1, states.shape[2], 1)
+    states = states if v_first else states.swapaxes(-1, -2)
+    return states.reshape(states.shape[0], -1, states.shape[3], 1)
 
 
-def channels_of_heads(states: Array | None, heads: int) -> Array | None:
-    """States [N, HV·V, K, 1] as those of HV heads, [N, HV, K, V]."""
+def channels_of_heads(states: Array | None, heads: int, v_first: bool) -> Array | None:
+    """The inverse of `heads_of_channels`."""
     if states is None:
         return None
-    return states.reshape(states.shape[0], heads, -1, states.shape[2]).swapaxes(-1, -2)
+    states = states.reshape(states.shape[0], heads, -1, states.shape[2])
+    return states if v_first else states.swapaxes(-1, -2)
 
 
 @op(_fused_gated_delta_rule, "fla.ops.gated_delta_rule", "fused_recurrent_gdn")
@@ -375,12 +374,7 @@ def fused_recurrent_gated_delta_rule(
     References:
         Yang et al. (2024), arXiv:2412.06464.
     """
-    split = splits_channels(gv, beta, batch_axes=1)
-    flip = state_v_first and split  # `run` knows the states of heads only
-    states = initial_state
-    if split:
-        states = states.swapaxes(-1, -2) if flip and states is not None else states
-        states = heads_of_channels(states)
+    split, states = splits_channels(gv, beta, batch_axes=1), initial_state
     o, last = run(
         partial(
             _fused_gated_delta_rule,
@@ -394,16 +388,13 @@ def fused_recurrent_gated_delta_rule(
         ),
         (q, k, v, g, gk, gv, beta),
         v.shape,
-        initial_state=states,
+        initial_state=heads_of_channels(states, state_v_first) if split else states,
         output_final_state=output_final_state,
         state_v_first=state_v_first and not split,
         cu_seqlens=cu_seqlens,
         segment_ids=segment_ids,
     )
-    if split:
-        last = channels_of_heads(last, v.shape[2])
-        last = last.swapaxes(-1, -2) if flip and last is not None else last
-    return o, last
+    return o, channels_of_heads(last, v.shape[2], state_v_first) if split else last
 
 
 fused_recurrent_gdn = fused_recurrent_gated_delta_rule
@@ -421,7 +412,7 @@ def _gated_delta_product(
     *,
     reset: Array | None = None,
 ) -> Assembled:
-    q, k = _unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
+    q, k = unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
     length, rank, heads = q.shape[0], num_householder, v.shape[1]
     keys = k.reshape(length, rank, *k.shape[1:])
     strong = wide(to_heads(keys, heads))
@@ -507,683 +498,3 @@ def chunk_gated_delta_product(
         cu_seqlens=cu_seqlens,
         segment_ids=segment_ids,
     )
-
-
-@op(_gated_delta_rule, "fla.ops.kda")
-def chunk_kda(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T HV V"],
-    g: Float[Array, "B T HV K"],
-    beta: Float[Array, "B T HV"],
-    scale: float | None = None,
-    initial_state: Float[Array, "N HV _ _"] | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    use_gate_in_kernel: bool = False,
-    use_beta_sigmoid_in_kernel: bool = False,
-    allow_neg_eigval: bool = False,
-    *,
-    lower_bound: float | None = None,
-    state_v_first: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
-    segment_ids: Int[Array, "B T"] | None = None,
-    A_log: Float[Array, " HV"] | None = None,
-    dt_bias: Float[Array, " _"] | None = None,
-) -> tuple[Array, Array | None]:
-    r"""The delta rule with a decay per key channel (Kimi Delta Attention).
-
-    .. math:: S_t = (I - β_t k_t k_t^\top) \mathrm{diag}(e^{g_t}) S_{t-1} + β_t k_t v_t^\top, \quad
-              y_t = s\, S_t^\top q_t .
-
-    A = (I − β k kᵀ) diag(e^g), B = β k, C = s q, D = 0.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        g: Log decay per key channel.
-        beta: β, how much is erased and written.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        use_qk_l2norm_in_kernel: Whether q and k are brought to unit length.
-        use_gate_in_kernel: Whether g is raw; see `A_log`.
-        use_beta_sigmoid_in_kernel: Whether beta is raw and its sigmoid counts.
-        allow_neg_eigval: Whether that sigmoid is doubled.
-        lower_bound: ℓ < 0: g becomes ℓ σ(e^A_log (g + dt_bias)), without A_log with a factor of 1.
-        state_v_first: Whether states are [N, HV, V, K].
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-        A_log: Log rate of the raw gate: g becomes −e^A_log softplus(g + dt_bias).
-        dt_bias: Bias of the raw gate.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-
-    References:
-        Kimi Team (2025), arXiv:2510.26692.
-    """
-    return run(
-        partial(
-            _gated_delta_rule,
-            scale=scale,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-            use_beta_sigmoid_in_kernel=use_beta_sigmoid_in_kernel,
-            allow_neg_eigval=allow_neg_eigval,
-            use_gate_in_kernel=use_gate_in_kernel,
-            lower_bound=lower_bound,
-            A_log=A_log,
-            dt_bias=dt_bias,
-        ),
-        (q, k, v, g, beta),
-        v.shape,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        state_v_first=state_v_first,
-        cu_seqlens=cu_seqlens,
-        segment_ids=segment_ids,
-    )
-
-
-@op(_gated_delta_rule, "fla.ops.kda")
-def fused_recurrent_kda(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T HV V"],
-    g: Float[Array, "B T HV K"],
-    beta: Float[Array, "B T HV"],
-    A_log: Float[Array, " HV"] | None = None,
-    dt_bias: Float[Array, " _"] | None = None,
-    scale: float | None = None,
-    initial_state: Float[Array, "N HV _ _"] | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    use_gate_in_kernel: bool = False,
-    use_beta_sigmoid_in_kernel: bool = False,
-    allow_neg_eigval: bool = False,
-    lower_bound: float | None = None,
-    state_v_first: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-) -> tuple[Array, Array | None]:
-    r"""`chunk_kda` with another order of arguments.
-
-    .. math:: S_t = (I - β_t k_t k_t^\top) \mathrm{diag}(e^{g_t}) S_{t-1} + β_t k_t v_t^\top, \quad
-              y_t = s\, S_t^\top q_t .
-
-    A = (I − β k kᵀ) diag(e^g), B = β k, C = s q, D = 0.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        g: Log decay per key channel.
-        beta: β, how much is erased and written.
-        A_log: Log rate of the raw gate: g becomes −e^A_log softplus(g + dt_bias).
-        dt_bias: Bias of the raw gate.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        use_qk_l2norm_in_kernel: Whether q and k are brought to unit length.
-        use_gate_in_kernel: Whether g is raw; see `A_log`.
-        use_beta_sigmoid_in_kernel: Whether beta is raw and its sigmoid counts.
-        allow_neg_eigval: Whether that sigmoid is doubled.
-        lower_bound: ℓ < 0: g becomes ℓ σ(e^A_log (g + dt_bias)), without A_log with a factor of 1.
-        state_v_first: Whether states are [N, HV, V, K].
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-
-    References:
-        Kimi Team (2025), arXiv:2510.26692.
-    """
-    return run(
-        partial(
-            _gated_delta_rule,
-            scale=scale,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-            use_beta_sigmoid_in_kernel=use_beta_sigmoid_in_kernel,
-            allow_neg_eigval=allow_neg_eigval,
-            use_gate_in_kernel=use_gate_in_kernel,
-            lower_bound=lower_bound,
-            A_log=A_log,
-            dt_bias=dt_bias,
-        ),
-        (q, k, v, g, beta),
-        v.shape,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        state_v_first=state_v_first,
-        cu_seqlens=cu_seqlens,
-        segment_ids=segment_ids,
-    )
-
-
-def _gdn2(
-    q: Array,
-    k: Array,
-    v: Array,
-    g: Array,
-    b: Array,
-    w: Array,
-    scale: float | None = None,
-    use_qk_l2norm_in_kernel: bool = False,
-    use_gate_in_kernel: bool = False,
-    lower_bound: float | None = None,
-    A_log: Array | None = None,
-    dt_bias: Array | None = None,
-    *,
-    reset: Array | None = None,
-) -> Assembled:
-    q, k = _unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
-    log_a = log_decay(g, A_log, dt_bias, lower_bound) if use_gate_in_kernel else wide(g)
-    z = times(to_heads(k, v.shape[1]), wide(b) * jnp.exp(log_a))
-    return low_rank(log_a, k, z, b=k, gate=w, c=scaled(q, scale), v=v, reset=reset)
-
-
-@op(_gdn2, "fla.ops.gdn2")
-def chunk_gdn2(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T HV V"],
-    g: Float[Array, "B T HV K"],
-    b: Float[Array, "B T HV K"],
-    w: Float[Array, "B T HV V"],
-    scale: float | None = None,
-    initial_state: Float[Array, "N HV _ _"] | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    use_gate_in_kernel: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
-    *,
-    lower_bound: float | None = None,
-    state_v_first: bool = False,
-    segment_ids: Int[Array, "B T"] | None = None,
-    A_log: Float[Array, " HV"] | None = None,
-    dt_bias: Float[Array, " _"] | None = None,
-) -> tuple[Array, Array | None]:
-    r"""The delta rule that erases and writes by gates of their own (Gated DeltaNet-2).
-
-    .. math:: S_t = (I - k_t (b_t ⊙ k_t)^\top) \mathrm{diag}(e^{g_t}) S_{t-1}
-              + k_t (w_t ⊙ v_t)^\top, \quad y_t = s\, S_t^\top q_t .
-
-    A = (I − k (b ⊙ k)ᵀ) diag(e^g), B = k with a gate w on the values, C = s q, D = 0.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        g: Log decay per key channel.
-        b: How much is erased, per key channel.
-        w: How much is written, per value channel.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        use_qk_l2norm_in_kernel: Whether q and k are brought to unit length.
-        use_gate_in_kernel: Whether g is raw; see `A_log`.
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        lower_bound: ℓ < 0: g becomes ℓ σ(e^A_log (g + dt_bias)), without A_log with a factor of 1.
-        state_v_first: Whether states are [N, HV, V, K].
-        segment_ids: Documents of each row.
-        A_log: Log rate of the raw gate: g becomes −e^A_log softplus(g + dt_bias).
-        dt_bias: Bias of the raw gate.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-    """
-    return run(
-        partial(
-            _gdn2,
-            scale=scale,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-            use_gate_in_kernel=use_gate_in_kernel,
-            lower_bound=lower_bound,
-            A_log=A_log,
-            dt_bias=dt_bias,
-        ),
-        (q, k, v, g, b, w),
-        v.shape,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        cu_seqlens=cu_seqlens,
-        state_v_first=state_v_first,
-        segment_ids=segment_ids,
-    )
-
-
-@op(_gdn2, "fla.ops.gdn2")
-def fused_recurrent_gdn2(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T HV V"],
-    g: Float[Array, "B T HV K"],
-    b: Float[Array, "B T HV K"],
-    w: Float[Array, "B T HV V"],
-    A_log: Float[Array, " HV"] | None = None,
-    dt_bias: Float[Array, " _"] | None = None,
-    scale: float | None = None,
-    initial_state: Float[Array, "N HV _ _"] | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    use_gate_in_kernel: bool = False,
-    lower_bound: float | None = None,
-    state_v_first: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-) -> tuple[Array, Array | None]:
-    r"""`chunk_gdn2` with another order of arguments.
-
-    .. math:: S_t = (I - k_t (b_t ⊙ k_t)^\top) \mathrm{diag}(e^{g_t}) S_{t-1}
-              + k_t (w_t ⊙ v_t)^\top, \quad y_t = s\, S_t^\top q_t .
-
-    A = (I − k (b ⊙ k)ᵀ) diag(e^g), B = k with a gate w on the values, C = s q, D = 0.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        g: Log decay per key channel.
-        b: How much is erased, per key channel.
-        w: How much is written, per value channel.
-        A_log: Log rate of the raw gate: g becomes −e^A_log softplus(g + dt_bias).
-        dt_bias: Bias of the raw gate.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        use_qk_l2norm_in_kernel: Whether q and k are brought to unit length.
-        use_gate_in_kernel: Whether g is raw; see `A_log`.
-        lower_bound: ℓ < 0: g becomes ℓ σ(e^A_log (g + dt_bias)), without A_log with a factor of 1.
-        state_v_first: Whether states are [N, HV, V, K].
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-    """
-    return run(
-        partial(
-            _gdn2,
-            scale=scale,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-            use_gate_in_kernel=use_gate_in_kernel,
-            lower_bound=lower_bound,
-            A_log=A_log,
-            dt_bias=dt_bias,
-        ),
-        (q, k, v, g, b, w),
-        v.shape,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        state_v_first=state_v_first,
-        cu_seqlens=cu_seqlens,
-        segment_ids=segment_ids,
-    )
-
-
-def _comba(
-    q: Array,
-    k: Array,
-    v: Array,
-    p: Array | None,
-    g: Array,
-    beta: Array | None = None,
-    scale: float | None = None,
-    use_qk_l2norm_in_kernel: bool = False,
-    *,
-    reset: Array | None = None,
-) -> Assembled:
-    p = k if p is None else p
-    q, k, p = _unit(q, k, p) if use_qk_l2norm_in_kernel else (q, k, p)
-    beta = jnp.ones(v.shape[:2], wide(v).dtype) if beta is None else wide(beta)
-    w = times(to_heads(k, v.shape[1]), beta[..., None])
-    log_a, gate, c = wide(g)[..., None], beta[..., None], scaled(q, scale)
-    return low_rank(log_a, w, p, b=k, gate=gate, c=c, v=v, reset=reset)
-
-
-def _fused_comba(
-    q: Array,
-    k: Array,
-    p: Array | None,
-    v: Array,
-    g: Array,
-    beta: Array | None = None,
-    scale: float | None = None,
-    use_qk_l2norm_in_kernel: bool = False,
-    *,
-    reset: Array | None = None,
-) -> Assembled:
-    return _comba(q, k, v, p, g, beta, scale, use_qk_l2norm_in_kernel, reset=reset)
-
-
-@op(_comba, "fla.ops.comba")
-def chunk_comba(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T HV V"],
-    p: Float[Array, "B T H K"] | None,
-    g: Float[Array, "B T HV"],
-    beta: Float[Array, "B T HV"] | None = None,
-    scale: float | None = None,
-    initial_state: Float[Array, "N HV _ _"] | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-) -> tuple[Array, Array | None]:
-    r"""The delta rule whose correction is read by a key of its own (Comba).
-
-    .. math:: S_t = e^{g_t} S_{t-1} - β_t k_t p_t^\top S_{t-1} + β_t k_t v_t^\top, \quad
-              y_t = s\, S_t^\top q_t .
-
-    A = e^g I − β k pᵀ, B = β k, C = s q, D = 0: p reads the state before it decays.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        p: What reads the state to be corrected; None for k.
-        g: Log decay per step and head.
-        beta: β, how much is erased and written, by default 1.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        use_qk_l2norm_in_kernel: Whether q, k and p are brought to unit length.
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-
-    References:
-        Hu et al. (2025), arXiv:2506.02475.
-    """
-    return run(
-        partial(_comba, scale=scale, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel),
-        (q, k, v, p, g, beta),
-        v.shape,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        cu_seqlens=cu_seqlens,
-        segment_ids=segment_ids,
-    )
-
-
-@op(_fused_comba, "fla.ops.comba")
-def fused_recurrent_comba(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    p: Float[Array, "B T H K"] | None,
-    v: Float[Array, "B T HV V"],
-    g: Float[Array, "B T HV"],
-    beta: Float[Array, "B T HV"] | None = None,
-    scale: float | None = None,
-    initial_state: Float[Array, "N HV _ _"] | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-) -> tuple[Array, Array | None]:
-    r"""`chunk_comba` with p before v.
-
-    .. math:: S_t = e^{g_t} S_{t-1} - β_t k_t p_t^\top S_{t-1} + β_t k_t v_t^\top, \quad
-              y_t = s\, S_t^\top q_t .
-
-    A = e^g I − β k pᵀ, B = β k, C = s q, D = 0: p reads the state before it decays.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        p: What reads the state to be corrected; None for k.
-        v: Values.
-        g: Log decay per step and head.
-        beta: β, how much is erased and written, by default 1.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        use_qk_l2norm_in_kernel: Whether q, k and p are brought to unit length.
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-
-    References:
-        Hu et al. (2025), arXiv:2506.02475.
-    """
-    return run(
-        partial(_fused_comba, scale=scale, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel),
-        (q, k, p, v, g, beta),
-        v.shape,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        cu_seqlens=cu_seqlens,
-        segment_ids=segment_ids,
-    )
-
-
-def dplr(
-    q: Array,
-    k: Array,
-    v: Array,
-    a: Array,
-    b: Array,
-    gk: Array | None,
-    scale: float | None = None,
-    *,
-    reset: Array | None = None,
-) -> Assembled:
-    """A = diag(e^gk) + b aᵀ, B = k, C = s q: a reads the state before it decays."""
-    log_a = jnp.zeros((1, v.shape[1], 1), wide(v).dtype) if gk is None else wide(gk)
-    return low_rank(log_a, -b, a, b=k, c=scaled(q, scale), v=v, reset=reset)
-
-
-def _iplr(
-    q: Array,
-    k: Array,
-    v: Array,
-    a: Array,
-    b: Array,
-    scale: float | None = None,
-    *,
-    reset: Array | None = None,
-) -> Assembled:
-    return dplr(q, k, v, a, b, None, scale, reset=reset)
-
-
-@op(dplr, "fla.ops.generalized_delta_rule", "fused_recurrent_dplr_delta_rule")
-def chunk_dplr_delta_rule(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T HV V"],
-    a: Float[Array, "B T H K"],
-    b: Float[Array, "B T H K"],
-    gk: Float[Array, "B T HV K"],
-    scale: float | None = None,
-    initial_state: Float[Array, "N HV _ _"] | None = None,
-    output_final_state: bool = False,
-    *,
-    reverse: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
-    segment_ids: Int[Array, "B T"] | None = None,
-) -> tuple[Array, Array | None]:
-    r"""A diagonal plus a product of any two vectors (the transition of RWKV-7).
-
-    .. math:: S_t = \mathrm{diag}(e^{gk_t}) S_{t-1} + b_t a_t^\top S_{t-1} + k_t v_t^\top, \quad
-              y_t = s\, S_t^\top q_t .
-
-    A = diag(e^gk) + b aᵀ, B = k, C = s q, D = 0: a reads the state before it decays.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        a: What reads the state.
-        b: Where what was read is written.
-        gk: Log decay per key channel.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        reverse: Whether time runs backwards.
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-
-    References:
-        Peng et al. (2025), arXiv:2503.14456.
-    """
-    return run(
-        partial(dplr, scale=scale),
-        (q, k, v, a, b, gk),
-        v.shape,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        reverse=reverse,
-        cu_seqlens=cu_seqlens,
-        segment_ids=segment_ids,
-    )
-
-
-fused_recurrent_dplr_delta_rule = chunk_dplr_delta_rule
-
-
-@op(_iplr, "fla.ops.generalized_delta_rule", "fused_recurrent_iplr_delta_rule")
-def chunk_iplr_delta_rule(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T HV V"],
-    a: Float[Array, "B T H K"],
-    b: Float[Array, "B T H K"],
-    scale: float | None = None,
-    initial_state: Float[Array, "N HV _ _"] | None = None,
-    output_final_state: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-) -> tuple[Array, Array | None]:
-    r"""The identity plus a product of any two vectors.
-
-    .. math:: S_t = S_{t-1} + b_t a_t^\top S_{t-1} + k_t v_t^\top, \quad y_t = s\, S_t^\top q_t .
-
-    A = I + b aᵀ, B = k, C = s q, D = 0.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        a: What reads the state.
-        b: Where what was read is written.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-    """
-    return run(
-        partial(_iplr, scale=scale),
-        (q, k, v, a, b),
-        v.shape,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        cu_seqlens=cu_seqlens,
-        segment_ids=segment_ids,
-    )
-
-
-fused_recurrent_iplr_delta_rule = chunk_iplr_delta_rule
-
-
-def _gated_oja_rule(
-    q: Array,
-    k: Array,
-    v: Array,
-    gv: Array | None = None,
-    beta: Array | None = None,
-    scale: float | None = None,
-    use_q_l2norm: bool = False,
-    use_k_l2norm: bool = False,
-    *,
-    reset: Array | None = None,
-) -> Assembled:
-    (length, heads, channels), dtype = v.shape, wide(v).dtype
-    q, k = l2norm(q) if use_q_l2norm else q, l2norm(k) if use_k_l2norm else k
-    strong = jnp.ones((length, heads, 1), dtype) if beta is None else wide(beta)[..., None]
-    log_a = jnp.zeros((1, heads, 1), dtype) if gv is None else wide(gv)
-    system = System(
-        DiagonalPlusLowRank(
-            log_a, times(v, strong)[..., None], times(v, jnp.exp(log_a))[..., None]
-        ),
-        OuterInput(v, strong),
-        InnerOutput(scaled(q, scale), over="p"),
-        reset=reset,
-        state_shape=(heads, channels, k.shape[2]),
-        length=length,
-    )
-    return Assembled(system, flat(to_heads(k, heads)))
-
-
-@op(_gated_oja_rule, "fla.ops.gated_oja_rule", "fused_recurrent_gated_oja_rule")
-def chunk_gated_oja_rule(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T HV V"],
-    gv: Float[Array, "B T HV V"] | None = None,
-    beta: Float[Array, "B T HV"] | None = None,
-    scale: float | None = None,
-    initial_state: Float[Array, "N HV _ _"] | None = None,
-    output_final_state: bool = False,
-    use_q_l2norm: bool = False,
-    use_k_l2norm: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-) -> tuple[Array, Array | None]:
-    r"""Oja's rule: the delta rule on the other side of the state.
-
-    .. math:: S_t = S_{t-1} \mathrm{diag}(e^{gv_t}) (I - β_t v_t v_t^\top) + β_t k_t v_t^\top, \quad
-              y_t = s\, S_t^\top q_t .
-
-    The state of the System is X = Sᵀ, with n = V and p = K: A = (I − β v vᵀ) diag(e^gv), B = β v
-    with k as the values, C = s q over p, D = 0. v is taken as it is.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        gv: Log decay per value channel, by default 0.
-        beta: β, how much is erased and written, by default 1.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        use_q_l2norm: Whether q is brought to unit length.
-        use_k_l2norm: Whether k is brought to unit length.
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-    """
-    return run(
-        partial(_gated_oja_rule, scale=scale, use_q_l2norm=use_q_l2norm, use_k_l2norm=use_k_l2norm),
-        (q, k, v, gv, beta),
-        v.shape,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        cu_seqlens=cu_seqlens,
-        segment_ids=segment_ids,
-        state_v_first=True,  # of X, which has V first
-    )
-
-
-fused_recurrent_gated_oja_rule = chunk_gated_oja_rule

@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax.core import l2norm
 from dsfjax.ops.batch import wide
+
+
+def unit(*vectors: Array) -> tuple[Array, ...]:
+    """Every array with its last axis at unit length."""
+    return tuple(l2norm(x) for x in vectors)
 
 
 def log_decay(

@@ -63,7 +63,7 @@ class Op(Generic[P, R, Q]):
                 why = LEFT_OUT.get(given)
                 said = unknown(f"{name}: unknown argument", given, parameters)
                 raise TypeError(f"{name} does not take {given!r}: {why}." if why else said)
-        _check_axes(name, self._axes, self._signature.bind(*args, **kwargs).arguments)
+        _check_axes(name, self.axes, self._signature.bind(*args, **kwargs).arguments)
         return self._function(*args, **kwargs)
 
     def system(self, *args: Q.args, **kwargs: Q.kwargs) -> Any:
@@ -89,7 +89,7 @@ class Op(Generic[P, R, Q]):
         return inspect.signature(self._function)
 
     @functools.cached_property
-    def _axes(self) -> dict[str, tuple[str, ...]]:
+    def axes(self) -> dict[str, tuple[str, ...]]:
         """The axes of every array argument that can have but one shape, from its annotation."""
         hints = typing.get_type_hints(self._function)
         found = {}

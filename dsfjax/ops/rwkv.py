@@ -22,7 +22,7 @@ from dsfjax.core import (
 from dsfjax.core.transitions import to_heads
 from dsfjax.engines import scan
 from dsfjax.ops.batch import CuSeqlens, flat, run, scaled, wide
-from dsfjax.ops.delta import dplr
+from dsfjax.ops.dplr import dplr
 from dsfjax.ops.op import Assembled, op
 
 

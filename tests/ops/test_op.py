@@ -254,6 +254,15 @@ def test_states_with_values_first() -> None:
         close(last[0, 0], S.T if first else S)
 
 
+def test_outputs_without_states() -> None:
+    q, k, v, g = draw(1, 4, 1, 2), draw(1, 4, 1, 2, seed=1), draw(1, 4, 1, 3), -(draw(1, 4, 1) ** 2)
+    for name in ("simple_gla", "retention"):
+        arrays = (q, k, v, g) if name == "simple_gla" else (q, k, v)
+        o, nothing = call(getattr(ops, f"parallel_{name}"), *arrays)
+        close(o, call(getattr(ops, f"chunk_{name}"), *arrays)[0])
+        assert nothing is None
+
+
 def test_the_delta_product_is_delta_rules_in_a_row() -> None:
     T, n, K, V = 3, 2, 3, 2
     q, k, v = draw(1, T, 2, K), draw(1, T * n, 2, K), draw(1, T * n, 4, V)
