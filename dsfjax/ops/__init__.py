@@ -7,8 +7,6 @@ Arguments keep their order as far as the peer's are all there; behind the first 
 they are keywords. `names` lists the functions, `table` says which is which.
 """
 
-import inspect
-
 from dsfjax.ops.delta import chunk_delta_rule as chunk_delta_rule
 from dsfjax.ops.delta import chunk_gated_delta_product as chunk_gated_delta_product
 from dsfjax.ops.delta import chunk_gated_delta_rule as chunk_gated_delta_rule
@@ -90,19 +88,8 @@ def names() -> tuple[str, ...]:
 def table() -> str:
     """Which function of which package is which of ours, as a table in Markdown."""
     rows = [
-        (f"`{op.peer}.{name}`", f"`{name}({', '.join(_arguments(op))})`")
+        (f"`{op.peer}.{name}`", f"`{op.text(name)}`")
         for name, op in sorted(_REGISTRY.items(), key=lambda item: (item[1].peer, item[0]))
     ]
     head = [("your call", "`dsfjax.ops.`"), ("---", "---")]
     return "\n".join(f"| {yours} | {ours} |" for yours, ours in head + rows)
-
-
-def _arguments(op: Op) -> list[str]:
-    """The arguments of an op, with defaults that say something."""
-    found, keywords = [], False
-    for name, x in inspect.signature(op).parameters.items():
-        if x.kind is x.KEYWORD_ONLY and not keywords:
-            found, keywords = [*found, "*"], True
-        plain = x.default is x.empty or x.default is None or x.default is False
-        found.append(name if plain else f"{name}={x.default}")
-    return found

@@ -53,6 +53,8 @@ class Op(Generic[P, R, Q]):
     ) -> None:
         self.names, self.peer, self.assemble = names, peer, assemble
         functools.update_wrapper(self, function)
+        peers = ", ".join(f"``{peer}.{name}``" for name in names)
+        self.__doc__ = f"{inspect.getdoc(function) or ''}\n\nCounterpart of {peers}."
         self._function = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -82,7 +84,17 @@ class Op(Generic[P, R, Q]):
         return found.u if isinstance(found, Assembled) else tuple(one.u for one in found)
 
     def __repr__(self) -> str:
-        return f"<dsfjax.ops.{self.names[0]}{self._signature}>"
+        return f"<dsfjax.ops.{self.text()}>"
+
+    def text(self, name: str | None = None) -> str:
+        """How it is called, by one of its names, with the defaults that say something."""
+        found, keywords = [], False
+        for argument, x in self._signature.parameters.items():
+            if x.kind is x.KEYWORD_ONLY and not keywords:
+                found, keywords = [*found, "*"], True
+            plain = x.default is x.empty or x.default is None or x.default is False
+            found.append(argument if plain else f"{argument}={x.default}")
+        return f"{name or self.names[0]}({', '.join(found)})"
 
     @functools.cached_property
     def _signature(self) -> inspect.Signature:
