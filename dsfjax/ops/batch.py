@@ -39,7 +39,8 @@ def run(
 
     Args:
         assemble: From the arrays of one sequence and ``reset=`` to `Assembled`.
-        arrays: Positional arguments of ``assemble`` with the axis B in front; None stays None.
+        arrays: Positional arguments of ``assemble`` with the axis B in front, the first of them
+            [B, T, …]; None stays None.
         shape: Of the outputs of the batch.
         initial_state: [N, H, n, p], N = B or the number of packed sequences; None for zero.
         output_final_state: Whether the states at the ends are wanted.
@@ -58,16 +59,20 @@ def run(
     """
     arrays = jax.tree.map(jnp.asarray, arrays)
     batch, length = jax.tree.leaves(arrays)[0].shape[:2]
-    swap = (lambda x: None if x is None else x.swapaxes(-1, -2)) if state_v_first else lambda x: x
-    h0 = swap(initial_state)
+    h0 = _with_axes(initial_state, state_v_first)
     if cu_seqlens is None:
+        if h0 is not None and h0.shape[0] != batch:
+            raise ValueError(
+                f"initial_state: expected one for each of {batch} sequences, got {h0.shape[0]}. "
+                "Sequences that are packed need cu_seqlens."
+            )
 
         def one(arrays: Any, ids: Array | None, h0: Array | None) -> tuple[Any, ...]:
             reset = None if ids is None else reset_from_segment_ids(ids, ids[0])
             return scan(*assemble(*arrays, reset=reset), h0, reverse=reverse)
 
         y, last = jax.vmap(one)(arrays, segment_ids, h0)
-        return y.reshape(shape), swap(last) if output_final_state else None
+        return y.reshape(shape), _with_axes(last, state_v_first) if output_final_state else None
     if segment_ids is not None:
         raise ValueError(
             "cu_seqlens: expected no segment_ids next to it, got both; leave one of them out."
@@ -82,7 +87,13 @@ def run(
     wanted = (first if reverse else last).clip(0, length - 1)
     y, _, states = scan(system, u, entering, reverse=reverse, return_states=wanted)
     before = jnp.zeros_like(states) if h0 is None else h0.astype(states.dtype)
-    return y.reshape(shape), swap(jnp.where(full[:, None, None, None], states, before))
+    states = jnp.where(full[:, None, None, None], states, before)
+    return y.reshape(shape), _with_axes(states, state_v_first)
+
+
+def _with_axes(states: Array | None, v_first: bool) -> Array | None:
+    """States with their last two axes exchanged, if ``v_first``."""
+    return states.swapaxes(-1, -2) if v_first and states is not None else states
 
 
 def _checked(cu_seqlens: Any, batch: int, length: int, states: int | None) -> Any:

@@ -106,7 +106,7 @@ def _gsa(
     first = _keys(q, k, s, g, scale, reset=reset)
     heads, slots = k.shape[1], s.shape[2]
     y = scan(*first)[0].reshape(q.shape[0], -1, heads, slots)
-    a = jax.nn.softmax(_by_query_head(y, y.shape[1]), axis=-1)
+    a = jax.nn.softmax(_by_query_head(wide(y), y.shape[1]), axis=-1).astype(q.dtype)
     return first, _values(a, v, s, g, reset=reset)
 
 

@@ -146,6 +146,7 @@ GLA: Any = ops.chunk_gla
             ValueError,
             "expected a raw gate g",
         ),
+        (lambda: packed(None, h0=draw(2, 3)), ValueError, "each of 1 sequences, got 2. Sequences"),
         (lambda: packed([0, 2, 3]), ValueError, "numbers from 0 to T = 4 in order, got"),
         (lambda: packed([0, 3, 2, 4]), ValueError, "in order"),
         (lambda: packed([[0, 4]]), ValueError, r"shape \[N \+ 1\], got \[1, 2\]"),
