@@ -259,8 +259,8 @@ def _fused_gated_delta_rule(
     reset: Array | None = None,
 ) -> Assembled:
     q, k = unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
-    if beta is not None:
-        beta = write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
+    beta = jnp.ones(v.shape[:2], wide(v).dtype) if beta is None else beta
+    beta = write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     if use_gate_in_kernel:
         if g is None:
             raise ValueError("use_gate_in_kernel: expected a raw gate g, got None; give it.")
@@ -414,6 +414,11 @@ def _gated_delta_product(
 ) -> Assembled:
     q, k = unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
     length, rank, heads = q.shape[0], num_householder, v.shape[1]
+    if k.shape[0] != length * rank:
+        raise ValueError(
+            f"chunk_gated_delta_product: expected k, v and beta of T · num_householder = {length} "
+            f"· {rank} steps, got {k.shape[0]}. q and g have T steps."
+        )
     keys = k.reshape(length, rank, *k.shape[1:])
     strong = wide(to_heads(keys, heads))
     strong = strong * wide(beta).reshape(length, rank, heads, 1)

@@ -146,6 +146,11 @@ GLA: Any = ops.chunk_gla
             ValueError,
             "expected a raw gate g",
         ),
+        (
+            lambda: ops.chunk_gated_delta_product(X, X, X, None, X[..., 0], 2),
+            ValueError,
+            "T · num_householder = 4 · 2 steps, got 4",
+        ),
         (lambda: packed(None, h0=draw(2, 3)), ValueError, "each of 1 sequences, got 2. Sequences"),
         (lambda: packed([0, 2, 3]), ValueError, "numbers from 0 to T = 4 in order, got"),
         (lambda: packed([0, 3, 2, 4]), ValueError, "in order"),
