@@ -72,6 +72,7 @@ _SUBPACKAGES = (
     "engines",
     "interop",
     "nn",
+    "ops",
     "report",
     "selfcheck",
     "systems",

@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("dsfjax")
 
 _TESTS, _PROCESS = itertools.count(1), Path("/proc/self")
 _MOST_PAGES = 1_500_000_000 // resource.getpagesize()
-STRICT = frozenset({"core", "engines", "systems", "analysis", "selfcheck"})
+STRICT = frozenset({"core", "engines", "ops", "systems", "analysis", "selfcheck"})
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,0 +1,95 @@
+"""Floor 3: batched functions under the names that people know, each with the System behind it.
+
+They have the names, the order of arguments, the layouts and the defaults of the peer's, and run
+`dsfjax.scan` on a System per sequence; ``op.system(…)`` is that System.
+
+Arguments keep their order as far as the peer's are all there; behind the first that is left out
+they are keywords. `names` lists the functions, `table` says which is which.
+"""
+
+from dsfjax.ops.delta import chunk_delta_rule as chunk_delta_rule
+from dsfjax.ops.delta import chunk_gated_delta_product as chunk_gated_delta_product
+from dsfjax.ops.delta import chunk_gated_delta_rule as chunk_gated_delta_rule
+from dsfjax.ops.delta import chunk_gdn as chunk_gdn
+from dsfjax.ops.delta import fused_recurrent_delta_rule as fused_recurrent_delta_rule
+from dsfjax.ops.delta import fused_recurrent_gated_delta_rule as fused_recurrent_gated_delta_rule
+from dsfjax.ops.delta import fused_recurrent_gdn as fused_recurrent_gdn
+from dsfjax.ops.dplr import chunk_comba as chunk_comba
+from dsfjax.ops.dplr import chunk_dplr_delta_rule as chunk_dplr_delta_rule
+from dsfjax.ops.dplr import chunk_gated_oja_rule as chunk_gated_oja_rule
+from dsfjax.ops.dplr import chunk_iplr_delta_rule as chunk_iplr_delta_rule
+from dsfjax.ops.dplr import fused_recurrent_comba as fused_recurrent_comba
+from dsfjax.ops.dplr import fused_recurrent_dplr_delta_rule as fused_recurrent_dplr_delta_rule
+from dsfjax.ops.dplr import fused_recurrent_gated_oja_rule as fused_recurrent_gated_oja_rule
+from dsfjax.ops.dplr import fused_recurrent_iplr_delta_rule as fused_recurrent_iplr_delta_rule
+from dsfjax.ops.gated import chunk_gla as chunk_gla
+from dsfjax.ops.gated import chunk_hgrn as chunk_hgrn
+from dsfjax.ops.gated import fused_recurrent_gla as fused_recurrent_gla
+from dsfjax.ops.gated import fused_recurrent_hgrn as fused_recurrent_hgrn
+from dsfjax.ops.kimi import chunk_gdn2 as chunk_gdn2
+from dsfjax.ops.kimi import chunk_kda as chunk_kda
+from dsfjax.ops.kimi import fused_recurrent_gdn2 as fused_recurrent_gdn2
+from dsfjax.ops.kimi import fused_recurrent_kda as fused_recurrent_kda
+from dsfjax.ops.linear import chunk_lightning_attn as chunk_lightning_attn
+from dsfjax.ops.linear import chunk_linear_attn as chunk_linear_attn
+from dsfjax.ops.linear import chunk_retention as chunk_retention
+from dsfjax.ops.linear import chunk_simple_gla as chunk_simple_gla
+from dsfjax.ops.linear import fused_chunk_linear_attn as fused_chunk_linear_attn
+from dsfjax.ops.linear import fused_chunk_retention as fused_chunk_retention
+from dsfjax.ops.linear import fused_chunk_simple_gla as fused_chunk_simple_gla
+from dsfjax.ops.linear import fused_recurrent_lightning_attn as fused_recurrent_lightning_attn
+from dsfjax.ops.linear import fused_recurrent_linear_attn as fused_recurrent_linear_attn
+from dsfjax.ops.linear import fused_recurrent_retention as fused_recurrent_retention
+from dsfjax.ops.linear import fused_recurrent_simple_gla as fused_recurrent_simple_gla
+from dsfjax.ops.linear import parallel_retention as parallel_retention
+from dsfjax.ops.linear import parallel_simple_gla as parallel_simple_gla
+from dsfjax.ops.mesa import chunk_mesa_net as chunk_mesa_net
+from dsfjax.ops.momentum import chunk_momentum_delta_rule as chunk_momentum_delta_rule
+from dsfjax.ops.momentum import (
+    fused_recurrent_momentum_delta_rule as fused_recurrent_momentum_delta_rule,
+)
+from dsfjax.ops.op import REGISTRY as _REGISTRY
+from dsfjax.ops.op import Op as Op
+from dsfjax.ops.parallel import parallel_attn as parallel_attn
+from dsfjax.ops.parallel import parallel_forgetting_attn as parallel_forgetting_attn
+from dsfjax.ops.parallel import parallel_path_attn as parallel_path_attn
+from dsfjax.ops.parallel import parallel_wall_attn as parallel_wall_attn
+from dsfjax.ops.polynomial import fused_chunk_based as fused_chunk_based
+from dsfjax.ops.polynomial import parallel_based as parallel_based
+from dsfjax.ops.polynomial import parallel_rebased as parallel_rebased
+from dsfjax.ops.preconditioned import (
+    chunk_precond_gated_delta_rule as chunk_precond_gated_delta_rule,
+)
+from dsfjax.ops.preconditioned import chunk_precond_kda as chunk_precond_kda
+from dsfjax.ops.preconditioned import (
+    fused_recurrent_precond_gated_delta_rule as fused_recurrent_precond_gated_delta_rule,
+)
+from dsfjax.ops.preconditioned import fused_recurrent_precond_kda as fused_recurrent_precond_kda
+from dsfjax.ops.rwkv import chunk_rwkv6 as chunk_rwkv6
+from dsfjax.ops.rwkv import chunk_rwkv7 as chunk_rwkv7
+from dsfjax.ops.rwkv import fused_recurrent_rwkv4 as fused_recurrent_rwkv4
+from dsfjax.ops.rwkv import fused_recurrent_rwkv6 as fused_recurrent_rwkv6
+from dsfjax.ops.rwkv import fused_recurrent_rwkv7 as fused_recurrent_rwkv7
+from dsfjax.ops.slots import chunk_abc as chunk_abc
+from dsfjax.ops.slots import chunk_gsa as chunk_gsa
+from dsfjax.ops.slots import fused_recurrent_gsa as fused_recurrent_gsa
+
+
+def names() -> tuple[str, ...]:
+    """Names of all ops.
+
+    Example:
+        >>> "chunk_gla" in names()
+        True
+    """
+    return tuple(sorted(_REGISTRY))
+
+
+def table() -> str:
+    """Which function of which package is which of ours, as a table in Markdown."""
+    rows = [
+        (f"`{op.peer}.{name}`", f"`{op.text(name)}`")
+        for name, op in sorted(_REGISTRY.items(), key=lambda item: (item[1].peer, item[0]))
+    ]
+    head = [("your call", "`dsfjax.ops.`"), ("---", "---")]
+    return "\n".join(f"| {yours} | {ours} |" for yours, ours in head + rows)

@@ -1,0 +1,148 @@
+"""MesaNet: the least squares of all that was written so far."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from dsfjax.core import InnerOutput, OuterInput, Scalar, System, l2norm
+from dsfjax.engines import scan
+from dsfjax.ops.batch import CuSeqlens, flat, run, wide
+from dsfjax.ops.gates import unit
+from dsfjax.ops.op import Assembled, op
+
+
+def _covariance(
+    k: Array,
+    g: Array,
+    beta: Array,
+    use_qk_l2norm_in_kernel: bool = False,
+    *,
+    reset: Array | None = None,
+) -> Assembled:
+    """The sum of k kᵀ: A = e^g, B = β k with k as values; all rows of the state are read."""
+    k = l2norm(k) if use_qk_l2norm_in_kernel else k
+    n = k.shape[2]
+    rows = InnerOutput(jnp.eye(n, dtype=k.dtype)[None, :, None], rank=n)
+    return _sum(wide(k), k, g, beta, rows if n > 1 else InnerOutput(), reset)
+
+
+def _sum(
+    v: Array, k: Array, g: Array, beta: Array, C: InnerOutput, reset: Array | None
+) -> Assembled:
+    system = System(
+        Scalar(wide(g)),
+        OuterInput(k, wide(beta)[..., None]),
+        C,
+        reset=reset,
+        state_shape=(v.shape[1], k.shape[2], v.shape[2]),
+        length=v.shape[0],
+    )
+    return Assembled(system, flat(v))
+
+
+def _solved(
+    q: Array,
+    k: Array,
+    v: Array,
+    g: Array,
+    beta: Array,
+    covariance: Array,
+    lamb: Array,
+    use_qk_l2norm_in_kernel: bool = False,
+    *,
+    reset: Array | None = None,
+) -> Assembled:
+    """The sum of k vᵀ, read by c = (covariance + diag(λ))⁻¹ q; covariance is (T, K, H, K)."""
+    q, k = unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
+    dtype = covariance.dtype
+    ridge = lamb.astype(dtype)[None, :, :, None] * jnp.eye(k.shape[2], dtype=dtype)[None, None]
+    c = jnp.linalg.solve(covariance.swapaxes(1, 2) + ridge, q.astype(dtype)[..., None])[..., 0]
+    return _sum(v, k, g, beta, InnerOutput(c), reset)
+
+
+def _mesa_net(
+    q: Array,
+    k: Array,
+    v: Array,
+    g: Array,
+    beta: Array,
+    lamb: Array,
+    use_qk_l2norm_in_kernel: bool = False,
+    *,
+    reset: Array | None = None,
+) -> tuple[Assembled, Assembled]:
+    first = _covariance(k, g, beta, use_qk_l2norm_in_kernel, reset=reset)
+    covariance = scan(*first)[0].reshape(k.shape[0], k.shape[2], *k.shape[1:])
+    return first, _solved(q, k, v, g, beta, covariance, lamb, use_qk_l2norm_in_kernel, reset=reset)
+
+
+@op(_mesa_net, "fla.ops.mesa_net")
+def chunk_mesa_net(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T H K"],
+    v: Float[Array, "B T H V"],
+    g: Float[Array, "B T H"],
+    beta: Float[Array, "B T H"],
+    lamb: Float[Array, "H K"],
+    h_kk_init: Float[Array, "N H K K"] | None = None,
+    h_kv_init: Float[Array, "N H K V"] | None = None,
+    output_final_state: bool = False,
+    *,
+    use_qk_l2norm_in_kernel: bool = False,
+    cu_seqlens: CuSeqlens | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    r"""The least squares of all that was written so far, read exactly (MesaNet).
+
+    .. math:: H_t = e^{g_t} H_{t-1} + β_t k_t k_t^\top, \quad
+              S_t = e^{g_t} S_{t-1} + β_t k_t v_t^\top, \quad
+              y_t = S_t^\top (H_t + \mathrm{diag}(λ))^{-1} q_t .
+
+    Two Systems with A = e^g I and B = β k, of H with k as values and of S with v, which is read by
+    C = (H + diag(λ))⁻¹ q. D = 0; there is no scale. The peer stops an iteration; here the equations
+    are solved.
+
+    Args:
+        q: Queries.
+        k: Keys.
+        v: Values.
+        g: Log decay per step and head.
+        beta: β, the weight of a step.
+        lamb: λ > 0.
+        h_kk_init: H.
+        h_kv_init: S.
+        output_final_state: Whether to return the state at the end.
+        use_qk_l2norm_in_kernel: Whether q and k are brought to unit length.
+        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
+        segment_ids: Documents of each row.
+
+    Returns:
+        ``(o, H, S)``: o [B, T, H, V]; states at least float32, or None.
+
+    References:
+        von Oswald et al. (2025), arXiv:2506.05233.
+    """
+    batch, length, heads, n = k.shape
+    covariance, h_kk = run(
+        partial(_covariance, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel),
+        (k, g, beta),
+        (batch, length, n, heads, n),
+        initial_state=h_kk_init,
+        output_final_state=output_final_state,
+        cu_seqlens=cu_seqlens,
+        segment_ids=segment_ids,
+    )
+    o, h_kv = run(
+        partial(_solved, lamb=lamb, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel),
+        (q, k, v, g, beta, covariance),
+        v.shape,
+        initial_state=h_kv_init,
+        output_final_state=output_final_state,
+        cu_seqlens=cu_seqlens,
+        segment_ids=segment_ids,
+    )
+    return o, h_kk, h_kv

@@ -1,0 +1,179 @@
+"""An `Op`: a batched function under the name that people know, and the System behind it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax._util.names import unknown
+from dsfjax.core import KernelSystem, System
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+
+
+class Assembled(NamedTuple):
+    """What `dsfjax.scan` takes of one sequence.
+
+    Attributes:
+        system: The System or KernelSystem.
+        u: Its tokens, (T, d).
+    """
+
+    system: System | KernelSystem
+    u: Array
+
+
+class Op(Generic[P, R, Q]):
+    """A function on a batch of sequences that runs a System which it can also show.
+
+    It is called as the function that it wraps. Array arguments are checked against the axes that
+    their annotations name, and an argument that it does not have is refused by its name.
+
+    Attributes:
+        names: Its names in `dsfjax.ops`; several where the peer has several for the same numbers.
+        peer: Module in which the peer has them.
+        assemble: From the arrays of one sequence, without the axis B, to `Assembled`, or to a tuple
+            of those where one System reads what another has given.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        assemble: Callable[Q, Assembled | tuple[Assembled, ...]],
+        peer: str,
+        names: tuple[str, ...],
+    ) -> None:
+        self.names, self.peer, self.assemble = names, peer, assemble
+        functools.update_wrapper(self, function)
+        peers = ", ".join(f"``{peer}.{name}``" for name in names)
+        self.__doc__ = f"{inspect.getdoc(function) or ''}\n\nCounterpart of {peers}."
+        self._function = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The function."""
+        name, parameters = self.names[0], self._signature.parameters
+        for given in kwargs:
+            if given not in parameters:
+                why = LEFT_OUT.get(given)
+                said = unknown(f"{name}: unknown argument", given, parameters)
+                raise TypeError(f"{name} does not take {given!r}: {why}." if why else said)
+        _check_axes(name, self.axes, self._signature.bind(*args, **kwargs).arguments)
+        return self._function(*args, **kwargs)
+
+    def system(self, *args: Q.args, **kwargs: Q.kwargs) -> Any:
+        """The System of one sequence, a tuple where there are several; arrays without the axis B.
+
+        Run it with ``dsfjax.scan(op.system(…), op.tokens(…))``.
+        """
+        found = self.assemble(*args, **kwargs)
+        if isinstance(found, Assembled):
+            return found.system
+        return tuple(one.system for one in found)
+
+    def tokens(self, *args: Q.args, **kwargs: Q.kwargs) -> Any:
+        """What that System is run on, (T, d), for the same arguments; a tuple for several."""
+        found = self.assemble(*args, **kwargs)
+        return found.u if isinstance(found, Assembled) else tuple(one.u for one in found)
+
+    def __repr__(self) -> str:
+        return f"<dsfjax.ops.{self.text()}>"
+
+    def text(self, name: str | None = None) -> str:
+        """How it is called, by one of its names, with the defaults that say something."""
+        found, keywords = [], False
+        for argument, x in self._signature.parameters.items():
+            if x.kind is x.KEYWORD_ONLY and not keywords:
+                found, keywords = [*found, "*"], True
+            plain = x.default is x.empty or x.default is None or x.default is False
+            found.append(argument if plain else f"{argument}={x.default}")
+        return f"{name or self.names[0]}({', '.join(found)})"
+
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self._function)
+
+    @functools.cached_property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """The axes of every array argument that can have but one shape, from its annotation."""
+        hints = typing.get_type_hints(self._function)
+        found = {}
+        for name in self._signature.parameters:
+            hint = hints.get(name)
+            options = [getattr(x, "dim_str", None) for x in (hint, *typing.get_args(hint))]
+            dims = [x for x in options if isinstance(x, str)]
+            if len(dims) == 1:
+                found[name] = tuple(dims[0].split())
+        return found
+
+
+def op(
+    assemble: Callable[Q, Assembled | tuple[Assembled, ...]], peer: str, *other_names: str
+) -> Callable[[Callable[P, R]], Op[P, R, Q]]:
+    """Make a function an `Op` and register it.
+
+    Args:
+        assemble: See `Op`.
+        peer: Module in which the peer has a function of that name.
+        other_names: Further names of the peer for a function of the same numbers.
+    """
+
+    def wrap(function: Callable[P, R]) -> Op[P, R, Q]:
+        made = Op(function, assemble, peer, (function.__name__, *other_names))
+        REGISTRY.update({name: made for name in made.names})
+        return made
+
+    return wrap
+
+
+REGISTRY: dict[str, Op[..., Any, ...]] = {}
+"""Every op by each of its names."""
+
+LEFT_OUT = {
+    "chunk_indices": "it follows from cu_seqlens; leave it out",
+    "chunk_size": "the engine chooses it and no number depends on it; leave it out",
+    "checkpoint_level": "the engine decides what it keeps; leave it out",
+    "cp_context": "cut the System over devices with dsfjax.scan_shards instead",
+    "cu_seqlens_cpu": "it follows from cu_seqlens; leave it out",
+    "disable_recompute": "the engine decides what it keeps; leave it out",
+    "head_first": "layouts are [B, T, H, ·]; transpose the arrays",
+    "max_CG_iteration": "the linear equations are solved exactly; leave it out",
+    "max_num_seqs": "that is the length of cu_seqlens minus one; leave it out",
+    "output_attentions": "use dsfjax.materialize(op.system(…))",
+    "return_both": "use use_normalize=False, or op.system(…) for the normaliser",
+    "return_intermediate_states": "use dsfjax.scan(op.system(…), u, return_states=steps)",
+    "safe_gate": "no number depends on it; leave it out",
+    "solve_tril_precision": "use dsfjax.Precision with op.system(…)",
+    "transpose_state_layout": "it is called state_v_first here",
+    "use_cache": "the cache is that of dsfjax.scan(op.system(…), u)",
+    "use_graph": "jax.jit compiles with a traced cu_seqlens; leave it out",
+}
+"""Arguments of peers that have no counterpart, and what to do instead."""
+
+
+def _check_axes(owner: str, axes: dict[str, tuple[str, ...]], arguments: dict[str, Any]) -> None:
+    """Raise `ValueError` unless axes of the same name have the same size."""
+    sizes: dict[str, int] = {}
+    for name, dims in axes.items():
+        x = arguments.get(name)
+        if x is None or isinstance(x, tuple):  # a state of several arrays
+            continue
+        shape = jnp.shape(x)
+        fits = len(shape) == len(dims) and all(
+            sizes.get(dim, size) == size for dim, size in zip(dims, shape, strict=True)
+        )
+        if not fits:
+            known = ", ".join(f"{dim} = {sizes[dim]}" for dim in dims if dim in sizes)
+            raise ValueError(
+                f"{owner}: expected {name} of shape [{', '.join(dims)}]"
+                f"{f' with {known}' if known else ''}, got {list(shape)}. Axes are batch, time, "
+                "heads, channels."
+            )
+        sizes.update({dim: n for dim, n in zip(dims, shape, strict=True) if dim != "_"})

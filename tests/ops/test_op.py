@@ -1,0 +1,323 @@
+"""What all ops share: names, signatures, errors, packed sequences, the System behind them."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+import dsfjax
+from dsfjax import ops
+from dsfjax.ops.op import LEFT_OUT
+from tests import ops_runs
+from tests.ops_runs import compiled
+from tests.unchecked import unchecked
+
+
+@pytest.fixture(autouse=True)
+def _step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops_runs.step_by_step(monkeypatch)
+
+
+def draw(*shape: int, seed: int = 0) -> Any:
+    """Normal numbers, of NumPy, whose loops are not compiled."""
+    return np.random.default_rng([seed, *shape]).normal(size=shape)
+
+
+def call(op: Any, *arrays: Any, **more: Any) -> Any:
+    """The results of an op, compiled as a whole; in NumPy's arrays."""
+    arrays = tuple(x if x is None else jnp.asarray(x) for x in arrays)
+    traced = {
+        k: jnp.asarray(x) for k, x in more.items() if isinstance(x, np.ndarray) and x.ndim > 1
+    }
+    static = {k: x for k, x in more.items() if k not in traced}
+    found = compiled(lambda arrays, traced: op(*arrays, **traced, **static))(arrays, traced)
+    return jax.tree.map(np.asarray, found)
+
+
+def close(x: Any, y: Any) -> None:
+    np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-13)
+
+
+def test_names_are_exported_and_registered() -> None:
+    exported = {name for name, x in vars(ops).items() if isinstance(x, ops.Op)}
+    assert exported == set(ops.names())
+    for name in ops.names():
+        op = getattr(ops, name)
+        assert name in op.names and op.peer.startswith("fla.ops.") == (op.peer[:3] == "fla")
+        assert inspect.getdoc(op) and inspect.signature(op).parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "order", "defaults"),
+    [
+        (
+            "chunk_linear_attn",
+            "q k v scale initial_state output_final_state normalize",
+            {"normalize": True},
+        ),
+        (
+            "fused_recurrent_linear_attn",
+            "q k v scale initial_state output_final_state reverse normalize cu_seqlens",
+            {"normalize": False},
+        ),
+        ("chunk_gla", "q k v g scale initial_state output_final_state state_v_first", {}),
+        ("fused_recurrent_gla", "q k v gk gv scale initial_state output_final_state reverse", {}),
+        ("chunk_simple_gla", "q k v g g_gamma scale initial_state output_final_state", {}),
+        ("chunk_lightning_attn", "q k v layer_idx num_layers scale initial_state", {}),
+        ("chunk_gated_delta_rule", "q k v g beta scale", {}),
+        ("fused_recurrent_gated_delta_rule", "q k v g gk gv beta scale", {"g": None, "beta": None}),
+        ("chunk_gated_delta_product", "q k v g beta num_householder scale", {}),
+        ("chunk_comba", "q k v p g beta scale", {"beta": None}),
+        ("fused_recurrent_comba", "q k p v g beta scale", {"beta": None}),
+        ("chunk_kda", "q k v g beta scale", {"lower_bound": None}),
+        ("fused_recurrent_kda", "q k v g beta A_log dt_bias scale", {}),
+        ("chunk_gdn2", "q k v g b w scale", {}),
+        ("fused_recurrent_gdn2", "q k v g b w A_log dt_bias scale", {}),
+        ("chunk_dplr_delta_rule", "q k v a b gk scale", {}),
+        ("chunk_rwkv6", "r k v w u scale", {}),
+        ("chunk_rwkv7", "r w k v a b scale", {"scale": 1.0, "output_final_state": False}),
+        ("fused_recurrent_rwkv7", "r w k v a b scale", {"scale": None, "output_final_state": True}),
+        ("fused_recurrent_rwkv4", "w u k v state", {}),
+        ("chunk_hgrn", "x g initial_state output_final_state", {}),
+        ("parallel_based", "q k v scale use_norm", {"use_norm": True}),
+        ("parallel_rebased", "q k v eps use_scale use_normalize", {"eps": 1e-5}),
+        ("chunk_mesa_net", "q k v g beta lamb h_kk_init h_kv_init output_final_state", {}),
+        ("chunk_precond_gated_delta_rule", "q k v g_atk g beta_atk beta scale", {"x": 1.5}),
+        ("fused_recurrent_precond_gated_delta_rule", "q k v g gk gv beta g_atk beta_atk scale", {}),
+        (
+            "chunk_momentum_delta_rule",
+            "q k v log_alpha log_mu p beta eta scale",
+            {"use_qk_l2norm_in_kernel": True, "use_p_times_alpha": True},
+        ),
+        ("parallel_attn", "q k v g scale window_size cu_seqlens", {}),
+        ("parallel_wall_attn", "q k v g", {}),
+        ("parallel_path_attn", "q k v w beta g scale cu_seqlens", {}),
+    ],
+)
+def test_order_and_defaults_are_those_of_the_peer(
+    name: str, order: str, defaults: dict[str, Any]
+) -> None:
+    parameters = inspect.signature(getattr(ops, name)).parameters
+    expected = order.split()
+    assert list(parameters)[: len(expected)] == expected
+    for argument, value in defaults.items():
+        assert parameters[argument].default == value
+
+
+def test_hgrn_takes_packed_sequences_only_where_the_peer_does() -> None:
+    assert "cu_seqlens" not in inspect.signature(ops.chunk_hgrn).parameters
+    assert "cu_seqlens" in inspect.signature(ops.fused_recurrent_hgrn).parameters
+    assert "cu_seqlens" not in inspect.signature(ops.chunk_momentum_delta_rule).parameters
+
+
+X = jnp.asarray(draw(1, 4, 2, 3))
+GLA: Any = ops.chunk_gla
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: GLA(X, X, X, X, cp_context=1), TypeError, "'cp_context': cut .*scan_shards"),
+        (lambda: GLA(X, X, X, X, scal=1), TypeError, "unknown argument 'scal'.*'scale'"),
+        (
+            lambda: GLA(X, X, X, X[:, :3]),
+            ValueError,
+            r"expected g of shape \[B, T, HV, K\] with B =",
+        ),
+        (lambda: GLA(X, X, X, X[..., 0]), ValueError, r"expected g .*got \[1, 4, 2\]"),
+        (
+            lambda: ops.chunk_kda(X, X, X, X, X[..., 0], use_gate_in_kernel=True),
+            ValueError,
+            "use_gate_in_kernel: expected A_log, got None",
+        ),
+        (
+            lambda: ops.chunk_kda(X, X, X, X, X[..., 0], allow_neg_eigval=True),
+            ValueError,
+            "expected use_beta_sigmoid_in_kernel",
+        ),
+        (
+            lambda: ops.fused_recurrent_gdn(X, X, X, use_gate_in_kernel=True, A_log=X[0, 0, :, 0]),
+            ValueError,
+            "expected a raw gate g",
+        ),
+        (
+            lambda: ops.chunk_gated_delta_product(X, X, X, None, X[..., 0], 2),
+            ValueError,
+            "T · num_householder = 4 · 2 steps, got 4",
+        ),
+        (lambda: packed(None, h0=draw(2, 3)), ValueError, "each of 1 sequences, got 2. Sequences"),
+        (lambda: packed([0, 2, 3]), ValueError, "numbers from 0 to T = 4 in order, got"),
+        (lambda: packed([0, 3, 2, 4]), ValueError, "in order"),
+        (lambda: packed([[0, 4]]), ValueError, r"shape \[N \+ 1\], got \[1, 2\]"),
+        (lambda: packed(np.array([0.0, 4.0])), TypeError, "cu_seqlens of integers"),
+        (lambda: packed([0, 4], x=draw(2, 4, 3)), ValueError, "a batch of 1, got 2"),
+        (lambda: packed([0, 4], h0=draw(2, 3)), ValueError, "each of 1 sequences, got 2"),
+        (lambda: packed([0, 4], ids=jnp.zeros((1, 4), int)), ValueError, "no segment_ids next to"),
+    ],
+)
+def test_errors_say_what_to_do(call: Callable[[], Any], error: type[Exception], words: str) -> None:
+    with unchecked(), pytest.raises(error, match=words):
+        call()
+
+
+def packed(cu: Any, x: Array | None = None, h0: Array | None = None, ids: Any = None) -> Any:
+    x = jnp.asarray(draw(1, 4, 3) if x is None else x)
+    h0 = None if h0 is None else jnp.asarray(h0)
+    return ops.fused_recurrent_hgrn(x, x, h0, True, cu, segment_ids=ids)
+
+
+LENGTHS = (3, 0, 1, 4, 0)
+CU = np.cumsum([0, *LENGTHS])
+
+
+def test_packed_sequences_are_separate_ones_static_or_traced() -> None:
+    x, g, h0 = draw(1, 8, 3), -np.abs(draw(1, 8, 3, seed=1)), draw(5, 3)
+
+    def run(cu: Any, h0: Array) -> Any:
+        def loss(h0: Array) -> Any:
+            o, last = ops.fused_recurrent_hgrn(jnp.asarray(x), jnp.asarray(g), h0, True, cu)
+            return o.sum(), (o, last)
+
+        return jax.value_and_grad(loss, has_aux=True)(h0)
+
+    (_, (o, last)), d_h0 = compiled(lambda h0: run(CU, h0))(h0)
+    for i, (start, end) in enumerate(zip(CU[:-1], CU[1:], strict=True)):
+        h = h0[i]
+        for t in range(start, end):
+            h = np.exp(g[0, t]) * h + x[0, t]
+            close(o[0, t], h)
+        close(last[i], h)
+    d_h0 = np.asarray(d_h0)
+    assert not d_h0[[1, 4]].any() and d_h0[[0, 2, 3]].all()
+    traced = compiled(run)
+    (_, (o_traced, last_traced)), d_traced = traced(jnp.asarray(CU), h0)
+    close(o_traced, o)
+    close(last_traced, last)
+    close(d_traced, d_h0)
+    # Traced, tokens may follow the last sequence; they change nothing before.
+    (_, (shorter, last)), _ = traced(jnp.array([0, 3, 3, 4, 6, 6]), h0)
+    close(shorter[:, :6], o[:, :6])
+    close(last[3], o[0, 5])
+    close(shorter[0, 6], x[0, 6])
+
+
+def test_documents_of_rows() -> None:
+    x, g, h0 = draw(2, 6, 3), -np.abs(draw(2, 6, 3, seed=1)), draw(2, 3)
+    ids = np.array([[7, 7, 7, 8, 8, 8], [0, 1, 1, 1, 1, 0]])
+    o, last = call(
+        ops.fused_recurrent_hgrn, x, g, initial_state=h0, output_final_state=True, segment_ids=ids
+    )
+    for row, changes in enumerate([(3,), (1, 5)]):
+        h = h0[row]
+        for t in range(6):
+            h = np.exp(g[row, t]) * (0 if t in changes else h) + x[row, t]
+            close(o[row, t], h)
+        close(last[row], h)
+
+
+@pytest.mark.parametrize("cu", [None, CU])
+def test_reverse(cu: Any) -> None:
+    q, k, v, g = draw(1, 8, 1, 2), draw(1, 8, 1, 2, seed=1), draw(1, 8, 1, 3), -(draw(1, 8, 1) ** 2)
+    h0 = draw(1 if cu is None else 5, 1, 2, 3)
+    o, last = call(
+        ops.fused_recurrent_simple_gla,
+        *(q, k, v, g),
+        scale=1.0,
+        initial_state=h0,
+        output_final_state=True,
+        reverse=True,
+        cu_seqlens=cu,
+    )
+    for i in range(len(h0)):
+        start, end = (0, 8) if cu is None else (cu[i], cu[i + 1])
+        S = h0[i, 0]
+        for t in reversed(range(start, end)):
+            S = np.exp(g[0, t, 0]) * S + np.outer(k[0, t, 0], v[0, t, 0])
+            close(o[0, t, 0], q[0, t, 0] @ S)
+        close(last[i, 0], S)
+
+
+def test_states_with_values_first() -> None:
+    q, k, v, g, h0 = (draw(1, 1, 1, n) for n in (2, 2, 3, 1, 6))
+    for first in (False, True):
+        o, last = call(
+            ops.chunk_simple_gla,
+            *(q, k, v, g[..., 0]),
+            scale=1.0,
+            initial_state=h0.reshape((1, 1, 3, 2) if first else (1, 1, 2, 3)),
+            output_final_state=True,
+            state_v_first=first,
+        )
+        S = h0.reshape(3, 2).T if first else h0.reshape(2, 3)
+        S = np.exp(g[0, 0, 0]) * S + np.outer(k, v)
+        close(o[0, 0, 0], q[0, 0, 0] @ S)
+        close(last[0, 0], S.T if first else S)
+
+
+def test_outputs_without_states() -> None:
+    q, k, v, g = draw(1, 4, 1, 2), draw(1, 4, 1, 2, seed=1), draw(1, 4, 1, 3), -(draw(1, 4, 1) ** 2)
+    for name in ("simple_gla", "retention"):
+        arrays = (q, k, v, g) if name == "simple_gla" else (q, k, v)
+        o, nothing = call(getattr(ops, f"parallel_{name}"), *arrays)
+        close(o, call(getattr(ops, f"chunk_{name}"), *arrays)[0])
+        assert nothing is None
+
+
+def test_the_delta_product_is_delta_rules_in_a_row() -> None:
+    T, n, K, V = 3, 2, 3, 2
+    q, k, v = draw(1, T, 2, K), draw(1, T * n, 2, K), draw(1, T * n, 4, V)
+    beta, g = draw(1, T * n, 4), -np.abs(draw(1, T, 4))
+    h0 = draw(1, 4, K, V)
+    o, last = call(
+        ops.chunk_gated_delta_product,
+        *(q, k, v, g, beta),
+        num_householder=n,
+        scale=1.0,
+        initial_state=h0,
+        output_final_state=True,
+    )
+    S = h0[0]
+    for t in range(T):
+        S = np.exp(g[0, t])[:, None, None] * S
+        for j in range(t * n, t * n + n):
+            key = np.repeat(k[0, j], 2, axis=0)
+            wrong = v[0, j] - np.einsum("hk,hkv->hv", key, S)
+            S = S + np.einsum("h,hk,hv->hkv", beta[0, j], key, wrong)
+        close(o[0, t], np.einsum("hk,hkv->hv", np.repeat(q[0, t], 2, axis=0), S))
+    close(last[0], S)
+
+
+def test_the_systems_behind_an_op() -> None:
+    q, k, v, s = (jnp.asarray(draw(4, h, n)) for h, n in ((2, 3), (1, 3), (1, 2), (1, 5)))
+    first, second = ops.chunk_gsa.system(q, k, v, s, -(s**2))
+    assert isinstance(first.A, dsfjax.Diagonal)
+    assert (first.state_shape, second.state_shape) == ((1, 3, 5), (1, 5, 2))
+
+    @compiled
+    def run(q: Array, k: Array, v: Array, s: Array, g: Array) -> Any:
+        system = ops.chunk_gsa.system(q, k, v, s, g)[1]
+        y, _ = dsfjax.scan(system, ops.chunk_gsa.tokens(q, k, v, s, g)[1], method="sequential")
+        return y, ops.chunk_gsa(q[None], k[None], v[None], s[None], g[None])[0]
+
+    y, o = run(q, k, v, s, -(s**2))
+    close(y.reshape(4, 2, 2), o[0])
+
+
+def test_the_table_of_the_documentation_is_current() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "ops.md").read_text(encoding="utf-8")
+    assert ops.table() in text, "write dsfjax.ops.table() into docs/ops.md"
+    assert all(f"`{name}`" in text for name in LEFT_OUT)
+
+
+def test_low_precision_has_wide_states() -> None:
+    x = jnp.asarray(draw(1, 5, 1, 2), jnp.bfloat16)
+    o, state = jax.eval_shape(
+        lambda x: ops.chunk_simple_gla(x, x, x, x[..., 0], output_final_state=True), x
+    )
+    assert (o.dtype, state.dtype) == (jnp.bfloat16, jnp.float32)
