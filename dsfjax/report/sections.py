@@ -307,7 +307,7 @@ def _figures(comparison: Comparison, aspect: Aspect, panel: Panel) -> list[str]:
         each = [(f"{panel.name}-{i}", entry.mixer, layers)]
         if panel.by_layer:
             each = [
-                (f"{panel.name}-{i}-{j}", f"{entry.mixer}, layer {j}", SomeLayers([(j, layer)]))
+                (f"{panel.name}-{i}-{j}", f"layer {j}, {entry.mixer}", SomeLayers([(j, layer)]))
                 for j, layer in numbered(layers)
             ]
         data = f"{panel.data.replace(MODEL, entry.mixer)}.csv"
