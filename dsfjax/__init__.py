@@ -55,10 +55,12 @@ from dsfjax.engines import Explanation as Explanation
 from dsfjax.engines import Summary as Summary
 from dsfjax.engines import combine as combine
 from dsfjax.engines import explain as explain
+from dsfjax.engines import linearize as linearize
 from dsfjax.engines import materialize as materialize
 from dsfjax.engines import scan as scan
 from dsfjax.engines import scan_shards as scan_shards
 from dsfjax.engines import select as select
+from dsfjax.engines import solve as solve
 from dsfjax.engines import step as step
 from dsfjax.engines import summarize as summarize
 
