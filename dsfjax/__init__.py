@@ -56,10 +56,12 @@ if TYPE_CHECKING:
     from dsfjax.engines import Summary as Summary
     from dsfjax.engines import combine as combine
     from dsfjax.engines import explain as explain
+    from dsfjax.engines import linearize as linearize
     from dsfjax.engines import materialize as materialize
     from dsfjax.engines import scan as scan
     from dsfjax.engines import scan_shards as scan_shards
     from dsfjax.engines import select as select
+    from dsfjax.engines import solve as solve
     from dsfjax.engines import step as step
     from dsfjax.engines import summarize as summarize
 
@@ -125,10 +127,12 @@ __all__ = [
     "Summary",
     "combine",
     "explain",
+    "linearize",
     "materialize",
     "scan",
     "scan_shards",
     "select",
+    "solve",
     "step",
     "summarize",
 ]

@@ -27,6 +27,16 @@ from dsfjax.analysis.equivalence import lemma_1 as lemma_1
 from dsfjax.analysis.gramians import Gramians as Gramians
 from dsfjax.analysis.gramians import gramians as gramians
 from dsfjax.analysis.gramians import hankel_singular_values as hankel_singular_values
+from dsfjax.analysis.interventions import Effect as Effect
+from dsfjax.analysis.interventions import effect as effect
+from dsfjax.analysis.interventions import freeze_decay as freeze_decay
+from dsfjax.analysis.interventions import replace_gate as replace_gate
+from dsfjax.analysis.interventions import replace_write as replace_write
+from dsfjax.analysis.interventions import response as response
+from dsfjax.analysis.interventions import scale_gate as scale_gate
+from dsfjax.analysis.interventions import scale_head as scale_head
+from dsfjax.analysis.interventions import scale_write as scale_write
+from dsfjax.analysis.interventions import written as written
 from dsfjax.analysis.normalizer import normalized as normalized
 from dsfjax.analysis.normalizer import normalizers as normalizers
 from dsfjax.analysis.phi import AttentionMap as AttentionMap

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from dsfjax._util.jitted import jitted
 from dsfjax.analysis.normalizer import has_finite_state, normalized, num_output_heads
-from dsfjax.analysis.phi import kernel_rows, map_rows, on_values
+from dsfjax.analysis.phi import kernel_rows, map_rows, on_values, token_rows
 from dsfjax.analysis.spectrum import carried_log_moduli, count_per_head, starts
 from dsfjax.core import (
     DenseInput,
@@ -266,7 +266,8 @@ def mean_age(system: System | KernelSystem, *, length: int | None = None) -> Flo
       which is |Φ| wherever the terms of the inner product have one sign (one state per channel,
       positive features), and elsewhere what is read from the entries of the state before they
       cancel;
-    * for all others, whose entries of the state have no past of their own, |Φ| itself.
+    * for all others, whose entries of the state have no past of their own, |Φ| itself; with a
+      dense B or C, Σ|Φ| over the entries of a token.
 
     Normaliser and gate cancel.
 
@@ -279,12 +280,12 @@ def mean_age(system: System | KernelSystem, *, length: int | None = None) -> Flo
         for a dense C, whose outputs belong to no head. NaN where nothing is read.
 
     Raises:
-        ValueError: For dense B or C around a transition that is not diagonal.
+        ValueError: For B or C of a rank above 1 around a transition that is not diagonal.
 
     Numerics:
         No L × L array. Diagonal transitions and a `KernelSystem`: two runs of `scan`, on values 1
         and s, O(L) memory; the age is a difference of positions, exact to rounding of t. Others:
-        row after row of Φ, O(L² N) work and O(L N) memory.
+        row after row of Φ, O(L² N) work and O(L N) memory, d_out times that for a dense B or C.
 
     Example:
         >>> import dsfjax
@@ -310,9 +311,12 @@ def mean_age(system: System | KernelSystem, *, length: int | None = None) -> Flo
 
 
 def _by_rows(system: System, steps: int) -> Array:
-    """Ages with the weights |Φ|."""
-    row = kernel_rows("mean_age", system, steps)
-    index = jnp.arange(steps)
+    """Ages with the weights |Φ|, of a dense B or C those of all entries of a token together."""
+    index, on_values = jnp.arange(steps), system.acts_on_values
+    rows = kernel_rows("mean_age", system, steps) if on_values else token_rows(system, steps)
+
+    def row(t: Array) -> Array:
+        return rows(t) if on_values else jnp.abs(rows(t)).sum(axis=2).T[:, None]
 
     def age(t: Array) -> Array:
         weight = jnp.abs(row(t))

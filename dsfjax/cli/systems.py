@@ -61,7 +61,10 @@ def abstract_system(
 
     def make() -> System | KernelSystem:
         params = architecture.init(jax.random.key(0))
-        return architecture.system(params, jnp.zeros((length, d_model)))
+        u = jnp.zeros((length, d_model))
+        if architecture.reads_state:  # its values are not a linear map of tokens
+            return architecture.system_and_tokens(params, u)[0]
+        return architecture.system(params, u)
 
     return jax.eval_shape(make)
 

@@ -14,6 +14,10 @@ from dsfjax.engines.explain import Explanation as Explanation
 from dsfjax.engines.explain import explain as explain
 from dsfjax.engines.materialized import Materialized as Materialized
 from dsfjax.engines.materialized import materialize as materialize
+from dsfjax.engines.nonlinear import Solution as Solution
+from dsfjax.engines.nonlinear import Trajectory as Trajectory
+from dsfjax.engines.nonlinear import linearize as linearize
+from dsfjax.engines.nonlinear import solve as solve
 from dsfjax.engines.recurrence import Recurrence as Recurrence
 from dsfjax.engines.recurrence import by_steps as by_steps
 from dsfjax.engines.scan import scan as scan

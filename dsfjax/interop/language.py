@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jax import Array
 
 from dsfjax import nn
-from dsfjax.interop import attention_modules, lstm, mamba
+from dsfjax.interop import attention_modules, mamba, zoology_lstm
 from dsfjax.interop import weights as w
 from dsfjax.interop.source import Function, Recipe, Source, construct, find, only
 from dsfjax.interop.weights import Shapes, Weights
@@ -16,7 +16,7 @@ from dsfjax.interop.weights import Shapes, Weights
 MODULE = "zoology.model.LanguageModel"
 _MLP = "zoology.mixers.mlp.MLP"
 _IDENTITY = "torch.nn.Identity"
-_IN_TRANSFORMER = attention_modules.SOURCES | lstm.SOURCES
+_IN_TRANSFORMER = attention_modules.SOURCES | zoology_lstm.SOURCES
 _IN_MAMBA_BLOCK = {
     "mamba": f"{mamba.MODULE}.Mamba",
     "s6": f"{mamba.MODULE}.S6",

@@ -10,12 +10,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core import KernelSystem, System
-from dsfjax.interop import attention_modules, blocks, griffin, language, lstm, mamba, mamba2
+from dsfjax.interop import (
+    attention_modules,
+    blocks,
+    griffin,
+    language,
+    mamba,
+    mamba2,
+    zoology_lstm,
+)
 from dsfjax.interop.source import Function, Source, construct, find
 from dsfjax.interop.weights import Shapes, check
 
 SOURCES: dict[str, Source] = {}
-for _family in (attention_modules, mamba, mamba2, lstm, griffin, blocks, language):
+for _family in (attention_modules, mamba, mamba2, zoology_lstm, griffin, blocks, language):
     SOURCES |= _family.SOURCES
 
 

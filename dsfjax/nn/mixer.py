@@ -93,6 +93,12 @@ class Mixer(nnx.Module):
                 "attention_dropout: expected 0 where sequences are cut over devices, none of which "
                 f"has the attention matrix, got {attention_dropout}; use residual_dropout."
             )
+        if shards.axis_name and arch.reads_state:
+            raise ValueError(
+                "Mixer: expected whole sequences for an architecture whose signals depend on the "
+                "state, got sequences that are cut over devices; give each device sequences of its "
+                "own."
+            )
         d_inner = around.expand * d_model
         self.arch, self.around, self.method = arch, around, method
         self.precision, self.shards = precision, shards
@@ -105,6 +111,7 @@ class Mixer(nnx.Module):
         shapes = jax.eval_shape(
             lambda p: arch.signals(p, jnp.zeros((1, d_inner), param_dtype())), params
         )
+        d_out = jax.eval_shape(arch.assemble, params, shapes).output_width
         _check(around, shapes._fields)
         make = partial(
             linear, init=init, bias=around.bias, precision=products(precision), rngs=rngs
@@ -114,7 +121,6 @@ class Mixer(nnx.Module):
         if around.conv_width:
             convolved = sum(getattr(shapes, name).size for name in around.conv_on) or d_inner
             self.conv = CausalConv(around.conv_width, convolved, rngs=rngs)
-        d_out = shapes.v.size
         if around.gate:
             self.gate = make(d_model, d_out)
         if around.output_norm:
@@ -204,7 +210,8 @@ class Mixer(nnx.Module):
             inner, tail = self._convolved(inner, carried, reset)
             inner = activation(inner)
         continued = self.shards.index > 0 if state is None else state.started
-        signals = self.arch.read(params, inner, reset=reset, continued=continued)
+        h: Any = state.h if state is not None and self.arch.reads_state else None
+        signals = self.arch.read(params, inner, reset=reset, continued=continued, h=h)
         if around.conv_on:
             branches = [getattr(signals, name) for name in around.conv_on]
             flat = jnp.concatenate([b.reshape(b.shape[0], -1) for b in branches], axis=1)

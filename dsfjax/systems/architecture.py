@@ -56,7 +56,9 @@ class Architecture(NamedTuple):
             the tokens. Its field ``v`` holds the values, (L, H, p) or whatever flattens to them;
             mixers convolve or activate it, as the other fields, before the System is assembled.
             With ``reads_start`` it takes a third argument, the mask ``start`` (L,) of the steps
-            before which the state is zero; None for a sequence that starts at its first step.
+            before which the state is zero; None for a sequence that starts at its first step. With
+            ``reads_state`` a fourth, the carried state (H, n, p) that the tokens before have left;
+            None for zero.
         assemble: ``assemble(params, signals, *, reset=None) -> System``, the System whose tokens
             are the values, (L, r·H·p), row-major: its B has no value map W.
         value_map: ``value_map(params) -> W (r·H·p, d)`` with v_t = W u_t, or None where the tokens
@@ -64,6 +66,9 @@ class Architecture(NamedTuple):
         labels: ``labels(params) -> params`` of strings, "decay" or "no_decay" (weight decay).
         traits: What the comparison table says about it.
         reads_start: Whether the input map differs at the first step of a document (RG-LRU).
+        reads_state: Whether the signals depend on the state: those of a cell that is not linear
+            (LSTM), which runs step by step to find them. Its values are not linear in the tokens,
+            and its sequences cannot be cut over devices.
     """
 
     init: Callable[[Array], Any]
@@ -73,6 +78,7 @@ class Architecture(NamedTuple):
     labels: Callable[[Any], Any] = matrices_decay
     traits: Traits = Traits()
     reads_start: bool = False
+    reads_state: bool = False
 
     def read(
         self,
@@ -81,18 +87,31 @@ class Architecture(NamedTuple):
         *,
         reset: Bool[Array, " L"] | None = None,
         continued: Bool[Array, ""] | bool = False,
+        h: Shaped[Array, "H n p"] | None = None,
     ) -> Any:
-        """The signals of tokens, by an architecture that reads where documents start or does not.
+        """The signals of tokens, by an architecture that reads starts and states or does not.
 
         Args:
             params: As `init` gives them.
             u: Tokens (L, d).
             reset: Boolean (L,) or None.
             continued: Whether ``u`` continues a sequence, with the state that it has left.
+            h: That state, as `dsfjax.scan` returned it; only needed with ``reads_state``.
 
         Returns:
             What ``signals`` gives.
+
+        Raises:
+            ValueError: If the architecture reads the state, and there is one that is not given.
         """
+        if self.reads_state:
+            if h is None and not (isinstance(continued, bool) and not continued):
+                raise ValueError(
+                    "read: expected the state h of the tokens before, which the signals of this "
+                    "architecture depend on, got continued without h; pass the state that scan "
+                    "returned."
+                )
+            return self.signals(params, u, starts(u.shape[0], reset, continued), h)
         if self.reads_start:
             return self.signals(params, u, starts(u.shape[0], reset, continued))
         return self.signals(params, u)
@@ -125,6 +144,34 @@ class Architecture(NamedTuple):
         signals = self.read(params, u, reset=reset, continued=continued)
         system = with_value_map(self.assemble(params, signals, reset=reset), self.value_map(params))
         return with_length(system, u.shape[0])
+
+    def system_and_tokens(
+        self,
+        params: Any,
+        u: Shaped[Array, "L d"],
+        *,
+        reset: Bool[Array, " L"] | None = None,
+        continued: Bool[Array, ""] | bool = False,
+        h: Shaped[Array, "H n p"] | None = None,
+    ) -> tuple[System | KernelSystem, Shaped[Array, "L e"]]:
+        """The assembled System of any architecture, and the values to run it on.
+
+        Where values are linear in the tokens, `system` on ``u`` gives the same outputs.
+
+        Args:
+            params: As `init` gives them.
+            u: Tokens (L, d).
+            reset: Boolean (L,) or None.
+            continued: As of `system`.
+            h: As of `read`.
+
+        Returns:
+            The System of the sequence, and its tokens (L, r·H·p).
+        """
+        u = real_numbers("system", "tokens u", u, *(x.dtype for x in jax.tree.leaves(params)))
+        signals = self.read(params, u, reset=reset, continued=continued, h=h)
+        system = with_length(self.assemble(params, signals, reset=reset), u.shape[0])
+        return system, self.values(signals)
 
     @staticmethod
     def values(signals: Any) -> Shaped[Array, "L e"]:

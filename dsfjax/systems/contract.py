@@ -36,7 +36,7 @@ def check(name: str, arch: Any, d_model: int) -> None:
     mask = jax.ShapeDtypeStruct((_STEPS,), jnp.bool_)
     dtype = state_dtype(*(x.dtype for x in jax.tree.leaves(params)))
     u = jax.ShapeDtypeStruct((_STEPS, d_model), dtype)
-    more = (mask,) if arch.reads_start else ()
+    more = (mask, None) if arch.reads_state else (mask,) if arch.reads_start else ()
     signals = jax.eval_shape(arch.signals, params, u, *more)
     if not (_is_named_tuple(signals) and hasattr(signals, "v")):
         fields = getattr(signals, "_fields", type(signals).__name__)

@@ -10,7 +10,9 @@ from typing import Any
 from dsfjax._util.names import choose, unknown
 from dsfjax.systems.architecture import Architecture
 from dsfjax.systems.contract import check
+from dsfjax.systems.gru import gru
 from dsfjax.systems.linear_attention import linear_attention
+from dsfjax.systems.lstm import lstm
 from dsfjax.systems.normalized_attention import normalized_attention
 from dsfjax.systems.qlstm import qlstm, qlstm_reversed
 from dsfjax.systems.rg_lru import rg_lru
@@ -27,6 +29,8 @@ _REGISTRY: dict[str, Callable[..., Architecture]] = {
     "qlstm": qlstm,
     "qlstm_reversed": qlstm_reversed,
     "rg_lru": rg_lru,
+    "lstm": lstm,
+    "gru": gru,
 }
 _BUILT_IN = frozenset(_REGISTRY.values())
 _D_MODEL = 64  # divisible by all usual numbers of heads

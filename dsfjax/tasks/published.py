@@ -309,6 +309,8 @@ LANGUAGE = Preset(
         "rg_lru": {"warmup_steps": 13_000},
         "qlstm": {"block": "mamba", "num_layers": 3, "warmup_steps": 13_000},
         "qlstm_reversed": {"block": "mamba", "num_layers": 3, "warmup_steps": 13_000},
+        "lstm": {"block": "mamba", "num_layers": 8, "warmup_steps": 13_000},
+        "gru": {"block": "mamba", "num_layers": 10, "warmup_steps": 13_000},
     },
 )
 """The preset of language modelling."""

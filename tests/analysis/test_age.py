@@ -105,8 +105,13 @@ def test_nothing_read_is_nan_and_a_reset_makes_young() -> None:
     assert (got[[1, 5, 7]] > 0).all()
 
 
-def test_dense_maps_around_a_mixing_transition_are_refused() -> None:
+def test_dense_maps_around_a_mixing_transition_weigh_tokens_as_a_whole() -> None:
     system = zoo.system("dense", L)
-    C = DenseOutput(jnp.ones((1, 6, system.num_states)))
-    with pytest.raises(ValueError, match="mean_age: with a dense B or C"):
-        mean_age(System(system.A, system.B, C, state_shape=system.state_shape))
+    C = DenseOutput(
+        jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, system.num_states)))
+    )
+    system = System(system.A, system.B, C, state_shape=system.state_shape)
+    weight = np.abs(np.asarray(materialize(system, full=True))).sum(axis=3)  # (L, d_out, L)
+    distance = np.subtract.outer(np.arange(L), np.arange(L))[:, None]
+    expected = (weight * distance).sum(axis=2) / weight.sum(axis=2)
+    np.testing.assert_allclose(mean_age(system)[:, 0], expected, rtol=1e-12, atol=1e-14)

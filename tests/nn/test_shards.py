@@ -78,7 +78,7 @@ def test_attention_that_reads_both_ways_and_pools() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mixer", systems.names())
+@pytest.mark.parametrize("mixer", [x for x in systems.names() if x not in ("lstm", "gru")])
 def test_every_architecture(mixer: str) -> None:
     own = config(mixer, surroundings="practice", bidirectional=True, remat=True, **ONE_LAYER)
     check(own, reset=RESET, length=jnp.array(10))
@@ -125,6 +125,8 @@ def test_what_cannot_be_cut_says_so() -> None:
     whole = nn.build(config("softmax_attention", attention_dropout=0.1, **ONE_LAYER))
     with pytest.raises(ValueError, match="attention_dropout: expected 0 where sequences are cut"):
         whole.over("steps")
+    with pytest.raises(ValueError, match="expected whole sequences for .* signals depend on the"):
+        nn.build(config("lstm", **ONE_LAYER)).over("steps")
     cut = nn.build(config("linear_attention", **ONE_LAYER)).over("steps")
     with pytest.raises(ValueError, match="does not decode; build it without shards"):
         cut.init_state(cut.init(jax.random.key(0)), 4)

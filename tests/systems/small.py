@@ -45,9 +45,18 @@ def case(name: str) -> Case:
     arch = build(name)
 
     def run(params: Any, u: Array) -> Array:
-        return scan(arch.system(params, u), u)[0]
+        return scan(*runnable(arch, params, u))[0]
 
     return Case(arch, perturbed(arch), jax.jit(run))
+
+
+def runnable(
+    arch: systems.Architecture, params: Any, u: Array, *, h: Any = None, **given: Any
+) -> tuple[Any, Array]:
+    """A System and its tokens: the textbook one on ``u``, or the one on values where none is."""
+    if arch.reads_state:
+        return arch.system_and_tokens(params, u, h=h, **given)
+    return arch.system(params, u, **given), u
 
 
 def as_numpy(params: Any) -> Any:

@@ -11,17 +11,27 @@ import pytest
 from dsfjax import KernelSystem, materialize, scan, step, systems, to_dense
 from dsfjax.systems.architecture import with_value_map
 from tests.reference_loop import error
-from tests.systems.small import D_MODEL, build, case, cast, perturbed, tokens
+from tests.systems.small import D_MODEL, build, case, cast, perturbed, runnable, tokens
 from tests.systems_zoo import slow_unless
 
 LENGTH = 9
 NAMES = systems.names()
-every = pytest.mark.parametrize("name", NAMES)
+# The slow ones are cells of the kind of another that is quick.
+QUICK = {*NAMES} - {"gru"}
+every = pytest.mark.parametrize("name", slow_unless(QUICK, NAMES))
 # One of each kind of recurrence, for what depends on that alone.
 few = pytest.mark.parametrize(
     "name", slow_unless({"softmax_attention", "normalized_attention", "s6", "rg_lru"}, NAMES)
 )
 FINITE = [name for name in NAMES if name != "softmax_attention"]
+# Those whose values are a linear map of the tokens, and whose textbook System thus reads tokens.
+linear = pytest.mark.parametrize(
+    "name",
+    slow_unless(
+        {"softmax_attention", "normalized_attention", "s6", "rg_lru"},
+        [name for name in NAMES if not build(name).reads_state],
+    ),
+)
 
 
 @every
@@ -30,7 +40,7 @@ def test_output_does_not_see_the_future(name: str) -> None:
     u = tokens(LENGTH)
 
     def run(u: Any) -> Any:
-        return scan(arch.system(params, u), u)[0]
+        return scan(*runnable(arch, params, u))[0]
 
     jacobian = np.asarray(jax.jit(jax.jacrev(run))(u))
     size = np.abs(jacobian).max(axis=(1, 3))
@@ -57,7 +67,8 @@ def test_split_anywhere_and_carry_the_state(name: str) -> None:
     def in_parts(params: Any, u: Any) -> Any:
         outputs, h = [], None
         for part in (u[:1], u[1:5], u[5:]):
-            y, h = scan(arch.system(params, part, continued=h is not None), part, h)
+            given = runnable(arch, params, part, continued=h is not None, h=h)
+            y, h = scan(*given, h)
             outputs.append(y)
         return jnp.concatenate(outputs)
 
@@ -73,7 +84,7 @@ def test_new_values_do_not_trace_again(name: str) -> None:
     def parts(params: Any, u: Any) -> Any:
         nonlocal traces
         traces += 1
-        return jax.tree.leaves(arch.system(params, u))
+        return jax.tree.leaves(runnable(arch, params, u))
 
     first = parts(params, tokens(LENGTH, 0))
     second = parts(perturbed(arch, 1), tokens(LENGTH, 1))
@@ -117,7 +128,7 @@ def test_gradients_are_finite_at_extremes(name: str) -> None:
     scale = 10.0 if name in ("linear_attention", "normalized_attention") else 40.0
 
     def loss(params: Any, u: Any) -> Any:
-        y = scan(arch.system(params, u), u)[0]
+        y = scan(*runnable(arch, params, u))[0]
         return jnp.sum(jnp.tanh(y))
 
     slope = jax.jit(jax.value_and_grad(loss, (0, 1)))
@@ -144,7 +155,7 @@ def test_reset_runs_segments_apart(name: str) -> None:
     reset[[0, 4]] = True
 
     def run(params: Any, u: Any, reset: Any) -> Any:
-        return scan(arch.system(params, u, reset=reset), u)[0]
+        return scan(*runnable(arch, params, u, reset=reset))[0]
 
     run = jax.jit(run)
     packed = run(params, u, jnp.asarray(reset))
@@ -159,7 +170,11 @@ def test_reset_runs_segments_apart(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "own"), [*((name, {}) for name in NAMES), ("qlstm", {"coupled": True})]
+    ("name", "own"),
+    [
+        *(pytest.param(n, {}, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES),
+        ("qlstm", {"coupled": True}),
+    ],
 )
 def test_packed_is_alone_is_prefill_and_step(name: str, own: dict[str, Any]) -> None:
     """Two documents of three tokens, in one program."""
@@ -169,16 +184,17 @@ def test_packed_is_alone_is_prefill_and_step(name: str, own: dict[str, Any]) -> 
     @jax.jit
     def ways(params: Any, u: Any) -> Any:
         def alone(u: Any) -> Any:
-            return scan(arch.system(params, u), u)[0]
+            return scan(*runnable(arch, params, u))[0]
 
         def prefill_and_step(u: Any) -> Any:
-            y, h = scan(arch.system(params, u[:2]), u[:2])
-            last, _ = step(arch.system(params, u[2:], continued=True), u[2], h)
+            y, h = scan(*runnable(arch, params, u[:2]))
+            system, rest = runnable(arch, params, u[2:], continued=True, h=h)
+            last, _ = step(system, rest[0], h)
             return jnp.concatenate([y, last[None]])
 
-        packed = scan(arch.system(params, u, reset=jnp.arange(6) % 3 == 0), u)[0]
+        packed = scan(*runnable(arch, params, u, reset=jnp.arange(6) % 3 == 0))[0]
         # Packed without a reset at its first step, where it starts in any case.
-        again = scan(arch.system(params, u, reset=jnp.arange(6) == 3), u)[0]
+        again = scan(*runnable(arch, params, u, reset=jnp.arange(6) == 3))[0]
         documents = u.reshape(2, 3, -1)
         apart = jax.vmap(alone)(documents), jax.vmap(prefill_and_step)(documents)
         return packed, again, *(y.reshape(packed.shape) for y in apart)
@@ -188,7 +204,7 @@ def test_packed_is_alone_is_prefill_and_step(name: str, own: dict[str, Any]) -> 
         assert error(y, packed) < 1e-13
 
 
-@few
+@linear
 def test_three_ways_to_the_same_output(name: str) -> None:
     arch, params, run = case(name)
     u = tokens(LENGTH)
@@ -208,7 +224,7 @@ def test_three_ways_to_the_same_output(name: str) -> None:
     assert error(on_values, run(params, u)) < 1e-13
 
 
-@few
+@linear
 def test_kernel_on_values_and_on_tokens(name: str) -> None:
     arch, params, run = case(name)
     u = tokens(LENGTH)
@@ -234,11 +250,17 @@ def test_kernel_on_values_and_on_tokens(name: str) -> None:
 def test_matrices_of_the_paper(name: str) -> None:
     arch, params, run = case(name)
     u = tokens(LENGTH)
-    A, B, C, D = jax.jit(lambda p, u: _matrices(to_dense(arch.system(p, u))))(params, u)
+
+    @jax.jit
+    def matrices(params: Any, u: Any) -> Any:
+        system, tokens = runnable(arch, params, u)
+        return *_matrices(to_dense(system)), tokens
+
+    A, B, C, D, tokens_in = map(np.asarray, matrices(params, u))
     h, y = np.zeros(A.shape[1]), []
     for t in range(LENGTH):
-        h = A[t] @ h + B[t] @ np.asarray(u[t])
-        y.append(C[t] @ h + D[t] @ np.asarray(u[t]))
+        h = A[t] @ h + B[t] @ tokens_in[t]
+        y.append(C[t] @ h + D[t] @ tokens_in[t])
     assert error(np.stack(y), run(params, u)) < 1e-12
 
 
@@ -247,7 +269,7 @@ def _matrices(dense: Any) -> Any:
 
 
 DTYPES = [("float32", "float32", 2e-6), ("float64", "float32", 2e-6), ("float32", "bfloat16", 2e-2)]
-NARROW = {(name, "float32") for name in NAMES} | {
+NARROW = {(name, "float32") for name in QUICK} | {
     ("s6", "bfloat16"),
     ("softmax_attention", "bfloat16"),
 }
@@ -271,7 +293,7 @@ def test_narrow_inputs(name: str, param_dtype: str, dtype: str, tolerance: float
     arch, params, run = case(name)
     params, u = cast(params, param_dtype), cast(tokens(LENGTH), dtype)
     exact = run(cast(params, jnp.float64), cast(u, jnp.float64))
-    y, state = jax.jit(lambda p, u: scan(arch.system(p, u), u))(params, u)
+    y, state = jax.jit(lambda p, u: scan(*runnable(arch, p, u)))(params, u)
     assert y.dtype == dtype
     widths = {x.dtype for x in jax.tree.leaves(state)} - {np.dtype("int32")}
     assert widths in ({np.dtype("float32")}, {np.dtype(param_dtype)})
@@ -295,11 +317,11 @@ def test_init_is_a_function_of_the_key(name: str) -> None:
 @every
 def test_traits_tell_the_structure(name: str) -> None:
     arch, params, _ = case(name)
-    system = arch.system(params, tokens(LENGTH))
+    system, _ = runnable(arch, params, tokens(LENGTH))
     assert all(arch.traits)
     if isinstance(system, KernelSystem):
         assert arch.traits.structure.startswith("kernel")
         return
     assert type(system.A).__name__.lower() in arch.traits.structure
-    wide = "d · n" in arch.traits.state
-    assert system.num_states == (3 * D_MODEL if wide else D_MODEL)
+    wide = 3 if "d · n" in arch.traits.state else 2 if arch.traits.state == "2d" else 1
+    assert system.num_states == wide * D_MODEL

@@ -23,6 +23,8 @@ def test_names_are_those_of_the_paper() -> None:
         "qlstm",
         "qlstm_reversed",
         "rg_lru",
+        "lstm",
+        "gru",
     )
 
 
@@ -30,8 +32,10 @@ def test_names_are_those_of_the_paper() -> None:
 def test_options_are_the_keywords_of_the_builder(name: str) -> None:
     words = systems.options(name)
     assert words[0] == "d_model" and "init" in words
-    assert ("num_heads" in words) == (name not in ("s6", "qlstm", "qlstm_reversed"))
-    assert ("d_state" in words) == (name not in ("qlstm", "qlstm_reversed", "rg_lru"))
+    assert ("num_heads" in words) == (name not in ("s6", "qlstm", "qlstm_reversed", "lstm", "gru"))
+    assert ("d_state" in words) == (
+        name not in ("qlstm", "qlstm_reversed", "rg_lru", "lstm", "gru")
+    )
 
 
 def test_unknown_name_gives_the_nearest() -> None:

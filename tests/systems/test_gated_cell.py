@@ -1,0 +1,110 @@
+"""LSTM and GRU: the published equations, the derivative in its own form, gradients of the loop."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsfjax import linearize, scan, systems
+from dsfjax.systems import gru, lstm
+from tests.reference_loop import error
+from tests.systems.small import D_MODEL, as_numpy, case, tokens
+
+LENGTH, RESET = 7, jnp.arange(7) == 4
+PARTS = {"lstm": 2, "gru": 1}
+CELLS: dict[str, Any] = {"lstm": lstm.cell, "gru": gru.cell}
+both = pytest.mark.parametrize("name", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def by_hand(name: str, params: Any, u: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """The states (L, k, d) of the published equations."""
+    p, found = as_numpy(params), []
+    for t in range(LENGTH):
+        s = 0 * s if RESET[t] else s
+        if name == "lstm":
+            h, c = s
+            i, f, g, o = (p.W_u[k] @ u[t] + p.W_h[k] @ h + p.bias[k] for k in range(4))
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            s = np.stack([sigmoid(o) * np.tanh(c), c])
+        else:
+            (h,) = s
+            r, z = (sigmoid(p.W_u[k] @ u[t] + p.W_h[k] @ h + p.bias[k]) for k in range(2))
+            new = np.tanh(p.W_u[2] @ u[t] + p.bias[2] + r * (p.W_h[2] @ h + p.bias_n))
+            s = ((1 - z) * new + z * h)[None]
+        found.append(s)
+    return np.stack(found)
+
+
+@functools.cache
+def results(name: str) -> Any:
+    """Outputs, states, A and its actions, and gradients of system and loop, by one program."""
+    arch, params, _ = case(name)
+    s0 = jnp.asarray(np.random.default_rng(1).standard_normal((PARTS[name], D_MODEL)))
+    weights = jnp.asarray(np.random.default_rng(2).standard_normal((LENGTH, D_MODEL)))
+    direction = jnp.asarray(np.random.default_rng(3).standard_normal((LENGTH, 1, s0.size, 2)))
+
+    def by_system(params: Any, u: Any, s0: Any) -> Any:
+        h0 = s0.reshape(1, -1, 1)
+        given: Any = arch.system_and_tokens(params, u, reset=RESET, continued=True, h=h0)
+        system, v = given
+        y, h_last, *rest = scan(system, v, h0, return_states=True)
+        (states,) = rest
+        return jnp.sum(weights * jnp.sin(y)), (y, h_last, states, system.A)
+
+    def by_loop(params: Any, u: Any, s0: Any) -> Any:
+        def advance(s: Any, now: Any) -> Any:
+            s = CELLS[name](params, jnp.where(now[1], 0, s), now[0])
+            return s, s[0]
+
+        return jnp.sum(weights * jnp.sin(jax.lax.scan(advance, s0, (u, RESET))[1]))
+
+    @jax.jit
+    def run(*point: Any) -> Any:
+        found, slopes = jax.grad(by_system, (0, 1, 2), has_aux=True)(*point)[::-1]
+        expected = jax.grad(by_loop, (0, 1, 2))(*point)
+        A = found[-1]
+        general, _ = linearize(CELLS[name], *point, reset=RESET)
+        actions = A.apply(direction), A.rescale(jnp.full((LENGTH, 1), 0.7)).apply(direction)
+        return found, slopes, expected, A.matrix(), actions, general.A.matrix()
+
+    return run(params, tokens(LENGTH), s0), (params, np.asarray(tokens(LENGTH)), s0), direction
+
+
+@both
+def test_states_are_those_of_the_published_equations(name: str) -> None:
+    ((y, h_last, states, _), *_), (params, u, s0), _ = results(name)
+    expected = by_hand(name, params, u, np.asarray(s0))
+    assert error(y, expected[:, 0]) < 1e-14
+    assert error(states.reshape(expected.shape), expected) < 1e-14
+    assert error(h_last.reshape(expected[-1].shape), expected[-1]) < 1e-14
+
+
+@both
+def test_transition_is_the_derivative_in_its_own_form(name: str) -> None:
+    (_, _, _, matrix, (moved, rescaled), general), _, direction = results(name)
+    assert error(matrix, general) < 1e-14
+    assert error(moved, np.asarray(matrix) @ np.asarray(direction)) < 1e-14
+    assert error(rescaled, np.exp(0.7) * np.asarray(moved)) < 1e-14
+
+
+@both
+def test_gradients_are_those_of_the_loop(name: str) -> None:
+    (_, slopes, expected, *_), _, _ = results(name)
+    for a, b in zip(jax.tree.leaves(slopes), jax.tree.leaves(expected), strict=True):
+        assert error(a, b) < 1e-12
+
+
+def test_state_and_system_that_are_not_there_are_asked_for() -> None:
+    arch, params, _ = case("lstm")
+    with pytest.raises(ValueError, match="read: expected the state h .* pass the state that scan"):
+        arch.read(params, tokens(3), continued=True)
+    with pytest.raises(ValueError, match=r"linear in the token.* Use system_and_tokens"):
+        arch.system(params, tokens(3))
+    assert float(systems.get("lstm", d_model=2).init(jax.random.key(0)).bias[1].min()) == 1
