@@ -16,32 +16,7 @@ from dsfjax.core import KernelSystem, KVCache, Precision, System
 from dsfjax.engines import WHOLE, Shards, materialize, scan, scan_shards, step
 from dsfjax.nn.pieces import ACTIVATIONS, CausalConv, dropout, linear, norm, param_dtype
 from dsfjax.nn.precision import products
-from dsfjax.systems import Architecture
-
-
-class Surrounding(NamedTuple):
-    """What surrounds the recurrence of a mixer.
-
-    Attributes:
-        expand: Inner width over d; above 1, or with ``project_in``, a linear map leads into it.
-        project_in: Whether a linear map comes before the recurrence.
-        conv_width: Taps of the short causal convolution, 0 for none.
-        conv_on: Signals that are convolved (such as q, k, v), or () for the inner token itself.
-        conv_activation: After the convolution.
-        gate: Activation of a gate read from the mixer's input, None for no gate.
-        output_norm: Whether the gated output passes an RMSNorm.
-        bias: Whether linear maps in and out have biases.
-    """
-
-    expand: int = 1
-    project_in: bool = False
-    conv_width: int = 0
-    conv_on: tuple[str, ...] = ()
-    conv_activation: str = "silu"
-    gate: str | None = None
-    output_norm: bool = False
-    bias: bool = False
-
+from dsfjax.systems import Architecture, Surrounding
 
 BARE, DEFAULT = Surrounding(), Precision()
 
@@ -50,7 +25,7 @@ class MixerState(NamedTuple):
     """What a mixer carries from step to step.
 
     Attributes:
-        conv: The convolution's tail, or None.
+        conv: The convolution's tail, or the last token where tokens are shifted, or None.
         h: The state of the system.
         started: Whether it is that of a token, (): before the first one it is not.
     """
@@ -63,7 +38,9 @@ class MixerState(NamedTuple):
 class Mixer(nnx.Module):
     r"""An architecture with its surroundings.
 
-    .. math:: y = W_{out} \, \mathrm{norm}(g(W_z x) ⊙ \mathrm{scan}(\mathrm{conv}(W_{in} x)))
+    .. math::
+       y = W_{out} \, \mathrm{norm}(g(W_z x) ⊙ s), \qquad
+       s = \mathrm{norm}_h(\mathrm{scan}(\mathrm{conv}(W_{in} x))) .
 
     Every part but the recurrence and W_out is optional. Works on one sequence (L, d), or on this
     device's part of one that is cut over devices (``shards``).
@@ -102,21 +79,27 @@ class Mixer(nnx.Module):
         self.core = nnx.Dict(
             {k: nnx.Param(v) for k, v in params._asdict().items() if v is not None}
         )
-        shapes = jax.eval_shape(
-            lambda p: arch.signals(p, jnp.zeros((1, d_inner), param_dtype())), params
-        )
+        shapes, system = jax.eval_shape(lambda p: _first_step(arch, p, d_inner), params)
         _check(around, shapes._fields)
         make = partial(
             linear, init=init, bias=around.bias, precision=products(precision), rngs=rngs
         )
         if around.project_in or around.expand > 1:
             self.project_in = make(d_model, d_inner)
+        if around.token_shift:
+            # From the token before alone in the first channels to the present one in the last.
+            ramp = 1 - (jnp.arange(d_inner, dtype=param_dtype()) + 0.5) / d_inner
+            self.shift = nnx.Dict({name: nnx.Param(ramp) for name in around.token_shift})
         if around.conv_width:
             convolved = sum(getattr(shapes, name).size for name in around.conv_on) or d_inner
             self.conv = CausalConv(around.conv_width, convolved, rngs=rngs)
-        d_out = shapes.v.size
+        d_out = system.output_width
+        if around.head_norm:
+            self.head_norm = norm(around.head_norm, d_out // system.num_heads, rngs=rngs)
         if around.gate:
-            self.gate = make(d_model, d_out)
+            if around.gate_rank:
+                self.gate_down = make(d_model, around.gate_rank)
+            self.gate = make(around.gate_rank or d_model, d_out)
         if around.output_norm:
             self.output_norm = norm("rms", d_out, rngs=rngs)
         self.project_out = make(d_out, d_model, depth=depth)
@@ -205,10 +188,18 @@ class Mixer(nnx.Module):
             inner = activation(inner)
         continued = self.shards.index > 0 if state is None else state.started
         signals = self.arch.read(params, inner, reset=reset, continued=continued)
+        if around.token_shift:
+            before, tail = self._before(inner, carried, reset)
+            for name, share in self.shift.items():
+                mixed = inner + share[...][None].astype(inner.dtype) * (before - inner)
+                # Signals that are not taken from this call are not computed, once compiled.
+                own = self.arch.read(params, mixed, reset=reset, continued=continued)
+                signals = signals._replace(**{name: getattr(own, name)})
         if around.conv_on:
             branches = [getattr(signals, name) for name in around.conv_on]
             flat = jnp.concatenate([b.reshape(b.shape[0], -1) for b in branches], axis=1)
-            flat, tail = self._convolved(flat, carried, reset)
+            if around.conv_width:
+                flat, tail = self._convolved(flat, carried, reset)
             ends = list(_cumulative(b.size // b.shape[0] for b in branches))
             parts = jnp.split(activation(flat), ends[:-1], axis=1)
             pairs = zip(around.conv_on, parts, branches, strict=True)
@@ -227,8 +218,21 @@ class Mixer(nnx.Module):
                 tail = jnp.where((jnp.append(later[1:], 0) == 0)[:, None], tail, 0)
         return self.conv(x, tail, reset=reset)
 
+    def _before(self, x: Array, last: Array | None, reset: Array | None) -> tuple[Array, Array]:
+        """The token before each of x, and the last of x; ``last`` is the one before x."""
+        if self.shards.axis_name:
+            last = self.shards.halo(x, 1)
+        elif last is None:
+            last = jnp.zeros_like(x[:1])
+        before = jnp.concatenate([last.astype(x.dtype), x[:-1]])
+        return before if reset is None else jnp.where(reset[:, None], 0, before), x[-1:]
+
     def _output(self, x: Array, y: Array) -> Array:
+        if self.around.head_norm:
+            heads = y.reshape(y.shape[0], -1, self.head_norm.num_features)
+            y = self.head_norm(heads).reshape(y.shape)
         if self.around.gate:
+            x = self.gate_down(x) if self.around.gate_rank else x
             y = y * ACTIVATIONS[self.around.gate](self.gate(x))
         if self.around.output_norm:
             y = self.output_norm(y)
@@ -258,8 +262,23 @@ def _attend_with_dropout(
     return y.reshape(tokens.shape[0], -1).astype(tokens.dtype)
 
 
+def _first_step(arch: Architecture, params: Any, width: int) -> tuple[Any, System | KernelSystem]:
+    """Signals and System of one token of zeros, for their shapes."""
+    signals = arch.signals(params, jnp.zeros((1, width), param_dtype()))
+    return signals, arch.assemble(params, signals)
+
+
 def _check(around: Surrounding, signals: tuple[str, ...]) -> None:
     activations = tuple(ACTIVATIONS)
+    if around.head_norm is not None:
+        choose("Surrounding.head_norm", around.head_norm, ("rms", "layer"))
+    for name in around.token_shift:
+        choose("Surrounding.token_shift", name, signals)
+    if around.token_shift and around.conv_width:
+        raise ValueError(
+            "Surrounding: expected a token shift or a convolution, got both; the convolution reads "
+            "the token before as well."
+        )
     choose("Surrounding.conv_activation", around.conv_activation, activations)
     if around.gate is not None:
         choose("Surrounding.gate", around.gate, activations)

@@ -17,6 +17,7 @@ from dsfjax.engines import WHOLE, Shards
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
+    "sigmoid": jax.nn.sigmoid,
     "silu": jax.nn.silu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),

@@ -8,6 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from dsfjax._util.names import choose, unknown
+from dsfjax.systems import (
+    deltanet,
+    gated_deltanet,
+    gla,
+    hgrn2,
+    kda,
+    retnet,
+    rwkv7,
+)
 from dsfjax.systems.architecture import Architecture
 from dsfjax.systems.contract import check
 from dsfjax.systems.linear_attention import linear_attention
@@ -17,6 +26,18 @@ from dsfjax.systems.rg_lru import rg_lru
 from dsfjax.systems.s6 import s6
 from dsfjax.systems.softmax_attention import softmax_attention
 from dsfjax.systems.ssd import ssd
+from dsfjax.systems.surrounding import Surrounding
+
+_FAMILY: dict[str, tuple[Callable[..., Architecture], Surrounding]] = {
+    "retnet": (retnet.retnet, retnet.PRACTICE),
+    "gla": (gla.gla, gla.PRACTICE),
+    "hgrn2": (hgrn2.hgrn2, hgrn2.PRACTICE),
+    "deltanet": (deltanet.deltanet, deltanet.PRACTICE),
+    "gated_deltanet": (gated_deltanet.gated_deltanet, gated_deltanet.PRACTICE),
+    "kda": (kda.kda, kda.PRACTICE),
+    "rwkv7": (rwkv7.rwkv7, rwkv7.PRACTICE),
+}
+"""The architectures beyond the paper: a line each, with what surrounds them in practice."""
 
 _REGISTRY: dict[str, Callable[..., Architecture]] = {
     "softmax_attention": softmax_attention,
@@ -27,13 +48,16 @@ _REGISTRY: dict[str, Callable[..., Architecture]] = {
     "qlstm": qlstm,
     "qlstm_reversed": qlstm_reversed,
     "rg_lru": rg_lru,
+    **{name: build for name, (build, _) in _FAMILY.items()},
 }
+PRACTICE = {name: around for name, (_, around) in _FAMILY.items()}
+"""What surrounds the architectures beyond the paper in practice."""
 _BUILT_IN = frozenset(_REGISTRY.values())
 _D_MODEL = 64  # divisible by all usual numbers of heads
 
 
 def names() -> tuple[str, ...]:
-    """Names of all architectures, in the order of the paper.
+    """Names of all architectures, those of the paper first and in its order.
 
     Example:
         >>> names()[:3]

@@ -1,5 +1,6 @@
 """Prefill, step and generate against the full pass; documents packed against documents apart."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from dsfjax import systems
 from dsfjax.analysis import state_size
 from dsfjax.core import KVCache
+from tests.architectures import PAPER
 from tests.nn.small import VOCAB, compiled, tokens
 from tests.reference_loop import error
 from tests.unchecked import unchecked
@@ -24,18 +26,23 @@ MODELS = [(name, SMALL) for name in systems.names()] + [
     ("linear_attention", {"surroundings": "practice", "block": "transformer"}),
 ]
 IDS = [f"{name}-{own.get('surroundings', 'paper')}" for name, own in MODELS]
-every = pytest.mark.parametrize(("name", "own"), MODELS, ids=IDS)
 # Those of whom another of the same kind is among the quick ones.
 SIMILAR = ("s6-paper", "ssd-paper", "linear_attention-paper", "qlstm_reversed-paper")
 
 
-kinds = pytest.mark.parametrize(
-    ("name", "own"),
-    [
-        pytest.param(*pair, id=name, marks=pytest.mark.slow if name in SIMILAR else ())
-        for name, pair in zip(IDS, MODELS, strict=True)
-    ],
-)
+def slow_if(slow: Callable[[str, str], bool]) -> Any:
+    """All models, slow where a predicate of architecture and id says so."""
+    return pytest.mark.parametrize(
+        ("name", "own"),
+        [
+            pytest.param(*pair, id=id, marks=pytest.mark.slow if slow(pair[0], id) else ())
+            for id, pair in zip(IDS, MODELS, strict=True)
+        ],
+    )
+
+
+every = slow_if(lambda name, _: name not in PAPER)
+kinds = slow_if(lambda name, id: name not in PAPER or id in SIMILAR)
 
 
 @kinds

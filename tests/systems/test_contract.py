@@ -10,18 +10,20 @@ import pytest
 
 from dsfjax import KernelSystem, materialize, scan, step, systems, to_dense
 from dsfjax.systems.architecture import with_value_map
+from tests.architectures import PAPER, REPRESENTATIVES, all_of_them
 from tests.reference_loop import error
 from tests.systems.small import D_MODEL, build, case, cast, perturbed, tokens
 from tests.systems_zoo import slow_unless
 
 LENGTH = 9
 NAMES = systems.names()
-every = pytest.mark.parametrize("name", NAMES)
+every = pytest.mark.parametrize("name", all_of_them())
 # One of each kind of recurrence, for what depends on that alone.
 few = pytest.mark.parametrize(
     "name", slow_unless({"softmax_attention", "normalized_attention", "s6", "rg_lru"}, NAMES)
 )
-FINITE = [name for name in NAMES if name != "softmax_attention"]
+KERNELS = ("softmax_attention", "sliding_window_attention", "forgetting_attention")
+FINITE = [name for name in NAMES if name not in KERNELS]
 
 
 @every
@@ -159,7 +161,16 @@ def test_reset_runs_segments_apart(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "own"), [*((name, {}) for name in NAMES), ("qlstm", {"coupled": True})]
+    ("name", "own"),
+    [
+        *(
+            pytest.param(
+                name, {}, marks=() if name in (*PAPER, *REPRESENTATIVES) else pytest.mark.slow
+            )
+            for name in NAMES
+        ),
+        ("qlstm", {"coupled": True}),
+    ],
 )
 def test_packed_is_alone_is_prefill_and_step(name: str, own: dict[str, Any]) -> None:
     """Two documents of three tokens, in one program."""
@@ -247,7 +258,7 @@ def _matrices(dense: Any) -> Any:
 
 
 DTYPES = [("float32", "float32", 2e-6), ("float64", "float32", 2e-6), ("float32", "bfloat16", 2e-2)]
-NARROW = {(name, "float32") for name in NAMES} | {
+NARROW = {(name, "float32") for name in PAPER} | {
     ("s6", "bfloat16"),
     ("softmax_attention", "bfloat16"),
 }
@@ -273,7 +284,8 @@ def test_narrow_inputs(name: str, param_dtype: str, dtype: str, tolerance: float
     exact = run(cast(params, jnp.float64), cast(u, jnp.float64))
     y, state = jax.jit(lambda p, u: scan(arch.system(p, u), u))(params, u)
     assert y.dtype == dtype
-    widths = {x.dtype for x in jax.tree.leaves(state)} - {np.dtype("int32")}
+    leaves = [x for x in jax.tree.leaves(state) if x.dtype != jnp.int32]
+    widths = {jnp.finfo(x.dtype).dtype for x in leaves}  # of the parts, where a state is complex
     assert widths in ({np.dtype("float32")}, {np.dtype(param_dtype)})
     assert error(np.asarray(y, np.float64), exact) < tolerance
 
@@ -300,6 +312,15 @@ def test_traits_tell_the_structure(name: str) -> None:
     if isinstance(system, KernelSystem):
         assert arch.traits.structure.startswith("kernel")
         return
-    assert type(system.A).__name__.lower() in arch.traits.structure
-    wide = "d · n" in arch.traits.state
-    assert system.num_states == (3 * D_MODEL if wide else D_MODEL)
+    words = {"diagonalpluslowrank": "diagonal plus rank"}
+    kind = type(system.A).__name__.lower()
+    assert words.get(kind, kind) in arch.traits.structure
+    sizes = {"d": D_MODEL, "d · n": 3 * D_MODEL, "n": 3, **STATE_SIZES}
+    assert system.num_states == sizes[arch.traits.state.removesuffix(", complex")]
+    assert system.is_complex == ("complex" in arch.traits.structure)
+    if system.is_complex:
+        assert arch.traits.state.endswith(", complex")
+
+
+STATE_SIZES: dict[str, int] = {}
+"""Formulas of the traits that are not those of the paper, by hand for n = 3."""

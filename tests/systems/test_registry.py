@@ -9,12 +9,16 @@ import pytest
 from dsfjax import systems
 from dsfjax.systems import registry
 from dsfjax.systems.architecture import with_value_map
+from dsfjax.systems.contract import check
 from dsfjax.systems.ssd import ssd
+from dsfjax.training.presets import PAPER_MIXERS
 from tests.unchecked import unchecked
 
+PAPER = systems.names()[:8]
 
-def test_names_are_those_of_the_paper() -> None:
-    assert systems.names() == (
+
+def test_names_begin_with_those_of_the_paper() -> None:
+    assert PAPER == (
         "softmax_attention",
         "linear_attention",
         "normalized_attention",
@@ -24,9 +28,22 @@ def test_names_are_those_of_the_paper() -> None:
         "qlstm_reversed",
         "rg_lru",
     )
+    assert PAPER == PAPER_MIXERS
 
 
-@pytest.mark.parametrize("name", systems.names())
+def test_names_beyond_the_paper() -> None:
+    known = "retnet gla hgrn2 deltanet gated_deltanet kda rwkv7"
+    assert systems.names()[8:] == tuple(known.split())
+
+
+@pytest.mark.parametrize("name", systems.names()[8:])
+def test_functions_fit_together(name: str) -> None:
+    """Built-in ones are not checked when they are made, so here."""
+    check(name, systems.get(name, d_model=64), 64)
+    assert systems.PRACTICE[name] != systems.Surrounding()
+
+
+@pytest.mark.parametrize("name", PAPER)
 def test_options_are_the_keywords_of_the_builder(name: str) -> None:
     words = systems.options(name)
     assert words[0] == "d_model" and "init" in words

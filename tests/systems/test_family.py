@@ -1,0 +1,169 @@
+"""The architectures beyond the paper, as NumPy loops written from their published recurrences."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dsfjax import scan
+from tests.reference_loop import error
+from tests.systems.small import as_numpy, build, perturbed, tokens
+
+LENGTH = 7
+
+
+# Small programs that run once: compile them quickly rather than well.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def compare(name: str, textbook: Any, **own: Any) -> None:
+    """The System of an architecture against ``textbook(params, u) -> y`` in float64."""
+    arch = build(name, **own)
+    params, u = perturbed(arch), tokens(LENGTH)
+
+    def run(params: Any, u: Any) -> Any:
+        signals = arch.signals(params, u)
+        # Step by step: that engines agree is for their tests.
+        return scan(arch.assemble(params, signals), arch.values(signals), method="sequential")[0]
+
+    y = jax.jit(run, compiler_options=QUICKLY)(params, u)
+    expected = textbook(as_numpy(params), np.asarray(u)).reshape(y.shape)
+    assert error(y, expected) < 1e-10
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    return np.log1p(np.exp(x))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x * sigmoid(x)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).sum() + 1e-6)
+
+
+def matrix_states(step: Any, heads: int = 2, n: int = 3, channels: int = 4) -> Any:
+    """y (L, H, p) of ``step(p, u_t, S, h) -> (S, y)`` for every step and head, S (n, channels)."""
+
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        S = np.zeros((heads, n, channels))
+        y = np.zeros((len(u), heads, channels))
+        for t in range(len(u)):
+            for h in range(heads):
+                S[h], y[t, h] = step(p, u[t], S[h], h)
+        return y
+
+    return textbook
+
+
+def read(q: np.ndarray, S: np.ndarray) -> np.ndarray:
+    return q @ S / math.sqrt(len(q))
+
+
+def test_gla() -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        a = sigmoid(p.W_a_up[h] @ (p.W_a_down @ u) + p.bias_a[h]) ** (1 / 16)
+        S = a[:, None] * S + np.outer(p.W_k[h] @ u, p.W_v[h] @ u)
+        return S, read(p.W_q[h] @ u, S)
+
+    compare("gla", matrix_states(step))
+
+
+def test_retnet() -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        S = (1 - 2.0 ** (-5 - h)) * S + np.outer(p.W_k[h] @ u, p.W_v[h] @ u)
+        return S, read(p.W_q[h] @ u, S)
+
+    compare("retnet", matrix_states(step))
+
+
+def test_retnet_turns_queries_and_keys() -> None:
+    def turned(x: np.ndarray, t: int) -> np.ndarray:
+        angle = t * 10_000.0 ** (-np.arange(0, 4, 2) / 4)
+        c, s = np.cos(angle), np.sin(angle)
+        even, odd = x[0::2] * c - x[1::2] * s, x[0::2] * s + x[1::2] * c
+        return np.stack([even, odd], axis=1).reshape(-1)
+
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        y = np.zeros((len(u), 2, 4))
+        for h in range(2):
+            for t in range(len(u)):
+                for s in range(t + 1):
+                    score = turned(p.W_q[h] @ u[t], t) @ turned(p.W_k[h] @ u[s], s) / 2
+                    y[t, h] += (1 - 2.0 ** (-5 - h)) ** (t - s) * score * (p.W_v[h] @ u[s])
+        return y
+
+    compare("retnet", textbook, rotary=True, d_state=4)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.6])
+def test_hgrn2(bound: float) -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        f = bound + (1 - bound) * sigmoid(p.W_f[h] @ u)
+        S = f[:, None] * S + np.outer(1 - f, p.W_v[h] @ u)
+        return S, silu(p.W_q[h] @ u) @ S
+
+    compare("hgrn2", matrix_states(step), lower_bound=bound)
+
+
+def corrected(S: np.ndarray, k: np.ndarray, v: np.ndarray, beta: Any) -> np.ndarray:
+    """The delta rule as it is told: what k reads moves towards v."""
+    return S + np.outer(k, beta * (v - S.T @ k))
+
+
+SIGNED = pytest.mark.parametrize("signed", [False, pytest.param(True, marks=pytest.mark.slow)])
+
+
+@SIGNED
+def test_deltanet(signed: bool) -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        beta = (2 if signed else 1) * sigmoid(p.W_beta[h] @ u)
+        S = corrected(S, unit(p.W_k[0] @ u), p.W_v[h] @ u, beta)
+        return S, read(unit(p.W_q[0] @ u), S)
+
+    compare("deltanet", matrix_states(step), num_groups=1, allow_neg_eigval=signed)
+
+
+@SIGNED
+def test_gated_deltanet(signed: bool) -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        a = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h]))
+        beta = (2 if signed else 1) * sigmoid(p.W_beta[h] @ u)
+        S = corrected(a * S, unit(p.W_k[h // 2] @ u), p.W_v[h] @ u, beta)
+        return S, read(unit(p.W_q[h // 2] @ u), S)
+
+    loop = matrix_states(step, heads=4, channels=3)
+    sizes = {"num_heads": 4, "num_groups": 2, "d_inner": 12}
+    compare("gated_deltanet", loop, allow_neg_eigval=signed, **sizes)
+
+
+@pytest.mark.parametrize("bound", [None, -5.0])
+def test_kda(bound: float | None) -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        z, rate = p.W_dt_up[h] @ (p.W_dt_down @ u) + p.bias_dt[h], np.exp(p.A_log[h])
+        log_a = -rate * softplus(z) if bound is None else bound * sigmoid(rate * z)
+        S = np.exp(log_a)[:, None] * S
+        S = corrected(S, unit(p.W_k[h] @ u), p.W_v[h] @ u, sigmoid(p.W_beta[h] @ u))
+        return S, read(unit(p.W_q[h] @ u), S)
+
+    compare("kda", matrix_states(step), lower_bound=bound)
+
+
+def test_rwkv7() -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        w = np.exp(-math.exp(-0.5) * sigmoid(p.w_up[h] @ np.tanh(p.w_down @ u) + p.w_bias[h]))
+        a = sigmoid(p.a_up[h] @ (p.a_down @ u) + p.a_bias[h])
+        r, k, v = p.W_r[h] @ u, p.W_k[h] @ u, p.W_v[h] @ u
+        removed = unit(k * p.k_k[h])
+        k = k * (1 + (a - 1) * p.k_a[h])
+        S = w[:, None] * S - np.outer(removed * a, S.T @ removed) + np.outer(k, v)
+        return S, r @ S + (r * k * p.r_k[h]).sum() * v
+
+    compare("rwkv7", matrix_states(step))
