@@ -10,12 +10,21 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core import KernelSystem, System
-from dsfjax.interop import attention_modules, blocks, griffin, language, lstm, mamba, mamba2
+from dsfjax.interop import (
+    attention_modules,
+    blocks,
+    griffin,
+    language,
+    lstm,
+    mamba,
+    mamba2,
+    state_spaces,
+)
 from dsfjax.interop.source import Function, Source, construct, find
 from dsfjax.interop.weights import Shapes, check
 
 SOURCES: dict[str, Source] = {}
-for _family in (attention_modules, mamba, mamba2, lstm, griffin, blocks, language):
+for _family in (attention_modules, mamba, mamba2, lstm, griffin, blocks, state_spaces, language):
     SOURCES |= _family.SOURCES
 
 
@@ -26,12 +35,14 @@ class Reference:
         module: Its original name.
         shapes: Names and shapes of its weights.
         inputs: Names of what it takes in addition to x.
+        complex_weights: Names of the weights that are complex.
     """
 
     def __init__(self, module: str, function: Function) -> None:
         self.module = module
         self.shapes: Shapes = function.shapes
         self.inputs = function.inputs
+        self.complex_weights = function.complex_weights
         self._function = function
 
     def __call__(self, weights: Mapping[str, Any], x: Any, **inputs: Any) -> Array:
@@ -49,7 +60,7 @@ class Reference:
             TypeError: For an unknown or missing input.
             ValueError: For a weight that is missing, extra or of a wrong shape, by name.
         """
-        arrays = check(self.module, weights, self.shapes)
+        arrays = check(self.module, weights, self.shapes, self.complex_weights)
         x, extra = self._inputs(x, inputs, batched=True)
         return jax.vmap(lambda *args: self._function.run(arrays, *args))(x, *extra)
 
@@ -78,7 +89,7 @@ class Reference:
                 f"{self.module} is not a single mixer, so it has no one System. Ask for the mixer "
                 "inside it, or for Model.systems of dsfjax.interop.language_model."
             )
-        arrays = check(self.module, weights, self.shapes)
+        arrays = check(self.module, weights, self.shapes, self.complex_weights)
         x, extra = self._inputs(x, inputs, batched=False)
         return self._function.system(arrays, x, *extra)
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from dsfjax._util.names import choose
 from dsfjax.core import KernelSystem, KVCache, Precision, System
 from dsfjax.engines import WHOLE, Shards, materialize, scan, scan_shards, step
-from dsfjax.nn.pieces import ACTIVATIONS, CausalConv, dropout, linear, norm, param_dtype
+from dsfjax.nn.pieces import ACTIVATIONS, GLU, CausalConv, dropout, linear, norm, param_dtype
 from dsfjax.nn.precision import products
 from dsfjax.systems import Architecture, Surrounding
 
@@ -71,7 +71,7 @@ class Mixer(nnx.Module):
                 f"has the attention matrix, got {attention_dropout}; use residual_dropout."
             )
         d_inner = around.expand * d_model
-        self.arch, self.around, self.method = arch, around, method
+        self.arch, self.around, self.method, self.d_model = arch, around, method, d_model
         self.precision, self.shards = precision, shards
         self.attention_dropout = attention_dropout
         params = arch.init(rngs.params())
@@ -102,7 +102,10 @@ class Mixer(nnx.Module):
             self.gate = make(around.gate_rank or d_model, d_out)
         if around.output_norm:
             self.output_norm = norm("rms", d_out, rngs=rngs)
-        self.project_out = make(d_out, d_model, depth=depth)
+        if around.glu:
+            self.project_out = GLU(d_out, d_model, precision=products(precision), rngs=rngs)
+        else:
+            self.project_out = make(d_out, d_model, depth=depth)
 
     def __call__(
         self,
@@ -153,9 +156,8 @@ class Mixer(nnx.Module):
 
     def init_state(self, max_length: int) -> MixerState:
         """The state before the first token; a kernel's cache gets ``max_length`` slots."""
-        d_model = self.project_out.out_features
-        dtype = self.project_out.kernel[...].dtype
-        shape = jax.ShapeDtypeStruct((1, d_model), dtype)
+        dtype = getattr(self.project_out, "linear", self.project_out).kernel[...].dtype
+        shape = jax.ShapeDtypeStruct((1, self.d_model), dtype)
         system, tokens, tail = jax.eval_shape(lambda x: self._system(x, None, None), shape)
         tail = None if tail is None else jnp.zeros(tail.shape, tail.dtype)
         if isinstance(system, KernelSystem):
@@ -236,6 +238,7 @@ class Mixer(nnx.Module):
             y = y * ACTIVATIONS[self.around.gate](self.gate(x))
         if self.around.output_norm:
             y = self.output_norm(y)
+        y = ACTIVATIONS["gelu_tanh"](y) if self.around.glu else y
         return self.project_out(y)
 
 

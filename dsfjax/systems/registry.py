@@ -14,8 +14,12 @@ from dsfjax.systems import (
     gla,
     hgrn2,
     kda,
+    lru,
     retnet,
     rwkv7,
+    s4,
+    s4d,
+    s5,
 )
 from dsfjax.systems.architecture import Architecture
 from dsfjax.systems.contract import check
@@ -29,6 +33,10 @@ from dsfjax.systems.ssd import ssd
 from dsfjax.systems.surrounding import Surrounding
 
 _FAMILY: dict[str, tuple[Callable[..., Architecture], Surrounding]] = {
+    "lru": (lru.lru, lru.PRACTICE),
+    "s4": (s4.s4, s4.PRACTICE),
+    "s4d": (s4d.s4d, s4d.PRACTICE),
+    "s5": (s5.s5, s5.PRACTICE),
     "retnet": (retnet.retnet, retnet.PRACTICE),
     "gla": (gla.gla, gla.PRACTICE),
     "hgrn2": (hgrn2.hgrn2, hgrn2.PRACTICE),

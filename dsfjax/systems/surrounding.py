@@ -21,6 +21,7 @@ class Surrounding(NamedTuple):
         gate: Activation of a gate read from the mixer's input, None for no gate.
         gate_rank: Rank of the gate's linear map, None for full.
         output_norm: Whether the gated output passes an RMSNorm.
+        glu: Whether the map out is a GELU and a gated linear unit (S4, S5, LRU).
         bias: Whether linear maps in and out have biases.
     """
 
@@ -34,6 +35,7 @@ class Surrounding(NamedTuple):
     gate: str | None = None
     gate_rank: int | None = None
     output_norm: bool = False
+    glu: bool = False
     bias: bool = False
 
 

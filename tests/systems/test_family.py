@@ -167,3 +167,69 @@ def test_rwkv7() -> None:
         return S, r @ S + (r * k * p.r_k[h]).sum() * v
 
     compare("rwkv7", matrix_states(step))
+
+
+def joined(p: Any, name: str) -> np.ndarray:
+    """A complex parameter."""
+    return getattr(p, f"{name}_re") + 1j * getattr(p, f"{name}_im")
+
+
+def test_lru() -> None:
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        decay = np.exp(-np.exp(p.nu_log) + 1j * np.exp(p.theta_log))
+        h, y = np.zeros(3, complex), np.zeros_like(u)
+        for t in range(len(u)):
+            h = decay * h + np.exp(p.gamma_log) * (joined(p, "B") @ u[t])
+            y[t] = (joined(p, "C") @ h).real + p.D * u[t]
+        return y
+
+    compare("lru", textbook)
+
+
+@pytest.mark.parametrize("rule", ["zoh", "bilinear"])
+@pytest.mark.parametrize("pairs", [True, False])
+def test_s5(rule: str, pairs: bool) -> None:
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        A, step = joined(p, "Lambda"), np.exp(p.log_step)
+        decay, scale = np.exp(A * step), (np.exp(A * step) - 1) / A
+        if rule == "bilinear":
+            decay, scale = (1 + step / 2 * A) / (1 - step / 2 * A), step / (1 - step / 2 * A)
+        h, y = np.zeros(3, complex), np.zeros_like(u)
+        for t in range(len(u)):
+            h = decay * h + scale * (joined(p, "B") @ u[t])
+            y[t] = (2 if pairs else 1) * (joined(p, "C") @ h).real + p.D * u[t]
+        return y
+
+    compare("s5", textbook, discretization=rule, conjugate_pairs=pairs)
+
+
+@pytest.mark.parametrize("rule", ["zoh", "bilinear"])
+def test_s4d(rule: str) -> None:
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        A, step = -np.exp(p.log_rate) + 1j * p.frequency, np.exp(p.log_dt)[:, None]
+        decay, scale = np.exp(A * step), (np.exp(A * step) - 1) / A
+        if rule == "bilinear":
+            decay, scale = (1 + step / 2 * A) / (1 - step / 2 * A), step / (1 - step / 2 * A)
+        h, y = np.zeros(A.shape, complex), np.zeros_like(u)
+        for t in range(len(u)):
+            h = decay * h + scale * u[t][:, None]
+            y[t] = 2 * (joined(p, "c") * h).sum(axis=1).real + p.D * u[t]
+        return y
+
+    compare("s4d", textbook, discretization=rule)
+
+
+def test_s4_by_its_matrices() -> None:
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        y = np.zeros_like(u)
+        for c in range(u.shape[1]):
+            P, step = joined(p, "P")[c], np.exp(p.log_step[c])
+            A = np.diag(joined(p, "Lambda")[c]) - np.outer(P, P.conj())
+            back = np.linalg.inv(np.eye(3) - step / 2 * A)
+            forward, h = back @ (np.eye(3) + step / 2 * A), np.zeros(3, complex)
+            for t in range(len(u)):
+                h = forward @ h + step * back @ joined(p, "B")[c] * u[t, c]
+                y[t, c] = (joined(p, "C")[c] @ h).real + p.D[c] * u[t, c]
+        return y
+
+    compare("s4", textbook)
