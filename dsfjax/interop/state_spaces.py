@@ -1,7 +1,7 @@
 r"""LRU, S4, S5 and their layer in the code of the paper's follow-up, which is written in Flax.
 
-Parameters have the names and layouts of Flax: a linear map is ``kernel (in, out)``, complex ones are
-pairs (…, 2) of real and imaginary part, or complex (P and B of S4).
+Parameters have the names and layouts of Flax: a linear map is ``kernel (in, out)``, complex ones
+are pairs (…, 2) of real and imaginary part, or complex (P and B of S4).
 """
 
 from __future__ import annotations

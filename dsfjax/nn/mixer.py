@@ -28,11 +28,13 @@ class MixerState(NamedTuple):
         conv: The convolution's tail, or the last token where tokens are shifted, or None.
         h: The state of the system.
         started: Whether it is that of a token, (): before the first one it is not.
+        past: What the architecture carries next to the state, or None (`Architecture.past`).
     """
 
     conv: Array | None
     h: Array | KVCache
     started: Array | bool = True
+    past: Any = None
 
 
 class Mixer(nnx.Module):
@@ -69,6 +71,11 @@ class Mixer(nnx.Module):
             raise ValueError(
                 "attention_dropout: expected 0 where sequences are cut over devices, none of which "
                 f"has the attention matrix, got {attention_dropout}; use residual_dropout."
+            )
+        if shards.axis_name and arch.past is not None:
+            raise ValueError(
+                "Mixer: expected an architecture that carries its state alone where sequences are "
+                "cut over devices, got one with a past; use sequence_shards = 1."
             )
         d_inner = around.expand * d_model
         self.arch, self.around, self.method, self.d_model = arch, around, method, d_model
@@ -130,7 +137,7 @@ class Mixer(nnx.Module):
         Returns:
             Output (L, d_model) and the state after the sequence.
         """
-        system, tokens, tail = self._system(x, state, reset)
+        system, tokens, tail, past = self._system(x, state, reset)
         if key is not None and self.attention_dropout:
             rate = self.attention_dropout if rate is None else rate
             y, h = _attend_with_dropout(system, tokens, rate, key, state), None
@@ -138,15 +145,15 @@ class Mixer(nnx.Module):
             h0 = None if state is None else state.h
             y, h = self._scan(system, tokens, h0)
         y = y if added is None else y + added
-        return self._output(x, y), MixerState(tail, h, jnp.array(True))  # type: ignore[arg-type]
+        return self._output(x, y), MixerState(tail, h, jnp.array(True), past)  # type: ignore[arg-type]
 
     def step(
         self, x: Float[Array, " d"], state: MixerState
     ) -> tuple[Float[Array, " d"], MixerState]:
         """Mix one token x (d_model,) with constant memory; `__call__` on a sequence of length 1."""
-        system, tokens, tail = self._system(x[None], state, None)
+        system, tokens, tail, past = self._system(x[None], state, None)
         y, h = step(system, tokens[0], state.h, precision=self.precision)
-        return self._output(x[None], y[None])[0], MixerState(tail, h, jnp.array(True))
+        return self._output(x[None], y[None])[0], MixerState(tail, h, jnp.array(True), past)
 
     def system(
         self, x: Float[Array, "L d"], *, reset: Bool[Array, " L"] | None = None
@@ -158,12 +165,13 @@ class Mixer(nnx.Module):
         """The state before the first token; a kernel's cache gets ``max_length`` slots."""
         dtype = getattr(self.project_out, "linear", self.project_out).kernel[...].dtype
         shape = jax.ShapeDtypeStruct((1, self.d_model), dtype)
-        system, tokens, tail = jax.eval_shape(lambda x: self._system(x, None, None), shape)
+        system, tokens, tail, _ = jax.eval_shape(lambda x: self._system(x, None, None), shape)
+        past = None if self.arch.past is None else self.arch.past(self.parameters())
         tail = None if tail is None else jnp.zeros(tail.shape, tail.dtype)
         if isinstance(system, KernelSystem):
             return MixerState(tail, system.cache(max_length, dtype), jnp.array(False))
         h = jax.eval_shape(lambda s, u: scan(s, u)[1], system, tokens)
-        return MixerState(tail, jnp.zeros(h.shape, h.dtype), jnp.array(False))
+        return MixerState(tail, jnp.zeros(h.shape, h.dtype), jnp.array(False), past)
 
     def parameters(self) -> Any:
         """Parameters of the architecture, the NamedTuple that `Architecture.init` gives."""
@@ -180,7 +188,7 @@ class Mixer(nnx.Module):
 
     def _system(
         self, x: Array, state: MixerState | None, reset: Array | None
-    ) -> tuple[System | KernelSystem, Array, Array | None]:
+    ) -> tuple[System | KernelSystem, Array, Array | None, Any]:
         around, params, tail = self.around, self.parameters(), None
         activation = ACTIVATIONS[around.conv_activation]
         carried = None if state is None else state.conv
@@ -206,8 +214,9 @@ class Mixer(nnx.Module):
             parts = jnp.split(activation(flat), ends[:-1], axis=1)
             pairs = zip(around.conv_on, parts, branches, strict=True)
             signals = signals._replace(**{name: part.reshape(b.shape) for name, part, b in pairs})
-        system = self.arch.assemble(params, signals, reset=reset)
-        return system, self.arch.values(signals), tail
+        past = None if state is None else state.past
+        system, past = self.arch.advance(params, signals, reset=reset, past=past)
+        return system, self.arch.values(signals), tail, past
 
     def _convolved(self, x: Array, tail: Array | None, reset: Array | None) -> tuple[Array, Array]:
         """The short convolution of x, and its own tail; ``tail`` has the inputs before x."""

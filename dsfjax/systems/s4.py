@@ -44,8 +44,9 @@ def s4(*, d_model: int, d_state: int = 64) -> Architecture:
     r"""A constant system for every channel, diagonal plus rank one, by the bilinear rule.
 
     .. math::
-       \dot h = A h + B u, \quad y = \mathrm{Re}(C^\top h) + D u, \quad A = \mathrm{diag}(Λ) - P P^*,
-       \quad h_t = (I - \tfrac{Δ}{2} A)^{-1} \left((I + \tfrac{Δ}{2} A) h_{t-1} + Δ B u_t\right) .
+       \dot h = A h + B u, \quad y = \mathrm{Re}(C^\top h) + D u, \quad
+       A = \mathrm{diag}(Λ) - P P^*, \quad
+       h_t = (I - \tfrac{Δ}{2} A)^{-1} \left((I + \tfrac{Δ}{2} A) h_{t-1} + Δ B u_t\right) .
 
     The discrete transition is diagonal plus rank one as well (`bilinear`), which the published code
     only uses in its kernel.
@@ -139,7 +140,5 @@ def bilinear(
     scale = 1 / (1 + (P.conj() * left).sum(axis=-1, keepdims=True))
     b = 2 * (E * B - left * scale * (right * B).sum(axis=-1, keepdims=True))
     diagonal = (2 / step + eigenvalue) * E  # 4E/Δ − 1 without its cancellation
-    w = (4 / step) * scale * left
-    return DiagonalPlusLowRank(
-        jnp.log(diagonal)[None], w[None, ..., None], right[None, ..., None]
-    ), b
+    w, z = (x[None, :, :, None] for x in ((4 / step) * scale * left, right))
+    return DiagonalPlusLowRank(jnp.log(diagonal)[None], w, z), b

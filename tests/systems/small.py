@@ -50,6 +50,13 @@ def case(name: str) -> Case:
     return Case(arch, perturbed(arch), jax.jit(run))
 
 
+def piece(arch: Any, params: Any, u: Array, past: Any, *, continued: bool) -> tuple[Any, Any]:
+    """The System of some tokens of a sequence, and what they leave next to its state."""
+    system = arch.system(params, u, continued=continued, past=past)
+    _, past = arch.advance(params, arch.read(params, u, continued=continued), past=past)
+    return system, past
+
+
 def as_numpy(params: Any) -> Any:
     """The same NamedTuple with NumPy arrays."""
     return type(params)(*(None if x is None else np.asarray(x) for x in params))

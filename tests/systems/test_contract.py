@@ -12,7 +12,7 @@ from dsfjax import KernelSystem, materialize, scan, step, systems, to_dense
 from dsfjax.systems.architecture import with_value_map
 from tests.architectures import PAPER, REPRESENTATIVES, all_of_them
 from tests.reference_loop import error
-from tests.systems.small import D_MODEL, build, case, cast, perturbed, tokens
+from tests.systems.small import D_MODEL, build, case, cast, perturbed, piece, tokens
 from tests.systems_zoo import slow_unless
 
 LENGTH = 9
@@ -58,9 +58,10 @@ def test_split_anywhere_and_carry_the_state(name: str) -> None:
 
     @jax.jit
     def in_parts(params: Any, u: Any) -> Any:
-        outputs, h = [], None
+        outputs, h, past = [], None, None
         for part in (u[:1], u[1:5], u[5:]):
-            y, h = scan(arch.system(params, part, continued=h is not None), part, h)
+            system, past = piece(arch, params, part, past, continued=h is not None)
+            y, h = scan(system, part, h)
             outputs.append(y)
         return jnp.concatenate(outputs)
 
@@ -184,8 +185,10 @@ def test_packed_is_alone_is_prefill_and_step(name: str, own: dict[str, Any]) -> 
             return scan(arch.system(params, u), u)[0]
 
         def prefill_and_step(u: Any) -> Any:
-            y, h = scan(arch.system(params, u[:2]), u[:2])
-            last, _ = step(arch.system(params, u[2:], continued=True), u[2], h)
+            system, past = piece(arch, params, u[:2], None, continued=False)
+            y, h = scan(system, u[:2])
+            system, _ = piece(arch, params, u[2:], past, continued=True)
+            last, _ = step(system, u[2], h)
             return jnp.concatenate([y, last[None]])
 
         packed = scan(arch.system(params, u, reset=jnp.arange(6) % 3 == 0), u)[0]

@@ -9,7 +9,7 @@ import pytest
 
 from dsfjax import scan
 from tests.reference_loop import error
-from tests.systems.small import as_numpy, build, perturbed, tokens
+from tests.systems.small import as_numpy, build, cast, perturbed, tokens
 
 LENGTH = 7
 
@@ -233,3 +233,126 @@ def test_s4_by_its_matrices() -> None:
         return y
 
     compare("s4", textbook)
+
+
+def elementwise(step: Any, channels: int = 8) -> Any:
+    """y (L, d) of ``step(p, u_t, h) -> (h, y)`` for a state (d,) or a tuple of such."""
+
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        h: Any = np.zeros((2, channels))
+        y = np.zeros((len(u), channels))
+        for t in range(len(u)):
+            h, y[t] = step(p, u[t], h)
+        return y
+
+    return textbook
+
+
+def test_min_gru() -> None:
+    def step(p: Any, u: np.ndarray, h: Any) -> Any:
+        z = sigmoid(p.W_z @ u + p.bias_z)
+        h = (1 - z) * h[0] + z * (p.W @ u)
+        return (h, None), h
+
+    compare("min_gru", elementwise(step))
+
+
+def test_min_lstm() -> None:
+    def step(p: Any, u: np.ndarray, h: Any) -> Any:
+        f, i = sigmoid(p.W_f @ u + p.bias_f), sigmoid(p.W_i @ u + p.bias_i)
+        h = f / (f + i) * h[0] + i / (f + i) * (p.W @ u)
+        return (h, None), h
+
+    compare("min_lstm", elementwise(step))
+
+
+@pytest.mark.parametrize("cap", [None, 15.0])
+def test_mlstm_in_plain_coordinates(cap: float | None) -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        i, f = p.gate_i[h] @ u + p.bias_i[h], p.gate_f[h] @ u + p.bias_f[h]
+        if cap is not None:
+            i, f = cap * np.tanh(i / cap), cap * np.tanh(f / cap)
+        v = np.append(p.W_v[h] @ u, 1)  # the last channel is the normaliser
+        S = sigmoid(f) * S + np.exp(i) * np.outer(p.W_k[h] @ u, v)
+        y = read(p.W_q[h] @ u, S)
+        return S, y / max(abs(y[-1]), 1)
+
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        return matrix_states(step, channels=5)(p, u)[..., :4]
+
+    # ε is added in the coordinates of the running maximum: too little to see where that is small.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dsfjax.systems.mlstm.EPSILON", 0.0)
+        compare("mlstm", textbook, soft_cap=cap)
+
+
+def test_rwkv4() -> None:
+    def step(p: Any, u: np.ndarray, h: Any) -> Any:
+        k, v = p.W_k @ u, p.W_v @ u
+        weight = np.exp(p.bonus + k)
+        y = sigmoid(p.W_r @ u) * (h[0] + weight * v) / (h[1] + weight)
+        decay = np.exp(-np.exp(p.decay))
+        return (decay * h[0] + np.exp(k) * v, decay * h[1] + np.exp(k)), y
+
+    compare("rwkv4", elementwise(step))
+
+
+def test_rwkv6() -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        w = np.exp(-np.exp(p.w_up[h] @ np.tanh(p.w_down @ u) + p.w_bias[h]))
+        r, k, v = p.W_r[h] @ u, p.W_k[h] @ u, p.W_v[h] @ u
+        y = r @ (S + np.outer(p.bonus[h] * k, v))
+        return w[:, None] * S + np.outer(k, v), y
+
+    compare("rwkv6", matrix_states(step))
+
+
+def test_lightning() -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        depth = 1 - 2 / (3 + 1e-5) + 1e-5
+        S = np.exp(-(2.0 ** (-4 * (h + 1))) * depth) * S + np.outer(p.W_k[h] @ u, p.W_v[h] @ u)
+        return S, (p.W_q[h] @ u) @ S
+
+    compare("lightning", matrix_states(step), layer=3, num_layers=4)
+
+
+def test_gdn2() -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        k, b, w = unit(p.W_k[h] @ u), sigmoid(p.W_erase[h] @ u), sigmoid(p.W_write[h] @ u)
+        S = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h]))[:, None] * S
+        S = S - np.outer(k, (b * k) @ S) + np.outer(k, w * (p.W_v[h] @ u))
+        return S, read(unit(p.W_q[h] @ u), S)
+
+    compare("gdn2", matrix_states(step))
+
+
+def test_comba() -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        a = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h]))
+        k, beta = p.W_k[h] @ u, sigmoid(p.W_beta[h] @ u)
+        q, k = unit(p.W_q[h] @ u - p.output[h] * k), unit(k)
+        S = a * S + beta * np.outer(k, p.W_v[h] @ u - sigmoid(p.inner[h]) * k @ S)
+        return S, read(q, S)
+
+    compare("comba", matrix_states(step))
+
+
+@pytest.mark.parametrize("name", ["mlstm", "rwkv4"])
+def test_large_input_gates_do_not_overflow(name: str) -> None:
+    """In float32, in which their exponentials have no number."""
+    arch = build(name)
+    params, u = perturbed(arch), tokens(LENGTH)
+    if name == "mlstm":
+        params = params._replace(bias_i=params.bias_i + 200)
+    else:
+        params = params._replace(W_k=400 * params.W_k)
+
+    def loss(params: Any, u: Any) -> Any:
+        y = scan(arch.system(params, u), u, method="sequential")[0]
+        return y.sum(), y
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY)
+    (_, wide), slopes = run(params, u)
+    (_, narrow), slopes = run(*cast((params, u), "float32"))
+    assert error(np.asarray(narrow, float), wide) < 1e-3
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))

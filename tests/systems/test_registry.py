@@ -32,7 +32,10 @@ def test_names_begin_with_those_of_the_paper() -> None:
 
 
 def test_names_beyond_the_paper() -> None:
-    known = "lru s4 s4d s5 retnet gla hgrn2 deltanet gated_deltanet kda rwkv7"
+    known = (
+        "lru s4 s4d s5 min_gru min_lstm retnet lightning gla hgrn2 mlstm rwkv4 rwkv6 rwkv7 "
+        "deltanet gated_deltanet kda gdn2 comba"
+    )
     assert systems.names()[8:] == tuple(known.split())
 
 
