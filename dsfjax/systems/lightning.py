@@ -44,6 +44,7 @@ def lightning(
         The `Architecture`; state (H, n, p).
 
     Example:
+        >>> import jax
         >>> arch = lightning(d_model=8, d_state=2, num_heads=8)
         >>> system = arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 8)))
         >>> [round(x, 4) for x in system.A.log_a[0, :2].tolist()]

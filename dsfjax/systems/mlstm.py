@@ -104,12 +104,13 @@ def mlstm(
     ) -> tuple[System, Array]:
         before = past.astype(signals.log_i.dtype)
         gates = stabilized(signals.log_f, signals.log_i, reset=reset, before=before)
+        floor = jnp.exp(-gates.log_max)
         system = System(
             Scalar(gates.log_a),
             # In b and not in the scale, so that z is driven by the input gate as well.
             OuterInput(of_heads(signals.k, jnp.exp(gates.log_b))),
             InnerOutput(scaled(signals.q)),
-            eta=SummedNormalizer(jnp.exp(-gates.log_max), modulus=True, epsilon=EPSILON),
+            eta=SummedNormalizer(floor, modulus=True, epsilon=jnp.full_like(floor[:1], EPSILON)),
             reset=reset,
             state_shape=(num_heads, d_state, p),
             length=signals.q.shape[0],

@@ -9,18 +9,27 @@ from typing import Any
 
 from dsfjax._util.names import choose, unknown
 from dsfjax.systems import (
+    based,
     comba,
     deltanet,
+    deltaproduct,
+    forgetting_attention,
     gated_deltanet,
     gdn2,
     gla,
+    gsa,
     hgrn2,
     kda,
     lightning,
     lru,
+    mamba3,
+    mesa_net,
     min_gru,
     min_lstm,
     mlstm,
+    momentum_delta,
+    performer,
+    rebased,
     retnet,
     rwkv4,
     rwkv6,
@@ -28,6 +37,7 @@ from dsfjax.systems import (
     s4,
     s4d,
     s5,
+    sliding_window_attention,
 )
 from dsfjax.systems.architecture import Architecture
 from dsfjax.systems.contract import check
@@ -41,25 +51,41 @@ from dsfjax.systems.ssd import ssd
 from dsfjax.systems.surrounding import Surrounding
 
 _FAMILY: dict[str, tuple[Callable[..., Architecture], Surrounding]] = {
+    "sliding_window_attention": (
+        sliding_window_attention.sliding_window_attention,
+        sliding_window_attention.PRACTICE,
+    ),
+    "forgetting_attention": (
+        forgetting_attention.forgetting_attention,
+        forgetting_attention.PRACTICE,
+    ),
     "lru": (lru.lru, lru.PRACTICE),
     "s4": (s4.s4, s4.PRACTICE),
     "s4d": (s4d.s4d, s4d.PRACTICE),
     "s5": (s5.s5, s5.PRACTICE),
     "min_gru": (min_gru.min_gru, min_gru.PRACTICE),
     "min_lstm": (min_lstm.min_lstm, min_lstm.PRACTICE),
+    "mamba3": (mamba3.mamba3, mamba3.PRACTICE),
     "retnet": (retnet.retnet, retnet.PRACTICE),
     "lightning": (lightning.lightning, lightning.PRACTICE),
     "gla": (gla.gla, gla.PRACTICE),
     "hgrn2": (hgrn2.hgrn2, hgrn2.PRACTICE),
+    "gsa": (gsa.gsa, gsa.PRACTICE),
     "mlstm": (mlstm.mlstm, mlstm.PRACTICE),
     "rwkv4": (rwkv4.rwkv4, rwkv4.PRACTICE),
     "rwkv6": (rwkv6.rwkv6, rwkv6.PRACTICE),
     "rwkv7": (rwkv7.rwkv7, rwkv7.PRACTICE),
     "deltanet": (deltanet.deltanet, deltanet.PRACTICE),
     "gated_deltanet": (gated_deltanet.gated_deltanet, gated_deltanet.PRACTICE),
+    "deltaproduct": (deltaproduct.deltaproduct, deltaproduct.PRACTICE),
     "kda": (kda.kda, kda.PRACTICE),
     "gdn2": (gdn2.gdn2, gdn2.PRACTICE),
     "comba": (comba.comba, comba.PRACTICE),
+    "momentum_delta": (momentum_delta.momentum_delta, momentum_delta.PRACTICE),
+    "mesa_net": (mesa_net.mesa_net, mesa_net.PRACTICE),
+    "based": (based.based, based.PRACTICE),
+    "rebased": (rebased.rebased, rebased.PRACTICE),
+    "performer": (performer.performer, performer.PRACTICE),
 }
 """The architectures beyond the paper: a line each, with what surrounds them in practice."""
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dsfjax import scan
+from dsfjax.systems.performer import orthogonal_features
 from tests.reference_loop import error
 from tests.systems.small import as_numpy, build, cast, perturbed, tokens
 
@@ -356,3 +357,163 @@ def test_large_input_gates_do_not_overflow(name: str) -> None:
     (_, narrow), slopes = run(*cast((params, u), "float32"))
     assert error(np.asarray(narrow, float), wide) < 1e-3
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_deltaproduct(count: int) -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        S = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h])) * S
+        for j in range(count):
+            beta = 2 * sigmoid(p.W_beta[j, h] @ u)
+            S = corrected(S, unit(p.W_k[j, h] @ u), p.W_v[j, h] @ u, beta)
+        return S, read(unit(p.W_q[h] @ u), S)
+
+    compare("deltaproduct", matrix_states(step), num_householder=count)
+
+
+def attention(weight: Any, epsilon: float = 0.0, window: int = LENGTH) -> Any:
+    """y_t = Σ_s w(p, u, t, s, h) v_s / (Σ_s w + ε) over the window."""
+
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        y = np.zeros((len(u), 2, 4))
+        for h in range(2):
+            for t in range(len(u)):
+                steps = range(max(0, t + 1 - window), t + 1)
+                weights = [weight(p, u, t, s, h) for s in steps]
+                values = sum(w * (p.W_v[h] @ u[s]) for w, s in zip(weights, steps, strict=True))
+                y[t, h] = values / (sum(weights) + epsilon)
+        return y
+
+    return textbook
+
+
+def test_based() -> None:
+    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> float:
+        x = (p.W_q[h] @ u[t]) @ (p.W_k[h] @ u[s]) / math.sqrt(3)
+        return 1 + x + x**2 / 2
+
+    compare("based", attention(weight, 1e-6))
+
+
+def test_rebased() -> None:
+    def normalized(x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        return scale * (x - x.mean()) / np.sqrt(x.var() + 1e-5) + bias
+
+    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> float:
+        q = normalized(p.W_q[h] @ u[t], p.scale_q, p.bias_q)
+        return (q @ normalized(p.W_k[h] @ u[s], p.scale_k, p.bias_k)) ** 2 / 3
+
+    compare("rebased", attention(weight, 1e-5))
+
+
+def test_performer() -> None:
+    omega = orthogonal_features(3, 5, seed=1)
+    assert error(omega @ omega.T, np.diag((omega**2).sum(axis=1))) < 1e-14
+
+    def features(x: np.ndarray, shift: bool) -> np.ndarray:
+        x = x / 5**0.25
+        exponent = omega @ x - x @ x / 2
+        return np.exp(exponent - (exponent.max() if shift else 0)) + 1e-6
+
+    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> float:
+        return features(p.W_q[h] @ u[t], True) @ features(p.W_k[h] @ u[s], False)
+
+    compare("performer", attention(weight), d_key=5)
+
+
+def test_random_features_are_those_of_softmax_on_average() -> None:
+    q, k = (tokens(2, seed)[0, :3] / 2 for seed in (0, 1))
+    exponents = []
+    for seed in range(400):
+        omega = orthogonal_features(6, 3, seed)
+        exponents.append(np.exp(omega @ q - q @ q / 2) @ np.exp(omega @ k - k @ k / 2) / 6)
+    spread = np.std(exponents) / np.sqrt(len(exponents))
+    assert abs(np.mean(exponents) - np.exp(q @ k)) < 5 * spread
+
+
+def test_gsa() -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        a = sigmoid(p.W_a[h] @ u) ** (1 / 8)
+        S = a[:, None] * S + np.outer(1 - a, np.append(p.W_k[h] @ u, p.W_v[h] @ u))
+        scores = np.exp(S[:, :5] @ (p.W_q[h] @ u) / math.sqrt(5))
+        return S, np.append(np.zeros(5), scores / scores.sum() @ S[:, 5:])
+
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        return matrix_states(step, channels=9)(p, u)[..., 5:]
+
+    compare("gsa", textbook, d_key=5)
+
+
+def test_mesa_net() -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        a = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h]))
+        k, q = unit(p.W_k[h] @ u), unit(p.W_q[h] @ u)
+        S = a * S + sigmoid(p.W_beta[h] @ u) * np.outer(k, np.append(k, p.W_v[h] @ u))
+        solution = np.linalg.solve(S[:, :3] + np.diag(0.25 + softplus(p.ridge[h])), q)
+        return S, np.append(np.zeros(3), solution @ S[:, 3:])
+
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        return matrix_states(step, channels=7)(p, u)[..., 3:]
+
+    compare("mesa_net", textbook)
+
+
+def test_mamba3_by_turning_queries_and_keys() -> None:
+    """As the published code computes it: the angles are summed up, and the state is real."""
+
+    def vectors(x: np.ndarray, norm: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        return x / np.sqrt((x**2).mean() + 1e-5) * norm + bias
+
+    def turned(x: np.ndarray, angle: np.ndarray) -> np.ndarray:
+        even, odd = x[0::2], x[1::2]
+        c, s = np.cos(angle), np.sin(angle)
+        return np.stack([even * c - odd * s, even * s + odd * c], axis=1).reshape(-1)
+
+    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
+        S, written = np.zeros((2, 6, 4)), np.zeros((2, 6, 4))
+        angle, y = np.zeros((2, 3)), np.zeros((len(u), 2, 4))
+        for t in range(len(u)):
+            for h in range(2):
+                delta = softplus(p.W_dt[h] @ u[t] + p.bias_dt[h])
+                a, share = np.exp(-delta * softplus(p.W_a[h] @ u[t])), sigmoid(p.W_trap[h] @ u[t])
+                angle[h] += delta * math.pi * np.tanh(p.W_angle @ u[t])
+                k = turned(vectors(p.W_b @ u[t], p.norm_b, p.bias_b[h]), angle[h])
+                q = turned(vectors(p.W_c @ u[t], p.norm_c, p.bias_c[h]), angle[h])
+                v = p.W_v[h] @ u[t]
+                S[h] = a * S[h] + (1 - share) * delta * a * written[h]
+                written[h] = np.outer(k, v)
+                S[h] += share * delta * written[h]
+                y[t, h] = q @ S[h] + p.D[h] * v
+        return y
+
+    compare("mamba3", textbook)
+
+
+def test_momentum_delta() -> None:
+    def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        alpha = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h]))
+        beta, eta = sigmoid(p.W_beta[h] @ u), sigmoid(p.W_eta[h] @ u)
+        mu = sigmoid(p.W_mu[h] @ u + p.bias_mu[h])
+        k, now, M = unit(p.W_k[h] @ u), S[:3], S[3:]
+        M = mu * M + eta * np.outer(k, alpha * k @ now - p.W_v[h] @ u)
+        now = alpha * now - beta * M
+        return np.concatenate([now, M]), read(unit(p.W_q[h] @ u), now)
+
+    compare("momentum_delta", matrix_states(step, n=6))
+
+
+def scores(p: Any, u: np.ndarray, t: int, s: int, h: int) -> float:
+    return (p.W_q[h] @ u[t]) @ (p.W_k[h] @ u[s]) / math.sqrt(3)
+
+
+def test_sliding_window_attention() -> None:
+    loop = attention(lambda *at: math.exp(scores(*at)), window=3)
+    compare("sliding_window_attention", loop, window=3)
+
+
+def test_forgetting_attention() -> None:
+    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> float:
+        gates = sigmoid(u[s + 1 : t + 1] @ p.W_f[h] + p.bias_f[h])
+        return math.exp(scores(p, u, t, s, h)) * gates.prod()
+
+    compare("forgetting_attention", attention(weight))
