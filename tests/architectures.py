@@ -7,9 +7,13 @@ from dsfjax.training.presets import PAPER_MIXERS
 from tests.systems_zoo import slow_unless
 
 PAPER = PAPER_MIXERS
+FAMILY = systems.names()[len(PAPER) :]
 # One per structure of A, B, C and η that the paper's eight do not have, for the tests that show
 # the most in the least time; with the others, what is beyond the paper runs among the slow tests.
-REPRESENTATIVES = ("gla", "gated_deltanet")
+REPRESENTATIVES = (
+    *("s5", "gla", "rwkv6", "mlstm", "gated_deltanet", "deltaproduct", "gsa"),
+    "forgetting_attention",
+)
 
 
 def all_of_them(*more: str) -> list[Any]:
