@@ -7,11 +7,17 @@ from dsfjax.training.presets import PAPER_MIXERS
 from tests.systems_zoo import slow_unless
 
 PAPER = PAPER_MIXERS
+WITH_PAST = ("gsa", "mesa_net", "mlstm", "rwkv4")
+"""Those that carry more than the state of their System."""
 FAMILY = systems.names()[len(PAPER) :]
 # One per structure of A, B, C and η that the paper's eight do not have, for the tests that show
 # the most in the least time; with the others, what is beyond the paper runs among the slow tests.
 REPRESENTATIVES = (
-    *("s5", "gla", "rwkv6", "mlstm", "gated_deltanet", "deltaproduct", "gsa"),
+    "gla",
+    "rwkv6",
+    "mlstm",
+    "gated_deltanet",
+    "deltaproduct",
     "forgetting_attention",
 )
 

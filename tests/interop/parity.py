@@ -57,7 +57,6 @@ QUICK = {
     "eig_tblock_norm_gate_glu",
     "eig_mambablock_glu",
     "eig_s5_bidirectional",
-    "eig_seqlayer_lru_full_glu_post",
     "mamba2simple_h4_g2",
     "rglru_h4_reset",
     "rg_recurrent_block",

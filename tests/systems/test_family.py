@@ -15,6 +15,11 @@ from tests.systems.small import as_numpy, build, cast, perturbed, tokens
 LENGTH = 7
 
 
+def slow(value: Any) -> Any:
+    """One of the variants of an architecture that run with the slow tests."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 # Small programs that run once: compile them quickly rather than well.
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -85,6 +90,7 @@ def test_retnet() -> None:
     compare("retnet", matrix_states(step))
 
 
+@pytest.mark.slow
 def test_retnet_turns_queries_and_keys() -> None:
     def turned(x: np.ndarray, t: int) -> np.ndarray:
         angle = t * 10_000.0 ** (-np.arange(0, 4, 2) / 4)
@@ -104,7 +110,7 @@ def test_retnet_turns_queries_and_keys() -> None:
     compare("retnet", textbook, rotary=True, d_state=4)
 
 
-@pytest.mark.parametrize("bound", [0.0, 0.6])
+@pytest.mark.parametrize("bound", [0.0, slow(0.6)])
 def test_hgrn2(bound: float) -> None:
     def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
         f = bound + (1 - bound) * sigmoid(p.W_f[h] @ u)
@@ -119,7 +125,7 @@ def corrected(S: np.ndarray, k: np.ndarray, v: np.ndarray, beta: Any) -> np.ndar
     return S + np.outer(k, beta * (v - S.T @ k))
 
 
-SIGNED = pytest.mark.parametrize("signed", [False, pytest.param(True, marks=pytest.mark.slow)])
+SIGNED = pytest.mark.parametrize("signed", [False, slow(True)])
 
 
 @SIGNED
@@ -145,7 +151,7 @@ def test_gated_deltanet(signed: bool) -> None:
     compare("gated_deltanet", loop, allow_neg_eigval=signed, **sizes)
 
 
-@pytest.mark.parametrize("bound", [None, -5.0])
+@pytest.mark.parametrize("bound", [None, slow(-5.0)])
 def test_kda(bound: float | None) -> None:
     def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
         z, rate = p.W_dt_up[h] @ (p.W_dt_down @ u) + p.bias_dt[h], np.exp(p.A_log[h])
@@ -187,8 +193,8 @@ def test_lru() -> None:
     compare("lru", textbook)
 
 
-@pytest.mark.parametrize("rule", ["zoh", "bilinear"])
-@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize("rule", ["zoh", slow("bilinear")])
+@pytest.mark.parametrize("pairs", [True, slow(False)])
 def test_s5(rule: str, pairs: bool) -> None:
     def textbook(p: Any, u: np.ndarray) -> np.ndarray:
         A, step = joined(p, "Lambda"), np.exp(p.log_step)
@@ -204,7 +210,7 @@ def test_s5(rule: str, pairs: bool) -> None:
     compare("s5", textbook, discretization=rule, conjugate_pairs=pairs)
 
 
-@pytest.mark.parametrize("rule", ["zoh", "bilinear"])
+@pytest.mark.parametrize("rule", [slow("zoh"), "bilinear"])
 def test_s4d(rule: str) -> None:
     def textbook(p: Any, u: np.ndarray) -> np.ndarray:
         A, step = -np.exp(p.log_rate) + 1j * p.frequency, np.exp(p.log_dt)[:, None]
@@ -267,7 +273,7 @@ def test_min_lstm() -> None:
     compare("min_lstm", elementwise(step))
 
 
-@pytest.mark.parametrize("cap", [None, 15.0])
+@pytest.mark.parametrize("cap", [None, slow(15.0)])
 def test_mlstm_in_plain_coordinates(cap: float | None) -> None:
     def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
         i, f = p.gate_i[h] @ u + p.bias_i[h], p.gate_f[h] @ u + p.bias_f[h]
@@ -338,7 +344,7 @@ def test_comba() -> None:
     compare("comba", matrix_states(step))
 
 
-@pytest.mark.parametrize("name", ["mlstm", "rwkv4"])
+@pytest.mark.parametrize("name", ["mlstm", slow("rwkv4")])
 def test_large_input_gates_do_not_overflow(name: str) -> None:
     """In float32, in which their exponentials have no number."""
     arch = build(name)
@@ -359,7 +365,7 @@ def test_large_input_gates_do_not_overflow(name: str) -> None:
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [slow(1), 3])
 def test_deltaproduct(count: int) -> None:
     def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
         S = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h])) * S

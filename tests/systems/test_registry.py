@@ -12,6 +12,7 @@ from dsfjax.systems.architecture import with_value_map
 from dsfjax.systems.contract import check
 from dsfjax.systems.ssd import ssd
 from dsfjax.training.presets import PAPER_MIXERS
+from tests.architectures import WITH_PAST
 from tests.unchecked import unchecked
 
 PAPER = systems.names()[:8]
@@ -180,3 +181,8 @@ def test_options_without_a_default_are_checked_when_they_are_given(
 
 def test_registration_of_another_test_is_gone() -> None:
     assert "fast_ssd" not in systems.names()
+
+
+def test_which_carry_a_past() -> None:
+    found = [name for name in systems.names() if systems.get(name, d_model=64).past is not None]
+    assert sorted(found) == sorted(WITH_PAST)
