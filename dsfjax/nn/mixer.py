@@ -109,6 +109,7 @@ class Mixer(nnx.Module):
             self.gate = make(around.gate_rank or d_model, d_out)
         if around.output_norm:
             self.output_norm = norm("rms", d_out, rngs=rngs)
+        self.project_out: Any
         if around.glu:
             self.project_out = GLU(d_out, d_model, precision=products(precision), rngs=rngs)
         else:

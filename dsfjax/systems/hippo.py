@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class HiPPO(NamedTuple):
@@ -21,8 +22,8 @@ class HiPPO(NamedTuple):
     A: np.ndarray
     P: np.ndarray
     B: np.ndarray
-    eigenvalues: np.ndarray
-    V: np.ndarray
+    eigenvalues: NDArray[np.complex128]
+    V: NDArray[np.complex128]
 
 
 def hippo(num_states: int) -> HiPPO:

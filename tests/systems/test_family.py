@@ -394,7 +394,7 @@ def attention(weight: Any, epsilon: float = 0.0, window: int = LENGTH) -> Any:
 
 
 def test_based() -> None:
-    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> float:
+    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
         x = (p.W_q[h] @ u[t]) @ (p.W_k[h] @ u[s]) / math.sqrt(3)
         return 1 + x + x**2 / 2
 
@@ -405,7 +405,7 @@ def test_rebased() -> None:
     def normalized(x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
         return scale * (x - x.mean()) / np.sqrt(x.var() + 1e-5) + bias
 
-    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> float:
+    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
         q = normalized(p.W_q[h] @ u[t], p.scale_q, p.bias_q)
         return (q @ normalized(p.W_k[h] @ u[s], p.scale_k, p.bias_k)) ** 2 / 3
 
@@ -421,7 +421,7 @@ def test_performer() -> None:
         exponent = omega @ x - x @ x / 2
         return np.exp(exponent - (exponent.max() if shift else 0)) + 1e-6
 
-    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> float:
+    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
         return features(p.W_q[h] @ u[t], True) @ features(p.W_k[h] @ u[s], False)
 
     compare("performer", attention(weight), d_key=5)
@@ -508,7 +508,7 @@ def test_momentum_delta() -> None:
     compare("momentum_delta", matrix_states(step, n=6))
 
 
-def scores(p: Any, u: np.ndarray, t: int, s: int, h: int) -> float:
+def scores(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
     return (p.W_q[h] @ u[t]) @ (p.W_k[h] @ u[s]) / math.sqrt(3)
 
 
@@ -518,7 +518,7 @@ def test_sliding_window_attention() -> None:
 
 
 def test_forgetting_attention() -> None:
-    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> float:
+    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
         gates = sigmoid(u[s + 1 : t + 1] @ p.W_f[h] + p.bias_f[h])
         return math.exp(scores(p, u, t, s, h)) * gates.prod()
 
