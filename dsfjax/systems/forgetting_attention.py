@@ -75,7 +75,8 @@ def forgetting_attention(
 
     def signals(params: Params, u: Array) -> Signals:
         log_f = jax.nn.log_sigmoid(affine(params.W_f, u, params.bias_f, wide=True))
-        return Signals(*(affine(W, u) for W in (params.W_q, params.W_k, params.W_v)), log_f)
+        q, k, v = (affine(W, u) for W in (params.W_q, params.W_k, params.W_v))
+        return Signals(q, k, v, log_f)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> KernelSystem:
         decay = Scalar(signals.log_f)

@@ -81,7 +81,8 @@ def gsa(
 
     def signals(params: Params, u: Array) -> Signals:
         log_a = jax.nn.log_sigmoid(affine(params.W_a, u, wide=True)) / TEMPERATURE
-        return Signals(*(affine(W, u) for W in (params.W_q, params.W_k, params.W_v)), log_a)
+        q, k, v = (affine(W, u) for W in (params.W_q, params.W_k, params.W_v))
+        return Signals(q, k, v, log_a)
 
     def past(params: Params) -> Array:
         return jnp.zeros((num_heads, d_state, m), state_dtype(params.W_k.dtype))
