@@ -29,7 +29,10 @@ L = 23
 )
 def test_architectures_keep_their_bounds(name: str) -> None:
     case = small.case(name)
-    system = case.arch.system(case.params, 3 * small.tokens(L))
+    params = case.params
+    if name == "mlstm":  # with input gates so open that η leaves its floor
+        params = params._replace(bias_i=params.bias_i + 15)
+    system = case.arch.system(params, 3 * small.tokens(L))
     bounds = case.arch.traits.bounds
     found = compiled(outside)(system)
     values = np.abs(np.asarray(eigenvalues(system)))
