@@ -40,6 +40,7 @@ from dsfjax.training.program import training_data
 from dsfjax.training.runs import program_of
 from dsfjax.training.step import TrainState, init_state, train_step
 from dsfjax.training.storage import environment, files
+from experiments import by_hand
 from experiments.step_time import our_block
 
 TIMED: Any = {
@@ -200,14 +201,12 @@ def _counted(task: Task) -> float:
 
 def s4d_step(sizes: Sizes, seconds: Seconds) -> Iterator[Row]:
     """Time and temporary memory of a training step of S4D by our engine, and by hand."""
-    from experiments import s4d  # which registers the architecture
-
     name, settings = sizes.images
     task = tasks.get(name)
     model = fitted(ModelConfig("s4d", vocab_size=1, block="mamba", **settings), task)
     batch = examples(task, TRAIN, sizes.batch, jax.random.key(0))
-    methods = {"auto": "ours"} | {engine.name: engine.name for engine in s4d.BY_HAND}
-    with s4d.named():
+    methods = {"auto": "ours"} | {engine.name: engine.name for engine in by_hand.BY_HAND}
+    with by_hand.named():
         steps = {
             title: Step(dataclasses.replace(model, method=method), batch)
             for method, title in methods.items()
@@ -220,7 +219,7 @@ def s4d_step(sizes: Sizes, seconds: Seconds) -> Iterator[Row]:
     found = seconds({title: step.__call__ for title, step in steps.items()})
     case = f"{task.title}, S4D, " + ", ".join(f"{k} = {v}" for k, v in settings.items())
     case += f", batch {sizes.batch}"
-    associative, convolution = (engine.name for engine in s4d.BY_HAND)
+    associative, convolution = (engine.name for engine in by_hand.BY_HAND)
     for other, wanted in ((associative, 5), (convolution, 1)):
         if other not in found:  # it does not fit into memory; its row below says how much it takes
             continue

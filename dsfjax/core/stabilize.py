@@ -69,12 +69,16 @@ def stabilized(
     no = jnp.asarray(-jnp.inf, log_b.dtype)
     carried = log_a if reset is None else jnp.where(reset[:, None], no, log_a)
     # What is carried in enters with the first step, so that the maps of the scan begin from −∞.
-    first = no if before is None else carried[0] + before
+    first = no if before is None else jnp.where(jnp.isneginf(carried[0]), no, carried[0] + before)
     start = log_b.at[0].set(jnp.maximum(log_b[0], first))
 
     def combine(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Array, Array]:
-        # The maps m ↦ max(a + m, b) compose.
-        return early[0] + late[0], jnp.maximum(early[1] + late[0], late[1])
+        # The maps m ↦ max(a + m, b) compose. Selected and not added where a is −∞: a NaN before a
+        # reset, such as padding leaves, would else pass it.
+        (a_early, b_early), (a, b) = early, late
+        cut = jnp.isneginf(a)
+        both = jnp.where(cut, b, jnp.maximum(b_early + a, b))
+        return jnp.where(cut, a, a_early + a), both
 
     log_max = jax.lax.associative_scan(combine, (carried, start))[1]
     first_row = jnp.full_like(log_max[:1], -jnp.inf) if before is None else before[None]

@@ -28,6 +28,7 @@ NEAREST = 3
 OTHER_INPUT = 3.0
 """Doublings of length that count as much as token ids in place of values."""
 ENOUGH_SEEDS = 3
+NAMED = 8  # architectures that a sentence lists by name
 UNSURE = 0.1
 """Seeds that scatter further do not say how good a mixer is."""
 
@@ -329,7 +330,9 @@ def _doubts(
         )
     absent = [name for name in systems.names() if name not in ranked]
     if ranked and absent:
-        said.append(f"Not run, or on too few of these tasks: {listing(absent)}.")
+        named, rest = absent[:NAMED], len(absent[NAMED:])
+        more = f", and {rest} others of `dsfjax systems`" if rest else ""
+        said.append(f"Not run, or on too few of these tasks: {listing(named)}{more}.")
     return said
 
 

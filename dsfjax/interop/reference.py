@@ -17,13 +17,24 @@ from dsfjax.interop import (
     language,
     mamba,
     mamba2,
+    state_spaces,
     zoology_lstm,
 )
 from dsfjax.interop.source import Function, Source, construct, find
 from dsfjax.interop.weights import Shapes, check
 
 SOURCES: dict[str, Source] = {}
-for _family in (attention_modules, mamba, mamba2, zoology_lstm, griffin, blocks, language):
+_FAMILIES = (
+    attention_modules,
+    mamba,
+    mamba2,
+    zoology_lstm,
+    griffin,
+    blocks,
+    state_spaces,
+    language,
+)
+for _family in _FAMILIES:
     SOURCES |= _family.SOURCES
 
 
@@ -34,12 +45,14 @@ class Reference:
         module: Its original name.
         shapes: Names and shapes of its weights.
         inputs: Names of what it takes in addition to x.
+        complex_weights: Names of the weights that are complex.
     """
 
     def __init__(self, module: str, function: Function) -> None:
         self.module = module
         self.shapes: Shapes = function.shapes
         self.inputs = function.inputs
+        self.complex_weights = function.complex_weights
         self._function = function
 
     def __call__(self, weights: Mapping[str, Any], x: Any, **inputs: Any) -> Array:
@@ -57,7 +70,7 @@ class Reference:
             TypeError: For an unknown or missing input.
             ValueError: For a weight that is missing, extra or of a wrong shape, by name.
         """
-        arrays = check(self.module, weights, self.shapes)
+        arrays = check(self.module, weights, self.shapes, self.complex_weights)
         x, extra = self._inputs(x, inputs, batched=True)
         return jax.vmap(lambda *args: self._function.run(arrays, *args))(x, *extra)
 
@@ -86,7 +99,7 @@ class Reference:
                 f"{self.module} is not a single mixer, so it has no one System. Ask for the mixer "
                 "inside it, or for Model.systems of dsfjax.interop.language_model."
             )
-        arrays = check(self.module, weights, self.shapes)
+        arrays = check(self.module, weights, self.shapes, self.complex_weights)
         x, extra = self._inputs(x, inputs, batched=False)
         return self._function.system(arrays, x, *extra)
 

@@ -22,12 +22,14 @@ class Function(NamedTuple):
         run: ``run(weights, x (L, …), *inputs) -> y (L, …)``.
         system: ``system(weights, x, *inputs) -> (System, u)``; None if it is no single mixer.
         inputs: Names of what it takes besides x, each (L,).
+        complex_weights: Names of the weights that are complex.
     """
 
     shapes: Shapes
     run: Callable[..., Array]
     system: Callable[..., tuple[Any, Array]] | None = None
     inputs: tuple[str, ...] = ()
+    complex_weights: tuple[str, ...] = ()
 
     def function(self) -> Function:
         """Itself: what every constructor gives has a function."""

@@ -18,13 +18,16 @@ Weights = Mapping[str, Array]
 Shapes = dict[str, tuple[int, ...]]
 
 
-def check(owner: str, weights: Mapping[str, Any], shapes: Shapes) -> dict[str, Array]:
+def check(
+    owner: str, weights: Mapping[str, Any], shapes: Shapes, complex_weights: tuple[str, ...] = ()
+) -> dict[str, Array]:
     """The weights as arrays, if names and shapes are exactly those of ``shapes``.
 
     Args:
         owner: Whose weights they are, for messages.
         weights: Arrays of JAX or NumPy by name.
         shapes: Expected shapes by name.
+        complex_weights: Names of those that are complex.
 
     Returns:
         The same as JAX arrays, in the order of ``shapes``.
@@ -56,9 +59,12 @@ def check(owner: str, weights: Mapping[str, Any], shapes: Shapes) -> dict[str, A
         if name not in weights:
             raise ValueError(f"{owner}: missing weight {name!r} of shape {shape}.")
         value = weights[name]
-        if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
+        is_complex = name in complex_weights
+        kind = jnp.complexfloating if is_complex else jnp.floating
+        if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, kind):
             got = getattr(value, "dtype", type(value).__name__)
-            raise TypeError(f"{owner}: weight {name!r}: expected an array of floats, got {got}.")
+            what = "complex numbers" if is_complex else "floats"
+            raise TypeError(f"{owner}: weight {name!r}: expected an array of {what}, got {got}.")
         if tuple(value.shape) != shape:
             raise ValueError(
                 f"{owner}: weight {name!r}: expected shape {shape}, got {tuple(value.shape)}."

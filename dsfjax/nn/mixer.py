@@ -14,34 +14,9 @@ from jaxtyping import Bool, Float
 from dsfjax._util.names import choose
 from dsfjax.core import KernelSystem, KVCache, Precision, System
 from dsfjax.engines import WHOLE, Shards, materialize, scan, scan_shards, step
-from dsfjax.nn.pieces import ACTIVATIONS, CausalConv, dropout, linear, norm, param_dtype
+from dsfjax.nn.pieces import ACTIVATIONS, GLU, CausalConv, dropout, linear, norm, param_dtype
 from dsfjax.nn.precision import products
-from dsfjax.systems import Architecture
-
-
-class Surrounding(NamedTuple):
-    """What surrounds the recurrence of a mixer.
-
-    Attributes:
-        expand: Inner width over d; above 1, or with ``project_in``, a linear map leads into it.
-        project_in: Whether a linear map comes before the recurrence.
-        conv_width: Taps of the short causal convolution, 0 for none.
-        conv_on: Signals that are convolved (such as q, k, v), or () for the inner token itself.
-        conv_activation: After the convolution.
-        gate: Activation of a gate read from the mixer's input, None for no gate.
-        output_norm: Whether the gated output passes an RMSNorm.
-        bias: Whether linear maps in and out have biases.
-    """
-
-    expand: int = 1
-    project_in: bool = False
-    conv_width: int = 0
-    conv_on: tuple[str, ...] = ()
-    conv_activation: str = "silu"
-    gate: str | None = None
-    output_norm: bool = False
-    bias: bool = False
-
+from dsfjax.systems import Architecture, Surrounding
 
 BARE, DEFAULT = Surrounding(), Precision()
 
@@ -50,20 +25,24 @@ class MixerState(NamedTuple):
     """What a mixer carries from step to step.
 
     Attributes:
-        conv: The convolution's tail, or None.
+        conv: The convolution's tail, or the last token where tokens are shifted, or None.
         h: The state of the system.
         started: Whether it is that of a token, (): before the first one it is not.
+        past: What the architecture carries next to the state, or None (`Architecture.past`).
     """
 
     conv: Array | None
     h: Array | KVCache
     started: Array | bool = True
+    past: Any = None
 
 
 class Mixer(nnx.Module):
     r"""An architecture with its surroundings.
 
-    .. math:: y = W_{out} \, \mathrm{norm}(g(W_z x) ⊙ \mathrm{scan}(\mathrm{conv}(W_{in} x)))
+    .. math::
+       y = W_{out} \, \mathrm{norm}(g(W_z x) ⊙ s), \qquad
+       s = \mathrm{norm}_h(\mathrm{scan}(\mathrm{conv}(W_{in} x))) .
 
     Every part but the recurrence and W_out is optional. Works on one sequence (L, d), or on this
     device's part of one that is cut over devices (``shards``).
@@ -93,14 +72,13 @@ class Mixer(nnx.Module):
                 "attention_dropout: expected 0 where sequences are cut over devices, none of which "
                 f"has the attention matrix, got {attention_dropout}; use residual_dropout."
             )
-        if shards.axis_name and arch.reads_state:
+        if shards.axis_name and (arch.reads_state or arch.past is not None):
             raise ValueError(
-                "Mixer: expected whole sequences for an architecture whose signals depend on the "
-                "state, got sequences that are cut over devices; give each device sequences of its "
-                "own."
+                "Mixer: expected an architecture that carries its state alone, which no signals "
+                "depend on, where sequences are cut over devices; use sequence_shards = 1."
             )
         d_inner = around.expand * d_model
-        self.arch, self.around, self.method = arch, around, method
+        self.arch, self.around, self.method, self.d_model = arch, around, method, d_model
         self.precision, self.shards = precision, shards
         self.attention_dropout = attention_dropout
         params = arch.init(rngs.params())
@@ -108,24 +86,34 @@ class Mixer(nnx.Module):
         self.core = nnx.Dict(
             {k: nnx.Param(v) for k, v in params._asdict().items() if v is not None}
         )
-        shapes = jax.eval_shape(
-            lambda p: arch.signals(p, jnp.zeros((1, d_inner), param_dtype())), params
-        )
-        d_out = jax.eval_shape(arch.assemble, params, shapes).output_width
+        shapes, system = jax.eval_shape(lambda p: _first_step(arch, p, d_inner), params)
         _check(around, shapes._fields)
         make = partial(
             linear, init=init, bias=around.bias, precision=products(precision), rngs=rngs
         )
         if around.project_in or around.expand > 1:
             self.project_in = make(d_model, d_inner)
+        if around.token_shift:
+            # From the token before alone in the first channels to the present one in the last.
+            ramp = 1 - (jnp.arange(d_inner, dtype=param_dtype()) + 0.5) / d_inner
+            self.shift = nnx.Dict({name: nnx.Param(ramp) for name in around.token_shift})
         if around.conv_width:
             convolved = sum(getattr(shapes, name).size for name in around.conv_on) or d_inner
             self.conv = CausalConv(around.conv_width, convolved, rngs=rngs)
+        d_out = system.output_width
+        if around.head_norm:
+            self.head_norm = norm(around.head_norm, d_out // system.num_heads, rngs=rngs)
         if around.gate:
-            self.gate = make(d_model, d_out)
+            if around.gate_rank:
+                self.gate_down = make(d_model, around.gate_rank)
+            self.gate = make(around.gate_rank or d_model, d_out)
         if around.output_norm:
             self.output_norm = norm("rms", d_out, rngs=rngs)
-        self.project_out = make(d_out, d_model, depth=depth)
+        self.project_out: Any
+        if around.glu:
+            self.project_out = GLU(d_out, d_model, precision=products(precision), rngs=rngs)
+        else:
+            self.project_out = make(d_out, d_model, depth=depth)
 
     def __call__(
         self,
@@ -150,7 +138,7 @@ class Mixer(nnx.Module):
         Returns:
             Output (L, d_model) and the state after the sequence.
         """
-        system, tokens, tail = self._system(x, state, reset)
+        system, tokens, tail, past = self._system(x, state, reset)
         if key is not None and self.attention_dropout:
             rate = self.attention_dropout if rate is None else rate
             y, h = _attend_with_dropout(system, tokens, rate, key, state), None
@@ -158,15 +146,15 @@ class Mixer(nnx.Module):
             h0 = None if state is None else state.h
             y, h = self._scan(system, tokens, h0)
         y = y if added is None else y + added
-        return self._output(x, y), MixerState(tail, h, jnp.array(True))  # type: ignore[arg-type]
+        return self._output(x, y), MixerState(tail, h, jnp.array(True), past)  # type: ignore[arg-type]
 
     def step(
         self, x: Float[Array, " d"], state: MixerState
     ) -> tuple[Float[Array, " d"], MixerState]:
         """Mix one token x (d_model,) with constant memory; `__call__` on a sequence of length 1."""
-        system, tokens, tail = self._system(x[None], state, None)
+        system, tokens, tail, past = self._system(x[None], state, None)
         y, h = step(system, tokens[0], state.h, precision=self.precision)
-        return self._output(x[None], y[None])[0], MixerState(tail, h, jnp.array(True))
+        return self._output(x[None], y[None])[0], MixerState(tail, h, jnp.array(True), past)
 
     def system(
         self, x: Float[Array, "L d"], *, reset: Bool[Array, " L"] | None = None
@@ -176,15 +164,15 @@ class Mixer(nnx.Module):
 
     def init_state(self, max_length: int) -> MixerState:
         """The state before the first token; a kernel's cache gets ``max_length`` slots."""
-        d_model = self.project_out.out_features
-        dtype = self.project_out.kernel[...].dtype
-        shape = jax.ShapeDtypeStruct((1, d_model), dtype)
-        system, tokens, tail = jax.eval_shape(lambda x: self._system(x, None, None), shape)
+        dtype = getattr(self.project_out, "linear", self.project_out).kernel[...].dtype
+        shape = jax.ShapeDtypeStruct((1, self.d_model), dtype)
+        system, tokens, tail, _ = jax.eval_shape(lambda x: self._system(x, None, None), shape)
+        past = None if self.arch.past is None else self.arch.past(self.parameters())
         tail = None if tail is None else jnp.zeros(tail.shape, tail.dtype)
         if isinstance(system, KernelSystem):
             return MixerState(tail, system.cache(max_length, dtype), jnp.array(False))
         h = jax.eval_shape(lambda s, u: scan(s, u)[1], system, tokens)
-        return MixerState(tail, jnp.zeros(h.shape, h.dtype), jnp.array(False))
+        return MixerState(tail, jnp.zeros(h.shape, h.dtype), jnp.array(False), past)
 
     def parameters(self) -> Any:
         """Parameters of the architecture, the NamedTuple that `Architecture.init` gives."""
@@ -201,7 +189,7 @@ class Mixer(nnx.Module):
 
     def _system(
         self, x: Array, state: MixerState | None, reset: Array | None
-    ) -> tuple[System | KernelSystem, Array, Array | None]:
+    ) -> tuple[System | KernelSystem, Array, Array | None, Any]:
         around, params, tail = self.around, self.parameters(), None
         activation = ACTIVATIONS[around.conv_activation]
         carried = None if state is None else state.conv
@@ -211,17 +199,26 @@ class Mixer(nnx.Module):
             inner = activation(inner)
         continued = self.shards.index > 0 if state is None else state.started
         h: Any = state.h if state is not None and self.arch.reads_state else None
-        signals = self.arch.read(params, inner, reset=reset, continued=continued, h=h)
+        read = partial(self.arch.read, params, reset=reset, continued=continued, h=h)
+        signals = read(inner)
+        if around.token_shift:
+            before, tail = self._before(inner, carried, reset)
+            for name, share in self.shift.items():
+                mixed = inner + share[...][None].astype(inner.dtype) * (before - inner)
+                # Signals that are not taken from this call are not computed, once compiled.
+                signals = signals._replace(**{name: getattr(read(mixed), name)})
         if around.conv_on:
             branches = [getattr(signals, name) for name in around.conv_on]
             flat = jnp.concatenate([b.reshape(b.shape[0], -1) for b in branches], axis=1)
-            flat, tail = self._convolved(flat, carried, reset)
+            if around.conv_width:
+                flat, tail = self._convolved(flat, carried, reset)
             ends = list(_cumulative(b.size // b.shape[0] for b in branches))
             parts = jnp.split(activation(flat), ends[:-1], axis=1)
             pairs = zip(around.conv_on, parts, branches, strict=True)
             signals = signals._replace(**{name: part.reshape(b.shape) for name, part, b in pairs})
-        system = self.arch.assemble(params, signals, reset=reset)
-        return system, self.arch.values(signals), tail
+        past = None if state is None else state.past
+        system, past = self.arch.advance(params, signals, reset=reset, past=past)
+        return system, self.arch.values(signals), tail, past
 
     def _convolved(self, x: Array, tail: Array | None, reset: Array | None) -> tuple[Array, Array]:
         """The short convolution of x, and its own tail; ``tail`` has the inputs before x."""
@@ -234,11 +231,25 @@ class Mixer(nnx.Module):
                 tail = jnp.where((jnp.append(later[1:], 0) == 0)[:, None], tail, 0)
         return self.conv(x, tail, reset=reset)
 
+    def _before(self, x: Array, last: Array | None, reset: Array | None) -> tuple[Array, Array]:
+        """The token before each of x, and the last of x; ``last`` is the one before x."""
+        if self.shards.axis_name:
+            last = self.shards.halo(x, 1)
+        elif last is None:
+            last = jnp.zeros_like(x[:1])
+        before = jnp.concatenate([last.astype(x.dtype), x[:-1]])
+        return before if reset is None else jnp.where(reset[:, None], 0, before), x[-1:]
+
     def _output(self, x: Array, y: Array) -> Array:
+        if self.around.head_norm:
+            heads = y.reshape(y.shape[0], -1, self.head_norm.num_features)
+            y = self.head_norm(heads).reshape(y.shape)
         if self.around.gate:
+            x = self.gate_down(x) if self.around.gate_rank else x
             y = y * ACTIVATIONS[self.around.gate](self.gate(x))
         if self.around.output_norm:
             y = self.output_norm(y)
+        y = ACTIVATIONS["gelu_tanh"](y) if self.around.glu else y
         return self.project_out(y)
 
 
@@ -265,8 +276,23 @@ def _attend_with_dropout(
     return y.reshape(tokens.shape[0], -1).astype(tokens.dtype)
 
 
+def _first_step(arch: Architecture, params: Any, width: int) -> tuple[Any, System | KernelSystem]:
+    """Signals and System of one token of zeros, for their shapes."""
+    signals = arch.signals(params, jnp.zeros((1, width), param_dtype()))
+    return signals, arch.assemble(params, signals)
+
+
 def _check(around: Surrounding, signals: tuple[str, ...]) -> None:
     activations = tuple(ACTIVATIONS)
+    if around.head_norm is not None:
+        choose("Surrounding.head_norm", around.head_norm, ("rms", "layer"))
+    for name in around.token_shift:
+        choose("Surrounding.token_shift", name, signals)
+    if around.token_shift and around.conv_width:
+        raise ValueError(
+            "Surrounding: expected a token shift or a convolution, got both; the convolution reads "
+            "the token before as well."
+        )
     choose("Surrounding.conv_activation", around.conv_activation, activations)
     if around.gate is not None:
         choose("Surrounding.gate", around.gate, activations)

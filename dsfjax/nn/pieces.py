@@ -17,6 +17,7 @@ from dsfjax.engines import WHOLE, Shards
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
+    "sigmoid": jax.nn.sigmoid,
     "silu": jax.nn.silu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
@@ -195,8 +196,10 @@ class MLP(nnx.Module):
 class GLU(nnx.Module):
     """Gated linear unit: [a, b] = W x, a ⊙ σ(b)."""
 
-    def __init__(self, d_in: int, d_out: int, *, rngs: nnx.Rngs) -> None:
-        self.linear = linear(d_in, 2 * d_out, rngs=rngs)
+    def __init__(
+        self, d_in: int, d_out: int, *, precision: str = "highest", rngs: nnx.Rngs
+    ) -> None:
+        self.linear = linear(d_in, 2 * d_out, precision=precision, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... e"]:
         """Apply to every row of x (…, d); (…, d_out)."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dsfjax._util.names import choose
-from dsfjax.nn.mixer import BARE, Surrounding
+from dsfjax.nn.mixer import BARE
+from dsfjax.systems import PRACTICE as DECLARED
+from dsfjax.systems import Surrounding
+from dsfjax.systems.surrounding import CONVOLVED
 
 _GRIFFIN = Surrounding(project_in=True, conv_width=4, conv_activation="identity", gate="gelu_tanh")
 _QLSTM = Surrounding(expand=2, conv_width=4, conv_activation="identity", gate="gelu")
-_CONVOLVED_ATTENTION = Surrounding(conv_width=4, conv_on=("q", "k", "v"))
 
 PAPER = {
     # arXiv:2405.15731, experiments: projections only, but for the recurrent networks.
@@ -26,13 +28,14 @@ AUTHORS = PAPER | {
 }
 
 PRACTICE = PAPER | {
-    "softmax_attention": _CONVOLVED_ATTENTION,
-    "linear_attention": _CONVOLVED_ATTENTION,
-    "normalized_attention": _CONVOLVED_ATTENTION,
+    "softmax_attention": CONVOLVED,
+    "linear_attention": CONVOLVED,
+    "normalized_attention": CONVOLVED,
     "s6": Surrounding(expand=2, conv_width=4, gate="silu"),  # Mamba, arXiv:2312.00752
     "ssd": Surrounding(  # Mamba-2, arXiv:2405.21060; the value map of the architecture expands
         conv_width=4, conv_on=("v", "b", "c"), gate="silu", output_norm=True
     ),
+    **DECLARED,  # with each architecture of the family
 }
 
 _KINDS = {"paper": PAPER, "authors": AUTHORS, "practice": PRACTICE}

@@ -69,6 +69,11 @@ class Architecture(NamedTuple):
         reads_state: Whether the signals depend on the state: those of a cell that is not linear
             (LSTM), which runs step by step to find them. Its values are not linear in the tokens,
             and its sequences cannot be cut over devices.
+        past: ``past(params) -> past``, what is carried from step to step next to the state, before
+            the first token: a running maximum (mLSTM), or the state of a system whose outputs are
+            signals of this one (GSA, MesaNet). None where the state is all.
+        carry: ``carry(params, signals, *, reset=None, past) -> (System, past)``, with ``past`` that
+            of the tokens before and after. ``assemble`` is then this from the initial past.
     """
 
     init: Callable[[Array], Any]
@@ -79,6 +84,8 @@ class Architecture(NamedTuple):
     traits: Traits = Traits()
     reads_start: bool = False
     reads_state: bool = False
+    past: Callable[[Any], Any] | None = None
+    carry: Callable[..., tuple[Any, Any]] | None = None
 
     def read(
         self,
@@ -116,6 +123,30 @@ class Architecture(NamedTuple):
             return self.signals(params, u, starts(u.shape[0], reset, continued))
         return self.signals(params, u)
 
+    def advance(
+        self,
+        params: Any,
+        signals: Any,
+        *,
+        reset: Bool[Array, " L"] | None = None,
+        past: Any = None,
+    ) -> tuple[System | KernelSystem, Any]:
+        """The assembled System, and what is carried next to its state.
+
+        Args:
+            params: As `init` gives them.
+            signals: As ``signals`` gives them.
+            reset: Boolean (L,) or None.
+            past: Of the tokens before; None before the first.
+
+        Returns:
+            The System that acts on values, and the past after it: None if the state is all.
+        """
+        if self.carry is None or self.past is None:
+            return self.assemble(params, signals, reset=reset), None
+        past = self.past(params) if past is None else past
+        return self.carry(params, signals, reset=reset, past=past)
+
     def system(
         self,
         params: Any,
@@ -123,6 +154,7 @@ class Architecture(NamedTuple):
         *,
         reset: Bool[Array, " L"] | None = None,
         continued: Bool[Array, ""] | bool = False,
+        past: Any = None,
     ) -> System | KernelSystem:
         """The textbook architecture, to run on ``u``: the assembled System with its value map.
 
@@ -132,6 +164,7 @@ class Architecture(NamedTuple):
             reset: Boolean (L,) or None.
             continued: Whether ``u`` continues a sequence: the System is then run from the state
                 that the tokens before have left, and its first step starts no document.
+            past: What those tokens have left next to the state (`advance`); None for nothing.
 
         Returns:
             The System of the sequence ``u``.
@@ -142,8 +175,8 @@ class Architecture(NamedTuple):
         """
         u = real_numbers("system", "tokens u", u, *(x.dtype for x in jax.tree.leaves(params)))
         signals = self.read(params, u, reset=reset, continued=continued)
-        system = with_value_map(self.assemble(params, signals, reset=reset), self.value_map(params))
-        return with_length(system, u.shape[0])
+        system = self.advance(params, signals, reset=reset, past=past)[0]
+        return with_length(with_value_map(system, self.value_map(params)), u.shape[0])
 
     def system_and_tokens(
         self,

@@ -11,6 +11,10 @@ from jax import Array
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.gated_cell import cell_of, gated_cell
 from dsfjax.systems.primitives import Init, projection
+from dsfjax.systems.surrounding import Surrounding
+
+PRACTICE = Surrounding(expand=2, conv_width=4, conv_activation="identity", gate="gelu")
+"""Those of the qLSTM in the paper's experiments, for a fair comparison with it."""
 
 
 class Params(NamedTuple):

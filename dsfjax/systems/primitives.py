@@ -30,6 +30,23 @@ def affine(W: Array, u: Array, bias: Array | None = None, *, wide: bool = False)
     return y if bias is None else y + bias[None].astype(y.dtype)
 
 
+def low_rank(
+    down: Array,
+    up: Array,
+    u: Array,
+    bias: Array | None = None,
+    activation: Callable[[Array], Array] = lambda x: x,
+) -> Array:
+    """A gate of low rank, W_up f(W_down u_t) + bias, in at least float32."""
+    return affine(up, activation(affine(down, u, wide=True)), bias)
+
+
+def decay_of_step(A_log: Array, z: Array) -> Array:
+    """Log decay −e^{A_log} softplus(z_t) of Mamba-2 and its successors; A_log (H,), z (L, H, …)."""
+    rate = jnp.exp(A_log).astype(z.dtype)
+    return -rate.reshape(1, -1, *[1] * (z.ndim - 2)) * jax.nn.softplus(z)
+
+
 def projection(key: Array, shape: tuple[int, ...], init: Init) -> Array:
     """Weights of a linear map, input axis last: N(0, 1/d) published, N(0, 0.02²) by the authors."""
     choose("init", init, ("published", "authors"))
@@ -43,6 +60,16 @@ def step_bias(key: Array, shape: tuple[int, ...], init: Init) -> Array:
         return jnp.zeros(shape)
     low, high = math.log(1e-3), math.log(0.1)
     return inverse_softplus(jnp.exp(jax.random.uniform(key, shape, minval=low, maxval=high)))
+
+
+def log_rates(
+    key: Array, shape: tuple[int, ...], init: Init, *, minimum: float = 0.0, maximum: float = 16.0
+) -> Array:
+    """A_log, e^{A_log} uniform between two numbers; by the authors 0."""
+    if init == "authors":
+        return jnp.zeros(shape)
+    tiny = jnp.finfo(float).tiny  # a rate of exactly 0 has no logarithm
+    return jnp.log(jax.random.uniform(key, shape, minval=max(minimum, float(tiny)), maxval=maximum))
 
 
 def inverse_softplus(x: Array) -> Array:
@@ -121,6 +148,15 @@ def labels_without_decay(*fields: str) -> Callable[[Any], Any]:
         return type(params)(*(label(k, v) for k, v in params._asdict().items()))
 
     return labels
+
+
+def weights_decay(params: Any) -> Any:
+    """Labels for a NamedTuple of parameters: "decay" for fields W_…, "no_decay" for all others."""
+    kinds = {
+        name: None if value is None else "decay" if name.startswith("W") else "no_decay"
+        for name, value in params._asdict().items()
+    }
+    return type(params)(**kinds)
 
 
 @jax.custom_jvp

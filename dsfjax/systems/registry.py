@@ -8,17 +8,90 @@ from collections.abc import Callable
 from typing import Any
 
 from dsfjax._util.names import choose, unknown
+from dsfjax.systems import (
+    based,
+    comba,
+    deltanet,
+    deltaproduct,
+    forgetting_attention,
+    gated_deltanet,
+    gdn2,
+    gla,
+    gru,
+    gsa,
+    hgrn2,
+    kda,
+    lightning,
+    lru,
+    lstm,
+    mamba3,
+    mesa_net,
+    min_gru,
+    min_lstm,
+    mlstm,
+    momentum_delta,
+    performer,
+    rebased,
+    retnet,
+    rwkv4,
+    rwkv6,
+    rwkv7,
+    s4,
+    s4d,
+    s5,
+    sliding_window_attention,
+)
 from dsfjax.systems.architecture import Architecture
 from dsfjax.systems.contract import check
-from dsfjax.systems.gru import gru
 from dsfjax.systems.linear_attention import linear_attention
-from dsfjax.systems.lstm import lstm
 from dsfjax.systems.normalized_attention import normalized_attention
 from dsfjax.systems.qlstm import qlstm, qlstm_reversed
 from dsfjax.systems.rg_lru import rg_lru
 from dsfjax.systems.s6 import s6
 from dsfjax.systems.softmax_attention import softmax_attention
 from dsfjax.systems.ssd import ssd
+from dsfjax.systems.surrounding import Surrounding
+
+_FAMILY: dict[str, tuple[Callable[..., Architecture], Surrounding]] = {
+    "sliding_window_attention": (
+        sliding_window_attention.sliding_window_attention,
+        sliding_window_attention.PRACTICE,
+    ),
+    "forgetting_attention": (
+        forgetting_attention.forgetting_attention,
+        forgetting_attention.PRACTICE,
+    ),
+    "lru": (lru.lru, lru.PRACTICE),
+    "s4": (s4.s4, s4.PRACTICE),
+    "s4d": (s4d.s4d, s4d.PRACTICE),
+    "s5": (s5.s5, s5.PRACTICE),
+    "lstm": (lstm.lstm, lstm.PRACTICE),
+    "gru": (gru.gru, gru.PRACTICE),
+    "min_gru": (min_gru.min_gru, min_gru.PRACTICE),
+    "min_lstm": (min_lstm.min_lstm, min_lstm.PRACTICE),
+    "mamba3": (mamba3.mamba3, mamba3.PRACTICE),
+    "retnet": (retnet.retnet, retnet.PRACTICE),
+    "lightning": (lightning.lightning, lightning.PRACTICE),
+    "gla": (gla.gla, gla.PRACTICE),
+    "hgrn2": (hgrn2.hgrn2, hgrn2.PRACTICE),
+    "gsa": (gsa.gsa, gsa.PRACTICE),
+    "mlstm": (mlstm.mlstm, mlstm.PRACTICE),
+    "rwkv4": (rwkv4.rwkv4, rwkv4.PRACTICE),
+    "rwkv6": (rwkv6.rwkv6, rwkv6.PRACTICE),
+    "rwkv7": (rwkv7.rwkv7, rwkv7.PRACTICE),
+    "deltanet": (deltanet.deltanet, deltanet.PRACTICE),
+    "gated_deltanet": (gated_deltanet.gated_deltanet, gated_deltanet.PRACTICE),
+    "deltaproduct": (deltaproduct.deltaproduct, deltaproduct.PRACTICE),
+    "kda": (kda.kda, kda.PRACTICE),
+    "gdn2": (gdn2.gdn2, gdn2.PRACTICE),
+    "comba": (comba.comba, comba.PRACTICE),
+    "momentum_delta": (momentum_delta.momentum_delta, momentum_delta.PRACTICE),
+    "mesa_net": (mesa_net.mesa_net, mesa_net.PRACTICE),
+    "based": (based.based, based.PRACTICE),
+    "rebased": (rebased.rebased, rebased.PRACTICE),
+    "performer": (performer.performer, performer.PRACTICE),
+}
+"""The architectures beyond the paper: a line each, with what surrounds them in practice."""
 
 _REGISTRY: dict[str, Callable[..., Architecture]] = {
     "softmax_attention": softmax_attention,
@@ -29,15 +102,16 @@ _REGISTRY: dict[str, Callable[..., Architecture]] = {
     "qlstm": qlstm,
     "qlstm_reversed": qlstm_reversed,
     "rg_lru": rg_lru,
-    "lstm": lstm,
-    "gru": gru,
+    **{name: build for name, (build, _) in _FAMILY.items()},
 }
+PRACTICE = {name: around for name, (_, around) in _FAMILY.items()}
+"""What surrounds the architectures beyond the paper in practice."""
 _BUILT_IN = frozenset(_REGISTRY.values())
 _D_MODEL = 64  # divisible by all usual numbers of heads
 
 
 def names() -> tuple[str, ...]:
-    """Names of all architectures, in the order of the paper.
+    """Names of all architectures, those of the paper first and in its order.
 
     Example:
         >>> names()[:3]

@@ -10,22 +10,12 @@ import pytest
 
 import dsfjax
 from dsfjax import systems, tasks
-from dsfjax.systems import registry
-from experiments import throughput
+from experiments import by_hand, throughput
 from tests.tasks.conftest import MakeUp
 from tests.tasks.conftest import made_up as made_up
 
 REVIEWS = [b"a film that I would gladly see once more " * n for n in (2, 2, 3)] * 8
 """Two of them fill a window of the scale demo: as many are held out."""
-
-
-@pytest.fixture(autouse=True)
-def s4d_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In these tests only: importing its file registers the architecture for good."""
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-    from experiments import s4d
-
-    systems.register("s4d", s4d.s4d)
 
 
 @pytest.fixture
@@ -42,8 +32,6 @@ def texts(made_up: MakeUp, tmp_path: Path) -> None:
 
 
 def test_engines_by_hand_give_values_and_gradients_of_the_definition() -> None:
-    from experiments import s4d
-
     arch = systems.get("s4d", d_model=3, d_state=4)
     params = arch.init(jax.random.key(0))
     u = jax.random.normal(jax.random.key(1), (20, 3))
@@ -56,7 +44,7 @@ def test_engines_by_hand_give_values_and_gradients_of_the_definition() -> None:
 
         return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(params, u, h0)
 
-    found = jax.jit(lambda: [outcome(x) for x in ("sequential", *s4d.BY_HAND)])()
+    found = jax.jit(lambda: [outcome(x) for x in ("sequential", *by_hand.BY_HAND)])()
     for each in found[1:]:
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), each, found[0])
 

@@ -35,6 +35,18 @@ RGLRU = "recurrentgemma.torch.layers.RGLRU"
         ("zoology.mixers.mamba.S6", {"d_model": 8, "expand": 2}, ValueError, "expand = 2"),
         ("models.norm_attention.MHNA", {"d_model": 8, "mode": "x"}, ValueError, "mode = 'x'"),
         ("models.mamba.SSD", {"d_model": 32, "bias": True}, ValueError, "bias = True"),
+        (
+            "models.s5.S5SSM",
+            {"d_model": 8, "d_state": 4, "discretization": "euler"},
+            ValueError,
+            "discretization = 'euler'",
+        ),
+        (
+            "models.jax_layers.SequenceLayer(LRU)",
+            {"d_model": 8, "d_state": 4, "norm": "batch"},
+            ValueError,
+            "norm = 'batch'",
+        ),
         ("models.mamba.SSD_LTI", {"d_model": 32, "ngroups": 2}, ValueError, "ngroups = 2"),
         (
             "models.transformer.TransformerBlock",
@@ -127,3 +139,11 @@ def test_modules_lists_what_the_golden_files_need() -> None:
 def test_language_model_checks_its_keywords() -> None:
     with pytest.raises(TypeError, match="no keyword 'n_layer'; did you mean 'n_layers'"):
         language_model(sequence_mixer={"name": MHA}, n_layer=1)
+
+
+def test_complex_weights_are_told_from_real_ones() -> None:
+    apply = reference("models.s4.S4", d_model=2, d_state=2, l_max=3)
+    weights = {name: jnp.ones(shape) for name, shape in apply.shapes.items()}
+    assert apply.complex_weights == ("P", "B")
+    with pytest.raises(TypeError, match="weight 'P': expected an array of complex numbers, got fl"):
+        apply({**weights, "B": weights["B"] + 0j}, jnp.ones((1, 3, 2)))

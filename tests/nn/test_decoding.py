@@ -1,5 +1,7 @@
 """Prefill, step and generate against the full pass; documents packed against documents apart."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import pytest
 from dsfjax import systems
 from dsfjax.analysis import state_size
 from dsfjax.core import KVCache
+from tests.architectures import PAPER
 from tests.nn.small import VOCAB, compiled, tokens
 from tests.reference_loop import error
 from tests.unchecked import unchecked
@@ -24,18 +27,23 @@ MODELS = [(name, SMALL) for name in systems.names()] + [
     ("linear_attention", {"surroundings": "practice", "block": "transformer"}),
 ]
 IDS = [f"{name}-{own.get('surroundings', 'paper')}" for name, own in MODELS]
-every = pytest.mark.parametrize(("name", "own"), MODELS, ids=IDS)
 # Those of whom another of the same kind is among the quick ones.
 SIMILAR = ("s6-paper", "ssd-paper", "linear_attention-paper", "qlstm_reversed-paper")
 
 
-kinds = pytest.mark.parametrize(
-    ("name", "own"),
-    [
-        pytest.param(*pair, id=name, marks=pytest.mark.slow if name in SIMILAR else ())
-        for name, pair in zip(IDS, MODELS, strict=True)
-    ],
-)
+def slow_if(slow: Callable[[str, str], bool]) -> Any:
+    """All models, slow where a predicate of architecture and id says so."""
+    return pytest.mark.parametrize(
+        ("name", "own"),
+        [
+            pytest.param(*pair, id=id, marks=pytest.mark.slow if slow(pair[0], id) else ())
+            for id, pair in zip(IDS, MODELS, strict=True)
+        ],
+    )
+
+
+every = slow_if(lambda name, _: name not in PAPER)
+kinds = slow_if(lambda name, id: name not in PAPER or id in SIMILAR)
 
 
 @kinds
@@ -82,7 +90,8 @@ def test_state_of_decoding_does_not_grow(name: str, own: dict[str, Any]) -> None
         x.k.size + x.v.size if isinstance(x, KVCache) else int(np.prod(x.shape)) for x in carried
     )
     # A summed normaliser is carried too, but it is not a state of the system.
-    extra = len(carried) * 2 * 3 if name == "linear_attention" else 0
+    summed = name in ("linear_attention", "mlstm", "rwkv4", "based", "rebased", "performer")
+    extra = sum(math.prod(h.shape[:2]) for h in carried) if summed else 0
     assert numbers == state_size(model, 50) + extra
 
 

@@ -10,7 +10,9 @@ from flax import nnx
 
 from dsfjax import nn, scan, systems
 from dsfjax.core import KVCache
+from dsfjax.engines import Shards
 from dsfjax.nn.surroundings import PRACTICE, surround, surrounding
+from tests.architectures import PAPER
 from tests.nn.small import config
 from tests.reference_loop import error
 from tests.systems_zoo import slow_unless
@@ -22,7 +24,7 @@ KINDS = [(name, "paper") for name in systems.names()] + [
     for name in systems.names()
     if surrounding(name, "practice") != surrounding(name, "paper")
 ]
-every = pytest.mark.parametrize(("name", "kind"), KINDS)
+of_the_paper = pytest.mark.parametrize(("name", "kind"), [x for x in KINDS if x[0] in PAPER])
 
 
 def build(name: str, kind: str = "paper", **own: Any) -> nn.Mixer:
@@ -39,7 +41,10 @@ def tokens(length: int = LENGTH) -> Any:
 harder = pytest.mark.parametrize(
     ("name", "kind"),
     [
-        pytest.param(n, k, marks=SLOW if k == "paper" and (n, "practice") in KINDS else ())
+        pytest.param(
+            *(n, k),
+            marks=SLOW if k == "paper" and (n, "practice") in KINDS or n not in PAPER else (),
+        )
         for n, k in KINDS
     ],
 )
@@ -127,7 +132,7 @@ def test_bare_mixer_is_the_architecture_and_a_map() -> None:
     assert not hasattr(mixer, "gate") and not hasattr(mixer, "project_in")
 
 
-@every
+@of_the_paper
 def test_surroundings_are_those_of_the_models_in_use(name: str, kind: str) -> None:
     around = surrounding(name, kind)
     recurrent = name in ("qlstm", "qlstm_reversed", "rg_lru")
@@ -216,3 +221,50 @@ def test_an_architecture_of_ones_own_is_surrounded(monkeypatch: pytest.MonkeyPat
         surround("delta", nn.Surrounding())
     with pytest.raises(ValueError, match="unknown kind of surroundings 'practise'"):
         surround("delta", around, "practise")
+
+
+def test_token_shift_head_norm_and_low_rank_gate_by_hand() -> None:
+    """RWKV-6 as in practice: every signal reads its own mixture of a token and the one before."""
+    around = surrounding("rwkv6", "practice")._replace(gate_rank=3)
+    arch = nn.architecture(config("rwkv6", surroundings="practice"))
+    mixer, x = nn.Mixer(arch, D, around, rngs=nnx.Rngs(0)), np.asarray(tokens())
+    reset = np.arange(LENGTH) == 4
+    p = {k: np.asarray(v[...]) for k, v in mixer.core.items()}
+    shift = {k: np.asarray(v[...]) for k, v in mixer.shift.items()}
+    before = np.concatenate([np.zeros((1, D)), x[:-1]])
+    before[reset] = 0
+    r, k, v, w = (x + shift[name] * (before - x) for name in ("r", "k", "v", "log_w"))
+    y = np.zeros((LENGTH, 2, 4))
+    for h in range(2):
+        S = np.zeros((3, 4))
+        for t in range(LENGTH):
+            S = S * (not reset[t])
+            decay = np.exp(-np.exp(p["w_up"][h] @ np.tanh(p["w_down"] @ w[t]) + p["w_bias"][h]))
+            q, key, value = p["W_r"][h] @ r[t], p["W_k"][h] @ k[t], p["W_v"][h] @ v[t]
+            y[t, h] = q @ (S + np.outer(p["bonus"][h] * key, value))
+            S = decay[:, None] * S + np.outer(key, value)
+    y = y - y.mean(axis=2, keepdims=True)
+    y = (y / np.sqrt((y**2).mean(axis=2, keepdims=True) + 1e-5)).reshape(LENGTH, D)
+    gate = x @ np.asarray(mixer.gate_down.kernel[...]) @ np.asarray(mixer.gate.kernel[...])
+    expected = (y * silu(gate)) @ np.asarray(mixer.project_out.kernel[...])
+    found = jax.jit(lambda x, reset: mixer(x, reset=reset)[0])(x, reset)
+    assert error(found, expected) < 1e-12
+
+
+def test_glu_after_a_state_space_model_by_hand() -> None:
+    mixer, x = build("s5", "practice"), tokens()
+    y = scan(mixer.arch.system(mixer.parameters(), x), x, method="sequential")[0]
+    linear = mixer.project_out.linear
+    kernel, bias = np.asarray(linear.kernel[...]), np.asarray(linear.bias[...])
+    a, b = np.split(np.asarray(jax.nn.gelu(y)) @ kernel + bias, 2, axis=1)
+    expected = a / (1 + np.exp(-b))
+    assert error(jax.jit(lambda x: mixer(x)[0])(x), expected) < 1e-12
+
+
+def test_a_past_next_to_the_state_is_not_cut_over_devices() -> None:
+    arch = nn.architecture(config("mlstm"))
+    with pytest.raises(ValueError, match="got one with a past; use sequence_shards = 1"):
+        nn.Mixer(arch, D, shards=Shards("steps"), rngs=nnx.Rngs(0))
+    both = nn.Surrounding(token_shift=("q",), conv_width=4)
+    with pytest.raises(ValueError, match="a token shift or a convolution, got both"):
+        nn.Mixer(arch, D, both, rngs=nnx.Rngs(0))

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax import nn, scan, systems
+from dsfjax import nn, scan
 from dsfjax.analysis import num_parameters, state_size
+from tests.architectures import all_of_them
 from tests.nn.small import VOCAB, compiled, config, perturbed, tokens
 from tests.reference_loop import error
 
@@ -89,7 +90,7 @@ def test_classifier_pools_features(pooling: str) -> None:
         model.head(params, jnp.ones(8))
 
 
-@pytest.mark.parametrize("name", systems.names())
+@pytest.mark.parametrize("name", all_of_them())
 @pytest.mark.parametrize("surroundings", ["paper", "practice"])
 def test_parameters_are_counted_and_labelled(name: str, surroundings: str) -> None:
     c = config(name, surroundings=surroundings, max_length=5)

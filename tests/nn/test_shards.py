@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dsfjax import engines, nn, systems
+from tests.architectures import NOT_CUT
 from tests.nn.small import config, tokens
 from tests.reference_loop import error
 
@@ -78,7 +79,7 @@ def test_attention_that_reads_both_ways_and_pools() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mixer", [x for x in systems.names() if x not in ("lstm", "gru")])
+@pytest.mark.parametrize("mixer", [x for x in systems.names() if x not in NOT_CUT])
 def test_every_architecture(mixer: str) -> None:
     own = config(mixer, surroundings="practice", bidirectional=True, remat=True, **ONE_LAYER)
     check(own, reset=RESET, length=jnp.array(10))

@@ -50,13 +50,26 @@ def case(name: str) -> Case:
     return Case(arch, perturbed(arch), jax.jit(run))
 
 
-def runnable(
-    arch: systems.Architecture, params: Any, u: Array, *, h: Any = None, **given: Any
-) -> tuple[Any, Array]:
-    """A System and its tokens: the textbook one on ``u``, or the one on values where none is."""
+def piece(
+    arch: Any, params: Any, u: Array, before: Any = None, *, continued: bool = False, **given: Any
+) -> tuple[Any, Array, Any]:
+    """The System of some tokens of a sequence, its tokens, and what they leave next to its state.
+
+    ``before`` is the pair of the state and of what was left next to it. The System is the textbook
+    one on ``u``, or the one on values where none is.
+    """
+    h, past = (None, None) if before is None else before
     if arch.reads_state:
-        return arch.system_and_tokens(params, u, h=h, **given)
-    return arch.system(params, u, **given), u
+        system, u = arch.system_and_tokens(params, u, h=h, continued=continued, **given)
+        return system, u, None
+    system = arch.system(params, u, continued=continued, past=past, **given)
+    read = arch.read(params, u, continued=continued, reset=given.get("reset"))
+    return system, u, arch.advance(params, read, past=past, **given)[1]
+
+
+def runnable(arch: Any, params: Any, u: Array, **given: Any) -> tuple[Any, Array]:
+    """The System of a whole sequence, and the tokens to run it on."""
+    return piece(arch, params, u, **given)[:2]
 
 
 def as_numpy(params: Any) -> Any:

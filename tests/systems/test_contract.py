@@ -10,20 +10,22 @@ import pytest
 
 from dsfjax import KernelSystem, materialize, scan, step, systems, to_dense
 from dsfjax.systems.architecture import with_value_map
+from tests.architectures import PAPER, REPRESENTATIVES, all_of_them
 from tests.reference_loop import error
-from tests.systems.small import D_MODEL, build, case, cast, perturbed, runnable, tokens
+from tests.systems.small import D_MODEL, build, case, cast, perturbed, piece, runnable, tokens
 from tests.systems_zoo import slow_unless
 
 LENGTH = 9
 NAMES = systems.names()
-# The slow ones are cells of the kind of another that is quick.
-QUICK = {*NAMES} - {"gru"}
-every = pytest.mark.parametrize("name", slow_unless(QUICK, NAMES))
+every = pytest.mark.parametrize("name", all_of_them())
 # One of each kind of recurrence, for what depends on that alone.
 few = pytest.mark.parametrize(
     "name", slow_unless({"softmax_attention", "normalized_attention", "s6", "rg_lru"}, NAMES)
 )
-FINITE = [name for name in NAMES if name != "softmax_attention"]
+KERNELS = ("softmax_attention", "sliding_window_attention", "forgetting_attention")
+SMALL_RANGE = ("linear_attention", "normalized_attention")
+DENSE_MAPS = ("lru", "s5")
+FINITE = [name for name in NAMES if name not in KERNELS]
 # Those whose values are a linear map of the tokens, and whose textbook System thus reads tokens.
 linear = pytest.mark.parametrize(
     "name",
@@ -65,10 +67,10 @@ def test_split_anywhere_and_carry_the_state(name: str) -> None:
 
     @jax.jit
     def in_parts(params: Any, u: Any) -> Any:
-        outputs, h = [], None
+        outputs, h, past = [], None, None
         for part in (u[:1], u[1:5], u[5:]):
-            given = runnable(arch, params, part, continued=h is not None, h=h)
-            y, h = scan(*given, h)
+            system, u, past = piece(arch, params, part, (h, past), continued=h is not None)
+            y, h = scan(system, u, h)
             outputs.append(y)
         return jnp.concatenate(outputs)
 
@@ -125,7 +127,7 @@ def test_gradients_are_finite_at_extremes(name: str) -> None:
     arch, params, _ = case(name)
     # At 40 gates and decays saturate in float32. η, an exponential of the token, would leave its
     # range in linear and normalized attention.
-    scale = 10.0 if name in ("linear_attention", "normalized_attention") else 40.0
+    scale = 10.0 if name in SMALL_RANGE else 40.0
 
     def loss(params: Any, u: Any) -> Any:
         y = scan(*runnable(arch, params, u))[0]
@@ -172,7 +174,12 @@ def test_reset_runs_segments_apart(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "own"),
     [
-        *(pytest.param(n, {}, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES),
+        *(
+            pytest.param(
+                name, {}, marks=() if name in (*PAPER, *REPRESENTATIVES) else pytest.mark.slow
+            )
+            for name in NAMES
+        ),
         ("qlstm", {"coupled": True}),
     ],
 )
@@ -187,8 +194,9 @@ def test_packed_is_alone_is_prefill_and_step(name: str, own: dict[str, Any]) -> 
             return scan(*runnable(arch, params, u))[0]
 
         def prefill_and_step(u: Any) -> Any:
-            y, h = scan(*runnable(arch, params, u[:2]))
-            system, rest = runnable(arch, params, u[2:], continued=True, h=h)
+            system, first, past = piece(arch, params, u[:2])
+            y, h = scan(system, first)
+            system, rest, _ = piece(arch, params, u[2:], (h, past), continued=True)
             last, _ = step(system, rest[0], h)
             return jnp.concatenate([y, last[None]])
 
@@ -233,12 +241,14 @@ def test_kernel_on_values_and_on_tokens(name: str) -> None:
     def by_kernel(params: Any, u: Any) -> Any:
         signals = arch.signals(params, u)
         system = arch.system(params, u)
+        on_tokens = jnp.einsum("tise,se->ti", materialize(system, full=True), u)
         bare = system if isinstance(system, KernelSystem) else dataclasses.replace(system, D=None)
+        if name in DENSE_MAPS:  # no values to act on
+            return u, u, on_tokens
         phi = materialize(bare)
         v = signals.v.reshape(LENGTH, phi.shape[0], -1)
         equation = "hts,shp->thp" if phi.ndim == 3 else "hpts,shp->thp"
         y_bare = scan(bare, u)[0].reshape(v.shape)
-        on_tokens = jnp.einsum("tise,se->ti", materialize(system, full=True), u)
         return jnp.einsum(equation, phi, v), y_bare, on_tokens
 
     on_values, y_bare, on_tokens = by_kernel(params, u)
@@ -254,22 +264,21 @@ def test_matrices_of_the_paper(name: str) -> None:
     @jax.jit
     def matrices(params: Any, u: Any) -> Any:
         system, tokens = runnable(arch, params, u)
-        return *_matrices(to_dense(system)), tokens
+        return to_dense(system), tokens
 
-    A, B, C, D, tokens_in = map(np.asarray, matrices(params, u))
+    found, u_in = matrices(params, u)
+    A, B, C, D = (np.asarray(x.array) for x in (found.A, found.B, found.C, found.D))
     h, y = np.zeros(A.shape[1]), []
     for t in range(LENGTH):
-        h = A[t] @ h + B[t] @ tokens_in[t]
-        y.append(C[t] @ h + D[t] @ tokens_in[t])
+        before, h = h, A[t] @ h + B[t] @ np.asarray(u_in[t])
+        read = np.real(C[t] @ (before if found.C.before_update else h))
+        read = read * (2 if found.C.conjugate_pairs else 1)
+        y.append(read + D[t] @ np.asarray(u_in[t]))
     assert error(np.stack(y), run(params, u)) < 1e-12
 
 
-def _matrices(dense: Any) -> Any:
-    return dense.A.array, dense.B.array, dense.C.array, dense.D.array
-
-
 DTYPES = [("float32", "float32", 2e-6), ("float64", "float32", 2e-6), ("float32", "bfloat16", 2e-2)]
-NARROW = {(name, "float32") for name in QUICK} | {
+NARROW = {(name, "float32") for name in PAPER} | {
     ("s6", "bfloat16"),
     ("softmax_attention", "bfloat16"),
 }
@@ -295,7 +304,8 @@ def test_narrow_inputs(name: str, param_dtype: str, dtype: str, tolerance: float
     exact = run(cast(params, jnp.float64), cast(u, jnp.float64))
     y, state = jax.jit(lambda p, u: scan(*runnable(arch, p, u)))(params, u)
     assert y.dtype == dtype
-    widths = {x.dtype for x in jax.tree.leaves(state)} - {np.dtype("int32")}
+    leaves = [x for x in jax.tree.leaves(state) if x.dtype != jnp.int32]
+    widths = {jnp.finfo(x.dtype).dtype for x in leaves}  # of the parts, where a state is complex
     assert widths in ({np.dtype("float32")}, {np.dtype(param_dtype)})
     assert error(np.asarray(y, np.float64), exact) < tolerance
 
@@ -322,6 +332,19 @@ def test_traits_tell_the_structure(name: str) -> None:
     if isinstance(system, KernelSystem):
         assert arch.traits.structure.startswith("kernel")
         return
-    assert type(system.A).__name__.lower() in arch.traits.structure
-    wide = 3 if "d · n" in arch.traits.state else 2 if arch.traits.state == "2d" else 1
-    assert system.num_states == wide * D_MODEL
+    words = {"diagonalpluslowrank": "diagonal plus rank"}  # with the rank
+    kind = type(system.A).__name__.lower()
+    assert words.get(kind, kind) in arch.traits.structure
+    sizes = {"d": D_MODEL, "d · n": 3 * D_MODEL, "n": 3, **STATE_SIZES}
+    assert system.num_states == sizes[arch.traits.state.removesuffix(", complex")]
+    assert system.is_complex == ("complex" in arch.traits.structure)
+    if system.is_complex:
+        assert arch.traits.state.endswith(", complex")
+
+
+STATE_SIZES = {
+    "d · 2n": 6 * D_MODEL,
+    "d · (m + 1)(m + 2)/2": 10 * D_MODEL,
+    "d · m(m + 1)/2": 6 * D_MODEL,
+}
+"""Formulas of the traits that are not those of the paper, by hand for n = 3."""

@@ -9,12 +9,17 @@ import pytest
 from dsfjax import systems
 from dsfjax.systems import registry
 from dsfjax.systems.architecture import with_value_map
+from dsfjax.systems.contract import check
 from dsfjax.systems.ssd import ssd
+from dsfjax.training.presets import PAPER_MIXERS
+from tests.architectures import NOT_CUT
 from tests.unchecked import unchecked
 
+PAPER = systems.names()[:8]
 
-def test_names_are_those_of_the_paper() -> None:
-    assert systems.names() == (
+
+def test_names_begin_with_those_of_the_paper() -> None:
+    assert PAPER == (
         "softmax_attention",
         "linear_attention",
         "normalized_attention",
@@ -23,19 +28,32 @@ def test_names_are_those_of_the_paper() -> None:
         "qlstm",
         "qlstm_reversed",
         "rg_lru",
-        "lstm",
-        "gru",
     )
+    assert PAPER == PAPER_MIXERS
 
 
-@pytest.mark.parametrize("name", systems.names())
+def test_names_beyond_the_paper() -> None:
+    known = (
+        "sliding_window_attention forgetting_attention lru s4 s4d s5 lstm gru min_gru min_lstm "
+        "mamba3 retnet lightning gla hgrn2 gsa mlstm rwkv4 rwkv6 rwkv7 deltanet gated_deltanet "
+        "deltaproduct kda gdn2 comba momentum_delta mesa_net based rebased performer"
+    )
+    assert systems.names()[8:] == tuple(known.split())
+
+
+@pytest.mark.parametrize("name", systems.names()[8:])
+def test_functions_fit_together(name: str) -> None:
+    """Built-in ones are not checked when they are made, so here."""
+    check(name, systems.get(name, d_model=64), 64)
+    assert isinstance(systems.PRACTICE[name], systems.Surrounding)
+
+
+@pytest.mark.parametrize("name", PAPER)
 def test_options_are_the_keywords_of_the_builder(name: str) -> None:
     words = systems.options(name)
     assert words[0] == "d_model" and "init" in words
-    assert ("num_heads" in words) == (name not in ("s6", "qlstm", "qlstm_reversed", "lstm", "gru"))
-    assert ("d_state" in words) == (
-        name not in ("qlstm", "qlstm_reversed", "rg_lru", "lstm", "gru")
-    )
+    assert ("num_heads" in words) == (name not in ("s6", "qlstm", "qlstm_reversed"))
+    assert ("d_state" in words) == (name not in ("qlstm", "qlstm_reversed", "rg_lru"))
 
 
 def test_unknown_name_gives_the_nearest() -> None:
@@ -163,3 +181,9 @@ def test_options_without_a_default_are_checked_when_they_are_given(
 
 def test_registration_of_another_test_is_gone() -> None:
     assert "fast_ssd" not in systems.names()
+
+
+def test_which_carry_more_than_the_state_or_read_it() -> None:
+    made = {name: systems.get(name, d_model=64) for name in systems.names()}
+    found = [name for name, x in made.items() if x.past is not None or x.reads_state]
+    assert sorted(found) == sorted(NOT_CUT)

@@ -113,7 +113,7 @@ def parameters(model: nn.ModelConfig) -> int:
 
 
 @pytest.mark.usefixtures("texts")
-@pytest.mark.parametrize("mixer", systems.names())
+@pytest.mark.parametrize("mixer", presets.PAPER_MIXERS)
 def test_language_models_have_70_million_parameters(mixer: str) -> None:
     (config,) = presets.configs("paper", "language", [mixer]).values()
     assert parameters(config.model) == pytest.approx(70e6, rel=0.03)

@@ -24,6 +24,9 @@ from dsfjax.training.program import members
 from dsfjax.training.runs import program_of
 from tests.training.small_config import CONFIG
 
+BUILT = {name: systems.get(name, d_model=8) for name in systems.names()}
+ARCHITECTURES = [name for name, x in BUILT.items() if x.past is None and not x.reads_state]
+"""Those whose state is all that they carry: others are not cut over devices."""
 CUT = Resources(sequence_shards=4)
 """Of the eight devices; the other two divide the members or the batches."""
 
@@ -56,9 +59,7 @@ def resumes(folder: Path) -> None:
 
 def every_architecture(_: Path) -> None:
     """One step of each, with dropout: the parameters after it and the metrics before."""
-    for mixer in systems.names():
-        if systems.get(mixer, d_model=8).reads_state:  # its steps wait for one another
-            continue
+    for mixer in ARCHITECTURES:
         model = ModelConfig(
             mixer, vocab_size=32, d_model=8, num_layers=1, d_state=4, residual_dropout=0.1
         )

@@ -1,101 +1,24 @@
-r"""S4D, and two ways to run it that one writes by hand: an architecture and engines of one's own.
+r"""Two ways to run a constant diagonal system such as S4D that one writes by hand, as engines.
 
-.. math:: h_t = e^{ΔA} ⊙ h_{t-1} + \frac{e^{ΔA} - 1}{A} u_t, \quad
-          y_t = 2\,\mathrm{Re}(C^\top h_t) + D u_t, \quad A = -e^{ρ} + iω,
-
-for every channel by itself, with n complex states that are constant in time (S4D-Lin: ρ = log ½,
-ω = π·0, π·1, …). Nothing in the package knows this file: ``dsfjax train digits --import
-experiments.s4d --mixer s4d`` trains it, and the models of this process run with the engines inside
-of `named`.
+The models of this process run with them inside of `named`.
 
 References:
-    Gu et al. (2022), arXiv:2206.11893 (S4D). Gu et al. (2022), arXiv:2111.00396 (the convolution).
+    Gu et al. (2022), arXiv:2111.00396 (the convolution).
 """
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax import Engine, systems
-from dsfjax.core import Diagonal, InnerOutput, OuterInput, System, ValueSkip
+from dsfjax import Engine
 from dsfjax.core.diagonal import Elementwise
 from dsfjax.engines import ENGINES
 from dsfjax.engines.recurrence import Recurrence
-from dsfjax.systems import Architecture, Traits
-from dsfjax.systems.primitives import labels_without_decay
-
-
-class Params(NamedTuple):
-    """log Δ (H,); ρ, ω, and the two parts of C, (H, n); D (H,)."""
-
-    log_dt: Array
-    log_rate: Array
-    frequency: Array
-    c_re: Array
-    c_im: Array
-    D: Array
-
-
-class Signals(NamedTuple):
-    """The tokens, as values (L, H, 1)."""
-
-    v: Array
-
-
-def s4d(*, d_model: int, d_state: int = 16) -> Architecture:
-    """A constant complex diagonal system for every channel.
-
-    Args:
-        d_model: d, width of tokens and outputs; H = d.
-        d_state: n, complex states of a channel.
-
-    Returns:
-        The `Architecture`; state (d, n, 1).
-    """
-
-    def init(key: Array) -> Params:
-        key_dt, key_re, key_im = jax.random.split(key, 3)
-        low, high = math.log(1e-3), math.log(1e-1)
-        shape = (d_model, d_state)
-        return Params(
-            log_dt=jax.random.uniform(key_dt, (d_model,), minval=low, maxval=high),
-            log_rate=jnp.full(shape, math.log(0.5)),
-            frequency=jnp.broadcast_to(math.pi * jnp.arange(d_state), shape).astype(float),
-            c_re=jax.random.normal(key_re, shape) * math.sqrt(0.5),
-            c_im=jax.random.normal(key_im, shape) * math.sqrt(0.5),
-            D=jnp.ones(d_model),
-        )
-
-    def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        A = jax.lax.complex(-jnp.exp(params.log_rate), params.frequency)
-        log_a = jnp.exp(params.log_dt)[:, None] * A
-        return System(
-            Diagonal(log_a[None, :, :, None]),
-            OuterInput(((jnp.exp(log_a) - 1) / A)[None]),
-            InnerOutput(jax.lax.complex(params.c_re, params.c_im)[None], conjugate_pairs=True),
-            ValueSkip(params.D[None, :, None]),
-            reset=reset,
-            state_shape=(d_model, d_state, 1),
-        )
-
-    return Architecture(
-        init,
-        lambda params, u: Signals(u[:, :, None]),
-        assemble,
-        labels=labels_without_decay(*Params._fields),
-        traits=Traits(
-            "diagonal, complex, constant", "d · n, complex", "yes: Δ, A", "(0, 1)", "none"
-        ),
-    )
-
-
-systems.register("s4d", s4d)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,139 @@
+r"""DeltaProduct (Siems et al. 2025, arXiv:2502.10297): several delta rules per token."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core import DiagonalPlusLowRank, InnerOutput, OuterInput, System, l2norm
+from dsfjax.systems.architecture import Architecture, Traits
+from dsfjax.systems.primitives import (
+    Init,
+    affine,
+    decay_of_step,
+    divide,
+    log_rates,
+    step_bias,
+    weights_decay,
+)
+from dsfjax.systems.projections import maps, scaled, value_map
+from dsfjax.systems.surrounding import CONVOLVED
+
+PRACTICE = CONVOLVED._replace(head_norm="rms", gate="silu")
+
+
+class Params(NamedTuple):
+    """W_q (H, n, d), W_k (r, H, n, d), W_v (r, H, p, d), W_beta (r, H, d), W_dt (H, d).
+
+    bias_dt, A_log (H,).
+    """
+
+    W_q: Array
+    W_k: Array
+    W_v: Array
+    W_beta: Array
+    W_dt: Array
+    bias_dt: Array
+    A_log: Array
+
+
+class Signals(NamedTuple):
+    """q (L, H, n), k (L, r, H, n), v (L, r, H, p), β (L, r, H) and log a (L, H)."""
+
+    q: Array
+    k: Array
+    v: Array
+    beta: Array
+    log_a: Array
+
+
+def deltaproduct(
+    *,
+    d_model: int,
+    d_state: int = 64,
+    num_heads: int = 1,
+    num_householder: int = 2,
+    allow_neg_eigval: bool = True,
+    init: Init = "published",
+) -> Architecture:
+    r"""One decay, then r corrections of the state, each with a key and a value of its own.
+
+    .. math::
+       h_t = \prod_{j=r}^{1} (I - β_t^j k_t^j k_t^{j\top}) \, a_t h_{t-1}
+       + \sum_j \prod_{i=r}^{j+1} (I - β_t^i k_t^i k_t^{i\top}) \, β_t^j k_t^j ⊗ v_t^j, \quad
+       y_t = q_t^\top h_t / \sqrt{n},
+
+    with q_t and k_t of unit length, β_t = 2 σ(W_β u_t), and a_t as in Gated DeltaNet. The product
+    is the identity minus a matrix of rank r, W_t K_tᵀ, and the columns of W_t are what is written.
+
+    Args:
+        d_model: d, width of tokens and outputs.
+        d_state: n, state expansion per head.
+        num_heads: H, divides d_model.
+        num_householder: r, corrections per token.
+        allow_neg_eigval: Whether β is doubled, so that eigenvalues reach −1 and two corrections
+            turn the state.
+        init: "published": e^{A_log} uniform in [0, 16], softplus(b_Δ) log-uniform in [1e-3, 0.1],
+            weights N(0, 1/d); "authors": A_log = b_Δ = 0, weights N(0, 0.02²).
+
+    Returns:
+        The `Architecture`; state (H, n, p).
+
+    Example:
+        >>> arch = deltaproduct(d_model=8, d_state=4, num_householder=3)
+        >>> arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 8))).A.describe()
+        'diagonal plus rank 3'
+    """
+    p = divide("deltaproduct", d_model, num_heads, "d_model")
+    several = (num_householder, num_heads)
+
+    def init_params(key: Array) -> Params:
+        key, key_dt, key_a = jax.random.split(key, 3)
+        weights = maps(
+            key,
+            init,
+            W_q=(num_heads, d_state, d_model),
+            W_k=(*several, d_state, d_model),
+            W_v=(*several, p, d_model),
+            W_beta=(*several, d_model),
+            W_dt=(num_heads, d_model),
+        )
+        return Params(
+            **weights,
+            bias_dt=step_bias(key_dt, (num_heads,), init),
+            A_log=log_rates(key_a, (num_heads,), init),
+        )
+
+    def signals(params: Params, u: Array) -> Signals:
+        q, k, v = (affine(W, u) for W in (params.W_q, params.W_k, params.W_v))
+        beta = jax.nn.sigmoid(affine(params.W_beta, u, wide=True))
+        step = affine(params.W_dt, u, params.bias_dt, wide=True)
+        beta = 2 * beta if allow_neg_eigval else beta
+        return Signals(q, k, v, beta, decay_of_step(params.A_log, step))
+
+    def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
+        k = l2norm(signals.k).astype(signals.beta.dtype)
+        w: list[Array] = []
+        for j in range(num_householder):
+            # A further factor I − β k kᵀ in front of I − W Kᵀ: it corrects what is written so far.
+            key, own = k[:, j], signals.beta[:, j, :, None] * k[:, j]
+            w = [x - own * (key * x).sum(axis=-1, keepdims=True) for x in w] + [own]
+        log_a = signals.log_a[:, :, None]
+        erased = jnp.stack(w, axis=-1) * jnp.exp(log_a)[..., None]
+        rank = num_householder
+        b = w[0] if rank == 1 else jnp.stack(w, axis=1)
+        return System(
+            DiagonalPlusLowRank(log_a, erased, jnp.moveaxis(k, 1, -1)),
+            OuterInput(b, rank=rank),
+            InnerOutput(scaled(l2norm(signals.q))),
+            reset=reset,
+            state_shape=(num_heads, d_state, p),
+        )
+
+    bounds = "(−1, 1)" if allow_neg_eigval else "(0, 1)"
+    structure = f"diagonal plus rank {num_householder}"
+    traits = Traits(structure, "d · n", "yes: β_t, k_t", bounds, "none")
+    return Architecture(init_params, signals, assemble, value_map, weights_decay, traits)

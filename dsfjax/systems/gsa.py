@@ -1,0 +1,114 @@
+r"""Gated slot attention (Zhang et al. 2024, arXiv:2409.07146)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
+from dsfjax.core.dtypes import state_dtype
+from dsfjax.engines import scan
+from dsfjax.systems.architecture import Architecture, Traits
+from dsfjax.systems.primitives import Init, affine, divide, weights_decay
+from dsfjax.systems.projections import linear_system, maps, scaled, value_map
+from dsfjax.systems.surrounding import Surrounding
+
+TEMPERATURE = 8.0
+PRACTICE = Surrounding(conv_on=("q", "k", "v"), output_norm=True)
+
+
+class Params(NamedTuple):
+    """W_q, W_k (H, m, d); W_v (H, p, d); W_a (H, n, d)."""
+
+    W_q: Array
+    W_k: Array
+    W_v: Array
+    W_a: Array
+
+
+class Signals(NamedTuple):
+    """q, k (L, H, m), v (L, H, p) and log a (L, H, n)."""
+
+    q: Array
+    k: Array
+    v: Array
+    log_a: Array
+
+
+def gsa(
+    *,
+    d_model: int,
+    d_state: int = 64,
+    num_heads: int = 1,
+    d_key: int | None = None,
+    init: Init = "published",
+) -> Architecture:
+    r"""Softmax attention over n slots, whose keys and values are moving averages.
+
+    .. math::
+       y_t = \mathrm{softmax}(K_t q_t / \sqrt{m})^\top V_t, \quad
+       K_t = a_t ⊙ K_{t-1} + (1 - a_t) ⊗ k_t, \quad V_t = a_t ⊙ V_{t-1} + (1 - a_t) ⊗ v_t,
+
+    with a decay per slot, a_t = σ(W_a u_t)^{1/8}. V is the state of the System, which reads it with
+    c_t = softmax(K_t q_t / √m); K is the state of a System of its own, carried next to it.
+
+    Args:
+        d_model: d, width of tokens and outputs.
+        d_state: n, slots per head.
+        num_heads: H, divides d_model.
+        d_key: m, width of q and k per head, by default d/H.
+        init: "published": weights N(0, 1/d); "authors": N(0, 0.02²).
+
+    Returns:
+        The `Architecture`; state (H, n, p), and (H, n, m) next to it.
+
+    Example:
+        >>> arch = gsa(d_model=8, d_state=2)
+        >>> system = arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 8)))
+        >>> system.C.c.sum(axis=-1).round(3).tolist()
+        [[1.0], [1.0], [1.0]]
+    """
+    p = divide("gsa", d_model, num_heads, "d_model")
+    m = p if d_key is None else d_key
+
+    def init_params(key: Array) -> Params:
+        shape, slots = (num_heads, m, d_model), (num_heads, d_state, d_model)
+        weights = maps(key, init, W_q=shape, W_k=shape, W_v=(num_heads, p, d_model), W_a=slots)
+        return Params(**weights)
+
+    def signals(params: Params, u: Array) -> Signals:
+        log_a = jax.nn.log_sigmoid(affine(params.W_a, u, wide=True)) / TEMPERATURE
+        q, k, v = (affine(W, u) for W in (params.W_q, params.W_k, params.W_v))
+        return Signals(q, k, v, log_a)
+
+    def past(params: Params) -> Array:
+        return jnp.zeros((num_heads, d_state, m), state_dtype(params.W_k.dtype))
+
+    def carry(
+        params: Params, signals: Signals, *, reset: Array | None = None, past: Array
+    ) -> tuple[System, Array]:
+        q, k, log_a = scaled(signals.q), signals.k, signals.log_a
+        length, share = q.shape[0], -jnp.expm1(log_a)
+        keys = System(
+            Diagonal(log_a[..., None]),
+            OuterInput(share),
+            InnerOutput(q, over="p"),
+            reset=reset,
+            state_shape=(num_heads, d_state, m),
+            length=length,
+        )
+        scores, last = scan(keys, k.reshape(length, -1), past.astype(keys.dtype))
+        c = jax.nn.softmax(scores.reshape(log_a.shape).astype(log_a.dtype))
+        system = linear_system(log_a, c, share, p=p, reset=reset)
+        return system, last.astype(past.dtype)
+
+    def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
+        return carry(params, signals, reset=reset, past=past(params))[0]
+
+    traits = Traits("diagonal, per state", "d · n", "yes: a_t", "(0, 1)", "none")
+    return Architecture(
+        *(init_params, signals, assemble, value_map, weights_decay, traits), past=past, carry=carry
+    )

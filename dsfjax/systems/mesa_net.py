@@ -1,0 +1,127 @@
+r"""MesaNet, a locally optimal test-time trainer (von Oswald et al. 2025, arXiv:2506.05233)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax.core import System, l2norm
+from dsfjax.core.dtypes import state_dtype
+from dsfjax.engines import scan
+from dsfjax.systems.architecture import Architecture, Traits
+from dsfjax.systems.primitives import (
+    Init,
+    affine,
+    decay_of_step,
+    divide,
+    inverse_softplus,
+    log_rates,
+    step_bias,
+    weights_decay,
+)
+from dsfjax.systems.projections import linear_system, maps, value_map
+from dsfjax.systems.surrounding import CONVOLVED
+
+LOWEST = 0.25
+PRACTICE = CONVOLVED._replace(conv_on=("q", "k"), head_norm="rms")
+
+
+class Params(NamedTuple):
+    """W_q, W_k (H, n, d); W_v (H, p, d); W_beta, W_dt (H, d); bias_dt, A_log (H,); ridge (H, n)."""
+
+    W_q: Array
+    W_k: Array
+    W_v: Array
+    W_beta: Array
+    W_dt: Array
+    bias_dt: Array
+    A_log: Array
+    ridge: Array
+
+
+class Signals(NamedTuple):
+    """q, k (L, H, n), v (L, H, p), β and log a (L, H)."""
+
+    q: Array
+    k: Array
+    v: Array
+    beta: Array
+    log_a: Array
+
+
+def mesa_net(
+    *, d_model: int, d_state: int = 64, num_heads: int = 1, init: Init = "published"
+) -> Architecture:
+    r"""Linear attention whose query solves the regression of values on keys.
+
+    .. math::
+       y_t = V_t^\top (K_t + Λ)^{-1} q_t, \quad
+       K_t = a_t K_{t-1} + β_t k_t k_t^\top, \quad V_t = a_t V_{t-1} + β_t k_t ⊗ v_t,
+
+    with q_t and k_t of unit length, β_t = σ(w_β u_t), a_t as in Gated DeltaNet and a diagonal
+    Λ = 0.25 + softplus(ridge). V is the state of the System, which reads it with the solution; K is
+    the state of a System of its own, carried next to it. The solution is exact.
+
+    Args:
+        d_model: d, width of tokens and outputs.
+        d_state: n, state expansion per head.
+        num_heads: H, divides d_model.
+        init: "published": Λ = 1, e^{A_log} uniform in [0, 16], softplus(b_Δ) log-uniform in
+            [1e-3, 0.1], weights N(0, 1/d); "authors": A_log = b_Δ = 0, weights N(0, 0.02²).
+
+    Returns:
+        The `Architecture`; state (H, n, p), and (H, n, n) next to it.
+
+    Numerics:
+        O(L n²) memory for the matrices K_t, and O(n³) work per step.
+
+    Example:
+        >>> arch = mesa_net(d_model=8, d_state=2)
+        >>> arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 8))).state_shape
+        (1, 2, 8)
+    """
+    p = divide("mesa_net", d_model, num_heads, "d_model")
+
+    def init_params(key: Array) -> Params:
+        key, key_dt, key_a = jax.random.split(key, 3)
+        shape, gate = (num_heads, d_state, d_model), (num_heads, d_model)
+        wide = (num_heads, p, d_model)
+        return Params(
+            **maps(key, init, W_q=shape, W_k=shape, W_v=wide, W_beta=gate, W_dt=gate),
+            bias_dt=step_bias(key_dt, (num_heads,), init),
+            A_log=log_rates(key_a, (num_heads,), init),
+            ridge=jnp.full((num_heads, d_state), inverse_softplus(jnp.array(1 - LOWEST))),
+        )
+
+    def signals(params: Params, u: Array) -> Signals:
+        q, k, v = (affine(W, u) for W in (params.W_q, params.W_k, params.W_v))
+        beta = jax.nn.sigmoid(affine(params.W_beta, u, wide=True))
+        step = affine(params.W_dt, u, params.bias_dt, wide=True)
+        return Signals(q, k, v, beta, decay_of_step(params.A_log, step))
+
+    def past(params: Params) -> Array:
+        return jnp.zeros((num_heads, d_state, d_state), state_dtype(params.W_k.dtype))
+
+    def carry(
+        params: Params, signals: Signals, *, reset: Array | None = None, past: Array
+    ) -> tuple[System, Array]:
+        q, k, log_a = l2norm(signals.q), l2norm(signals.k), signals.log_a
+        scale, dtype = signals.beta[:, :, None], log_a.dtype
+        keys = linear_system(log_a, q, k, p=d_state, scale=scale, reset=reset)
+        values, h0 = k.reshape(k.shape[0], -1), past.astype(keys.dtype)
+        _, last, states = scan(keys, values, h0, return_states=True)
+        ridge = LOWEST + jax.nn.softplus(params.ridge).astype(dtype)
+        matrix = states.astype(dtype) + jax.vmap(jnp.diag)(ridge)[None]
+        c = jnp.linalg.solve(matrix, q[..., None].astype(dtype))[..., 0]
+        return linear_system(log_a, c, k, p=p, scale=scale, reset=reset), last.astype(past.dtype)
+
+    def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
+        return carry(params, signals, reset=reset, past=past(params))[0]
+
+    traits = Traits("scalar", "d · n", "no", "(0, 1)", "none")
+    return Architecture(
+        *(init_params, signals, assemble, value_map, weights_decay, traits), past=past, carry=carry
+    )

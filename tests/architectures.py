@@ -1,0 +1,29 @@
+"""Which architectures the quick tests try: the paper's, and one of every structure beyond them."""
+
+from typing import Any
+
+from dsfjax import systems
+from dsfjax.training.presets import PAPER_MIXERS
+from tests.systems_zoo import slow_unless
+
+PAPER = PAPER_MIXERS
+NOT_CUT = ("lstm", "gru", "gsa", "mesa_net", "mlstm", "rwkv4")
+"""Those whose sequences are not cut over devices: their steps wait for one another, or they carry
+more than the state of their System."""
+FAMILY = systems.names()[len(PAPER) :]
+# One per structure of A, B, C and η that the paper's eight do not have, for the tests that show
+# the most in the least time; with the others, what is beyond the paper runs among the slow tests.
+REPRESENTATIVES = (
+    "gla",
+    "rwkv6",
+    "mlstm",
+    "gated_deltanet",
+    "deltaproduct",
+    "forgetting_attention",
+    "lstm",
+)
+
+
+def all_of_them(*more: str) -> list[Any]:
+    """Every architecture as a parameter, slow unless it is of the paper or among ``more``."""
+    return slow_unless((*PAPER, *more), systems.names())
