@@ -45,8 +45,6 @@ from dsfjax.ops.linear import fused_recurrent_retention as fused_recurrent_reten
 from dsfjax.ops.linear import fused_recurrent_simple_gla as fused_recurrent_simple_gla
 from dsfjax.ops.linear import parallel_retention as parallel_retention
 from dsfjax.ops.linear import parallel_simple_gla as parallel_simple_gla
-from dsfjax.ops.mamba_ssm_3 import mamba3_mimo as mamba3_mimo
-from dsfjax.ops.mamba_ssm_3 import mamba3_siso_combined as mamba3_siso_combined
 from dsfjax.ops.mamba_ssm import mamba_chunk_scan_combined as mamba_chunk_scan_combined
 from dsfjax.ops.mamba_ssm import (
     mamba_split_conv1d_scan_combined as mamba_split_conv1d_scan_combined,
@@ -54,11 +52,17 @@ from dsfjax.ops.mamba_ssm import (
 from dsfjax.ops.mamba_ssm import selective_scan_fn as selective_scan_fn
 from dsfjax.ops.mamba_ssm import selective_state_update as selective_state_update
 from dsfjax.ops.mamba_ssm import ssd_minimal_discrete as ssd_minimal_discrete
+from dsfjax.ops.mamba_ssm_3 import mamba3_mimo as mamba3_mimo
+from dsfjax.ops.mamba_ssm_3 import mamba3_siso_combined as mamba3_siso_combined
 from dsfjax.ops.mesa import chunk_mesa_net as chunk_mesa_net
 from dsfjax.ops.mlstm_kernels import mlstm as mlstm
-from dsfjax.ops.mlstm_kernels import mlstm_chunkwise__native_autograd as mlstm_chunkwise__native_autograd
+from dsfjax.ops.mlstm_kernels import (
+    mlstm_chunkwise__native_autograd as mlstm_chunkwise__native_autograd,
+)
 from dsfjax.ops.mlstm_kernels import mlstm_siging as mlstm_siging
-from dsfjax.ops.mlstm_kernels import mlstm_siging_chunkwise__xl_chunk as mlstm_siging_chunkwise__xl_chunk
+from dsfjax.ops.mlstm_kernels import (
+    mlstm_siging_chunkwise__xl_chunk as mlstm_siging_chunkwise__xl_chunk,
+)
 from dsfjax.ops.momentum import chunk_momentum_delta_rule as chunk_momentum_delta_rule
 from dsfjax.ops.momentum import (
     fused_recurrent_momentum_delta_rule as fused_recurrent_momentum_delta_rule,
