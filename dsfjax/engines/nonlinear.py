@@ -37,7 +37,7 @@ from dsfjax.core.maps import DenseInput, InnerOutput, InputMap, OuterInput
 from dsfjax.core.pytree import pytree
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Dense
-from dsfjax.engines.associative import compose
+from dsfjax.engines.associative import Affine, compose
 from dsfjax.engines.engine import Engine
 from dsfjax.engines.recurrence import write
 from dsfjax.engines.scan import scan
@@ -369,7 +369,8 @@ def _newton_jvp(flat: Cell, plan: _Plan, primals: Any, tangents: Any) -> tuple[A
     lifted = (lambda x: x[..., None]) if dense else (lambda x: x)
     first = lifted(direct[0]) + (a[0] @ lifted(d_start) if dense else a[0] * d_start)
     f = jnp.concatenate([first[None], lifted(direct[1:])])
-    dh = jax.lax.associative_scan(partial(compose, dense=dense), (a, f))[1]
+    maps = Affine(None, a, f) if dense else Affine(a, None, f)
+    dh = jax.lax.associative_scan(compose, maps).f
     return (h, iterations), (dh[..., 0] if dense else dh, jnp.zeros((), jax.dtypes.float0))
 
 

@@ -133,7 +133,9 @@ def test_only_a_single_mixer_has_one_system(name: str) -> None:
 
 def test_modules_lists_what_the_golden_files_need() -> None:
     needed = {goldens.load(n).meta["module"] for n in parity.MODULES + parity.LANGUAGE_MODELS}
-    assert needed == set(modules())
+    # The reference values of S4 name its class with its options; it is known without them, too.
+    assert needed == set(modules()) - {"models.s4.S4"}
+    assert "models.s4.S4 (DPLR, l_max = L)" in needed
 
 
 def test_language_model_checks_its_keywords() -> None:

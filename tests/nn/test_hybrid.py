@@ -16,7 +16,7 @@ from tests.reference_loop import error
 pytestmark = pytest.mark.xdist_group("models")
 
 HYBRID = config("linear_attention+softmax_attention&ssd", num_layers=2)
-LENGTH = 7
+LENGTH = 4
 
 
 def test_patterns_have_one_form() -> None:
