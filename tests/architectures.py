@@ -7,9 +7,10 @@ from dsfjax.training.presets import PAPER_MIXERS
 from tests.systems_zoo import slow_unless
 
 PAPER = PAPER_MIXERS
-NOT_CUT = ("lstm", "gru", "gsa", "mesa_net", "mlstm", "rwkv4")
-"""Those whose sequences are not cut over devices: their steps wait for one another, or they carry
-more than the state of their System."""
+CARRY_MORE = ("lstm", "gru", "gsa", "mesa_net", "mlstm", "rwkv4")
+"""Those whose steps read the state, or that carry more than it."""
+NOT_CUT = (*CARRY_MORE, "forgetting_attention")
+"""Those whose sequences are not cut over devices; weights that decay are not exchanged."""
 FAMILY = systems.names()[len(PAPER) :]
 # One per structure of A, B, C and η that the paper's eight do not have, for the tests that show
 # the most in the least time; with the others, what is beyond the paper runs among the slow tests.

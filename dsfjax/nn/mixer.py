@@ -165,14 +165,18 @@ class Mixer(nnx.Module):
     def init_state(self, max_length: int) -> MixerState:
         """The state before the first token; a kernel's cache gets ``max_length`` slots."""
         dtype = getattr(self.project_out, "linear", self.project_out).kernel[...].dtype
-        shape = jax.ShapeDtypeStruct((1, self.d_model), dtype)
-        system, tokens, tail, _ = jax.eval_shape(lambda x: self._system(x, None, None), shape)
+        token = jax.ShapeDtypeStruct((1, self.d_model), dtype)
+
+        def first(x: Array) -> tuple[Array | None, Array | KVCache]:
+            system, tokens, tail, _ = self._system(x, None, None)
+            if isinstance(system, KernelSystem):
+                return tail, system.cache(max_length, dtype)
+            return tail, scan(system, tokens)[1]
+
         past = None if self.arch.past is None else self.arch.past(self.parameters())
-        tail = None if tail is None else jnp.zeros(tail.shape, tail.dtype)
-        if isinstance(system, KernelSystem):
-            return MixerState(tail, system.cache(max_length, dtype), jnp.array(False))
-        h = jax.eval_shape(lambda s, u: scan(s, u)[1], system, tokens)
-        return MixerState(tail, jnp.zeros(h.shape, h.dtype), jnp.array(False), past)
+        shapes = jax.eval_shape(first, token)
+        tail, h = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return MixerState(tail, h, jnp.array(False), past)
 
     def parameters(self) -> Any:
         """Parameters of the architecture, the NamedTuple that `Architecture.init` gives."""

@@ -12,7 +12,7 @@ from dsfjax.systems.architecture import with_value_map
 from dsfjax.systems.contract import check
 from dsfjax.systems.ssd import ssd
 from dsfjax.training.presets import PAPER_MIXERS
-from tests.architectures import NOT_CUT
+from tests.architectures import CARRY_MORE
 from tests.unchecked import unchecked
 
 PAPER = systems.names()[:8]
@@ -186,4 +186,4 @@ def test_registration_of_another_test_is_gone() -> None:
 def test_which_carry_more_than_the_state_or_read_it() -> None:
     made = {name: systems.get(name, d_model=64) for name in systems.names()}
     found = [name for name, x in made.items() if x.past is not None or x.reads_state]
-    assert sorted(found) == sorted(NOT_CUT)
+    assert sorted(found) == sorted(CARRY_MORE)

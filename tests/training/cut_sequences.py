@@ -22,11 +22,10 @@ from dsfjax.training.devices import layout
 from dsfjax.training.loop import run
 from dsfjax.training.program import members
 from dsfjax.training.runs import program_of
+from tests.architectures import NOT_CUT
 from tests.training.small_config import CONFIG
 
-BUILT = {name: systems.get(name, d_model=8) for name in systems.names()}
-ARCHITECTURES = [name for name, x in BUILT.items() if x.past is None and not x.reads_state]
-"""Those whose state is all that they carry: others are not cut over devices."""
+ARCHITECTURES = [name for name in systems.names() if name not in NOT_CUT]
 CUT = Resources(sequence_shards=4)
 """Of the eight devices; the other two divide the members or the batches."""
 
