@@ -2,7 +2,6 @@ r"""Performer (Choromanski et al. 2020, arXiv:2009.14794): positive random featu
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -35,7 +34,7 @@ def performer(
        φ(x) = \frac{1}{\sqrt{n}} (e^{Ω \hat x - |\hat x|^2/2} + ε), \quad \hat x = x / m^{1/4},
 
     with rows ω of Ω drawn once, orthogonal in blocks and of the length of normal vectors. They are
-    not learnt. φ(q) is scaled by its largest entry, which the quotient does not see.
+    not learnt. The exponential of q is divided by its largest entry before ε is added.
 
     Args:
         d_model: d, width of tokens and outputs.
@@ -71,7 +70,7 @@ def performer(
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         q, k = exponents(signals.q), exponents(signals.k)
-        q = q - jax.lax.stop_gradient(q.max(axis=-1, keepdims=True))
+        q = q - q.max(axis=-1, keepdims=True)
         phi, psi = ((jnp.exp(x) + STABILIZER) * d_state**-0.5 for x in (q, k))
         return separable_system(phi, psi, SummedNormalizer(), num_channels=p, reset=reset)
 

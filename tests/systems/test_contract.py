@@ -24,7 +24,8 @@ few = pytest.mark.parametrize(
 )
 KERNELS = ("softmax_attention", "sliding_window_attention", "forgetting_attention")
 SMALL_RANGE = ("linear_attention", "normalized_attention")
-DENSE_MAPS = ("lru", "s5")
+# Dense maps around the state, or several values written in a step: no kernel from value to output.
+WITHOUT_KERNEL = ("lru", "s5", "deltaproduct")
 FINITE = [name for name in NAMES if name not in KERNELS]
 # Those whose values are a linear map of the tokens, and whose textbook System thus reads tokens.
 linear = pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_kernel_on_values_and_on_tokens(name: str) -> None:
         system = arch.system(params, u)
         on_tokens = jnp.einsum("tise,se->ti", materialize(system, full=True), u)
         bare = system if isinstance(system, KernelSystem) else dataclasses.replace(system, D=None)
-        if name in DENSE_MAPS:  # no values to act on
+        if name in WITHOUT_KERNEL:
             return u, u, on_tokens
         phi = materialize(bare)
         v = signals.v.reshape(LENGTH, phi.shape[0], -1)
@@ -343,6 +344,7 @@ def test_traits_tell_the_structure(name: str) -> None:
 
 
 STATE_SIZES = {
+    "2d": 2 * D_MODEL,
     "d · 2n": 6 * D_MODEL,
     "d · (m + 1)(m + 2)/2": 10 * D_MODEL,
     "d · m(m + 1)/2": 6 * D_MODEL,
