@@ -90,8 +90,18 @@ class Training(Reading):
     """Mixer and MLP, the authors' Transformer block without MLP, or the mixer alone."""
     mlp_ratio: Int = None
     """Hidden width of the MLP over that of the model."""
+    mlp: Annotated[str | None, _from_preset("{gelu,swiglu}")] = None
+    """The MLP: two maps around a GELU, or three with a gate."""
     norm: Annotated[str | None, _from_preset("{layer,rms}")] = None
     """Norms of the blocks."""
+    embed_scale: Float = None
+    """Multiplies what the embedding gives."""
+    residual_scale: Float = None
+    """Multiplies what mixers and MLPs add to the residual stream."""
+    logit_scale: Float = None
+    """Multiplies the outputs of the head."""
+    logit_cap: Float = None
+    """Soft cap on the outputs of the head, c tanh(x / c); 0 for none."""
     bidirectional: YesNo = None
     """Whether every layer also has a mixer that reads the sequence from its end."""
     pooling: Annotated[str | None, _from_preset("{mean,last}")] = None

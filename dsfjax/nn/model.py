@@ -61,6 +61,7 @@ class Block(nnx.Module):
     ) -> None:
         depth, precision = config.num_layers, Precision.named(config.precision)
         self.kind, self.shards, self.num_mixers = config.block, shards, len(layer)
+        self.scale = config.residual_scale
         self.norm1 = norm(config.norm, config.d_model, rngs=rngs)
 
         def make(name: str, shards: Shards) -> Mixer:
@@ -88,6 +89,7 @@ class Block(nnx.Module):
             self.mlp = MLP(
                 config.d_model,
                 config.mlp_ratio,
+                kind=config.mlp,
                 init=config.init,
                 depth=depth,
                 precision=products(precision),
@@ -141,7 +143,7 @@ class Block(nnx.Module):
             else:
                 y = jnp.flip(run(jnp.flip(x, 0), reset=backward)[0], 0)
             outputs.append(y)
-        h = reduce(jnp.add, outputs)
+        h = self._scaled(reduce(jnp.add, outputs))
         return *self._channels(h, r, rates[1], keys[2]), tuple(after)
 
     def systems(
@@ -159,7 +161,7 @@ class Block(nnx.Module):
         x = self.norm1(r)
         steps = [mixer.step(x, state) for mixer, state in zip(self.mixers, states, strict=True)]
         outputs, after = zip(*steps, strict=True)
-        h = reduce(jnp.add, outputs)
+        h = self._scaled(reduce(jnp.add, outputs))
         return *self._channels(h, r, 0.0, None), after
 
     def _channels(
@@ -169,7 +171,10 @@ class Block(nnx.Module):
             return h, r
         r = r + dropout(h, rate, key, self.shards)
         h = self.norm2(r)
-        return (self.mlp(h) if self.kind == "prenorm" else h), r
+        return (self._scaled(self.mlp(h)) if self.kind == "prenorm" else h), r
+
+    def _scaled(self, h: Array) -> Array:
+        return h if self.scale == 1 else h * self.scale
 
 
 class SequenceModel(nnx.Module):
@@ -275,7 +280,8 @@ class SequenceModel(nnx.Module):
             table = self.embed.embedding[...]  # type: ignore[attr-defined]  # of ids, not of channels
             precision = products(self.precision)
             sums = jnp.promote_types(features.dtype, jnp.float32)
-            return jnp.matmul(features, table.T, precision=precision, preferred_element_type=sums)
+            logits = jnp.matmul(features, table.T, precision=precision, preferred_element_type=sums)
+            return self._capped(logits)
         if self.config.head == "classifier":
             if features.ndim < 2:
                 raise ValueError(
@@ -287,7 +293,15 @@ class SequenceModel(nnx.Module):
             last = self.shards.row(features, -1 if length is None else length - 1)
             return self.decoder(last.astype(jnp.promote_types(last.dtype, jnp.float32)))
         # Whatever the activations are, logits are sums in float32.
-        return self.head_map(features.astype(jnp.promote_types(features.dtype, jnp.float32)))
+        return self._capped(
+            self.head_map(features.astype(jnp.promote_types(features.dtype, jnp.float32)))
+        )
+
+    def _capped(self, logits: Array) -> Array:
+        """Logits with the scale and the soft cap of the config."""
+        scale, cap = self.config.logit_scale, self.config.logit_cap
+        logits = logits if scale == 1 else logits * scale
+        return cap * jnp.tanh(logits / cap) if cap else logits
 
     def systems(
         self,
@@ -464,6 +478,8 @@ class SequenceModel(nnx.Module):
             last = jax.lax.cummax(jnp.where(reset, index, -1))
             since = index - jnp.maximum(last, self.shards.largest_before(last[-1], -1))
             position = jnp.where(since <= index, since, position)
+        if self.config.embed_scale != 1:
+            h = h * self.config.embed_scale
         if self.config.max_length:
             if (length := self.shards.count * tokens.shape[0]) > self.config.max_length:
                 raise ValueError(

@@ -69,6 +69,12 @@ class ModelConfig:
             inside: the memory of one block instead of all, for about a third more time, on GPUs and
             TPUs. XLA's CPU compiler merges the second computation with the first, so that on a CPU
             it saves nothing.
+        mlp: "gelu", W₂ gelu(W₁ x) with biases, or "swiglu", W₂ (silu(W₁ x) ⊙ W₃ x) without
+            (arXiv:2002.05202).
+        embed_scale: Multiplies what the embedding gives (√d in Gemma).
+        residual_scale: Multiplies what mixers and MLPs add to the residual stream (Granite).
+        logit_scale: Multiplies the head's outputs.
+        logit_cap: c of the soft cap c · tanh(x / c) on them (Gemma 2); 0 for none.
 
     Raises:
         ValueError: For unknown names, with the nearest, and for sizes that cannot be.
@@ -110,6 +116,11 @@ class ModelConfig:
     num_documents: int = field(default=1, metadata={"later": True})
     bidirectional: bool = field(default=False, metadata={"later": True})
     remat: bool = field(default=False, metadata={"later": True})
+    mlp: Literal["gelu", "swiglu"] = field(default="gelu", metadata={"later": True})
+    embed_scale: float = field(default=1.0, metadata={"later": True})
+    residual_scale: float = field(default=1.0, metadata={"later": True})
+    logit_scale: float = field(default=1.0, metadata={"later": True})
+    logit_cap: float = field(default=0.0, metadata={"later": True})
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -140,6 +151,12 @@ class ModelConfig:
         choose("norm", self.norm, ("layer", "rms"))
         choose("head", self.head, get_args(HeadName))
         choose("pooling", self.pooling, ("mean", "last"))
+        choose("mlp", self.mlp, ("gelu", "swiglu"))
+        for name in ("embed_scale", "residual_scale", "logit_scale"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
+        if not 0 <= self.logit_cap < float("inf"):
+            raise ValueError(f"expected logit_cap > 0, or 0 for none, got {self.logit_cap}")
         choose("init", self.init, ("published", "authors"))
         Precision.named(self.precision)
         choose("method", self.method, ("auto", *ENGINES))

@@ -172,24 +172,30 @@ def positions(length: int, width: int) -> Float[Array, "L d"]:
 
 
 class MLP(nnx.Module):
-    """W₂ gelu(W₁ x + b₁) + b₂ with a hidden layer of ``ratio`` · d."""
+    """W₂ gelu(W₁ x + b₁) + b₂, or W₂ (silu(W₁ x) ⊙ W₃ x), with a hidden layer of ``ratio`` · d."""
 
     def __init__(
         self,
         d_model: int,
         ratio: int,
         *,
+        kind: str = "gelu",
         init: str,
         depth: int,
         precision: str = "highest",
         rngs: nnx.Rngs,
     ) -> None:
-        make = partial(linear, init=init, precision=precision, rngs=rngs)
+        self.gated = kind == "swiglu"
+        make = partial(linear, init=init, precision=precision, bias=not self.gated, rngs=rngs)
         self.fc1 = make(d_model, ratio * d_model)
+        if self.gated:
+            self.fc3 = make(d_model, ratio * d_model)
         self.fc2 = make(ratio * d_model, d_model, depth=depth)
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """Apply to every row of x (…, d)."""
+        if self.gated:
+            return self.fc2(ACTIVATIONS["silu"](self.fc1(x)) * self.fc3(x))
         return self.fc2(ACTIVATIONS["gelu"](self.fc1(x)))
 
 

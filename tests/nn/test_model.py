@@ -42,6 +42,28 @@ def mixer(x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
     return y @ np.asarray(p["project_out"]["kernel"])
 
 
+def test_gated_mlp_scales_and_soft_cap_by_hand() -> None:
+    _, params, apply, *_ = compiled(
+        "linear_attention",
+        num_layers=1,
+        mlp="swiglu",
+        embed_scale=3.0,
+        residual_scale=0.5,
+        logit_scale=2.0,
+        logit_cap=1.0,
+    )
+    ids, p = np.asarray(tokens(LENGTH)), params["blocks"]["block_0"]
+    r = 3 * np.asarray(params["embed"]["embedding"])[ids]
+    r = r + 0.5 * mixer(layer_norm(r, p["norm1"]), p["mixer"])
+    x = layer_norm(r, p["norm2"])
+    a, b = (x @ np.asarray(p["mlp"][name]["kernel"]) for name in ("fc1", "fc3"))
+    r = r + 0.5 * (a / (1 + np.exp(-a)) * b) @ np.asarray(p["mlp"]["fc2"]["kernel"])
+    logits = 2 * layer_norm(r, params["norm_f"]) @ np.asarray(params["embed"]["embedding"]).T
+    assert set(p["mlp"]["fc1"]) == {"kernel"}
+    assert np.abs(logits).max() > 1  # so that the cap is seen
+    assert error(apply(params, tokens(LENGTH)), np.tanh(logits)) < 1e-13
+
+
 @pytest.mark.parametrize("block", ["prenorm", "transformer", "mamba"])
 def test_model_by_hand(block: str) -> None:
     _, params, apply, *_ = compiled("linear_attention", block=block, max_length=9)

@@ -33,6 +33,9 @@ from tests.unchecked import unchecked
         ({"num_classes": 3}, "only a classifier has classes"),
         ({"embed_dropout": 1.0}, "expected 0 <= embed_dropout < 1, got 1.0"),
         ({"residual_dropout": -0.1}, "expected 0 <= residual_dropout < 1"),
+        ({"residual_scale": 0.0}, "expected residual_scale > 0"),
+        ({"logit_cap": -1.0}, "expected logit_cap > 0, or 0 for none"),
+        ({"mlp": "glu"}, "unknown mlp 'glu'; did you mean"),
         ({"attention_dropout": 0.1, "method": "chunked"}, "'chunked' never forms"),
     ],
 )
