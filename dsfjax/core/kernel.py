@@ -178,8 +178,8 @@ class KernelSystem:
     @property
     def slot_size(self) -> int:
         """G·m + H·p (and H with a decay): the numbers that the cache keeps of one step."""
-        decays = self.num_heads if self.weight_log_decay is not None else 0
-        return self.key_heads * self.k.shape[2] + self.output_width + decays
+        decays = 0 if self.log_decay is None and not isinstance(self.transition, Scalar) else 1
+        return self.key_heads * self.k.shape[2] + self.output_width + decays * self.num_heads
 
     @property
     def most_slots(self) -> int | None:

@@ -59,7 +59,8 @@ def run(
     if method == "sequential" and length != 1:
         return _sequential(system, u, h0)
     k, v = _keys_and_values(system, u)
-    q, decay, moved, past = system.q.astype(k.dtype), _decay(system, length, k.dtype), k, h0
+    q, moved, past = system.q.astype(k.dtype), k, h0
+    decay, spoilt = _decay(system, length, k.dtype)
     if A is not None and length == 1:
         past = None if h0 is None else h0._replace(k=move(A, h0.k))
     elif A is not None:
@@ -70,8 +71,9 @@ def run(
             product = product.astype(h0.k.dtype)
             past = h0._replace(k=jnp.einsum("jnm,sjm->sjn", product, h0.k, precision="highest"))
     # The new keys come first: a query sees that of its own step.
-    offset, cache, key_decay = _append(system, moved, v, decay, past)
+    offset, cache, key_decay = _append(system, moved, v, decay, spoilt, past)
     first, start, kept = _visible(system, length, offset, cache.first)
+    q = _spoil(q, spoilt, offset, start, kept)
     queries = Queries(offset + jnp.arange(length, dtype=jnp.int32), start, q, decay, kept)
     run: Any = partial(attend, *_sizes(method, length, cache.k.shape[0]), system.soft_cap)
     exact: Any = partial(one_by_one, system.soft_cap)
@@ -111,11 +113,30 @@ def _keys_and_values(system: KernelSystem, u: Array) -> tuple[Array, Array]:
     return to_heads(system.k.astype(dtype), system.key_heads), values(system, u).astype(dtype)
 
 
-def _decay(system: KernelSystem, length: int, dtype: Any) -> Decay | None:
-    """The decays of the weights in the dtype of the sums, summed up from the first step on."""
+def _decay(system: KernelSystem, length: int, dtype: Any) -> tuple[Decay | None, Array | None]:
+    """The decays of the weights in the dtype of the sums, summed up from the first step on.
+
+    A decay that is NaN or above all numbers would never leave these sums, whatever is reset. It
+    counts as 0, and is marked: what would have met it becomes NaN (`_spoil`).
+    """
     if (log_a := system.weight_log_decay) is None:
-        return None
-    return cumulative(jnp.broadcast_to(log_a.astype(dtype), (length, system.num_heads)))
+        return None, None
+    log_a = jnp.broadcast_to(log_a.astype(dtype), (length, system.num_heads))
+    spoilt = ~(log_a < jnp.inf)
+    return cumulative(jnp.where(spoilt, -jnp.inf, log_a)), spoilt
+
+
+def _spoil(
+    q: Array, spoilt: Array | None, offset: Array, start: Array, kept: tuple[Array, Array] | None
+) -> Array:
+    """Queries that are NaN where a spoilt decay lies between them and a key that they see."""
+    if spoilt is None:
+        return q
+    slot = offset + jnp.arange(q.shape[0], dtype=jnp.int32)
+    last = jax.lax.cummax(jnp.where(spoilt, slot[:, None], -1), axis=0)
+    # The decay of a step acts on the keys before it, so that of the first key in sight on none.
+    earliest = start if kept is None else jnp.minimum(start, kept[0])
+    return jnp.where((last > earliest[:, None])[..., None], jnp.nan, q)
 
 
 def values(system: KernelSystem, u: Array) -> Array:
@@ -185,12 +206,13 @@ def _own(system: KernelSystem) -> tuple[Queries, Keys]:
     """The queries and keys of a system without a past, and without values."""
     length, dtype = system.length, system.dtype
     k = to_heads(system.k.astype(dtype), system.key_heads)
-    decay, zero = _decay(system, length, dtype), jnp.zeros((), jnp.int32)
+    (decay, spoilt), zero = _decay(system, length, dtype), jnp.zeros((), jnp.int32)
     _, start, kept = _visible(system, length, zero, zero)
+    q = _spoil(system.q.astype(dtype), spoilt, zero, start, kept)
     # Values of no channels: the sums over keys then give log η alone.
     slot = jnp.arange(length, dtype=jnp.int32)
     v = jnp.zeros((length, system.num_heads, 0), dtype)
-    return Queries(slot, start, system.q.astype(dtype), decay, kept), Keys(k, v, decay)
+    return Queries(slot, start, q, decay, kept), Keys(k, v, decay)
 
 
 def _reach(system: KernelSystem) -> int | None:
@@ -222,7 +244,12 @@ def _is_bounded(system: KernelSystem, cache: KVCache | None) -> bool:
 
 
 def _append(
-    system: KernelSystem, k: Array, v: Array, decay: Decay | None, h0: KVCache | None
+    system: KernelSystem,
+    k: Array,
+    v: Array,
+    decay: Decay | None,
+    spoilt: Array | None,
+    h0: KVCache | None,
 ) -> tuple[Array, KVCache, Decay | None]:
     """Add keys and values to the past.
 
@@ -231,7 +258,8 @@ def _append(
     """
     if h0 is None:
         zero = jnp.zeros((), jnp.int32)
-        return zero, KVCache(k, v, zero, log_weight=_to_the_end(decay, decay)), decay
+        log_weight = _to_the_end(decay, decay, spoilt, zero)
+        return zero, KVCache(k, v, zero, log_weight=log_weight), decay
     # In the dtype of the cache, which may be narrower than that of the sums: what a later call will
     # read is what this one reads.
     k, v = k.astype(h0.k.dtype), v.astype(h0.v.dtype)
@@ -251,7 +279,7 @@ def _append(
     key_decay = None
     if decay is not None:
         key_decay = jax.tree.map(put, _decay_of_past(h0, decay), decay)
-    log_weight = _to_the_end(decay, key_decay)
+    log_weight = _to_the_end(decay, key_decay, spoilt, offset)
     if log_weight is not None and h0.log_weight is not None:
         log_weight = log_weight.astype(h0.log_weight.dtype)
     return offset, KVCache(put(h0.k, k), put(h0.v, v), h0.first, length, log_weight), key_decay
@@ -279,14 +307,19 @@ def _past(h0: KVCache | None, decay: Decay | None, dtype: Any) -> tuple[Keys | N
     return Keys(h0.k.astype(dtype), h0.v.astype(dtype), of_past), slot
 
 
-def _to_the_end(decay: Decay | None, key_decay: Decay | None) -> Array | None:
+def _to_the_end(
+    decay: Decay | None, key_decay: Decay | None, spoilt: Array | None, offset: Array
+) -> Array | None:
     """Logarithm of the decay of every slot up to the last step, (S, H)."""
-    if decay is None or key_decay is None:
+    if decay is None or key_decay is None or spoilt is None:
         return None
     last = jax.tree.map(lambda x: x[-1:], decay)
     # As in `finish`: coarse parts first, and −∞ where a decay of 0 lies between.
     log_weight = (last.coarse - key_decay.coarse) + (last.fine - key_decay.fine)
-    return jnp.where(last.zeros == key_decay.zeros, log_weight, -jnp.inf)
+    log_weight = jnp.where(last.zeros == key_decay.zeros, log_weight, -jnp.inf)
+    step = offset + jnp.arange(spoilt.shape[0], dtype=jnp.int32)[:, None]
+    slot = jnp.arange(log_weight.shape[0], dtype=jnp.int32)[:, None]
+    return jnp.where(slot < jnp.where(spoilt, step, -1).max(axis=0)[None], jnp.nan, log_weight)
 
 
 def _kept(system: KernelSystem, cache: KVCache, h0: KVCache | None) -> KVCache:
@@ -361,7 +394,7 @@ def _sequential(system: KernelSystem, u: Array, h0: KVCache | None) -> tuple[Arr
         # A loop carries arrays of one shape: all slots are there from the first step on.
         shapes = jax.eval_shape(
             lambda: _append(
-                system, *_keys_and_values(system, u), _decay(system, u.shape[0], dtype), h0
+                system, *_keys_and_values(system, u), *_decay(system, u.shape[0], dtype), h0
             )[1]
         )
         past = 0 if h0 is None else h0.k.shape[0]

@@ -265,3 +265,33 @@ def test_a_cache_without_decays_is_refused():
     plain = dataclasses.replace(system, transition=None)
     with pytest.raises(ValueError, match=r"a KVCache with log_weight.*system\.cache"):
         scan(system, zoo.tokens(system, 5), plain.cache(9))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_decay_that_is_no_number_is_gone_after_a_reset(bad: float) -> None:
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(rng.normal(size=(8, 2, 3))) for _ in range(2))
+    u = jnp.asarray(rng.normal(size=(8, 4)))
+    clean = -np.abs(rng.normal(size=(8, 2)))
+    spoilt = clean.copy()
+    spoilt[[2, 5], 0] = bad  # in a document; at the first step of one, where it acts on nothing
+    reset = jnp.arange(8) == 5
+
+    def system(log_a: np.ndarray) -> KernelSystem:
+        transition = Scalar(jnp.asarray(log_a))
+        return KernelSystem(q, k, reset=reset, transition=transition, num_channels=2)
+
+    expected = np.array(scan(system(clean), u)[0]).reshape(8, 2, 2)
+    expected[2:5, 0] = np.nan  # what reads the keys before step 2, in that head alone
+    one, parts = system(spoilt), [(0, 3), (3, 4), (4, 8)]
+    for method in ("sequential", "chunked", "materialized"):
+        whole = scan(one, u, method=method)[0]
+        np.testing.assert_allclose(whole.reshape(8, 2, 2), expected, atol=1e-12)
+        pieces, cache = [], one.cache(8)
+        for a, b in parts:
+            y, cache = scan(slice_time(one, a, b), u[a:b], cache, method=method)
+            pieces.append(y)
+        found = jnp.concatenate(pieces).reshape(8, 2, 2)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+    shown = np.isnan(materialize(one)).any(axis=-1)
+    assert (shown == np.isnan(expected[..., 0]).T).all()

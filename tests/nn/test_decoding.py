@@ -87,7 +87,10 @@ def test_state_of_decoding_does_not_grow(name: str, own: dict[str, Any]) -> None
     assert after == before
     carried = [layer.h for layer in before.layers]
     numbers = sum(
-        x.k.size + x.v.size if isinstance(x, KVCache) else int(np.prod(x.shape)) for x in carried
+        sum(y.size for y in (x.k, x.v, x.log_weight) if y is not None)
+        if isinstance(x, KVCache)
+        else int(np.prod(x.shape))
+        for x in carried
     )
     # A summed normaliser is carried too, but it is not a state of the system.
     summed = name in ("linear_attention", "mlstm", "rwkv4", "based", "rebased", "performer")

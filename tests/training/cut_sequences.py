@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsfjax import systems
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks import Example, Generated
 from dsfjax.training import Listener, OptimizerConfig, Resources, TrainConfig, load, train
@@ -22,10 +21,11 @@ from dsfjax.training.devices import layout
 from dsfjax.training.loop import run
 from dsfjax.training.program import members
 from dsfjax.training.runs import program_of
-from tests.architectures import NOT_CUT
+from tests.architectures import NOT_CUT, PAPER, REPRESENTATIVES
 from tests.training.small_config import CONFIG
 
-ARCHITECTURES = [name for name in systems.names() if name not in NOT_CUT]
+ARCHITECTURES = [name for name in (*PAPER, *REPRESENTATIVES) if name not in NOT_CUT]
+"""One of every structure; `tests/nn/test_shards.py` has all, on one device for several."""
 CUT = Resources(sequence_shards=4)
 """Of the eight devices; the other two divide the members or the batches."""
 
@@ -120,7 +120,7 @@ def language_model(_: Path) -> None:
 def close(found: Any, expected: Any, tolerance: float) -> None:
     """Largest difference over largest entry, of every leaf."""
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        one, other = np.asarray(one), np.asarray(other)
+        one, other = np.asarray(one, float), np.asarray(other, float)
         assert np.abs(one - other).max() <= tolerance * np.abs(other).max(), (one, other)
 
 

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from dsfjax import systems
-from tests.architectures import NOT_CUT
+from tests.training.cut_sequences import ARCHITECTURES
 from tests.training.processes import ROOT, start
 
 
@@ -25,7 +24,7 @@ def test_a_run_is_that_of_one_device_and_resumes() -> None:
 @pytest.mark.slow
 def test_every_architecture_trains_as_on_one_device() -> None:
     done = eight_devices("every_architecture", JAX_ENABLE_X64="1")
-    assert done.split() == [name for name in systems.names() if name not in NOT_CUT]
+    assert done.split() == ARCHITECTURES
 
 
 @pytest.mark.slow
