@@ -29,7 +29,7 @@ import jax
 import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
-MOST_SECONDS = 0.7
+MOST_SECONDS = 0.5
 # One example of what is otherwise a product, and what would be missed most: run every time,
 # whatever they cost. Patterns of `name_of`; fnmatch reads brackets as sets, so they are "?".
 KEPT = (

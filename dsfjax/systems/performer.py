@@ -48,6 +48,7 @@ def performer(
         The `Architecture`; state (H, n, p).
 
     Example:
+        >>> import jax
         >>> arch = performer(d_model=8, d_state=4)
         >>> arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 8))).state_shape
         (1, 4, 8)
