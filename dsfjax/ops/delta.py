@@ -59,9 +59,9 @@ def erase_and_write(
         written: k̃, (T, H, K).
         reset: (T,).
     """
-    heads, one = v.shape[1], jnp.ones((v.shape[0], v.shape[1], 1), wide(v).dtype)
-    beta = one if beta is None else wide(beta)[..., None]
-    log_a = 0 * one if log_a is None else wide(log_a)
+    heads, dtype = v.shape[1], wide(v).dtype
+    beta = jnp.ones((v.shape[0], heads, 1), dtype) if beta is None else wide(beta)[..., None]
+    log_a = jnp.zeros((1, heads, 1), dtype) if log_a is None else wide(log_a)
     written = k if written is None else written
     if log_a.ndim == 2:
         log_a = log_a[..., None]

@@ -36,21 +36,6 @@ def _comba(
     return low_rank(log_a, w, p, b=k, gate=gate, c=c, v=v, reset=reset)
 
 
-def _fused_comba(
-    q: Array,
-    k: Array,
-    p: Array | None,
-    v: Array,
-    g: Array,
-    beta: Array | None = None,
-    scale: float | None = None,
-    use_qk_l2norm_in_kernel: bool = False,
-    *,
-    reset: Array | None = None,
-) -> Assembled:
-    return _comba(q, k, v, p, g, beta, scale, use_qk_l2norm_in_kernel, reset=reset)
-
-
 @op(_comba, "fla.ops.comba")
 def chunk_comba(
     q: Float[Array, "B T H K"],
@@ -105,7 +90,7 @@ def chunk_comba(
     )
 
 
-@op(_fused_comba, "fla.ops.comba")
+@op(_comba, "fla.ops.comba")
 def fused_recurrent_comba(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -121,39 +106,12 @@ def fused_recurrent_comba(
     *,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Array, Array | None]:
-    r"""`chunk_comba` with p before v.
-
-    .. math:: S_t = e^{g_t} S_{t-1} - β_t k_t p_t^\top S_{t-1} + β_t k_t v_t^\top, \quad
-              y_t = s\, S_t^\top q_t .
-
-    A = e^g I − β k pᵀ, B = β k, C = s q, D = 0: p reads the state before it decays.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        p: What reads the state to be corrected; None for k.
-        v: Values.
-        g: Log decay per step and head.
-        beta: β, how much is erased and written, by default 1.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        use_qk_l2norm_in_kernel: Whether q, k and p are brought to unit length.
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-
-    References:
-        Hu et al. (2025), arXiv:2506.02475.
-    """
-    return run(
-        partial(_fused_comba, scale=scale, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel),
-        (q, k, p, v, g, beta),
-        v.shape,
+    """`chunk_comba` with p before v."""
+    return chunk_comba(
+        *(q, k, v, p, g, beta, scale),
         initial_state=initial_state,
         output_final_state=output_final_state,
+        use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
         cu_seqlens=cu_seqlens,
         segment_ids=segment_ids,
     )

@@ -39,68 +39,6 @@ def _gla(
     return attention(Diagonal(jnp.asarray(log_a)), scaled(q, scale), k, v, reset)
 
 
-def _chunk_gla(
-    q: Array,
-    k: Array,
-    v: Array,
-    g: Array,
-    scale: float | None = None,
-    *,
-    reset: Array | None = None,
-) -> Assembled:
-    return _gla(q, k, v, g, scale=scale, reset=reset)
-
-
-@op(_chunk_gla, "fla.ops.gla")
-def chunk_gla(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T HV V"],
-    g: Float[Array, "B T HV K"],
-    scale: float | None = None,
-    initial_state: Float[Array, "N HV _ _"] | None = None,
-    output_final_state: bool = False,
-    state_v_first: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-) -> tuple[Array, Array | None]:
-    r"""Gated linear attention: a decay per key channel.
-
-    .. math:: S_t = \mathrm{diag}(e^{g_t}) S_{t-1} + k_t v_t^\top, \quad y_t = s\, S_t^\top q_t .
-
-    A = diag(e^g), B = k, C = s q, D = 0.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        g: Log decay per key channel.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        state_v_first: Whether states are [N, HV, V, K].
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-
-    References:
-        Yang et al. (2023), arXiv:2312.06635.
-    """
-    return run(
-        partial(_chunk_gla, scale=scale),
-        (q, k, v, g),
-        v.shape,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        state_v_first=state_v_first,
-        cu_seqlens=cu_seqlens,
-        segment_ids=segment_ids,
-    )
-
-
 @op(_gla, "fla.ops.gla")
 def fused_recurrent_gla(
     q: Float[Array, "B T H K"],
@@ -157,6 +95,66 @@ def fused_recurrent_gla(
     )
 
 
+def _chunk_gla(
+    q: Array,
+    k: Array,
+    v: Array,
+    g: Array,
+    scale: float | None = None,
+    *,
+    reset: Array | None = None,
+) -> Assembled:
+    return _gla(q, k, v, g, scale=scale, reset=reset)
+
+
+@op(_chunk_gla, "fla.ops.gla")
+def chunk_gla(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T H K"],
+    v: Float[Array, "B T HV V"],
+    g: Float[Array, "B T HV K"],
+    scale: float | None = None,
+    initial_state: Float[Array, "N HV _ _"] | None = None,
+    output_final_state: bool = False,
+    state_v_first: bool = False,
+    cu_seqlens: CuSeqlens | None = None,
+    *,
+    segment_ids: Int[Array, "B T"] | None = None,
+) -> tuple[Array, Array | None]:
+    r"""Gated linear attention: a decay per key channel.
+
+    .. math:: S_t = \mathrm{diag}(e^{g_t}) S_{t-1} + k_t v_t^\top, \quad y_t = s\, S_t^\top q_t .
+
+    A = diag(e^g), B = k, C = s q, D = 0.
+
+    Args:
+        q: Queries.
+        k: Keys.
+        v: Values.
+        g: Log decay per key channel.
+        scale: s, by default K^(-1/2).
+        initial_state: S, [N, HV, K, V].
+        output_final_state: Whether to return the state at the end.
+        state_v_first: Whether states are [N, HV, V, K].
+        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
+        segment_ids: Documents of each row.
+
+    Returns:
+        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
+
+    References:
+        Yang et al. (2023), arXiv:2312.06635.
+    """
+    return fused_recurrent_gla(
+        *(q, k, v, g, None, scale),
+        initial_state=initial_state,
+        output_final_state=output_final_state,
+        state_v_first=state_v_first,
+        cu_seqlens=cu_seqlens,
+        segment_ids=segment_ids,
+    )
+
+
 def _hgrn(x: Array, g: Array, *, reset: Array | None = None) -> Assembled:
     A = Diagonal(wide(g)[:, None, None])
     shape = (1, 1, x.shape[1])
@@ -164,35 +162,6 @@ def _hgrn(x: Array, g: Array, *, reset: Array | None = None) -> Assembled:
         A, OuterInput(), InnerOutput(), reset=reset, state_shape=shape, length=x.shape[0]
     )
     return Assembled(system, x)
-
-
-@op(_hgrn, "fla.ops.hgrn")
-def chunk_hgrn(
-    x: Float[Array, "B T D"],
-    g: Float[Array, "B T D"],
-    initial_state: Float[Array, "B D"] | None = None,
-    output_final_state: bool = False,
-) -> tuple[Array, Array | None]:
-    r"""A gated recurrence of single channels.
-
-    .. math:: h_t = e^{g_t} h_{t-1} + x_t, \quad y_t = h_t .
-
-    A = e^g per channel, B = 1, C = 1, D = 0. It takes no packed sequences;
-    `fused_recurrent_hgrn` does.
-
-    Args:
-        x: Inputs.
-        g: Log decay per channel.
-        initial_state: h.
-        output_final_state: Whether to return the state at the end.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, D]; h [B, D] at least float32, or None.
-
-    References:
-        Qin et al. (2023), arXiv:2311.04823.
-    """
-    return _run_hgrn(x, g, initial_state, output_final_state, None, None)
 
 
 @op(_hgrn, "fla.ops.hgrn")
@@ -205,7 +174,11 @@ def fused_recurrent_hgrn(
     *,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Array, Array | None]:
-    """A gated recurrence of single channels, as `chunk_hgrn`, also on packed sequences.
+    r"""A gated recurrence of single channels.
+
+    .. math:: h_t = e^{g_t} h_{t-1} + x_t, \quad y_t = h_t .
+
+    A = e^g per channel, B = 1, C = 1, D = 0.
 
     Args:
         x: Inputs.
@@ -217,18 +190,10 @@ def fused_recurrent_hgrn(
 
     Returns:
         ``(o, final_state)``: o [B, T, D]; h [N, D] at least float32, or None.
+
+    References:
+        Qin et al. (2023), arXiv:2311.04823.
     """
-    return _run_hgrn(x, g, initial_state, output_final_state, cu_seqlens, segment_ids)
-
-
-def _run_hgrn(
-    x: Array,
-    g: Array,
-    initial_state: Array | None,
-    output_final_state: bool,
-    cu_seqlens: CuSeqlens | None,
-    segment_ids: Array | None,
-) -> tuple[Array, Array | None]:
     o, state = run(
         _hgrn,
         (x, g),
@@ -239,3 +204,14 @@ def _run_hgrn(
         segment_ids=segment_ids,
     )
     return o, None if state is None else state[:, 0, 0]
+
+
+@op(_hgrn, "fla.ops.hgrn")
+def chunk_hgrn(
+    x: Float[Array, "B T D"],
+    g: Float[Array, "B T D"],
+    initial_state: Float[Array, "B D"] | None = None,
+    output_final_state: bool = False,
+) -> tuple[Array, Array | None]:
+    """A gated recurrence of single channels: `fused_recurrent_hgrn` without packed sequences."""
+    return fused_recurrent_hgrn(x, g, initial_state, output_final_state)

@@ -114,56 +114,19 @@ def fused_recurrent_kda(
     *,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Array, Array | None]:
-    r"""`chunk_kda` with another order of arguments.
-
-    .. math:: S_t = (I - β_t k_t k_t^\top) \mathrm{diag}(e^{g_t}) S_{t-1} + β_t k_t v_t^\top, \quad
-              y_t = s\, S_t^\top q_t .
-
-    A = (I − β k kᵀ) diag(e^g), B = β k, C = s q, D = 0.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        g: Log decay per key channel.
-        beta: β, how much is erased and written.
-        A_log: Log rate of the raw gate: g becomes −e^A_log softplus(g + dt_bias).
-        dt_bias: Bias of the raw gate.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        use_qk_l2norm_in_kernel: Whether q and k are brought to unit length.
-        use_gate_in_kernel: Whether g is raw; see `A_log`.
-        use_beta_sigmoid_in_kernel: Whether beta is raw and its sigmoid counts.
-        allow_neg_eigval: Whether that sigmoid is doubled.
-        lower_bound: ℓ < 0: g becomes ℓ σ(e^A_log (g + dt_bias)), without A_log with a factor of 1.
-        state_v_first: Whether states are [N, HV, V, K].
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-
-    References:
-        Kimi Team (2025), arXiv:2510.26692.
-    """
-    return run(
-        partial(
-            gated_delta_rule,
-            scale=scale,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-            use_beta_sigmoid_in_kernel=use_beta_sigmoid_in_kernel,
-            allow_neg_eigval=allow_neg_eigval,
-            use_gate_in_kernel=use_gate_in_kernel,
-            lower_bound=lower_bound,
-            A_log=A_log,
-            dt_bias=dt_bias,
-        ),
-        (q, k, v, g, beta),
-        v.shape,
+    """`chunk_kda` with another order of arguments."""
+    return chunk_kda(
+        *(q, k, v, g, beta, scale),
         initial_state=initial_state,
         output_final_state=output_final_state,
+        use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
+        use_gate_in_kernel=use_gate_in_kernel,
+        use_beta_sigmoid_in_kernel=use_beta_sigmoid_in_kernel,
+        allow_neg_eigval=allow_neg_eigval,
+        lower_bound=lower_bound,
         state_v_first=state_v_first,
+        A_log=A_log,
+        dt_bias=dt_bias,
         cu_seqlens=cu_seqlens,
         segment_ids=segment_ids,
     )
@@ -282,50 +245,17 @@ def fused_recurrent_gdn2(
     *,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Array, Array | None]:
-    r"""`chunk_gdn2` with another order of arguments.
-
-    .. math:: S_t = (I - k_t (b_t ⊙ k_t)^\top) \mathrm{diag}(e^{g_t}) S_{t-1}
-              + k_t (w_t ⊙ v_t)^\top, \quad y_t = s\, S_t^\top q_t .
-
-    A = (I − k (b ⊙ k)ᵀ) diag(e^g), B = k with a gate w on the values, C = s q, D = 0.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        g: Log decay per key channel.
-        b: How much is erased, per key channel.
-        w: How much is written, per value channel.
-        A_log: Log rate of the raw gate: g becomes −e^A_log softplus(g + dt_bias).
-        dt_bias: Bias of the raw gate.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        use_qk_l2norm_in_kernel: Whether q and k are brought to unit length.
-        use_gate_in_kernel: Whether g is raw; see `A_log`.
-        lower_bound: ℓ < 0: g becomes ℓ σ(e^A_log (g + dt_bias)), without A_log with a factor of 1.
-        state_v_first: Whether states are [N, HV, V, K].
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-    """
-    return run(
-        partial(
-            _gdn2,
-            scale=scale,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-            use_gate_in_kernel=use_gate_in_kernel,
-            lower_bound=lower_bound,
-            A_log=A_log,
-            dt_bias=dt_bias,
-        ),
-        (q, k, v, g, b, w),
-        v.shape,
+    """`chunk_gdn2` with another order of arguments."""
+    return chunk_gdn2(
+        *(q, k, v, g, b, w, scale),
         initial_state=initial_state,
         output_final_state=output_final_state,
+        use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
+        use_gate_in_kernel=use_gate_in_kernel,
+        lower_bound=lower_bound,
         state_v_first=state_v_first,
+        A_log=A_log,
+        dt_bias=dt_bias,
         cu_seqlens=cu_seqlens,
         segment_ids=segment_ids,
     )

@@ -15,7 +15,7 @@ from dsfjax.ops.gates import unit
 from dsfjax.ops.op import Assembled, op
 
 
-def _covariance(
+def covariance(
     k: Array,
     g: Array,
     beta: Array,
@@ -44,23 +44,23 @@ def _sum(
     return Assembled(system, flat(v))
 
 
-def _solved(
+def solved(
     q: Array,
     k: Array,
     v: Array,
     g: Array,
     beta: Array,
-    covariance: Array,
+    rows: Array,
     lamb: Array,
     use_qk_l2norm_in_kernel: bool = False,
     *,
     reset: Array | None = None,
 ) -> Assembled:
-    """The sum of k vᵀ, read by c = (covariance + diag(λ))⁻¹ q; covariance is (T, K, H, K)."""
+    """The sum of k vᵀ, read by c = (K + diag(λ))⁻¹ q, with the rows (T, K, H, K) of K_t."""
     q, k = unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
-    dtype = covariance.dtype
+    dtype = rows.dtype
     ridge = lamb.astype(dtype)[None, :, :, None] * jnp.eye(k.shape[2], dtype=dtype)[None, None]
-    c = jnp.linalg.solve(covariance.swapaxes(1, 2) + ridge, q.astype(dtype)[..., None])[..., 0]
+    c = jnp.linalg.solve(rows.swapaxes(1, 2) + ridge, q.astype(dtype)[..., None])[..., 0]
     return _sum(v, k, g, beta, InnerOutput(c), reset)
 
 
@@ -75,9 +75,9 @@ def _mesa_net(
     *,
     reset: Array | None = None,
 ) -> tuple[Assembled, Assembled]:
-    first = _covariance(k, g, beta, use_qk_l2norm_in_kernel, reset=reset)
-    covariance = scan(*first)[0].reshape(k.shape[0], k.shape[2], *k.shape[1:])
-    return first, _solved(q, k, v, g, beta, covariance, lamb, use_qk_l2norm_in_kernel, reset=reset)
+    first = covariance(k, g, beta, use_qk_l2norm_in_kernel, reset=reset)
+    rows = scan(*first)[0].reshape(k.shape[0], k.shape[2], *k.shape[1:])
+    return first, solved(q, k, v, g, beta, rows, lamb, use_qk_l2norm_in_kernel, reset=reset)
 
 
 @op(_mesa_net, "fla.ops.mesa_net")
@@ -127,8 +127,8 @@ def chunk_mesa_net(
         von Oswald et al. (2025), arXiv:2506.05233.
     """
     batch, length, heads, n = k.shape
-    covariance, h_kk = run(
-        partial(_covariance, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel),
+    rows, h_kk = run(
+        partial(covariance, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel),
         (k, g, beta),
         (batch, length, n, heads, n),
         initial_state=h_kk_init,
@@ -137,8 +137,8 @@ def chunk_mesa_net(
         segment_ids=segment_ids,
     )
     o, h_kv = run(
-        partial(_solved, lamb=lamb, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel),
-        (q, k, v, g, beta, covariance),
+        partial(solved, lamb=lamb, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel),
+        (q, k, v, g, beta, rows),
         v.shape,
         initial_state=h_kv_init,
         output_final_state=output_final_state,

@@ -17,20 +17,47 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from dsfjax.core import InnerOutput, OuterInput, Scalar, SummedNormalizer, System
+from dsfjax.core import InnerOutput, OuterInput, Scalar, SummedNormalizer, System, stabilized
 from dsfjax.engines import scan
 from dsfjax.ops.batch import flat, scaled, wide
 from dsfjax.ops.op import Assembled, op
 
 
-def _running_maximum(log_f: Array, i: Array, first: Array) -> Array:
-    """m_t of every step, (T, H); maxima of sums compose, so all prefixes cost O(log T) steps."""
+def matrix_memory(
+    q: Array,
+    k: Array,
+    v: Array,
+    log_f: Array,
+    log_i: Array,
+    m: Array,
+    eps: float,
+    *,
+    reset: Array | None = None,
+) -> tuple[Assembled, Array]:
+    """The System of one sequence, time first, in coordinates e^{m_t}, and the last m.
 
-    def compose(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Array, Array]:
-        return early[0] + late[0], jnp.maximum(early[1] + late[0], late[1])
-
-    total, largest = jax.lax.associative_scan(compose, (log_f, i))
-    return jnp.maximum(total + first[None], largest)
+    Args:
+        q: Queries (T, H, K).
+        k: Keys (T, H, K).
+        v: Values (T, H, V).
+        log_f: Log forget gate (T, H).
+        log_i: Log input gate (T, H).
+        m: m before the first step, (H,).
+        eps: ε of the normaliser.
+        reset: Boolean (T,) or None.
+    """
+    gates = stabilized(log_f, log_i, reset=reset, before=m.astype(log_i.dtype))
+    # The gate goes to the keys: numerator and normaliser have it both.
+    system = System(
+        Scalar(gates.log_a),
+        OuterInput(wide(k) * jnp.exp(gates.log_b)[:, :, None]),
+        InnerOutput(scaled(q, None)),
+        eta=SummedNormalizer(jnp.exp(-gates.log_max), True, eps),
+        reset=reset,
+        state_shape=(v.shape[1], k.shape[2], v.shape[2]),
+        length=q.shape[0],
+    )
+    return Assembled(system, flat(v)), gates.log_max[-1]
 
 
 def _mlstm(
@@ -42,30 +69,16 @@ def _mlstm(
     m_initial: Array | None = None,
     eps: float = 1e-6,
 ) -> Assembled:
-    return _stabilized(q, k, v, i, f, m_initial, eps)[0]
+    return _with_maximum(q, k, v, i, f, m_initial, eps)[0]
 
 
-def _stabilized(
+def _with_maximum(
     q: Array, k: Array, v: Array, i: Array, f: Array, m_initial: Array | None, eps: float
 ) -> tuple[Assembled, Array]:
     """The System of one sequence with heads first, and the last m."""
     q, k, v, i, f = (x.swapaxes(0, 1) for x in (q, k, v, i, f))
-    log_f, i = jax.nn.log_sigmoid(wide(f)), wide(i)
-    heads = v.shape[1]
-    first = jnp.zeros(heads, i.dtype) if m_initial is None else wide(m_initial).reshape(heads)
-    m = _running_maximum(log_f, i, first.astype(i.dtype))
-    before = jnp.concatenate([first[None].astype(m.dtype), m[:-1]])
-    gate = jnp.exp(i - m)
-    # The gate goes to the keys: numerator and normaliser have it both.
-    system = System(
-        Scalar(log_f + before - m),
-        OuterInput(wide(k) * gate[:, :, None]),
-        InnerOutput(scaled(q, None)),
-        eta=SummedNormalizer(jnp.exp(-m), True, eps),
-        state_shape=(heads, k.shape[2], v.shape[2]),
-        length=q.shape[0],
-    )
-    return Assembled(system, flat(v)), m[-1]
+    m = jnp.zeros(v.shape[1]) if m_initial is None else m_initial.reshape(v.shape[1])
+    return matrix_memory(q, k, v, jax.nn.log_sigmoid(wide(f)), wide(i), m, eps)
 
 
 @op(_mlstm, "mlstm_kernels.torch", "mlstm_chunkwise__native_autograd")
@@ -129,7 +142,7 @@ def mlstm(
     m0 = None if m_initial is None else m_initial.reshape(q.shape[:2])
 
     def one(arrays: Any, m0: Array | None, h0: Array | None) -> tuple[Array, Array, Array]:
-        found: Any = _stabilized(*arrays, m_initial=m0, eps=eps)
+        found: Any = _with_maximum(*arrays, m_initial=m0, eps=eps)
         (system, u), m = found
         y, last = scan(system, u, h0)
         return y, last, m

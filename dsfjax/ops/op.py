@@ -15,7 +15,6 @@ from dsfjax._util.names import unknown
 from dsfjax.core import KernelSystem, System
 
 P = ParamSpec("P")
-Q = ParamSpec("Q")
 R = TypeVar("R")
 
 
@@ -31,7 +30,7 @@ class Assembled(NamedTuple):
     u: Array
 
 
-class Op(Generic[P, R, Q]):
+class Op(Generic[P, R]):
     """A function on a batch of sequences that runs a System which it can also show.
 
     It is called as the function that it wraps. Array arguments are checked against the axes that
@@ -40,14 +39,15 @@ class Op(Generic[P, R, Q]):
     Attributes:
         names: Its names in `dsfjax.ops`; several where the peer has several for the same numbers.
         peer: Module in which the peer has them.
-        assemble: From the arrays of one sequence, without the axis B, to `Assembled`, or to a tuple
-            of those where one System reads what another has given.
+        assemble: From those arguments of the function that make the System, of one sequence and by
+            their names, to `Assembled`, or to a tuple of those where one System reads what another
+            has given.
     """
 
     def __init__(
         self,
         function: Callable[P, R],
-        assemble: Callable[Q, Assembled | tuple[Assembled, ...]],
+        assemble: Callable[..., Assembled | tuple[Assembled, ...]],
         peer: str,
         names: tuple[str, ...],
     ) -> None:
@@ -59,29 +59,53 @@ class Op(Generic[P, R, Q]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The function."""
+        self._refuse_unknown(kwargs)
+        _check_axes(self.names[0], self.axes, self._signature.bind(*args, **kwargs).arguments)
+        return self._function(*args, **kwargs)
+
+    def system(self, *args: Any, reset: Array | None = None, **kwargs: Any) -> Any:
+        """The System of one sequence, a tuple where there are several.
+
+        Run it with ``dsfjax.scan(op.system(…), op.tokens(…))``.
+
+        Args:
+            *args: The arguments of the op, in its order, arrays without the axis B.
+            reset: Boolean (T,), the first steps of documents, or None.
+            **kwargs: Further arguments of the op. What it does with the System, such as an initial
+                state, is left to `dsfjax.scan`.
+        """
+        found = self._assembled(args, kwargs, reset)
+        if isinstance(found, Assembled):
+            return found.system
+        return tuple(one.system for one in found)
+
+    def tokens(self, *args: Any, reset: Array | None = None, **kwargs: Any) -> Any:
+        """What that System is run on, (T, d), for the same arguments; a tuple for several."""
+        found = self._assembled(args, kwargs, reset)
+        return found.u if isinstance(found, Assembled) else tuple(one.u for one in found)
+
+    def _assembled(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], reset: Array | None
+    ) -> Assembled | tuple[Assembled, ...]:
+        self._refuse_unknown(kwargs)
+        bound, taken = self._signature.bind(*args, **kwargs), self._taken
+        for given in bound.arguments:
+            if given not in taken:
+                raise TypeError(
+                    f"{self.names[0]}.system: expected what makes the System, got {given!r}; give "
+                    "it to dsfjax.scan, or leave it out."
+                )
+        bound.apply_defaults()
+        own = {name: x for name, x in bound.arguments.items() if name in taken}
+        return self.assemble(**own) if reset is None else self.assemble(**own, reset=reset)
+
+    def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
         name, parameters = self.names[0], self._signature.parameters
         for given in kwargs:
             if given not in parameters:
                 why = LEFT_OUT.get(given)
                 said = unknown(f"{name}: unknown argument", given, parameters)
                 raise TypeError(f"{name} does not take {given!r}: {why}." if why else said)
-        _check_axes(name, self.axes, self._signature.bind(*args, **kwargs).arguments)
-        return self._function(*args, **kwargs)
-
-    def system(self, *args: Q.args, **kwargs: Q.kwargs) -> Any:
-        """The System of one sequence, a tuple where there are several; arrays without the axis B.
-
-        Run it with ``dsfjax.scan(op.system(…), op.tokens(…))``.
-        """
-        found = self.assemble(*args, **kwargs)
-        if isinstance(found, Assembled):
-            return found.system
-        return tuple(one.system for one in found)
-
-    def tokens(self, *args: Q.args, **kwargs: Q.kwargs) -> Any:
-        """What that System is run on, (T, d), for the same arguments; a tuple for several."""
-        found = self.assemble(*args, **kwargs)
-        return found.u if isinstance(found, Assembled) else tuple(one.u for one in found)
 
     def __repr__(self) -> str:
         return f"<dsfjax.ops.{self.text()}>"
@@ -101,6 +125,11 @@ class Op(Generic[P, R, Q]):
         return inspect.signature(self._function)
 
     @functools.cached_property
+    def _taken(self) -> frozenset[str]:
+        """Names of the arguments that make the System."""
+        return frozenset(inspect.signature(self.assemble).parameters)
+
+    @functools.cached_property
     def axes(self) -> dict[str, tuple[str, ...]]:
         """The axes of every array argument that can have but one shape, from its annotation."""
         hints = typing.get_type_hints(self._function)
@@ -115,8 +144,8 @@ class Op(Generic[P, R, Q]):
 
 
 def op(
-    assemble: Callable[Q, Assembled | tuple[Assembled, ...]], peer: str, *other_names: str
-) -> Callable[[Callable[P, R]], Op[P, R, Q]]:
+    assemble: Callable[..., Assembled | tuple[Assembled, ...]], peer: str, *other_names: str
+) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Make a function an `Op` and register it.
 
     Args:
@@ -125,7 +154,7 @@ def op(
         other_names: Further names of the peer for a function of the same numbers.
     """
 
-    def wrap(function: Callable[P, R]) -> Op[P, R, Q]:
+    def wrap(function: Callable[P, R]) -> Op[P, R]:
         made = Op(function, assemble, peer, (function.__name__, *other_names))
         REGISTRY.update({name: made for name in made.names})
         return made
@@ -133,7 +162,7 @@ def op(
     return wrap
 
 
-REGISTRY: dict[str, Op[..., Any, ...]] = {}
+REGISTRY: dict[str, Op[..., Any]] = {}
 """Every op by each of its names."""
 
 LEFT_OUT = {

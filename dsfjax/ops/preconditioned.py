@@ -73,51 +73,16 @@ def _corrected(
     )
 
 
-def _chunk_precond_gated_delta_rule(
+def _precond_gated_delta_rule(
     q: Array,
     k: Array,
     v: Array,
     g_atk: Array,
-    g: Array,
     beta_atk: Array,
-    beta: Array,
-    scale: float | None = None,
-    use_qk_l2norm_in_kernel: bool = True,
-    x: float = 1.5,
-    eps: float = 1e-6,
-    log_atk_scale: Array | None = None,
-    *,
-    reset: Array | None = None,
-) -> tuple[Assembled, Assembled]:
-    return _fused_precond_gated_delta_rule(
-        q,
-        k,
-        v,
-        g,
-        None,
-        None,
-        beta,
-        g_atk,
-        beta_atk,
-        scale,
-        use_qk_l2norm_in_kernel,
-        x,
-        eps,
-        log_atk_scale,
-        reset=reset,
-    )
-
-
-def _fused_precond_gated_delta_rule(
-    q: Array,
-    k: Array,
-    v: Array,
-    g: Array | None,
-    gk: Array | None,
-    gv: Array | None,
-    beta: Array | None,
-    g_atk: Array,
-    beta_atk: Array,
+    g: Array | None = None,
+    gk: Array | None = None,
+    gv: Array | None = None,
+    beta: Array | None = None,
     scale: float | None = None,
     use_qk_l2norm_in_kernel: bool = True,
     x: float = 1.5,
@@ -167,78 +132,14 @@ def _precond_kda(
     reset: Array | None = None,
 ) -> tuple[Assembled, Assembled]:
     g = log_decay(g, A_log, dt_bias, lower_bound) if use_gate_in_kernel else g
-    return _fused_precond_gated_delta_rule(
-        q,
-        k,
-        v,
-        None,
-        g,
-        None,
-        beta,
-        g_atk,
-        beta_atk,
-        scale,
-        use_qk_l2norm_in_kernel,
-        x,
-        eps,
-        log_atk_scale,
+    return _precond_gated_delta_rule(
+        *(q, k, v, g_atk, beta_atk, None, g, None, beta, scale, use_qk_l2norm_in_kernel),
+        *(x, eps, log_atk_scale),
         reset=reset,
     )
 
 
-def _run_preconditioned(
-    q: Array,
-    k: Array,
-    v: Array,
-    decays: tuple[Array | None, Array | None, Array | None],
-    beta: Array | None,
-    g_atk: Array,
-    beta_atk: Array,
-    scale: float | None,
-    initial_state: Array | None,
-    initial_A_state: Array | None,
-    output_final_state: bool,
-    use_qk_l2norm_in_kernel: bool,
-    cu_seqlens: CuSeqlens | None,
-    transpose_state_layout: bool,
-    x: float,
-    eps: float,
-    log_atk_scale: Array | None,
-    segment_ids: Array | None,
-) -> tuple[Array, Array | None, Array | None]:
-    squares, last = run(
-        partial(_squares, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel),
-        (k, g_atk, beta_atk),
-        k.shape,
-        initial_state=None if initial_A_state is None else initial_A_state[:, :, None],
-        output_final_state=output_final_state,
-        cu_seqlens=cu_seqlens,
-        segment_ids=segment_ids,
-    )
-    split, states = splits_channels(decays[2], beta, batch_axes=1), initial_state
-    v_first = transpose_state_layout
-    o, state = run(
-        partial(
-            _corrected,
-            scale=scale,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-            x=x,
-            eps=eps,
-            log_atk_scale=log_atk_scale,
-        ),
-        (q, k, v, squares, *decays, beta),
-        v.shape,
-        initial_state=heads_of_channels(states, v_first) if split else states,
-        output_final_state=output_final_state,
-        state_v_first=v_first and not split,
-        cu_seqlens=cu_seqlens,
-        segment_ids=segment_ids,
-    )
-    state = channels_of_heads(state, v.shape[2], v_first) if split else state
-    return o, state, None if last is None else last[:, :, 0]
-
-
-@op(_chunk_precond_gated_delta_rule, "fla.ops.precond_gated_delta_rule")
+@op(_precond_gated_delta_rule, "fla.ops.precond_gated_delta_rule")
 def chunk_precond_gated_delta_rule(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -293,29 +194,21 @@ def chunk_precond_gated_delta_rule(
     Returns:
         ``(o, S, A)``: o [B, T, HV, V]; S [N, HV, K, V] and A [N, H, K] at least float32, or None.
     """
-    return _run_preconditioned(
-        q,
-        k,
-        v,
-        (g, None, None),
-        beta,
-        g_atk,
-        beta_atk,
-        scale,
-        initial_state,
-        initial_A_state,
-        output_final_state,
-        use_qk_l2norm_in_kernel,
-        cu_seqlens,
-        transpose_state_layout,
-        x,
-        eps,
-        log_atk_scale,
-        segment_ids,
+    return fused_recurrent_precond_gated_delta_rule(
+        *(q, k, v, g, None, None, beta, g_atk, beta_atk, scale, initial_state),
+        initial_A_state=initial_A_state,
+        output_final_state=output_final_state,
+        use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
+        transpose_state_layout=transpose_state_layout,
+        x=x,
+        eps=eps,
+        log_atk_scale=log_atk_scale,
+        cu_seqlens=cu_seqlens,
+        segment_ids=segment_ids,
     )
 
 
-@op(_fused_precond_gated_delta_rule, "fla.ops.precond_gated_delta_rule")
+@op(_precond_gated_delta_rule, "fla.ops.precond_gated_delta_rule")
 def fused_recurrent_precond_gated_delta_rule(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -374,26 +267,36 @@ def fused_recurrent_precond_gated_delta_rule(
             "fused_recurrent_precond_gated_delta_rule: expected g_atk and beta_atk, got None; give "
             "both."
         )
-    return _run_preconditioned(
-        q,
-        k,
-        v,
-        (g, gk, gv),
-        beta,
-        g_atk,
-        beta_atk,
-        scale,
-        initial_state,
-        initial_A_state,
-        output_final_state,
-        use_qk_l2norm_in_kernel,
-        cu_seqlens,
-        transpose_state_layout,
-        x,
-        eps,
-        log_atk_scale,
-        segment_ids,
+    squares, last = run(
+        partial(_squares, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel),
+        (k, g_atk, beta_atk),
+        k.shape,
+        initial_state=None if initial_A_state is None else initial_A_state[:, :, None],
+        output_final_state=output_final_state,
+        cu_seqlens=cu_seqlens,
+        segment_ids=segment_ids,
     )
+    split, states = splits_channels(gv, beta, batch_axes=1), initial_state
+    v_first = transpose_state_layout
+    o, state = run(
+        partial(
+            _corrected,
+            scale=scale,
+            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
+            x=x,
+            eps=eps,
+            log_atk_scale=log_atk_scale,
+        ),
+        (q, k, v, squares, g, gk, gv, beta),
+        v.shape,
+        initial_state=heads_of_channels(states, v_first) if split else states,
+        output_final_state=output_final_state,
+        state_v_first=v_first and not split,
+        cu_seqlens=cu_seqlens,
+        segment_ids=segment_ids,
+    )
+    state = channels_of_heads(state, v.shape[2], v_first) if split else state
+    return o, state, None if last is None else last[:, :, 0]
 
 
 @op(_precond_kda, "fla.ops.precond_kda")
@@ -459,29 +362,18 @@ def chunk_precond_kda(
     Returns:
         ``(o, S, A)``: o [B, T, HV, V]; S [N, HV, K, V] and A [N, H, K] at least float32, or None.
     """
-    log_a = g
-    if use_gate_in_kernel:
-        raw = partial(log_decay, A_log=A_log, dt_bias=dt_bias, lower_bound=lower_bound)
-        log_a = jax.vmap(raw)(g)
-    return _run_preconditioned(
-        q,
-        k,
-        v,
-        (None, log_a, None),
-        beta,
-        g_atk,
-        beta_atk,
-        scale,
-        initial_state,
-        initial_A_state,
-        output_final_state,
-        True,
-        cu_seqlens,
-        transpose_state_layout,
-        x,
-        eps,
-        log_atk_scale,
-        segment_ids,
+    return fused_recurrent_precond_kda(
+        *(q, k, v, g, g_atk, beta_atk, beta, A_log, dt_bias, scale, initial_state),
+        initial_A_state=initial_A_state,
+        output_final_state=output_final_state,
+        use_gate_in_kernel=use_gate_in_kernel,
+        transpose_state_layout=transpose_state_layout,
+        x=x,
+        eps=eps,
+        log_atk_scale=log_atk_scale,
+        lower_bound=lower_bound,
+        cu_seqlens=cu_seqlens,
+        segment_ids=segment_ids,
     )
 
 
@@ -511,64 +403,20 @@ def fused_recurrent_precond_kda(
     *,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
-    r"""`chunk_precond_kda` with another order of arguments.
-
-    .. math:: A_t = e^{g^{atk}_t} A_{t-1} + β^{atk}_t k_t^2, \quad l_t = \log(A_t + ε) - c, \quad
-              \tilde k_t = k_t\, x^{-l_t / (1 + |l_t|)}, \quad
-              S_t = (I - β_t \tilde k_t k_t^\top) \mathrm{diag}(e^{g_t}) S_{t-1}
-              + β_t \tilde k_t v_t^\top, \quad y_t = s\, S_t^\top q_t .
-
-    Two Systems: of A with n = 1, a scalar decay, B = β_atk, C = 1; of S the transition above, B =
-    β k̃, C = s q, D = 0.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        g: Log decay per key channel.
-        g_atk: Log decay of A.
-        beta_atk: What k² is multiplied by in A.
-        beta: β, how much is erased and written.
-        A_log: Log rate of the raw gate: g becomes −e^A_log softplus(g + dt_bias).
-        dt_bias: Bias of the raw gate.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        initial_A_state: A.
-        output_final_state: Whether to return the state at the end.
-        use_qk_l2norm_in_kernel: Whether q and k are brought to unit length.
-        use_gate_in_kernel: Whether g is raw; see `A_log`.
-        lower_bound: ℓ < 0: g becomes ℓ σ(e^A_log (g + dt_bias)), without A_log with a factor of 1.
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        transpose_state_layout: Whether states are [N, HV, V, K].
-        x: Base of the correction of k.
-        eps: ε, added to A in the logarithm.
-        log_atk_scale: c per head of k, by default −0.2.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, S, A)``: o [B, T, HV, V]; S [N, HV, K, V] and A [N, H, K] at least float32, or None.
-    """
+    """`chunk_precond_kda` with another order of arguments, and without unit length if asked."""
     log_a = g
     if use_gate_in_kernel:
         raw = partial(log_decay, A_log=A_log, dt_bias=dt_bias, lower_bound=lower_bound)
         log_a = jax.vmap(raw)(g)
-    return _run_preconditioned(
-        q,
-        k,
-        v,
-        (None, log_a, None),
-        beta,
-        g_atk,
-        beta_atk,
-        scale,
-        initial_state,
-        initial_A_state,
-        output_final_state,
-        use_qk_l2norm_in_kernel,
-        cu_seqlens,
-        transpose_state_layout,
-        x,
-        eps,
-        log_atk_scale,
-        segment_ids,
+    return fused_recurrent_precond_gated_delta_rule(
+        *(q, k, v, None, log_a, None, beta, g_atk, beta_atk, scale, initial_state),
+        initial_A_state=initial_A_state,
+        output_final_state=output_final_state,
+        use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
+        transpose_state_layout=transpose_state_layout,
+        x=x,
+        eps=eps,
+        log_atk_scale=log_atk_scale,
+        cu_seqlens=cu_seqlens,
+        segment_ids=segment_ids,
     )

@@ -26,8 +26,14 @@ from dsfjax.ops.dplr import dplr
 from dsfjax.ops.op import Assembled, op
 
 
-def _rwkv4(
-    w: Array, u: Array, k: Array, v: Array, log_scale: Array | None = None
+def wkv(
+    w: Array,
+    u: Array,
+    k: Array,
+    v: Array,
+    log_scale: Array | None = None,
+    *,
+    reset: Array | None = None,
 ) -> tuple[Assembled, Array]:
     """The System of one sequence in coordinates e^{m_t}, and their last log scale m_T (C,).
 
@@ -38,7 +44,7 @@ def _rwkv4(
     if log_scale is None:
         log_scale = jnp.full_like(w, -1e38)
     log_a = jnp.broadcast_to(-jnp.exp(w), k.shape)
-    m = stabilized(log_a, k, before=log_scale)
+    m = stabilized(log_a, k, reset=reset, before=log_scale.astype(k.dtype))
     # What is read is scaled once more, as the bonus may exceed all that is in the state.
     present = u[None] + k
     top = jnp.maximum(present, m.log_max_prev)
@@ -47,6 +53,7 @@ def _rwkv4(
         OuterInput(jnp.exp(m.log_b)[..., None]),
         InnerOutput(jnp.exp(m.log_max_prev - top)[..., None], before_update=True),
         eta=SummedNormalizer(bonus=jnp.exp(present - top)),
+        reset=reset,
         state_shape=(k.shape[1], 1, 1),
         length=k.shape[0],
     )
@@ -56,7 +63,7 @@ def _rwkv4(
 def _rwkv4_system(
     w: Array, u: Array, k: Array, v: Array, log_scale: Array | None = None
 ) -> Assembled:
-    return _rwkv4(w, u, k, v, log_scale)[0]
+    return wkv(w, u, k, v, log_scale)[0]
 
 
 @op(_rwkv4_system, "fla.ops.rwkv4")
@@ -91,7 +98,7 @@ def fused_recurrent_rwkv4(
     """
 
     def one(k: Array, v: Array, state: Array) -> tuple[Array, Array]:
-        (system, x), log_scale = _rwkv4(w, u, k, v, wide(state)[2, 0])
+        (system, x), log_scale = wkv(w, u, k, v, wide(state)[2, 0])
         y, last = scan(system, x, jnp.moveaxis(state[:2], 0, -1).swapaxes(0, 1))
         return y, jnp.concatenate([last[:, 0].T, log_scale[None].astype(last.dtype)])[:, None]
 
@@ -260,36 +267,10 @@ def fused_recurrent_rwkv7(
     *,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Array, Array | None]:
-    r"""The recurrence of RWKV-7, with the scale K^(-1/2) and the final state by default.
-
-    .. math:: S_t = \mathrm{diag}(e^{w_t}) S_{t-1} + b_t a_t^\top S_{t-1} + k_t v_t^\top, \quad
-              y_t = s\, S_t^\top r_t .
-
-    A = diag(e^w) + b aᵀ, B = k, C = s r, D = 0.
-
-    Args:
-        r: Receptances, what reads.
-        w: Log decay per key channel.
-        k: Keys.
-        v: Values.
-        a: What reads the state.
-        b: Where what was read is written.
-        scale: s, by default K^(-1/2).
-        initial_state: S, [N, HV, K, V].
-        output_final_state: Whether to return the state at the end.
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
-        segment_ids: Documents of each row.
-
-    Returns:
-        ``(o, final_state)``: o [B, T, HV, V]; S at least float32, or None.
-
-    References:
-        Peng et al. (2025), arXiv:2503.14456.
-    """
-    return run(
-        partial(_rwkv7, scale=scale),
-        (r, w, k, v, a, b),
-        v.shape,
+    """`chunk_rwkv7`, by default with the scale K^(-1/2) and with the final state."""
+    scale = r.shape[-1] ** -0.5 if scale is None else scale
+    return chunk_rwkv7(
+        *(r, w, k, v, a, b, scale),
         initial_state=initial_state,
         output_final_state=output_final_state,
         cu_seqlens=cu_seqlens,

@@ -16,7 +16,7 @@ from dsfjax.ops.batch import CuSeqlens, flat, run, scaled, wide
 from dsfjax.ops.op import Assembled, op
 
 
-def _keys(
+def slots_of_keys(
     q: Array,
     k: Array,
     s: Array,
@@ -40,7 +40,7 @@ def _keys(
     return Assembled(system, flat(s))
 
 
-def _values(
+def slots_of_values(
     a: Array, v: Array, s: Array, g: Array | None, *, reset: Array | None = None
 ) -> Assembled:
     """The slots of values: A = diag(e^g) over the slots, B = s, C = a (T, HQ, M)."""
@@ -103,11 +103,11 @@ def _gsa(
     *,
     reset: Array | None = None,
 ) -> tuple[Assembled, Assembled]:
-    first = _keys(q, k, s, g, scale, reset=reset)
+    first = slots_of_keys(q, k, s, g, scale, reset=reset)
     heads, slots = k.shape[1], s.shape[2]
     y = scan(*first)[0].reshape(q.shape[0], -1, heads, slots)
     a = jax.nn.softmax(_by_query_head(wide(y), y.shape[1]), axis=-1).astype(q.dtype)
-    return first, _values(a, v, s, g, reset=reset)
+    return first, slots_of_values(a, v, s, g, reset=reset)
 
 
 def _run_gsa(
@@ -127,7 +127,7 @@ def _run_gsa(
     rank = q.shape[2] // heads
     hk, hv = (None, None) if initial_state is None else initial_state
     y, hk = run(
-        partial(_keys, scale=scale),
+        partial(slots_of_keys, scale=scale),
         (q, k, s, g),
         (batch, length, rank, heads, s.shape[3]),
         initial_state=hk,
@@ -138,7 +138,7 @@ def _run_gsa(
     )
     a = jax.nn.softmax(_by_query_head(wide(y), rank), axis=-1).astype(q.dtype)
     y, hv = run(
-        _values,
+        slots_of_values,
         (a, v, s, g),
         (batch, length, rank, heads, v.shape[3]),
         initial_state=hv,

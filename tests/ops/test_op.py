@@ -309,6 +309,27 @@ def test_the_systems_behind_an_op() -> None:
     close(y.reshape(4, 2, 2), o[0])
 
 
+def test_a_system_is_asked_for_as_the_op_is_called() -> None:
+    x, g = jnp.ones((4, 1, 2)), -jnp.ones((4, 1))
+    # Defaults are those of the op, also where ops share what assembles them.
+    assert ops.chunk_linear_attn.system(x, x, x).eta is not None
+    assert ops.fused_recurrent_linear_attn.system(x, x, x).eta is None
+    scales = [op.system(x, x, x, x, x, x).C.c[0, 0, 0] for op in RWKV7]
+    np.testing.assert_allclose(scales, [1, 2**-0.5])
+    # So is the order: p comes before v, or after.
+    after = ops.chunk_comba.system(x, x, x, 2 * x, g)
+    before = ops.fused_recurrent_comba.system(x, x, 2 * x, x, g, reset=jnp.arange(4) == 2)
+    np.testing.assert_array_equal(after.A.z, before.A.z)
+    assert after.reset is None and before.reset.tolist() == [False, False, True, False]
+    with pytest.raises(TypeError, match="chunk_comba.system: .* got 'initial_state'; give it to"):
+        ops.chunk_comba.system(x, x, x, x, g, initial_state=x)
+    with pytest.raises(TypeError, match="unknown argument 'bta'; did you mean 'beta'"):
+        ops.chunk_comba.system(x, x, x, x, g, bta=g)
+
+
+RWKV7 = ops.chunk_rwkv7, ops.fused_recurrent_rwkv7
+
+
 def test_the_table_of_the_documentation_is_current() -> None:
     text = (Path(__file__).parents[2] / "docs" / "ops.md").read_text(encoding="utf-8")
     assert ops.table() in text, "write dsfjax.ops.table() into docs/ops.md"
