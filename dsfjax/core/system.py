@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.dtypes import floating, real_numbers, state_dtype
+from dsfjax.core.dtypes import floating, real_dtype, real_numbers, state_dtype
 from dsfjax.core.maps import InputMap, OutputMap
 from dsfjax.core.normalizers import Normalizer
 from dsfjax.core.pytree import pytree, static
@@ -167,8 +167,13 @@ class System:
 def _take_real_numbers(system: System) -> None:
     """Promote integers and booleans, and refuse complex numbers where only real ones have a sense.
 
-    In parts of this package; what integers mean in one of your own is known to nobody else.
+    In parts of this package; what integers mean in one of your own is known to nobody else. A
+    Python number, as a normaliser may have, takes the dtype of what it meets, as elsewhere in JAX.
     """
+    plain, leaves = lambda x: getattr(x, "weak_type", False), jax.tree.leaves(system)
+    real = real_dtype(state_dtype(system.A.dtype, *(x.dtype for x in leaves if not plain(x))))
+    eta = jax.tree.map(lambda x: x.astype(real) if plain(x) else x, system.eta)
+    object.__setattr__(system, "eta", eta)
     for name in ("A", "B", "C", "D", "eta"):
         part = getattr(system, name)
         if not type(part).__module__.startswith("dsfjax.core."):

@@ -48,6 +48,7 @@ def collect_systems(
     Example:
         The largest decay of each of two layers on three sequences:
 
+        >>> import jax.numpy as jnp
         >>> from dsfjax import analysis, nn
         >>> model = nn.build(nn.ModelConfig("ssd", vocab_size=16, d_model=8, d_state=4))
         >>> params, tokens = model.init(jax.random.key(0)), jnp.zeros((3, 5), jnp.int32)

@@ -33,7 +33,7 @@ def matrix_memory(
     eps: float,
     *,
     reset: Array | None = None,
-) -> tuple[Assembled, Array]:
+) -> tuple[Assembled[System], Array]:
     """The System of one sequence, time first, in coordinates e^{m_t}, and the last m.
 
     Args:
@@ -74,7 +74,7 @@ def _mlstm(
 
 def _with_maximum(
     q: Array, k: Array, v: Array, i: Array, f: Array, m_initial: Array | None, eps: float
-) -> tuple[Assembled, Array]:
+) -> tuple[Assembled[System], Array]:
     """The System of one sequence with heads first, and the last m."""
     q, k, v, i, f = (x.swapaxes(0, 1) for x in (q, k, v, i, f))
     m = jnp.zeros(v.shape[1]) if m_initial is None else m_initial.reshape(v.shape[1])

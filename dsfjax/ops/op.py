@@ -16,9 +16,10 @@ from dsfjax.core import KernelSystem, System
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S", bound=System | KernelSystem)
 
 
-class Assembled(NamedTuple):
+class Assembled(NamedTuple, Generic[S]):
     """What `dsfjax.scan` takes of one sequence.
 
     Attributes:
@@ -26,7 +27,7 @@ class Assembled(NamedTuple):
         u: Its tokens, (T, d).
     """
 
-    system: System | KernelSystem
+    system: S
     u: Array
 
 

@@ -33,11 +33,13 @@ def wkv(
     v: Array,
     log_scale: Array | None = None,
     *,
+    gate: Array | None = None,
     reset: Array | None = None,
-) -> tuple[Assembled, Array]:
+) -> tuple[Assembled[System], Array]:
     """The System of one sequence in coordinates e^{m_t}, and their last log scale m_T (C,).
 
-    k is in the exponent, so the coordinates follow its running maximum; ``log_scale`` is m_0.
+    k is in the exponent, so the coordinates follow its running maximum; ``log_scale`` is m_0 and
+    ``gate`` multiplies the outputs, (T, C, 1).
     """
     k = wide(k)
     w, u = w.astype(k.dtype), u.astype(k.dtype)
@@ -51,7 +53,7 @@ def wkv(
     system = System(
         Scalar(m.log_a),
         OuterInput(jnp.exp(m.log_b)[..., None]),
-        InnerOutput(jnp.exp(m.log_max_prev - top)[..., None], before_update=True),
+        InnerOutput(jnp.exp(m.log_max_prev - top)[..., None], gate, before_update=True),
         eta=SummedNormalizer(bonus=jnp.exp(present - top)),
         reset=reset,
         state_shape=(k.shape[1], 1, 1),

@@ -2,13 +2,13 @@ r"""Based (Arora et al. 2024, arXiv:2402.18668): linear attention by the Taylor 
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import SummedNormalizer, System, separable_system, taylor_features
+from dsfjax.core import System
+from dsfjax.ops import parallel_based
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, weights_decay
-from dsfjax.systems.projections import maps, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.retnet import Params, Signals
 from dsfjax.systems.surrounding import Surrounding
 
@@ -35,7 +35,7 @@ def based(
         The `Architecture`; state (H, (m + 1)(m + 2)/2, p).
 
     Example:
-        >>> import jax
+        >>> import jax, jax.numpy as jnp
         >>> arch = based(d_model=8, d_state=4)
         >>> arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 8))).state_shape
         (1, 15, 8)
@@ -50,9 +50,7 @@ def based(
         return Signals(*(affine(W, u) for W in (params.W_q, params.W_k, params.W_v)))
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        phi, psi = (taylor_features(x, 2) for x in (scaled(signals.q), signals.k))
-        eta = SummedNormalizer(epsilon=jnp.full((1, 1), EPSILON, phi.dtype))
-        return separable_system(phi, psi, eta, num_channels=p, reset=reset)
+        return parallel_based.system(*signals, reset=reset)
 
     bounds, normalizer = "unbounded (η reads q_t)", "recurrent, Σ φ(q)ᵀφ(k)"
     traits = Traits("scalar", "d · (m + 1)(m + 2)/2", "yes: W_K and η", bounds, normalizer)

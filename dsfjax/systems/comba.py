@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core import System, l2norm
+from dsfjax.ops import chunk_comba
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
@@ -19,7 +20,7 @@ from dsfjax.systems.primitives import (
     step_bias,
     weights_decay,
 )
-from dsfjax.systems.projections import delta_system, maps, of_heads, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import CONVOLVED
 
 PRACTICE = CONVOLVED._replace(head_norm="rms", gate="silu")
@@ -107,13 +108,11 @@ def comba(
         return Signals(q, k, v, beta, decay_of_step(params.A_log, step))
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        q, k, beta = signals.q, signals.k, signals.beta
+        q, k, v, beta, log_a = signals
         q = l2norm(q - params.output[None, :, None].astype(k.dtype) * k)
         k = l2norm(k)
-        feedback = jax.nn.sigmoid(params.inner)[None].astype(beta.dtype)
-        erased, log_a, scale = of_heads(k, beta * feedback), signals.log_a[:, :, None], beta
-        scale = scale[:, :, None]
-        return delta_system(log_a, erased, k, scaled(q), k, p=p, scale=scale, reset=reset)
+        feedback = jax.nn.sigmoid(params.inner)[None, :, None].astype(k.dtype)
+        return chunk_comba.system(q, k, v, feedback * k, log_a, beta, reset=reset)
 
     traits = Traits("diagonal plus rank 1", "d · n", "yes: β_t, k_t", "(−1, 1)", "none")
     return Architecture(init_params, signals, assemble, value_map, weights_decay, traits)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import System, l2norm
+from dsfjax.core import System
+from dsfjax.ops import chunk_delta_rule
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, weights_decay
-from dsfjax.systems.projections import delta_system, maps, of_heads, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import CONVOLVED
 
 PRACTICE = CONVOLVED._replace(head_norm="rms")
@@ -63,6 +63,7 @@ def deltanet(
         The `Architecture`; state (H, n, p).
 
     Example:
+        >>> import jax.numpy as jnp
         >>> arch = deltanet(d_model=8, d_state=2)
         >>> arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 8))).A.describe()
         'diagonal plus rank 1'
@@ -82,11 +83,8 @@ def deltanet(
         return Signals(q, k, v, 2 * beta if allow_neg_eigval else beta)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        q, k, beta = l2norm(signals.q), l2norm(signals.k), signals.beta
-        log_a = jnp.zeros((1, num_heads, 1), beta.dtype)
-        written = of_heads(k, beta)
-        scale = beta[:, :, None]
-        return delta_system(log_a, written, k, scaled(q), k, p=p, scale=scale, reset=reset)
+        q, k, v, beta = signals
+        return chunk_delta_rule.system(q, k, v, beta, use_qk_l2norm_in_kernel=True, reset=reset)
 
     bounds = "[−1, 1]" if allow_neg_eigval else "[0, 1]"
     traits = Traits("diagonal plus rank 1", "d · n", "yes: β_t, k_t", bounds, "none")

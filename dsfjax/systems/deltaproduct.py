@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import DiagonalPlusLowRank, InnerOutput, OuterInput, System, l2norm
+from dsfjax.core import System
+from dsfjax.ops import chunk_gated_delta_product
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
@@ -19,7 +19,7 @@ from dsfjax.systems.primitives import (
     step_bias,
     weights_decay,
 )
-from dsfjax.systems.projections import maps, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import CONVOLVED
 
 PRACTICE = CONVOLVED._replace(head_norm="rms", gate="silu")
@@ -83,6 +83,7 @@ def deltaproduct(
         The `Architecture`; state (H, n, p).
 
     Example:
+        >>> import jax.numpy as jnp
         >>> arch = deltaproduct(d_model=8, d_state=4, num_householder=3)
         >>> arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 8))).A.describe()
         'diagonal plus rank 3'
@@ -115,22 +116,10 @@ def deltaproduct(
         return Signals(q, k, v, beta, decay_of_step(params.A_log, step))
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        k = l2norm(signals.k).astype(signals.beta.dtype)
-        w: list[Array] = []
-        for j in range(num_householder):
-            # A further factor I − β k kᵀ in front of I − W Kᵀ: it corrects what is written so far.
-            key, own = k[:, j], signals.beta[:, j, :, None] * k[:, j]
-            w = [x - own * (key * x).sum(axis=-1, keepdims=True) for x in w] + [own]
-        log_a = signals.log_a[:, :, None]
-        erased = jnp.stack(w, axis=-1) * jnp.exp(log_a)[..., None]
-        rank = num_householder
-        b = w[0] if rank == 1 else jnp.stack(w, axis=1)
-        return System(
-            DiagonalPlusLowRank(log_a, erased, jnp.moveaxis(k, 1, -1)),
-            OuterInput(b, rank=rank),
-            InnerOutput(scaled(l2norm(signals.q))),
-            reset=reset,
-            state_shape=(num_heads, d_state, p),
+        q, k, v, beta, log_a = signals
+        k, v, beta = (x.reshape(-1, *x.shape[2:]) for x in (k, v, beta))  # a step per correction
+        return chunk_gated_delta_product.system(
+            *(q, k, v, log_a, beta, num_householder), use_qk_l2norm_in_kernel=True, reset=reset
         )
 
     bounds = "(−1, 1)" if allow_neg_eigval else "(0, 1)"

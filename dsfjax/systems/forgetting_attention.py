@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import KernelSystem, Scalar
+from dsfjax.core import KernelSystem
+from dsfjax.ops import parallel_attn
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, weights_decay
-from dsfjax.systems.projections import maps, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import Surrounding
 
 PRACTICE = Surrounding(head_norm="rms", gate="sigmoid")
@@ -79,14 +80,8 @@ def forgetting_attention(
         return Signals(q, k, v, log_f)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> KernelSystem:
-        decay = Scalar(signals.log_f)
-        return KernelSystem(
-            *(scaled(signals.q), signals.k),
-            reset=reset,
-            transition=decay,
-            num_channels=p,
-            window=window,
-        )
+        q, k, v, log_f = signals
+        return parallel_attn.system(q, k, v, log_f, window_size=window, reset=reset)
 
     state, bounds = "grows: t · (m + d)", "unbounded (η reads q_t)"
     traits = Traits("kernel, scalar", state, "yes: W_K, W_V and η", bounds, "Σ exp(qᵀk)")

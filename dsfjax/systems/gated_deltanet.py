@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import System, l2norm
+from dsfjax.core import System
+from dsfjax.ops import chunk_gated_delta_rule
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
@@ -19,7 +19,7 @@ from dsfjax.systems.primitives import (
     step_bias,
     weights_decay,
 )
-from dsfjax.systems.projections import delta_system, maps, of_heads, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import CONVOLVED
 
 PRACTICE = CONVOLVED._replace(head_norm="rms", gate="silu")
@@ -80,6 +80,7 @@ def gated_deltanet(
         The `Architecture`; state (H, n, p).
 
     Example:
+        >>> import jax.numpy as jnp
         >>> arch = gated_deltanet(d_model=8, d_state=2, num_heads=2, num_groups=1)
         >>> system = arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 8)))
         >>> system.A.z.shape, system.state_shape
@@ -107,10 +108,10 @@ def gated_deltanet(
         return Signals(q, k, v, beta, decay_of_step(params.A_log, step))
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        q, k, beta = l2norm(signals.q), l2norm(signals.k), signals.beta
-        erased = of_heads(k, beta * jnp.exp(signals.log_a))
-        log_a, scale = signals.log_a[:, :, None], beta[:, :, None]
-        return delta_system(log_a, erased, k, scaled(q), k, p=p, scale=scale, reset=reset)
+        q, k, v, beta, log_a = signals
+        return chunk_gated_delta_rule.system(
+            q, k, v, log_a, beta, use_qk_l2norm_in_kernel=True, reset=reset
+        )
 
     bounds = "(−1, 1)" if allow_neg_eigval else "(0, 1)"
     traits = Traits("diagonal plus rank 1", "d · n", "yes: β_t, k_t", bounds, "none")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import System, l2norm
+from dsfjax.core import System
+from dsfjax.ops import chunk_gdn2
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
@@ -19,7 +19,7 @@ from dsfjax.systems.primitives import (
     step_bias,
     weights_decay,
 )
-from dsfjax.systems.projections import delta_system, maps, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import CONVOLVED
 
 PRACTICE = CONVOLVED._replace(head_norm="rms", gate="silu")
@@ -75,6 +75,7 @@ def gdn2(
         The op `gdn2` of flash-linear-attention 0.6.0.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> arch = gdn2(d_model=8, d_state=2, num_heads=2)
         >>> arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 8))).B.scale.shape
         (3, 2, 4)
@@ -98,9 +99,8 @@ def gdn2(
         return Signals(q, k, v, b, w, decay_of_step(params.A_log, step))
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        q, k, log_a = l2norm(signals.q), l2norm(signals.k), signals.log_a
-        read = signals.b * jnp.exp(log_a) * k.astype(log_a.dtype)
-        return delta_system(log_a, k, read, scaled(q), k, p=p, scale=signals.w, reset=reset)
+        q, k, v, b, w, log_a = signals
+        return chunk_gdn2.system(q, k, v, log_a, b, w, use_qk_l2norm_in_kernel=True, reset=reset)
 
     traits = Traits("diagonal plus rank 1", "d · n", "yes: k_t", "(0, 1)", "none")
     return Architecture(init_params, signals, assemble, value_map, weights_decay, traits)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core import System
+from dsfjax.ops import chunk_gla
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, low_rank, weights_decay
-from dsfjax.systems.projections import linear_system, maps, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import Surrounding
 
 TEMPERATURE = 16.0
@@ -89,7 +90,8 @@ def gla(
         return Signals(q, k, v, jax.nn.log_sigmoid(z) / TEMPERATURE)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        return linear_system(signals.log_a, scaled(signals.q), signals.k, p=p, reset=reset)
+        q, k, v, log_a = signals
+        return chunk_gla.system(q, k, v, log_a, reset=reset)
 
     traits = Traits("diagonal, per state", "d · n", "no", "(0, 1)", "none")
     return Architecture(init_params, signals, assemble, value_map, weights_decay, traits)

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
+from dsfjax.core import System
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines import scan
+from dsfjax.ops.slots import slots_of_keys, slots_of_values
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, weights_decay
-from dsfjax.systems.projections import linear_system, maps, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import Surrounding
 
 TEMPERATURE = 8.0
@@ -63,7 +64,7 @@ def gsa(
         init: "published": weights N(0, 1/d); "authors": N(0, 0.02²).
 
     Returns:
-        The `Architecture`; state (H, n, p), and (H, n, m) next to it.
+        The `Architecture`; state (H, n, p), and (H, m, n) next to it.
 
     Example:
         >>> arch = gsa(d_model=8, d_state=2)
@@ -85,25 +86,18 @@ def gsa(
         return Signals(q, k, v, log_a)
 
     def past(params: Params) -> Array:
-        return jnp.zeros((num_heads, d_state, m), state_dtype(params.W_k.dtype))
+        return jnp.zeros((num_heads, m, d_state), state_dtype(params.W_k.dtype))
 
     def carry(
         params: Params, signals: Signals, *, reset: Array | None = None, past: Array
     ) -> tuple[System, Array]:
-        q, k, log_a = scaled(signals.q), signals.k, signals.log_a
-        length, share = q.shape[0], -jnp.expm1(log_a)
-        keys = System(
-            Diagonal(log_a[..., None]),
-            OuterInput(share),
-            InnerOutput(q, over="p"),
-            reset=reset,
-            state_shape=(num_heads, d_state, m),
-            length=length,
-        )
-        scores, last = scan(keys, k.reshape(length, -1), past.astype(keys.dtype))
+        q, k, v, log_a = signals
+        share = -jnp.expm1(log_a)
+        keys = slots_of_keys(q, k, share, log_a, reset=reset)
+        scores, last = scan(*keys, past.astype(keys.system.dtype))
         c = jax.nn.softmax(scores.reshape(log_a.shape).astype(log_a.dtype))
-        system = linear_system(log_a, c, share, p=p, reset=reset)
-        return system, last.astype(past.dtype)
+        values = slots_of_values(c, v, share, log_a, reset=reset)
+        return values.system, last.astype(past.dtype)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         return carry(params, signals, reset=reset, past=past(params))[0]

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core import System
+from dsfjax.ops import chunk_gla
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, weights_decay
-from dsfjax.systems.projections import linear_system, maps, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import Surrounding
 
 PRACTICE = Surrounding(output_norm=True)
@@ -81,7 +82,7 @@ def hgrn2(
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         k = -jnp.expm1(signals.log_f)  # 1 − f without the rounding of f near 1
-        return linear_system(signals.log_f, signals.q, k, p=p, reset=reset)
+        return chunk_gla.system(signals.q, k, signals.v, signals.log_f, scale=1.0, reset=reset)
 
     traits = Traits("diagonal, per state", "d · n", "yes: f_t", "(0, 1)", "none")
     return Architecture(init_params, signals, assemble, value_map, weights_decay, traits)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import System, l2norm
+from dsfjax.core import System
+from dsfjax.ops import chunk_kda
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
@@ -20,7 +21,7 @@ from dsfjax.systems.primitives import (
     step_bias,
     weights_decay,
 )
-from dsfjax.systems.projections import delta_system, maps, of_heads, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import CONVOLVED
 
 PRACTICE = CONVOLVED._replace(head_norm="rms", gate="sigmoid", gate_rank=16)
@@ -126,10 +127,8 @@ def kda(
         return Signals(q, k, v, 2 * beta if allow_neg_eigval else beta, log_a)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        q, k, log_a = l2norm(signals.q), l2norm(signals.k), signals.log_a
-        erased, scale = of_heads(k, signals.beta), signals.beta[:, :, None]
-        read = jnp.exp(log_a) * k.astype(log_a.dtype)  # what is erased is read after the decay
-        return delta_system(log_a, erased, read, scaled(q), k, p=p, scale=scale, reset=reset)
+        q, k, v, beta, log_a = signals
+        return chunk_kda.system(q, k, v, log_a, beta, use_qk_l2norm_in_kernel=True, reset=reset)
 
     bounds = "(−1, 1)" if allow_neg_eigval else "(0, 1)"
     traits = Traits("diagonal plus rank 1", "d · n", "yes: β_t, k_t", bounds, "none")

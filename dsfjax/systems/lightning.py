@@ -7,9 +7,10 @@ from jax import Array
 
 from dsfjax.core import System
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.ops import chunk_simple_gla
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, weights_decay
-from dsfjax.systems.projections import linear_system, maps, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.retnet import Params, Signals
 from dsfjax.systems.surrounding import Surrounding
 
@@ -65,7 +66,7 @@ def lightning(
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         head = jnp.arange(1, num_heads + 1, dtype=state_dtype(signals.q.dtype))
         log_a = -depth * 2.0 ** (-8 * head / num_heads)
-        return linear_system(log_a[None], signals.q, signals.k, p=p, reset=reset)
+        return chunk_simple_gla.system(*signals, g_gamma=log_a, scale=1.0, reset=reset)
 
     traits = Traits("scalar, constant", "d · n", "no", "(0, 1)", "none")
     return Architecture(init_params, signals, assemble, value_map, weights_decay, traits)

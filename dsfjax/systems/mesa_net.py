@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import System, l2norm
+from dsfjax.core import System
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines import scan
+from dsfjax.ops.mesa import covariance, solved
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
@@ -22,7 +23,7 @@ from dsfjax.systems.primitives import (
     step_bias,
     weights_decay,
 )
-from dsfjax.systems.projections import linear_system, maps, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import CONVOLVED
 
 LOWEST = 0.25
@@ -108,15 +109,13 @@ def mesa_net(
     def carry(
         params: Params, signals: Signals, *, reset: Array | None = None, past: Array
     ) -> tuple[System, Array]:
-        q, k, log_a = l2norm(signals.q), l2norm(signals.k), signals.log_a
-        scale, dtype = signals.beta[:, :, None], log_a.dtype
-        keys = linear_system(log_a, q, k, p=d_state, scale=scale, reset=reset)
-        values, h0 = k.reshape(k.shape[0], -1), past.astype(keys.dtype)
-        _, last, states = scan(keys, values, h0, return_states=True)
-        ridge = LOWEST + jax.nn.softplus(params.ridge).astype(dtype)
-        matrix = states.astype(dtype) + jax.vmap(jnp.diag)(ridge)[None]
-        c = jnp.linalg.solve(matrix, q[..., None].astype(dtype))[..., 0]
-        return linear_system(log_a, c, k, p=p, scale=scale, reset=reset), last.astype(past.dtype)
+        q, k, v, beta, log_a = signals
+        keys = covariance(k, log_a, beta, True, reset=reset)
+        rows, last = scan(*keys, past.astype(keys.system.dtype))
+        rows = rows.reshape(k.shape[0], d_state, *k.shape[1:])
+        ridge = LOWEST + jax.nn.softplus(params.ridge)
+        values = solved(q, k, v, log_a, beta, rows, ridge, True, reset=reset)
+        return values.system, last.astype(past.dtype)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         return carry(params, signals, reset=reset, past=past(params))[0]

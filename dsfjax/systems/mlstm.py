@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import InnerOutput, OuterInput, Scalar, SummedNormalizer, System, stabilized
+from dsfjax.core import System
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.ops.mlstm_kernels import matrix_memory
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, weights_decay
-from dsfjax.systems.projections import maps, of_heads, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import Surrounding
 
 EPSILON = 1e-6
@@ -102,20 +103,9 @@ def mlstm(
     def carry(
         params: Params, signals: Signals, *, reset: Array | None = None, past: Array
     ) -> tuple[System, Array]:
-        before = past.astype(signals.log_i.dtype)
-        gates = stabilized(signals.log_f, signals.log_i, reset=reset, before=before)
-        floor = jnp.exp(-gates.log_max)
-        system = System(
-            Scalar(gates.log_a),
-            # In b and not in the scale, so that z is driven by the input gate as well.
-            OuterInput(of_heads(signals.k, jnp.exp(gates.log_b))),
-            InnerOutput(scaled(signals.q)),
-            eta=SummedNormalizer(floor, modulus=True, epsilon=jnp.full_like(floor[:1], EPSILON)),
-            reset=reset,
-            state_shape=(num_heads, d_state, p),
-            length=signals.q.shape[0],
-        )
-        return system, gates.log_max[-1].astype(past.dtype)
+        q, k, v, log_i, log_f = signals
+        found, last = matrix_memory(*(q, k, v, log_f, log_i, past, EPSILON), reset=reset)
+        return found.system, last.astype(past.dtype)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         return carry(params, signals, reset=reset, past=past(params))[0]

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import Dense, InnerOutput, OuterInput, System, l2norm
+from dsfjax.core import System
+from dsfjax.ops import chunk_momentum_delta_rule
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
@@ -19,7 +20,7 @@ from dsfjax.systems.primitives import (
     step_bias,
     weights_decay,
 )
-from dsfjax.systems.projections import maps, of_heads, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import CONVOLVED
 
 PRACTICE = CONVOLVED._replace(head_norm="rms", gate="silu")
@@ -65,7 +66,7 @@ def momentum_delta(
        S_t = α_t S_{t-1} - β_t M_t, \quad y_t = q_t^\top S_t / \sqrt{n},
 
     with q_t and k_t of unit length, β_t, η_t and μ_t sigmoids of linear maps, and α_t as the decay
-    of Gated DeltaNet. [S, M] is the state, and its transition dense:
+    of Gated DeltaNet. [S, M] is the state, and its transition the matrix
 
     .. math::
        \begin{pmatrix} α I - α β η k k^\top & -β μ I \\ α η k k^\top & μ I \end{pmatrix} .
@@ -109,22 +110,10 @@ def momentum_delta(
         return Signals(q, k, v, beta, eta, mu, decay_of_step(params.A_log, step))
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        q, k, beta = l2norm(signals.q), l2norm(signals.k), signals.beta[:, :, None]
-        alpha, mu = (jnp.exp(x)[:, :, None, None] for x in (signals.log_alpha, signals.log_mu))
-        written = of_heads(k, signals.eta)  # η k
-        eye = jnp.eye(d_state, dtype=beta.dtype)[None, None]
-        read = alpha * written[..., None] * k[:, :, None, :].astype(beta.dtype)
-        strength = beta[..., None]
-        upper = jnp.concatenate([alpha * eye - strength * read, -strength * mu * eye], axis=-1)
-        lower = jnp.concatenate([read, mu * eye], axis=-1)
-        q = scaled(q)
-        return System(
-            Dense(jnp.concatenate([upper, lower], axis=-2)),
-            OuterInput(jnp.concatenate([beta * written, -written], axis=-1)),
-            InnerOutput(jnp.concatenate([q, jnp.zeros_like(q)], axis=-1)),
-            reset=reset,
-            state_shape=(num_heads, 2 * d_state, p),
+        q, k, v, beta, eta, log_mu, log_alpha = signals
+        return chunk_momentum_delta_rule.system(
+            q, k, v, log_alpha, log_mu, beta=beta, eta=eta, reset=reset
         )
 
-    traits = Traits("dense", "d · 2n", "yes: β_t, η_t, k_t", "not bounded", "none")
+    traits = Traits("momentum", "d · 2n", "yes: β_t, η_t, k_t", "not bounded", "none")
     return Architecture(init_params, signals, assemble, value_map, weights_decay, traits)

@@ -1,4 +1,4 @@
-"""Queries, keys and values, and the delta rule: what the architectures have in common."""
+"""Queries, keys and values: what the architectures have in common."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import Diagonal, DiagonalPlusLowRank, InnerOutput, OuterInput, Scalar, System
 from dsfjax.core.dtypes import state_dtype
-from dsfjax.core.transitions import to_heads
 from dsfjax.systems.primitives import Init, affine, divide, projection
 
 
@@ -59,64 +57,6 @@ def maps(key: Array, init: Init, **shapes: tuple[int, ...]) -> dict[str, Array]:
         name: projection(own, shape, init)
         for own, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
-
-
-def scaled(q: Array) -> Array:
-    """Q / √n, the queries of an inner product over n features."""
-    return q * q.shape[-1] ** -0.5
-
-
-def linear_system(
-    log_a: Array, q: Array, k: Array, *, p: int, scale: Array | None = None, reset: Array | None
-) -> System:
-    """The System h_t = a_t ⊙ h_{t−1} + k_t ⊗ (s_t ⊙ v_t), y_t = q_tᵀ h_t.
-
-    Args:
-        log_a: Log decays (T, H), or (T, H, n) for one per state.
-        q: Queries (L, G, n).
-        k: Keys (L, G, n), G divides H.
-        p: Channels of a value.
-        scale: s (L, H, p or 1), or None.
-        reset: Boolean (L,) or None.
-    """
-    A = Scalar(log_a) if log_a.ndim == 2 else Diagonal(log_a[..., None])
-    shape = (log_a.shape[1], k.shape[-1], p)
-    B, C = OuterInput(k, scale), InnerOutput(q)
-    return System(A, B, C, reset=reset, state_shape=shape, length=k.shape[0])
-
-
-def delta_system(
-    log_a: Array,
-    w: Array,
-    z: Array,
-    q: Array,
-    k: Array,
-    *,
-    p: int,
-    scale: Array | None = None,
-    reset: Array | None,
-) -> System:
-    """The System h_t = (diag(a_t) − w_t z_tᵀ) h_{t−1} + k_t ⊗ (s_t ⊙ v_t), y_t = q_tᵀ h_t.
-
-    Args:
-        log_a: Log decays (T, H, n or 1).
-        w: What is written of what is erased, (L, H, n).
-        z: What reads the state before it is erased, (L, G, n).
-        q: Queries (L, G, n).
-        k: Keys (L, G, n), G divides H.
-        p: Channels of a value.
-        scale: s (L, H, p or 1), or None.
-        reset: Boolean (L,) or None.
-    """
-    A = DiagonalPlusLowRank(log_a, w[..., None], z[..., None])
-    shape = (log_a.shape[1], k.shape[-1], p)
-    B, C = OuterInput(k, scale), InnerOutput(q)
-    return System(A, B, C, reset=reset, state_shape=shape, length=k.shape[0])
-
-
-def of_heads(x: Array, scale: Array) -> Array:
-    """Vectors (L, G, n) times a factor of every head (L, H), in the dtype of the factor."""
-    return scale[:, :, None] * to_heads(x, scale.shape[1]).astype(scale.dtype)
 
 
 def pairs(x: Array) -> Array:

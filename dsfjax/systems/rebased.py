@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from dsfjax.core import SummedNormalizer, System, separable_system
+from dsfjax.core import System
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.ops import parallel_rebased
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, weights_decay
-from dsfjax.systems.projections import maps, scaled, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.retnet import Signals
 from dsfjax.systems.surrounding import Surrounding
 
@@ -72,9 +72,7 @@ def rebased(
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         q = _normalized(signals.q, params.scale_q, params.bias_q)
         k = _normalized(signals.k, params.scale_k, params.bias_k)
-        phi, psi = _squares(scaled(q)), _squares(k)
-        eta = SummedNormalizer(epsilon=jnp.full((1, 1), EPSILON, phi.dtype))
-        return separable_system(phi, psi, eta, num_channels=p, reset=reset)
+        return parallel_rebased.system(q, k, signals.v, reset=reset)
 
     bounds, normalizer = "unbounded (η reads q_t)", "recurrent, Σ φ(q)ᵀφ(k)"
     traits = Traits("scalar", "d · m(m + 1)/2", "yes: W_K and η", bounds, normalizer)
@@ -87,10 +85,3 @@ def _normalized(x: Array, scale: Array, bias: Array) -> Array:
     x = x - x.mean(axis=-1, keepdims=True)
     x = x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5)
     return x * scale[None, None].astype(x.dtype) + bias[None, None].astype(x.dtype)
-
-
-def _squares(x: Array) -> Array:
-    """φ with φ(q)ᵀφ(k) = (qᵀk)²: the products of features i ≤ j, those of i < j times √2."""
-    i, j = np.triu_indices(x.shape[-1])
-    weights = jnp.asarray(np.where(i == j, 1.0, np.sqrt(2.0)), x.dtype)
-    return x[..., i] * x[..., j] * weights[None, None]

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
-from dsfjax.core.dtypes import state_dtype
+from dsfjax.ops import chunk_retention
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, weights_decay
-from dsfjax.systems.projections import linear_system, maps, pairs, scaled, value_map
+from dsfjax.systems.projections import maps, pairs, value_map
 from dsfjax.systems.surrounding import Surrounding
 
 PRACTICE = Surrounding(head_norm="rms", gate="silu")
@@ -77,12 +77,12 @@ def retnet(
         return Signals(*(affine(W, u) for W in (params.W_q, params.W_k, params.W_v)))
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        q, k, dtype = scaled(signals.q), signals.k, state_dtype(signals.q.dtype)
-        log_a = jnp.log1p(-(2.0 ** (-5 - jnp.arange(num_heads, dtype=dtype))))[None]
+        system = chunk_retention.system(*signals, reset=reset)
         if not rotary:
-            return linear_system(log_a, q, k, p=p, reset=reset)
+            return system
+        q, k, log_a = system.C.c, system.B.b, system.A.log_a
         # Turning q by tθ and k by sθ leaves the angle (s − t) θ between them.
-        angle = -(10_000.0 ** (-2 * jnp.arange(d_state // 2, dtype=dtype) / d_state))
+        angle = -(10_000.0 ** (-2 * jnp.arange(d_state // 2, dtype=log_a.dtype) / d_state))
         turned = jax.lax.complex(*jnp.broadcast_arrays(log_a[:, :, None], angle[None, None]))
         return System(
             Diagonal(turned[..., None]),

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import InnerOutput, OuterInput, Scalar, SummedNormalizer, System, stabilized
+from dsfjax.core import System
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.ops.rwkv import wkv
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, weights_decay
 from dsfjax.systems.projections import maps
@@ -80,26 +81,10 @@ def rwkv4(*, d_model: int, init: Init = "published") -> Architecture:
     def carry(
         params: Params, signals: Signals, *, reset: Array | None = None, past: Array
     ) -> tuple[System, Array]:
-        k, dtype = signals.k, signals.k.dtype
-        log_a = jnp.broadcast_to(-jnp.exp(params.decay)[None].astype(dtype), k.shape)
-        found = stabilized(log_a, k, reset=reset, before=past.astype(dtype))
-        # Numerator and denominator are read in coordinates of their own, of the larger exponent.
-        present = params.bonus[None].astype(dtype) + k
-        largest = jnp.maximum(found.log_max_prev, present)
-        system = System(
-            Scalar(found.log_a),
-            OuterInput(jnp.exp(found.log_b)[:, :, None]),
-            InnerOutput(
-                jnp.exp(found.log_max_prev - largest)[:, :, None],
-                gate=jax.nn.sigmoid(signals.r)[:, :, None],
-                before_update=True,
-            ),
-            eta=SummedNormalizer(bonus=jnp.exp(present - largest)),
-            reset=reset,
-            state_shape=(d_model, 1, 1),
-            length=k.shape[0],
-        )
-        return system, found.log_max[-1].astype(past.dtype)
+        r, k, v = signals
+        gate = jax.nn.sigmoid(r)[:, :, None]
+        found, last = wkv(params.decay, params.bonus, k, v, past, gate=gate, reset=reset)
+        return found.system, last.astype(past.dtype)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         return carry(params, signals, reset=reset, past=past(params))[0]

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import Diagonal, InnerOutput, OuterInput, System, ValueSkip
+from dsfjax.core import System
+from dsfjax.ops import chunk_rwkv6
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, low_rank, weights_decay
 from dsfjax.systems.projections import maps, value_map
@@ -95,16 +96,8 @@ def rwkv6(
         return Signals(r, k, v, -jnp.exp(z))
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
-        r, k = signals.r, signals.k
-        bonus = (r * params.bonus[None].astype(k.dtype) * k).sum(axis=-1, keepdims=True)
-        return System(
-            Diagonal(signals.log_w[..., None]),
-            OuterInput(k),
-            InnerOutput(r, before_update=True),
-            ValueSkip(bonus),
-            reset=reset,
-            state_shape=(num_heads, d_state, p),
-        )
+        r, k, v, log_w = signals
+        return chunk_rwkv6.system(r, k, v, log_w, params.bonus, scale=1.0, reset=reset)
 
     traits = Traits("diagonal, per state", "d · n", "no", "(0, 1)", "none")
     return Architecture(init_params, signals, assemble, value_map, weights_decay, traits)

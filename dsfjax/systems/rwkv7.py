@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core import System, ValueSkip, l2norm
+from dsfjax.ops import chunk_rwkv7
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, low_rank, weights_decay
-from dsfjax.systems.projections import delta_system, maps, value_map
+from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import Surrounding
 
 DECAY_SCALE = math.exp(-0.5)
@@ -126,8 +127,9 @@ def rwkv7(
         k_k, k_a, r_k = (x[None].astype(dtype) for x in (params.k_k, params.k_a, params.r_k))
         removed, written = l2norm(k * k_k), k * (1 + (a - 1) * k_a)
         bonus = (r.astype(dtype) * written * r_k).sum(axis=-1, keepdims=True)
-        erased = a * removed
-        system = delta_system(signals.log_w, erased, removed, r, written, p=p, reset=reset)
+        system = chunk_rwkv7.system(
+            *(r, signals.log_w, written, signals.v, -removed, a * removed), reset=reset
+        )
         return dataclasses.replace(system, D=ValueSkip(bonus))
 
     structure, shared = "diagonal plus rank 1", "yes: k_t, a_t"

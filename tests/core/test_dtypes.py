@@ -10,12 +10,14 @@ from dsfjax import (
     KernelSystem,
     OuterInput,
     Scalar,
+    SummedNormalizer,
     System,
     TokenSkip,
     rescale,
     reset_from_lengths,
     reset_from_segment_ids,
     scan,
+    separable_system,
     step,
     summarize,
     systems,
@@ -99,3 +101,14 @@ def test_short_integers_do_not_wrap():
     assert jnp.flatnonzero(reset_from_lengths(lengths, 400)).tolist() == [0, 200, 300]
     ids = jnp.array([44, 44, 45], jnp.uint8)  # 300 modulo 256 is 44
     assert reset_from_segment_ids(ids, 300).tolist() == [True, False, True]
+
+
+def test_a_number_in_a_normaliser_widens_nothing() -> None:
+    x = jnp.ones((3, 1, 2), jnp.float32)
+    for eta in (SummedNormalizer(1.0, epsilon=1e-6), SummedNormalizer(jnp.float32(1), bonus=0.5)):
+        system = separable_system(x, x, eta, num_channels=1)
+        assert system.dtype == jnp.float32
+        y, h = scan(system, jnp.ones((3, 1), jnp.float32))
+        assert y.dtype == h.dtype == jnp.float32
+    wide = separable_system(x, x, SummedNormalizer(jnp.ones((1, 1), jnp.float64)), num_channels=1)
+    assert wide.dtype == jnp.float64  # an array says what it is
