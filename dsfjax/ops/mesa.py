@@ -22,7 +22,7 @@ def covariance(
     use_qk_l2norm_in_kernel: bool = False,
     *,
     reset: Array | None = None,
-) -> Assembled[System]:
+) -> Assembled:
     """The sum of k kᵀ: A = e^g, B = β k with k as values; all rows of the state are read."""
     k = l2norm(k) if use_qk_l2norm_in_kernel else k
     n = k.shape[2]
@@ -32,7 +32,7 @@ def covariance(
 
 def _sum(
     v: Array, k: Array, g: Array, beta: Array, C: InnerOutput, reset: Array | None
-) -> Assembled[System]:
+) -> Assembled:
     system = System(
         Scalar(wide(g)),
         OuterInput(k, wide(beta)[..., None]),
@@ -55,7 +55,7 @@ def solved(
     use_qk_l2norm_in_kernel: bool = False,
     *,
     reset: Array | None = None,
-) -> Assembled[System]:
+) -> Assembled:
     """The sum of k vᵀ, read by c = (K + diag(λ))⁻¹ q, with the rows (T, K, H, K) of K_t."""
     q, k = unit(q, k) if use_qk_l2norm_in_kernel else (q, k)
     dtype = rows.dtype

@@ -26,24 +26,24 @@ from dsfjax.ops.op import Assembled, op
 def matrix_memory(
     q: Array,
     k: Array,
-    v: Array,
     log_f: Array,
     log_i: Array,
     m: Array,
     eps: float,
     *,
+    num_channels: int,
     reset: Array | None = None,
-) -> tuple[Assembled[System], Array]:
+) -> tuple[System, Array]:
     """The System of one sequence, time first, in coordinates e^{m_t}, and the last m.
 
     Args:
         q: Queries (T, H, K).
         k: Keys (T, H, K).
-        v: Values (T, H, V).
         log_f: Log forget gate (T, H).
         log_i: Log input gate (T, H).
         m: m before the first step, (H,).
         eps: ε of the normaliser.
+        num_channels: V, the width of a value.
         reset: Boolean (T,) or None.
     """
     gates = stabilized(log_f, log_i, reset=reset, before=m.astype(log_i.dtype))
@@ -54,10 +54,10 @@ def matrix_memory(
         InnerOutput(scaled(q, None)),
         eta=SummedNormalizer(jnp.exp(-gates.log_max), True, eps),
         reset=reset,
-        state_shape=(v.shape[1], k.shape[2], v.shape[2]),
+        state_shape=(k.shape[1], k.shape[2], num_channels),
         length=q.shape[0],
     )
-    return Assembled(system, flat(v)), gates.log_max[-1]
+    return system, gates.log_max[-1]
 
 
 def _mlstm(
@@ -74,11 +74,13 @@ def _mlstm(
 
 def _with_maximum(
     q: Array, k: Array, v: Array, i: Array, f: Array, m_initial: Array | None, eps: float
-) -> tuple[Assembled[System], Array]:
+) -> tuple[Assembled, Array]:
     """The System of one sequence with heads first, and the last m."""
     q, k, v, i, f = (x.swapaxes(0, 1) for x in (q, k, v, i, f))
     m = jnp.zeros(v.shape[1]) if m_initial is None else m_initial.reshape(v.shape[1])
-    return matrix_memory(q, k, v, jax.nn.log_sigmoid(wide(f)), wide(i), m, eps)
+    log_f, width = jax.nn.log_sigmoid(wide(f)), v.shape[2]
+    system, last = matrix_memory(q, k, log_f, wide(i), m, eps, num_channels=width)
+    return Assembled(system, flat(v)), last
 
 
 @op(_mlstm, "mlstm_kernels.torch", "mlstm_chunkwise__native_autograd")

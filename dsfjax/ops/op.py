@@ -16,10 +16,9 @@ from dsfjax.core import KernelSystem, System
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S", bound=System | KernelSystem)
 
 
-class Assembled(NamedTuple, Generic[S]):
+class Assembled(NamedTuple):
     """What `dsfjax.scan` takes of one sequence.
 
     Attributes:
@@ -27,7 +26,7 @@ class Assembled(NamedTuple, Generic[S]):
         u: Its tokens, (T, d).
     """
 
-    system: S
+    system: System | KernelSystem
     u: Array
 
 

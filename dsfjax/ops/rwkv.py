@@ -30,12 +30,11 @@ def wkv(
     w: Array,
     u: Array,
     k: Array,
-    v: Array,
     log_scale: Array | None = None,
     *,
     gate: Array | None = None,
     reset: Array | None = None,
-) -> tuple[Assembled[System], Array]:
+) -> tuple[System, Array]:
     """The System of one sequence in coordinates e^{m_t}, and their last log scale m_T (C,).
 
     k is in the exponent, so the coordinates follow its running maximum; ``log_scale`` is m_0 and
@@ -59,13 +58,13 @@ def wkv(
         state_shape=(k.shape[1], 1, 1),
         length=k.shape[0],
     )
-    return Assembled(system, v), m.log_max[-1]
+    return system, m.log_max[-1]
 
 
 def _rwkv4_system(
     w: Array, u: Array, k: Array, v: Array, log_scale: Array | None = None
 ) -> Assembled:
-    return wkv(w, u, k, v, log_scale)[0]
+    return Assembled(wkv(w, u, k, log_scale)[0], v)
 
 
 @op(_rwkv4_system, "fla.ops.rwkv4")
@@ -100,8 +99,8 @@ def fused_recurrent_rwkv4(
     """
 
     def one(k: Array, v: Array, state: Array) -> tuple[Array, Array]:
-        (system, x), log_scale = wkv(w, u, k, v, wide(state)[2, 0])
-        y, last = scan(system, x, jnp.moveaxis(state[:2], 0, -1).swapaxes(0, 1))
+        system, log_scale = wkv(w, u, k, wide(state)[2, 0])
+        y, last = scan(system, v, jnp.moveaxis(state[:2], 0, -1).swapaxes(0, 1))
         return y, jnp.concatenate([last[:, 0].T, log_scale[None].astype(last.dtype)])[:, None]
 
     return jax.vmap(one)(k, v, state)

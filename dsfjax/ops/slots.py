@@ -24,7 +24,7 @@ def slots_of_keys(
     scale: float | None = None,
     *,
     reset: Array | None = None,
-) -> Assembled[System]:
+) -> Assembled:
     """The slots of keys: A = diag(e^g) over the slots, B = k with s as values, C = scale q."""
     s, log_a = _gates(s, g, reset)
     (length, heads, n), slots = k.shape, s.shape[2]
@@ -42,7 +42,7 @@ def slots_of_keys(
 
 def slots_of_values(
     a: Array, v: Array, s: Array, g: Array | None, *, reset: Array | None = None
-) -> Assembled[System]:
+) -> Assembled:
     """The slots of values: A = diag(e^g) over the slots, B = s, C = a (T, HQ, M)."""
     s, log_a = _gates(s, g, reset)
     (length, heads, p), slots = v.shape, s.shape[2]

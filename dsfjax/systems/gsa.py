@@ -2,7 +2,7 @@ r"""Gated slot attention (Zhang et al. 2024, arXiv:2409.07146)."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def gsa(
 
     def carry(
         params: Params, signals: Signals, *, reset: Array | None = None, past: Array
-    ) -> tuple[System, Array]:
+    ) -> tuple[Any, Array]:
         q, k, v, log_a = signals
         share = -jnp.expm1(log_a)
         keys = slots_of_keys(q, k, share, log_a, reset=reset)

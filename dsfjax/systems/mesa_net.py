@@ -2,7 +2,7 @@ r"""MesaNet, a locally optimal test-time trainer (von Oswald et al. 2025, arXiv:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,7 @@ def mesa_net(
 
     def carry(
         params: Params, signals: Signals, *, reset: Array | None = None, past: Array
-    ) -> tuple[System, Array]:
+    ) -> tuple[Any, Array]:
         q, k, v, beta, log_a = signals
         keys = covariance(k, log_a, beta, True, reset=reset)
         rows, last = scan(*keys, past.astype(keys.system.dtype))

@@ -103,9 +103,10 @@ def mlstm(
     def carry(
         params: Params, signals: Signals, *, reset: Array | None = None, past: Array
     ) -> tuple[System, Array]:
-        q, k, v, log_i, log_f = signals
-        found, last = matrix_memory(*(q, k, v, log_f, log_i, past, EPSILON), reset=reset)
-        return found.system, last.astype(past.dtype)
+        q, k, _, log_i, log_f = signals
+        gates = log_f, log_i, past
+        system, last = matrix_memory(q, k, *gates, EPSILON, num_channels=p, reset=reset)
+        return system, last.astype(past.dtype)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         return carry(params, signals, reset=reset, past=past(params))[0]

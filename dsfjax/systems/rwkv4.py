@@ -81,10 +81,10 @@ def rwkv4(*, d_model: int, init: Init = "published") -> Architecture:
     def carry(
         params: Params, signals: Signals, *, reset: Array | None = None, past: Array
     ) -> tuple[System, Array]:
-        r, k, v = signals
+        r, k, _ = signals
         gate = jax.nn.sigmoid(r)[:, :, None]
-        found, last = wkv(params.decay, params.bonus, k, v, past, gate=gate, reset=reset)
-        return found.system, last.astype(past.dtype)
+        system, last = wkv(params.decay, params.bonus, k, past, gate=gate, reset=reset)
+        return system, last.astype(past.dtype)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         return carry(params, signals, reset=reset, past=past(params))[0]
