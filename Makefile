@@ -14,7 +14,7 @@ PY := $(VENV)/bin/python
 # A worker takes whole files (tests/conftest.py): what a file shares is then compiled once.
 # With bytecode, whatever the environment says: the checks of types and assertions that are compiled
 # into the modules are a third of the time until the first test.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadgroup
+PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 # Large temporaries stay with the process instead of being mapped anew at every call, which costs a
 # page fault each; the same for all contestants, and said in their tables.

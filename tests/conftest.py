@@ -18,9 +18,9 @@ import jax
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook("dsfjax", "beartype.beartype")
+from tests import checks, costs, goldens
 
-from tests import costs, goldens  # noqa: E402
+jaxtyping.install_import_hook("dsfjax", f"{checks.__name__}.checked")
 
 jax.config.update("jax_enable_x64", True)
 
@@ -34,19 +34,12 @@ STRICT = frozenset({"core", "engines", "ops", "systems", "analysis", "selfcheck"
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A worker takes whole files, and files of one ``xdist_group`` together.
-
-    What they share is compiled once. What costs too much for every run is marked slow.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What costs too much for every run is marked slow."""
     slow = costs.slow_tests()
     for item in items:
         if costs.name_of(item.nodeid) in slow:
             item.add_marker(pytest.mark.slow)
-    if getattr(config.option, "loadgroup", False):
-        for item in items:
-            if item.get_closest_marker("xdist_group") is None:
-                item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ Nearly all of the time of a test is tracing and compilation, and a few hundred t
 it: products over structures, methods and lengths, of which one example runs with `make test` and
 all run with `make test-all`. Which ones wait is decided by measurement, in three steps::
 
-    python -m pytest -n 2 --dist loadgroup --costs /tmp/costs   # a folder; on a quiet machine
+    python -m pytest -n 2 --dist loadfile --costs /tmp/costs   # a folder; on a quiet machine
     python -m tests.costs /tmp/costs                            # where the time goes
     python -m tests.costs /tmp/costs --write                    # renew tests/slow.txt
 
@@ -29,7 +29,7 @@ import jax
 import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
-MOST_SECONDS = 0.5
+MOST_SECONDS = 0.75
 # One example of what is otherwise a product, and what would be missed most: run every time,
 # whatever they cost. Patterns of `name_of`; fnmatch reads brackets as sets, so they are "?".
 KEPT = (
@@ -39,11 +39,21 @@ KEPT = (
     "engines::test_every_method_has_the_gradients_of_sequential?diagonal_per_state-65?",
     "engines::test_every_method_has_the_gradients_of_sequential?dense-7?",
     "engines::test_states_and_cotangents_cross_chunks_and_segments*",
-    "engines::test_every_method_gives_the_values_of_the_loop?*-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?scalar-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?scalar_summed-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?scalar_ranked-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?diagonal_per_state-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?diagonal_full-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?diagonal_factored-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?diagonal_signed-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?complex_per_state-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?complex_lti-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?low_rank-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?dense-65?",
+    "engines::test_every_method_gives_the_values_of_the_loop?dense_maps-65?",
     "engines::test_extreme_decays_and_resets?scalar?",
     "engines::test_equation?streaming?",
     "engines::test_attention_keeps_heads_channels_and_documents_apart?nan?",
-    "engines::test_states_after_chosen_steps?scalar_summed?",
     "engines::test_compute_rounds_what_is_multiplied",
     "engines::test_values_states_and_reverse*",
     "engines::test_gradients_agree*",
@@ -77,25 +87,21 @@ KEPT = (
     "training::test_damage_is_set_aside_and_made_good",
     "training::test_equals_torch_adamw?0.0-0.01?",
     "nn::test_a_bidirectional_classifier_does_not_see_padding_or_other_documents?paper?",
-    "nn::test_systems_of_a_bidirectional_model_are_two_a_layer",
     "nn::test_a_classifier_of_pairs?mean?",
     "nn::test_values_at_every_step",
-    "nn::test_blocks_of_logits_and_remat_change_nothing",
     "training::test_parts_of_a_batch_are_the_whole",
     "training::test_average_of_the_parameters",
-    "training::test_a_killed_stream_resumes_in_mid_epoch",
+    "training::test_a_killed_stream_resumes_in_mid_epoch?6?",
     "training::test_a_perplexity_is_of_all_queries_by_their_weights",
     "tasks::test_compression_is_decoded_from_the_last_features_alone",
     "systems::test_packed_is_alone_is_prefill_and_step?ssd-own4?",
     "tasks::test_examples_are_what_the_task_says*",
     "tests::test_new_architecture",
     "training::test_torn_result_is_set_aside??",
-    "training::test_what_is_added_to_an_output_moves_the_loss?softmax_attention?",
     "aspects::test_one_object_is_section_file_column_and_sentence",
     "cli::test_a_program_that_fails_does_not_end_the_others",
     "cli::test_compare_trains_reports_and_resumes",
     "training::test_resumes_bit_for_bit?2?",
-    "training::test_it_trains_from_the_command_line",
     "interop::test_language_models?lm_s6_2?",
     "nn::test_a_hybrid_is_its_systems_and_decodes",
     "nn::test_attention_that_reads_both_ways_and_pools",
@@ -103,9 +109,15 @@ KEPT = (
     "systems::test_packed_is_alone_is_prefill_and_step?gated_deltanet*",
     "systems::test_packed_is_alone_is_prefill_and_step?lstm*",
     "systems::test_large_input_gates_do_not_overflow?mlstm?",
+    "systems::test_s6?True?",
+    "systems::test_ssd?own2?",
+    "systems::test_rwkv7",
+    "systems::test_kda?None?",
+    "systems::test_softmax_attention?False?",
+    "systems::test_normalized_attention?all options-exp?",
+    "systems::test_rg_lru?True?",
+    "core::test_a_number_in_a_normaliser_widens_nothing",
     "analysis::test_effects_are_those_of_changed_matrices?diagonal_factored?",
-    "training::test_a_block_is_that_of_one_device*",
-    "cli::test_estimate_says_what_a_program_takes_and_writes_nothing",
 )
 
 

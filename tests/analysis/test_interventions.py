@@ -13,9 +13,9 @@ import pytest
 from dsfjax import DenseInput, KernelSystem, Scalar, System, ValueSkip, to_dense
 from dsfjax.analysis import interventions as on
 from tests import systems_zoo as zoo
+from tests.checks import unchecked
 from tests.engine_runs import COMPILE_FAST
 from tests.reference_loop import error
-from tests.unchecked import unchecked
 
 L, S, HEAD = 9, 3, 1
 FAST = ("diagonal_factored",)

@@ -18,7 +18,7 @@ from dsfjax.core import (
     slice_time,
 )
 from dsfjax.engines import scan as scan_function
-from tests.unchecked import unchecked
+from tests.checks import unchecked
 
 
 def test_families_cover_every_structure() -> None:

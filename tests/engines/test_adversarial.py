@@ -22,8 +22,6 @@ from dsfjax import (
 from tests.engine_checks import cast, chunk_of, cotangents, cut_length, report, wrong
 from tests.engine_runs import inputs
 
-pytestmark = pytest.mark.xdist_group("gradients of engines")
-
 FAST = ("scalar", "diagonal_per_state", "low_rank")
 SLOW = (
     "diagonal_factored",

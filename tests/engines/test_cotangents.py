@@ -14,8 +14,6 @@ from tests import reference_loop as reference
 from tests.engine_checks import compiled_pull_back, cotangents, cut_length, report, wrong
 from tests.engine_runs import COMPILE_FAST, differentiable, inputs, methods, names_of_leaves
 
-pytestmark = pytest.mark.xdist_group("gradients of engines")
-
 FAST = ("scalar", "diagonal_per_state", "diagonal_factored", "low_rank")
 SLOW = (
     "scalar_summed_decay",

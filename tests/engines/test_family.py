@@ -53,13 +53,13 @@ Case = tuple[System, np.ndarray, np.ndarray]
 
 def one(x: np.ndarray) -> Array:
     """(T, n) with one head."""
-    return jnp.asarray(x)[:, None]
+    return jnp.asarray(x[:, None])
 
 
 def low_rank(log_a, w, z) -> DiagonalPlusLowRank:
     def factor(x):
         x = x[:, :, None] if x.ndim == 2 else x
-        return jnp.asarray(x)[:, None]
+        return jnp.asarray(x[:, None])
 
     return DiagonalPlusLowRank(one(log_a), factor(w), factor(z))
 
@@ -131,7 +131,7 @@ def gated_delta_product() -> Case:
     # (I − b_r k_rᵀ) ⋯ (I − b_1 k_1ᵀ) = I − Σ_j writes_j k_jᵀ
     Z = np.exp(g)[:, None, None] * keys
     A = low_rank(g[:, None], writes.swapaxes(1, 2), Z.swapaxes(1, 2))
-    B = OuterInput(jnp.asarray(writes)[:, :, None], rank=r)
+    B = OuterInput(jnp.asarray(writes[:, :, None]), rank=r)
     return system(A, B, q), values.reshape(T, -1), np.array(y)
 
 
@@ -145,7 +145,7 @@ def mamba3_trapezoid() -> Case:
         y.append(q[t] @ S)
         kp, vp = k[t], v[t]
     keys = np.stack([(lam * dt)[:, None] * k, ((1 - lam) * dt * al)[:, None] * shifted(k)], axis=1)
-    B = OuterInput(jnp.asarray(keys)[:, :, None], rank=2)
+    B = OuterInput(jnp.asarray(keys[:, :, None]), rank=2)
     tokens = np.concatenate([v, shifted(v)], axis=1)
     return system(Scalar(one(g)), B, q), tokens, np.array(y)
 
@@ -158,8 +158,8 @@ def rwkv6() -> Case:
         y.append(q[t] @ (h + np.outer(u * k[t], v[t])))
         h = np.exp(gk[t])[:, None] * h + np.outer(k[t], v[t])
     C = InnerOutput(one(q), before_update=True)
-    D = ValueSkip(jnp.asarray((q * u * k).sum(1))[:, None, None])
-    return system(Diagonal(one(gk)[..., None]), k, C, D=D), v, np.array(y)
+    D = ValueSkip(jnp.asarray((q * u * k).sum(1)[:, None, None]))
+    return system(Diagonal(one(gk[..., None])), k, C, D=D), v, np.array(y)
 
 
 def rwkv4() -> Case:
@@ -172,7 +172,7 @@ def rwkv4() -> Case:
         weights = [np.exp((t - 1 - s) * decay + keys[s] - m) for s in range(t)]
         weights.append(np.exp(u + keys[t] - m))
         y[t] = sum(w * x for w, x in zip(weights, v[: t + 1], strict=True)) / sum(weights)
-    found = stabilized(jnp.broadcast_to(jnp.asarray(decay), (T, V)), jnp.asarray(keys))
+    found = stabilized(jnp.asarray(np.broadcast_to(decay, (T, V))), jnp.asarray(keys))
     now = jnp.asarray(u + keys)
     top = jnp.maximum(found.log_max_prev, now)  # of what this step reads
     C = InnerOutput(jnp.exp(found.log_max_prev - top)[..., None], before_update=True)

@@ -19,8 +19,6 @@ from tests.engine_checks import (
 )
 from tests.engine_runs import COMPILE_FAST, differentiable, inputs, methods, names_of_leaves
 
-pytestmark = pytest.mark.xdist_group("gradients of engines")
-
 FAST = ("scalar",)
 SLOW = (
     "low_rank",

@@ -23,8 +23,6 @@ from tests.engine_runs import (
     run_all,
 )
 
-pytestmark = pytest.mark.xdist_group("gradients of engines")
-
 LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
 # The quick tests take one structure per chunk algorithm, over a chunk's end: the length, and so the
 # program, is that of the other files of gradients. JAX differentiates a normaliser and a gate: one

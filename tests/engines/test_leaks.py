@@ -15,8 +15,6 @@ from tests import reference_loop as reference
 from tests.engine_checks import chunk_of, compiled_pull_back, cotangents, cut_length, report
 from tests.engine_runs import inputs, methods, names_of_leaves
 
-pytestmark = pytest.mark.xdist_group("gradients of engines")
-
 FAST = ("scalar",)
 SLOW = (
     "low_rank",

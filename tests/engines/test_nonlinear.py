@@ -11,8 +11,8 @@ import pytest
 from dsfjax import Dense, Diagonal, linearize, scan, solve
 from dsfjax.analysis import eigenvalues, lyapunov_exponents
 from dsfjax.engines.nonlinear import loop
+from tests.checks import unchecked
 from tests.reference_loop import error
-from tests.unchecked import unchecked
 
 LENGTH, D, N = 7, 3, 4
 

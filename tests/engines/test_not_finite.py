@@ -15,8 +15,6 @@ from tests import systems_zoo as zoo
 from tests.engine_checks import cut_length, report
 from tests.engine_runs import COMPILE_FAST, inputs, methods, run_all
 
-pytestmark = pytest.mark.xdist_group("values of engines")
-
 FAST = ("scalar",)
 SLOW = (
     "low_rank",

@@ -8,8 +8,6 @@ from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_runs import compiled_step, inputs, methods, run_all
 
-pytestmark = pytest.mark.xdist_group("values of engines")
-
 CUTS = {8: range(1, 8), 65: (1, 64), 257: (64, 100, 256)}
 
 

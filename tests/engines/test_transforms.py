@@ -8,8 +8,8 @@ import pytest
 from dsfjax import scan
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
+from tests.checks import unchecked
 from tests.engine_runs import COMPILE_FAST, differentiable, inputs, methods, run_all
-from tests.unchecked import unchecked
 
 SOME = ["scalar_summed", "diagonal_factored", "complex_per_state", "low_rank", "dense"]
 

@@ -9,8 +9,6 @@ from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_runs import inputs, run_all
 
-pytestmark = pytest.mark.xdist_group("values of engines")
-
 LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
 # A single step only where it is a case of its own.
 QUICK = {(name, 65) for name in zoo.MAIN} | {(name, 1) for name in ("scalar_summed", "low_rank")}

@@ -8,9 +8,9 @@ import pytest
 from dsfjax import KernelSystem, OuterInput, System, analysis, systems
 from dsfjax.analysis import eigenvalues
 from dsfjax.nn import Layers, collect_systems
+from tests.checks import unchecked
 from tests.engine_runs import compiled
 from tests.nn import small
-from tests.unchecked import unchecked
 
 BATCH, L = 3, 7
 

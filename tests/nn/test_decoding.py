@@ -13,11 +13,9 @@ from dsfjax import systems
 from dsfjax.analysis import state_size
 from dsfjax.core import KVCache
 from tests.architectures import PAPER
+from tests.checks import unchecked
 from tests.nn.small import VOCAB, compiled, tokens
 from tests.reference_loop import error
-from tests.unchecked import unchecked
-
-pytestmark = pytest.mark.xdist_group("models")
 
 LENGTH = 9
 SMALL = {"max_length": 20, "num_layers": 1, "block": "mamba"}

@@ -13,8 +13,6 @@ from dsfjax.training import objective
 from tests.nn.small import config, tokens
 from tests.reference_loop import error
 
-pytestmark = pytest.mark.xdist_group("models")
-
 CHEAP = config("linear_attention", num_layers=1)
 """One program of few operations; the convolution and gates of "practice" are for the slow tests."""
 CLASSES = {"head": "classifier", "num_classes": 3}

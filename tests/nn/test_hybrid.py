@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,8 +11,6 @@ from dsfjax.nn import ModelConfig, pattern
 from dsfjax.report.examine import examine
 from tests.nn.small import config, tokens
 from tests.reference_loop import error
-
-pytestmark = pytest.mark.xdist_group("models")
 
 HYBRID = config("linear_attention+softmax_attention&ssd", num_layers=2)
 LENGTH = 4
@@ -66,13 +63,14 @@ def test_a_hybrid_is_its_systems_and_decodes() -> None:
         logits = model.apply(params, ids)
         systems = model.systems(params, ids)
         outputs = [engines.scan(system, u)[0] for system, u in systems]
-        state = model.init_state(params, LENGTH)
-        steps = []
-        for i in range(LENGTH):
-            now, state = model.step(params, ids[i], state)
-            steps.append(now)
+
+        def step(state, token):
+            logits, state = model.step(params, token, state)
+            return state, logits
+
+        _, steps = jax.lax.scan(step, model.init_state(params, LENGTH), ids)
         gradient = jax.grad(lambda p: (model.apply(p, ids) ** 2).sum())(params)
-        return logits, outputs, jnp.stack(steps), gradient, params["blocks"]
+        return logits, outputs, steps, gradient, params["blocks"]
 
     logits, outputs, steps, gradient, blocks = run(params)
     assert error(steps, logits) < 1e-13

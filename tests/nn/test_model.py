@@ -15,8 +15,6 @@ from tests.architectures import all_of_them
 from tests.nn.small import VOCAB, compiled, config, perturbed, tokens
 from tests.reference_loop import error
 
-pytestmark = pytest.mark.xdist_group("models")
-
 LENGTH = 7
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from dsfjax import nn
 from dsfjax.analysis import num_parameters
+from tests.checks import unchecked
 from tests.nn.small import config
-from tests.unchecked import unchecked
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import dsfjax
 from dsfjax import ops
 from dsfjax.ops.op import LEFT_OUT
 from tests import ops_runs
+from tests.checks import unchecked
 from tests.ops_runs import compiled
-from tests.unchecked import unchecked
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from dsfjax.systems.contract import check
 from dsfjax.systems.ssd import ssd
 from dsfjax.training.presets import PAPER_MIXERS
 from tests.architectures import CARRY_MORE
-from tests.unchecked import unchecked
+from tests.checks import unchecked
 
 PAPER = systems.names()[:8]
 

@@ -16,7 +16,7 @@ from dsfjax.cli import options
 from dsfjax.tasks import HELD_OUT, TRAIN, Example, examples
 from dsfjax.tasks.supply import shuffled
 from dsfjax.training.config import AXES
-from tests.unchecked import unchecked
+from tests.checks import unchecked
 
 PACKAGE = Path(__file__).parents[2] / "dsfjax"
 

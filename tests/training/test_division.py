@@ -37,7 +37,7 @@ CONFIG = TrainConfig(
         pytest.param(2, 1, 1, marks=pytest.mark.slow),
         pytest.param(3, 1, 1, marks=pytest.mark.slow),
         pytest.param(3, 2, 1, marks=pytest.mark.slow),
-        (3, 1, 2),
+        pytest.param(3, 1, 2, marks=pytest.mark.slow),
         pytest.param(3, 2, 4, marks=pytest.mark.slow),  # more devices than queries
     ],
 )
