@@ -307,13 +307,13 @@ def registered() -> tuple[Aspect, ...]:
 
 
 def measure(
-    aspects: Sequence[Aspect], models: tuple[Stack, ...], asked: Asked
+    aspects: Sequence[Aspect], layers: tuple[Stack, ...], asked: Asked
 ) -> tuple[Measured, ...]:
     """Measure aspects of every layer of a model on several sequences; to be traced.
 
     Args:
         aspects: The aspects.
-        models: The `stacks` of its layers, with the sequences as leading axis.
+        layers: The `stacks` of its layers, with the sequences as leading axis.
         asked: What the task asks, with the sequences as leading axis.
 
     Returns:
@@ -323,7 +323,7 @@ def measure(
         Sequences and layers go by one after the other, so that no more than one of them is in
         memory in full.
     """
-    return tuple(_measure(aspects, stack, asked) for stack in models)
+    return tuple(_measure(aspects, stack, asked) for stack in layers)
 
 
 def _measure(aspects: Sequence[Aspect], stack: Stack, asked: Asked) -> Measured:

@@ -12,7 +12,7 @@ from dsfjax import aspects
 from dsfjax._util.ahead import quick_options
 from dsfjax.nn import Model
 from dsfjax.tasks import Example, Task
-from dsfjax.training.probes import asked_of, held_out, layers_of
+from dsfjax.training.probes import asked_of, held_out, stacks_of
 
 # Held-out sequences that are looked at.
 NUM_EXAMPLES = 8
@@ -104,7 +104,7 @@ def _program(
     @jax.jit
     def run(params: PyTree, batch: Example) -> tuple[aspects.Measured, ...]:
         # Systems are small next to what is made of them, so those of all sequences are kept.
-        layers = jax.lax.map(functools.partial(layers_of, model, task, params), batch)
+        layers = jax.lax.map(functools.partial(stacks_of, model, task, params), batch)
         asked = jax.vmap(functools.partial(asked_of, task))(batch)
         return aspects.measure(looks, layers, asked)
 

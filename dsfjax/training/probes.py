@@ -110,7 +110,7 @@ def _made(task: Task, count: int, data: PyTree) -> Example:
     return examples(task, HELD_OUT_SPLIT, count, key, data)
 
 
-def layers_of(
+def stacks_of(
     model: nn.Model, task: Task, params: PyTree, example: Example
 ) -> tuple[aspects.Stack, ...]:
     """The systems of a model on one sequence, as `dsfjax.aspects.measure` takes them.
@@ -149,7 +149,7 @@ def _look(
             return query_loss(stepwise, params, batch, measure=task.measure)[0]
 
         few = jax.tree.map(lambda leaf: leaf[:READ], batch)
-        layers = jax.lax.map(functools.partial(layers_of, model, task, params), few)
+        layers = jax.lax.map(functools.partial(stacks_of, model, task, params), few)
         asked = jax.vmap(functools.partial(asked_of, task))(few)
 
         # What no probe reads is not computed: the compiler leaves it out.
