@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from dsfjax.engines import solve as solve
     from dsfjax.engines import step as step
     from dsfjax.engines import summarize as summarize
+    from dsfjax.interop.published import Opened as Opened
+    from dsfjax.interop.published import open as open
 
 __version__ = "0.1.0"
 
@@ -135,6 +137,8 @@ __all__ = [
     "solve",
     "step",
     "summarize",
+    "Opened",
+    "open",
 ]
 
 
@@ -148,7 +152,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"dsfjax.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'dsfjax' has no attribute {name!r}")
-    for package in ("core", "engines"):
+    for package in ("core", "engines", "interop.published"):
         inside = importlib.import_module(f"dsfjax.{package}")
         if hasattr(inside, name):
             found = globals()[name] = getattr(inside, name)

@@ -52,6 +52,8 @@ def _selective_scan(
     D: Array | None = None,
     delta_bias: Array | None = None,
     delta_softplus: bool = False,
+    *,
+    reset: Array | None = None,
 ) -> Assembled:
     channels, length = u.shape
     of_channels = B.ndim == 2 and B.shape[0] == channels and not _in_time(B, A, length)
@@ -69,6 +71,7 @@ def _selective_scan(
         OuterInput(b, step),
         InnerOutput(c, conjugate_pairs=pairs),
         None if D is None else ValueSkip(D.reshape(1, heads, p)),
+        reset=reset,
         state_shape=(heads, A.shape[1], p),
         length=length,
     )

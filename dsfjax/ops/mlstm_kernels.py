@@ -68,18 +68,28 @@ def _mlstm(
     f: Array,
     m_initial: Array | None = None,
     eps: float = 1e-6,
+    *,
+    reset: Array | None = None,
 ) -> Assembled:
-    return _with_maximum(q, k, v, i, f, m_initial, eps)[0]
+    return _with_maximum(q, k, v, i, f, m_initial, eps, reset=reset)[0]
 
 
 def _with_maximum(
-    q: Array, k: Array, v: Array, i: Array, f: Array, m_initial: Array | None, eps: float
+    q: Array,
+    k: Array,
+    v: Array,
+    i: Array,
+    f: Array,
+    m_initial: Array | None,
+    eps: float,
+    *,
+    reset: Array | None = None,
 ) -> tuple[Assembled, Array]:
     """The System of one sequence with heads first, and the last m."""
     q, k, v, i, f = (x.swapaxes(0, 1) for x in (q, k, v, i, f))
     m = jnp.zeros(v.shape[1]) if m_initial is None else m_initial.reshape(v.shape[1])
     log_f, width = jax.nn.log_sigmoid(wide(f)), v.shape[2]
-    system, last = matrix_memory(q, k, log_f, wide(i), m, eps, num_channels=width)
+    system, last = matrix_memory(q, k, log_f, wide(i), m, eps, num_channels=width, reset=reset)
     return Assembled(system, flat(v)), last
 
 
@@ -180,6 +190,8 @@ def _siging(
     f: Array,
     eps: float = 1e-6,
     normalize: bool = True,
+    *,
+    reset: Array | None = None,
 ) -> Assembled:
     q, k, v, i, f = (x.swapaxes(0, 1) for x in (q, k, v, i, f))
     system = System(
@@ -187,6 +199,7 @@ def _siging(
         OuterInput(wide(k) * jax.nn.sigmoid(wide(i))[:, :, None]),
         InnerOutput(scaled(q, None)),
         eta=SummedNormalizer(1.0, True, eps) if normalize else None,
+        reset=reset,
         state_shape=(v.shape[1], k.shape[2], v.shape[2]),
         length=q.shape[0],
     )

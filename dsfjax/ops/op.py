@@ -74,19 +74,20 @@ class Op(Generic[P, R]):
             **kwargs: Further arguments of the op. What it does with the System, such as an initial
                 state, is left to `dsfjax.scan`.
         """
-        found = self._assembled(args, kwargs, reset)
+        found = self.assembled(*args, reset=reset, **kwargs)
         if isinstance(found, Assembled):
             return found.system
         return tuple(one.system for one in found)
 
     def tokens(self, *args: Any, reset: Array | None = None, **kwargs: Any) -> Any:
         """What that System is run on, (T, d), for the same arguments; a tuple for several."""
-        found = self._assembled(args, kwargs, reset)
+        found = self.assembled(*args, reset=reset, **kwargs)
         return found.u if isinstance(found, Assembled) else tuple(one.u for one in found)
 
-    def _assembled(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], reset: Array | None
+    def assembled(
+        self, *args: Any, reset: Array | None = None, **kwargs: Any
     ) -> Assembled | tuple[Assembled, ...]:
+        """`system` and `tokens` at once."""
         self._refuse_unknown(kwargs)
         bound, taken = self._signature.bind(*args, **kwargs), self._taken
         for given in bound.arguments:
@@ -97,7 +98,14 @@ class Op(Generic[P, R]):
                 )
         bound.apply_defaults()
         own = {name: x for name, x in bound.arguments.items() if name in taken}
-        return self.assemble(**own) if reset is None else self.assemble(**own, reset=reset)
+        if reset is None:
+            return self.assemble(**own)
+        if "reset" not in inspect.signature(self.assemble).parameters:
+            raise TypeError(
+                f"{self.names[0]}.system: expected reset=None, got an array; what it makes of its "
+                "arguments does not know where documents start. Give it one document at a time."
+            )
+        return self.assemble(**own, reset=reset)
 
     def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
         name, parameters = self.names[0], self._signature.parameters

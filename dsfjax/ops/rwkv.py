@@ -62,9 +62,15 @@ def wkv(
 
 
 def _rwkv4_system(
-    w: Array, u: Array, k: Array, v: Array, log_scale: Array | None = None
+    w: Array,
+    u: Array,
+    k: Array,
+    v: Array,
+    log_scale: Array | None = None,
+    *,
+    reset: Array | None = None,
 ) -> Assembled:
-    return Assembled(wkv(w, u, k, log_scale)[0], v)
+    return Assembled(wkv(w, u, k, log_scale, reset=reset)[0], v)
 
 
 @op(_rwkv4_system, "fla.ops.rwkv4")

@@ -1,0 +1,9 @@
+"""Published checkpoints as their exact Systems: `open`, and a file per group of model families.
+
+To add a family, read ``families/mamba_models.py``: a function per kind of layer, written for one
+sequence with `Run`, and one that reads the config and says which layers there are.
+"""
+
+from dsfjax.interop.published.opened import Opened as Opened
+from dsfjax.interop.published.opened import OpenedLayer as OpenedLayer
+from dsfjax.interop.published.opening import open as open

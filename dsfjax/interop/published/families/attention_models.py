@@ -1,0 +1,136 @@
+"""Llama and Qwen3 (arXiv:2407.21783, 2505.09388): rotary softmax attention in every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jax import Array
+
+from dsfjax.interop.published.families.mamba_models import rms_head
+from dsfjax.interop.published.folder import Config
+from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
+from dsfjax.interop.published.parts import (
+    embed,
+    frequencies,
+    gated_mlp,
+    linear,
+    rms_norm,
+    rotated,
+)
+from dsfjax.interop.published.running import Run
+
+
+def rotary_attention(
+    w: Weights,
+    x: Array,
+    run: Run,
+    *,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    angles: tuple[float, ...],
+    bias: bool = False,
+    out_bias: bool | None = None,
+    norm_eps: float | None = None,
+    plus_one: bool = False,
+    scale: float | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
+) -> Array:
+    """Attention under q_proj, k_proj, v_proj, o_proj; norms of q and k per head before rotation.
+
+    Args:
+        w: Tensors.
+        x: Input (L, d).
+        run: The run.
+        heads: Of queries.
+        kv_heads: Of keys and values.
+        head_dim: Channels of a head.
+        angles: Of `rotated`, in radians per step; none for no positions.
+        bias: Whether q, k and v have one.
+        out_bias: Whether the map out has one; as ``bias`` by default.
+        norm_eps: ε of RMS norms of q and k under q_norm, k_norm; None for none.
+        plus_one: Whether those norms multiply by 1 + weight.
+        scale: Of the scores; head_dim^(−1/2) by default.
+        window: Steps that a query sees, itself included; None for all.
+        soft_cap: Of the scores.
+    """
+    q, k, v = (
+        linear(w.within(name), x, count * head_dim, bias=bias).reshape(-1, count, head_dim)
+        for name, count in (("q_proj", heads), ("k_proj", kv_heads), ("v_proj", kv_heads))
+    )
+    if norm_eps is not None:
+        q = rms_norm(q, w("q_norm.weight", head_dim), norm_eps, plus_one=plus_one)
+        k = rms_norm(k, w("k_norm.weight", head_dim), norm_eps, plus_one=plus_one)
+    q, k = (rotated(part, run.positions, angles) for part in (q, k))
+    y = run.attend(q, k, v, scale=scale, window=window, soft_cap=soft_cap)
+    y = y.reshape(x.shape[0], -1).astype(x.dtype)
+    return linear(w.within("o_proj"), y, x.shape[1], bias=bias if out_bias is None else out_bias)
+
+
+def _layer(
+    w: Weights,
+    stream: Stream,
+    run: Run,
+    *,
+    eps: float,
+    mlp: int,
+    activation: str,
+    mlp_bias: bool,
+    **attention: Any,
+) -> Stream:
+    x = stream["x"]
+    d = x.shape[1]
+    mixed = rms_norm(x, w("input_layernorm.weight", d), eps)
+    x = x + rotary_attention(w.within("self_attn"), mixed, run, **attention)
+    mixed = rms_norm(x, w("post_attention_layernorm.weight", d), eps)
+    return {"x": x + gated_mlp(w.within("mlp"), mixed, mlp, activation=activation, bias=mlp_bias)}
+
+
+@family("llama", "qwen3")
+def llama(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
+    """Llama; Qwen3 with norms of q and k per head, and windows in later layers if it says so."""
+    del shapes
+    qwen = config.get("model_type") == "qwen3"
+    d, vocab, count = (config.size(n) for n in ("hidden_size", "vocab_size", "num_hidden_layers"))
+    heads, eps = config.size("num_attention_heads"), config.number("rms_norm_eps", 1e-6)
+    head_dim = config.size("head_dim", 128 if qwen else d // heads)
+    windowed = qwen and config.flag("use_sliding_window", False)
+    config.ignore("pretraining_tp", "layer_types", "max_window_layers", "sliding_window")
+    config.ignore("use_sliding_window")
+    own = {
+        "heads": heads,
+        "kv_heads": config.size("num_key_value_heads", heads),
+        "head_dim": head_dim,
+        "angles": frequencies(config, head_dim),
+        "bias": config.flag("attention_bias", False),
+        "norm_eps": eps if qwen else None,
+        "eps": eps,
+        "mlp": config.size("intermediate_size"),
+        "mlp_bias": not qwen and config.flag("mlp_bias", False),
+        "activation": config.word("hidden_act", ("silu", "gelu", "gelu_pytorch_tanh"), "silu"),
+    }
+    first = config.size("max_window_layers", count) if windowed else count
+    tied = config.flag("tie_word_embeddings", False)
+    embeddings = "model.embed_tokens.weight"
+    return Definition(
+        vocab,
+        layer(embed, {"weight": embeddings}, vocab=vocab, width=d),
+        tuple(
+            layer(
+                _layer,
+                f"model.layers.{i}.",
+                window=config.size("sliding_window") if i >= first else None,
+                **own,
+            )
+            for i in range(count)
+        ),
+        layer(
+            rms_head,
+            {"norm": "model.norm.weight", "weight": embeddings if tied else "lm_head.weight"},
+            vocab=vocab,
+            eps=eps,
+        ),
+        unused=("rotary_emb.inv_freq",),
+    )

@@ -1,0 +1,133 @@
+"""Mamba and Falcon-Mamba (arXiv:2312.00752, 2410.05355): S6 in every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax import ops
+from dsfjax.interop.published.folder import Config
+from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
+from dsfjax.interop.published.parts import embed, linear, rms_norm
+from dsfjax.interop.published.running import Run
+
+
+def s6_mixer(
+    w: Weights,
+    x: Array,
+    run: Run,
+    *,
+    inner: int,
+    state: int,
+    rank: int,
+    width: int,
+    bias: bool,
+    conv_bias: bool,
+    norm_eps: float | None = None,
+    norms: tuple[str, str, str] | None = None,
+) -> Array:
+    """Convolution and SiLU, S6 with Δ, B and C of its output, gate, and the map out.
+
+    Args:
+        w: Tensors.
+        x: Input (L, d).
+        run: The run.
+        inner: Channels.
+        state: N.
+        rank: Of the map to Δ.
+        width: Of the convolution.
+        bias: Whether the maps in and out have one.
+        conv_bias: Whether the convolution has one.
+        norm_eps: ε of RMS norms of the low-rank Δ, B and C; None for no norms.
+        norms: Names of their weights; None if they have none.
+    """
+    d, length = x.shape[1], x.shape[0]
+    u, z = jnp.split(linear(w.within("in_proj"), x, 2 * inner, bias=bias), 2, axis=1)
+    own = w.within("conv1d")
+    u = jax.nn.silu(
+        run.conv(u, own("weight", inner, 1, width), own("bias", inner) if conv_bias else None)
+    )
+    parts = jnp.split(linear(w.within("x_proj"), u, rank + 2 * state), [rank, rank + state], axis=1)
+    if norm_eps is not None:
+        weights = [w(f"{n}.weight", p.shape[1]) for n, p in zip(norms or (), parts, strict=False)]
+        weights = weights or [None] * 3
+        parts = [rms_norm(p, g, norm_eps) for p, g in zip(parts, weights, strict=True)]
+    low, b, c = parts
+    dt = w.within("dt_proj")
+    y = run.op(
+        ops.selective_scan_fn,
+        u.T,
+        (low @ dt("weight", inner, rank).T).T,
+        -jnp.exp(w("A_log", inner, state).astype(jnp.promote_types(x.dtype, jnp.float32))),
+        b.T[None],
+        c.T[None],
+        w("D", inner),
+        delta_bias=dt("bias", inner),
+        delta_softplus=True,
+    )
+    y = y.reshape(length, inner).astype(x.dtype) * jax.nn.silu(z)
+    return linear(w.within("out_proj"), y, d, bias=bias)
+
+
+def _layer(w: Weights, stream: Stream, run: Run, *, eps: float, **own: object) -> Stream:
+    x = stream["x"]
+    mixed = rms_norm(x, w("norm.weight", x.shape[1]), eps)
+    return {"x": x + s6_mixer(w.within("mixer"), mixed, run, **own)}  # type: ignore[arg-type]
+
+
+def rms_head(w: Weights, stream: Stream, run: Run, *, vocab: int, eps: float) -> Stream:
+    """RMS norm and the map to logits, under ``norm`` and ``weight``."""
+    del run
+    x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps)
+    return {"x": x, "logits": x @ w("weight", vocab, x.shape[-1]).T}
+
+
+@family("mamba", "falcon_mamba")
+def mamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
+    """Mamba; Falcon-Mamba with RMS norms without weights on Δ, B and C."""
+    del shapes
+    falcon = config.get("model_type") == "falcon_mamba"
+    d, vocab = config.size("hidden_size"), config.size("vocab_size")
+    eps = config.number("layer_norm_epsilon", 1e-5)
+    config.only("hidden_act", "silu")
+    config.ignore(
+        *(
+            "expand",
+            "use_associative_scan",
+            "use_mambapy",
+            "residual_in_fp32",
+            "use_falcon_mambapy",
+        ),
+        *("rescale_prenorm_residual", "time_step_floor", "time_step_init_scheme", "time_step_max"),
+        *("time_step_min", "time_step_scale"),
+    )
+    rank = config.get("time_step_rank")
+    own = {
+        "inner": config.size("intermediate_size", config.size("expand", 2) * d),
+        "state": config.size("state_size"),
+        "rank": -(-d // 16) if rank == "auto" else config.size("time_step_rank"),
+        "width": config.size("conv_kernel"),
+        "bias": config.flag("use_bias", False),
+        "conv_bias": config.flag("use_conv_bias", True),
+    }
+    if falcon:
+        own["norm_eps"] = config.number("mixer_rms_eps", 1e-6)
+    tied = config.flag("tie_word_embeddings", not falcon)
+    embeddings = "backbone.embeddings.weight"
+    return Definition(
+        vocab,
+        layer(embed, {"weight": embeddings}, vocab=vocab, width=d),
+        tuple(
+            layer(_layer, f"backbone.layers.{i}.", eps=eps, **own)
+            for i in range(config.size("num_hidden_layers"))
+        ),
+        layer(
+            rms_head,
+            {"norm": "backbone.norm_f.weight", "weight": embeddings if tied else "lm_head.weight"},
+            vocab=vocab,
+            eps=eps,
+        ),
+    )

@@ -1,0 +1,178 @@
+"""What published models are made of around their mixers: linear maps, norms, rotations, MLPs.
+
+Weights have the layouts of the files: a linear map is ``weight (out, in)``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from dsfjax.core.dtypes import state_dtype
+from dsfjax.interop.published.folder import Config
+from dsfjax.interop.published.naming import Weights
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "sigmoid": jax.nn.sigmoid,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+
+
+def linear(w: Weights, x: Array, out: int, *, bias: bool = False) -> Array:
+    """The map x Wᵀ + b, with W (out, in) under ``weight`` and b under ``bias``."""
+    y = x @ w("weight", out, x.shape[-1]).T
+    return y + w("bias", out) if bias else y
+
+
+def rms_norm(x: Array, weight: Array | None, eps: float, *, plus_one: bool = False) -> Array:
+    """RMS norm: x / √(mean x² + ε), times the weight or 1 + weight; in float32 at least."""
+    wide = x.astype(state_dtype(x.dtype))
+    y = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    if weight is not None:
+        scale = weight.astype(y.dtype)
+        y = y * (1 + scale if plus_one else scale)
+    return y.astype(x.dtype)
+
+
+def layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float) -> Array:
+    """(x − mean) / √(var + ε), times the weight, plus the bias; moments in float32 at least."""
+    wide = x.astype(state_dtype(x.dtype))
+    centred = wide - wide.mean(axis=-1, keepdims=True)
+    y = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    y = y if weight is None else y * weight.astype(y.dtype)
+    return (y if bias is None else y + bias.astype(y.dtype)).astype(x.dtype)
+
+
+def soft_cap(x: Array, cap: float | None) -> Array:
+    """The cap c tanh(x / c), or x itself."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def rotated(
+    x: Float[Array, "L H m"], positions: Int[Array, " L"], frequencies: tuple[float, ...]
+) -> Float[Array, "L H m"]:
+    """Rotary positions on the first 2·len(frequencies) channels, halves paired.
+
+    (x_i, x_{i+n}) is rotated by the angle position · frequency_i (arXiv:2104.09864, in the layout
+    of GPT-NeoX); the channels after them stay as they are.
+    """
+    n = len(frequencies)
+    if n == 0:
+        return x
+    wide = state_dtype(x.dtype)
+    angle = positions.astype(wide)[:, None] * jnp.asarray(np.array(frequencies), wide)
+    cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
+    a, b = (part.astype(wide) for part in (x[..., :n], x[..., n : 2 * n]))
+    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return jnp.concatenate([turned.astype(x.dtype), x[..., 2 * n :]], axis=-1)
+
+
+def frequencies(
+    config: Config, head_dim: int, *, share: float = 1.0, kind: str | None = None
+) -> tuple[float, ...]:
+    """θ^(−2i/m) of rotary positions, from ``rope_parameters`` or the older names of a config.
+
+    Args:
+        config: The config.
+        head_dim: Channels of a head.
+        share: Of them that are rotated, where the config does not say (partial_rotary_factor).
+        kind: The layer type whose parameters are meant, where the config has several.
+
+    Returns:
+        The frequencies, in radians per step; none if the config switches positions off.
+
+    Raises:
+        ValueError: For a ``rope_type`` that has no exact equivalent here.
+    """
+    given = config.get("rope_parameters")
+    scaling = config.get("rope_scaling")
+    base, older_share = config.get("rope_theta"), config.get("partial_rotary_factor")
+    given = given if isinstance(given, dict) else {}
+    if kind is not None and isinstance(given.get(kind), dict):
+        given = given[kind]
+    own = {"rope_theta": base, "partial_rotary_factor": older_share, **(scaling or {})}
+    own |= {name: value for name, value in given.items() if value is not None}
+    rope = Config(own, f"{config.where}: rope_parameters")
+    name = rope.get("rope_type") or rope.get("type") or "default"
+    if own.get("rope_theta") is None:
+        return ()
+    theta = rope.number("rope_theta")
+    size = int(head_dim * rope.number("partial_rotary_factor", share))
+    found = [theta ** (-2 * i / size) for i in range(size // 2)]
+    if name == "linear":
+        found = [f / rope.number("factor") for f in found]
+    elif name == "llama3":
+        found = [_in_bands(f, rope) for f in found]
+    elif name != "default":
+        raise ValueError(
+            f"{rope.where}: rope_type: {name!r} has no exact equivalent here; expected 'default', "
+            "'linear' or 'llama3'."
+        )
+    return tuple(found)
+
+
+def _in_bands(frequency: float, rope: Config) -> float:
+    """Llama 3's rescaling: long waves are stretched, short ones kept, those between mixed."""
+    factor, original = rope.number("factor"), rope.number("original_max_position_embeddings")
+    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+    turns = original * frequency / (2 * math.pi)
+    if turns < low:
+        return frequency / factor
+    if turns > high:
+        return frequency
+    smooth = (turns - low) / (high - low)
+    return (1 - smooth) * frequency / factor + smooth * frequency
+
+
+def gated_mlp(
+    w: Weights,
+    x: Array,
+    width: int,
+    *,
+    activation: str = "silu",
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    bias: bool = False,
+) -> Array:
+    """down(φ(gate x) ⊙ up x)."""
+    gate, up, down = names
+    inner = ACTIVATIONS[activation](linear(w.within(gate), x, width, bias=bias))
+    inner = inner * linear(w.within(up), x, width, bias=bias)
+    return linear(w.within(down), inner, x.shape[-1], bias=bias)
+
+
+def chosen_experts(
+    scores: Float[Array, "L E"], experts: list[Callable[[Array], Array]], x: Array
+) -> Array:
+    """Σ_e scores_e expert_e(x), with the experts one after the other; scores of others are 0."""
+    return functools.reduce(
+        lambda y, e: y + scores[:, e, None].astype(x.dtype) * experts[e](x),
+        range(len(experts)),
+        jnp.zeros_like(x),
+    )
+
+
+def top_scores(scores: Float[Array, "L E"], count: int, by: Array | None = None) -> Array:
+    """The ``count`` largest scores of each token, the others 0; chosen by ``by`` if it is given."""
+    _, places = jax.lax.top_k(scores if by is None else by, count)
+    kept = jax.nn.one_hot(places, scores.shape[-1], dtype=scores.dtype).sum(axis=-2)
+    return scores * kept
+
+
+def embed(w: Weights, stream: dict[str, Any], run: Any, *, vocab: int, width: int) -> dict:
+    """x_t = E[token_t]."""
+    del run
+    return {"x": w("weight", vocab, width)[stream["ids"]]}
