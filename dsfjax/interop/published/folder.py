@@ -180,9 +180,8 @@ class Folder:
             return [single]
         if not index.is_file():
             pickled = sorted(x.name for x in self.path.glob("*.bin"))
-            why = f" {pickled[0]} is a pickle, which can run programs, and is never read." * bool(
-                pickled
-            )
+            why = f" {', '.join(pickled)} is a pickle, which can run programs, and is never read."
+            why = why if pickled else ""
             raise FileNotFoundError(
                 f"{self.path}: expected model.safetensors or model.safetensors.index.json, found "
                 f"neither.{why}"

@@ -20,19 +20,19 @@ class Weights:
 
     Args:
         tensors: By the name within the layer.
-        names: The names of the file, for messages.
+        full: From such a name to that of the file, for messages.
         used: Where the names that were asked for are noted.
     """
 
     def __init__(
         self,
         tensors: Mapping[str, Array],
-        names: Mapping[str, str] | None = None,
+        full: Callable[[str], str] = str,
         *,
         used: set[str] | None = None,
         prefix: str = "",
     ) -> None:
-        self._tensors, self._names, self._prefix = tensors, names or {}, prefix
+        self._tensors, self._full, self._prefix = tensors, full, prefix
         self._used = set() if used is None else used
 
     def __call__(self, name: str, *shape: int) -> Array:
@@ -43,14 +43,14 @@ class Weights:
         """
         name = self._prefix + name
         if name not in self._tensors:
-            whole = next((a[: -len(b)] + name for b, a in self._names.items()), name)
             raise ValueError(
-                f"missing tensor {whole!r} of shape {list(shape)}{hint(name, self._tensors)}"
+                f"missing tensor {self._full(name)!r} of shape {list(shape)}"
+                f"{hint(name, self._tensors)}"
             )
         found = self._tensors[name]
         if found.shape != shape:
             raise ValueError(
-                f"tensor {self._names.get(name, name)!r}: expected shape {list(shape)}, got "
+                f"tensor {self._full(name)!r}: expected shape {list(shape)}, got "
                 f"{list(found.shape)}."
             )
         self._used.add(name)
@@ -62,7 +62,7 @@ class Weights:
     def within(self, prefix: str) -> Weights:
         """Those whose names begin with ``prefix.``, without it."""
         inner = f"{self._prefix}{prefix}."
-        return Weights(self._tensors, self._names, used=self._used, prefix=inner)
+        return Weights(self._tensors, self._full, used=self._used, prefix=inner)
 
     def first_of(self, *prefixes: str) -> Weights:
         """`within` the first prefix of several spellings under which there is anything."""
@@ -104,6 +104,15 @@ class Layer:
                 elif theirs.endswith(".") and name.startswith(theirs):
                     found[own + name.removeprefix(theirs)] = name
         return found
+
+    def full(self, own: str) -> str:
+        """The name of the file for one within the layer."""
+        for start, theirs in self.names:
+            if own == start and not theirs.endswith("."):
+                return theirs
+            if theirs.endswith(".") and own.startswith(start):
+                return theirs + own.removeprefix(start)
+        return own
 
     def __call__(self, w: Weights, stream: Stream, run: Any) -> Stream:
         """The layer on one sequence."""

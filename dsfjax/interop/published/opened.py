@@ -429,9 +429,10 @@ def check(definition: Definition, shapes: dict[str, Any], held: Iterable[int]) -
         if kind not in read:
             used: set[str] = set()
 
-            def run(tensors: Any, stream: Stream, one: Layer = one, names: Any = names, used=used):
-                w = Weights(tensors, names, used=used)
-                return one(w, stream, Run(jnp.arange(2)))
+            def run(
+                tensors: Any, stream: Stream, one: Layer = one, used: set[str] = used
+            ) -> Stream:
+                return one(Weights(tensors, one.full, used=used), stream, Run(jnp.arange(2)))
 
             read[kind] = used
             run_shapes = jax.eval_shape(run, tensors, stream)

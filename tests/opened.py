@@ -1,0 +1,37 @@
+"""Tiny published checkpoints with the values of their original implementations.
+
+``tests/golden/checkpoints`` has a few; with the environment variable ``DSFJAX_CHECKPOINTS`` the
+slow tests read another folder of such folders.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+import dsfjax
+from dsfjax import Opened
+
+HERE = Path(__file__).parent / "golden" / "checkpoints"
+FOLDER = Path(os.environ.get("DSFJAX_CHECKPOINTS", HERE))
+FAMILIES = sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
+QUICK = ("mamba", "llama")
+
+
+@lru_cache(maxsize=4)
+def opened(name: str) -> Opened:
+    """A checkpoint in float64."""
+    return dsfjax.open(FOLDER / name, dtype="float64")
+
+
+def reference(name: str, file: str = "reference") -> dict[str, np.ndarray]:
+    """The values of its original."""
+    with np.load(FOLDER / name / f"{file}.npz") as found:
+        return dict(found)
+
+
+def distance(found: jnp.ndarray, expected: np.ndarray) -> float:
+    """‖found − expected‖ / ‖expected‖."""
+    return float(jnp.linalg.norm(found - expected) / np.linalg.norm(expected))
