@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 import dsfjax
 from dsfjax import Opened
@@ -32,6 +33,6 @@ def reference(name: str, file: str = "reference") -> dict[str, np.ndarray]:
         return dict(found)
 
 
-def distance(found: jnp.ndarray, expected: np.ndarray) -> float:
+def distance(found: Array, expected: Array | np.ndarray) -> float:
     """‖found − expected‖ / ‖expected‖."""
-    return float(jnp.linalg.norm(found - expected) / np.linalg.norm(expected))
+    return float(jnp.linalg.norm(found - expected) / np.linalg.norm(np.asarray(expected)))

@@ -23,6 +23,8 @@ from dsfjax.core import KernelSystem, System
 
 # Rows of a shown Φ at most; those of longer sequences are averaged.
 MOST_ROWS = 256
+# Tokens on an axis at most; of longer texts every few are named.
+MOST_LABELS = 32
 # Entries of Φ below this fraction of the largest are drawn like it.
 FLOOR = 1e-3
 
@@ -51,12 +53,14 @@ class PhiMap:
         pairs: ``(query, source)`` positions: at ``query`` the model must name the token at
             ``source``.
         cell: Steps of the sequence per row and column.
+        tokens: The tokens in words, for the axes; empty where there are none.
     """
 
     kernel: Float[np.ndarray, "R R"]
     num_channels: int
     pairs: tuple[tuple[int, int], ...]
     cell: int = 1
+    tokens: tuple[str, ...] = ()
 
 
 def measure(system: System | KernelSystem, u: Array, dy: Array, asked: Asked) -> Measured:
@@ -106,7 +110,7 @@ def draw(title: str, layers: Layers, color: str) -> Any:
     """The heat map of one layer."""
     del color
     (layer,) = layers
-    return kernel_map(title, layer.kernel, layer.pairs, layer.cell)
+    return kernel_map(title, layer.kernel, layer.pairs, layer.cell, layer.tokens)
 
 
 def kernel_map(
@@ -114,6 +118,7 @@ def kernel_map(
     kernel: Float[np.ndarray, "L L"],
     pairs: Sequence[tuple[int, int]],
     cell: int = 1,
+    tokens: Sequence[str] = (),
 ) -> Any:
     """Heat map of Φ, relative to its largest entry: row = where y is read, column = which token.
 
@@ -125,6 +130,7 @@ def kernel_map(
         kernel: Lower triangular; what is not finite stays blank.
         pairs: ``(query, value)`` to be ringed: position of a query and of the value asked for.
         cell: Steps per row and column.
+        tokens: Labels of the axes, one per step; positions where there are none.
 
     Returns:
         The figure, with one image, one ring per pair and a colour bar.
@@ -164,6 +170,8 @@ def kernel_map(
         ax.set_ylabel("output t")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(4, integer=True))
+        if tokens:
+            label_tokens(ax, tokens, cell)
         ax.tick_params(length=0, pad=11)
         ax.set_xlim(-0.5, size - 0.5)
         ax.set_ylim(size - 0.5, -0.5)
@@ -176,6 +184,21 @@ def kernel_map(
         bar.ax.tick_params(length=2, pad=2)
         bar.outline.set_visible(False)
     return figure
+
+
+def label_tokens(ax: Any, tokens: Sequence[str], cell: int) -> None:
+    """Tokens on both axes, so many that they can be read."""
+    size = -(-len(tokens) // cell)
+    every = -(-size // MOST_LABELS)
+    places = range(0, size, every)
+    words = [tokens[place * cell] for place in places]
+    fontsize = 7 if len(words) > 16 else 8.5
+    ax.set_xticks(places, words, rotation=90, fontsize=fontsize)
+    ax.set_yticks(places, words, fontsize=fontsize)
+    for label in (*ax.get_xticklabels(), *ax.get_yticklabels()):
+        label.set_parse_math(False)  # a token may hold dollars
+    ax.set_xlabel("")
+    ax.set_ylabel("")
 
 
 def caption(layers: Layers) -> str:

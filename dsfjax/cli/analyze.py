@@ -21,8 +21,17 @@ def main(command: options.Analyze) -> int:
     Raises:
         UsageError: If the folder holds no finished run, or one that is damaged.
     """
-    folder = command.run_dir
-    if not any((folder / name).exists() for name in ("compare.json", "result.json")):
+    if any((path / "config.json").is_file() and not _is_run(path) for path in command.run_dir):
+        from dsfjax.cli import checkpoints  # what reads them is not needed for runs
+
+        return checkpoints.analyze(command)
+    if len(command.run_dir) != 1:
+        raise UsageError(
+            f"expected one run, comparison or sweep, got {len(command.run_dir)} folders; several "
+            "can only be published checkpoints, each with a config.json"
+        )
+    (folder,) = command.run_dir
+    if not _is_run(folder):
         raise UsageError(
             f"expected a finished run, comparison or sweep in {folder}, found neither "
             f"compare.json nor result.json; make one with: dsfjax compare TASK --run-dir {folder}"
@@ -32,6 +41,10 @@ def main(command: options.Analyze) -> int:
             writable(command.report or folder / "report")
         report(folder, command.report)
     return 0
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("compare.json", "result.json"))
 
 
 def report(folder: Path, out: Path | None) -> None:

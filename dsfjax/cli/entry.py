@@ -90,6 +90,10 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import analyze
 
             return analyze.main(command)
+        case options.Inspect():
+            from dsfjax.cli import checkpoints
+
+            return checkpoints.inspect(command)
         case options.Data():
             from dsfjax.cli import data
 

@@ -36,6 +36,10 @@ NoReport = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 DataDir = Annotated[
     Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: $DSFJAX_DATA)")
 ]
+Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: none)")]
+TextFile = Annotated[
+    Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: none)")
+]
 RunDir = Annotated[
     Path | None,
     tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: under runs/, named by the config)"),
@@ -311,12 +315,30 @@ class Explain(Command):
 
 @dataclasses.dataclass(frozen=True)
 class Analyze(Reading):
-    """Look inside the trained models of a run, comparison or sweep, and write the report."""
+    """Look inside the models of a run or sweep, or published checkpoints; write the report."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """Folder of the run, comparison or sweep."""
+    run_dir: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH ...")]]
+    """Folder of a run, comparison or sweep; or folders of published checkpoints."""
     report: ReportDir = None
-    """Folder of the report."""
+    """Folder of the report; of published checkpoints, report/ here by default."""
+    text: Text = None
+    """The text on which published checkpoints are looked into."""
+    text_file: TextFile = None
+    """A file with that text."""
+    ids: Annotated[
+        tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: --text)")
+    ] = ()
+    """Token ids in its place, for a checkpoint without a tokenizer."""
+    tokens: int = 512
+    """Tokens of the text that are looked into, the first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect(Command):
+    """Say what a published checkpoint is, and whether it opens, without reading its weights."""
+
+    path: tyro.conf.Positional[Path]
+    """Its folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -457,6 +479,7 @@ COMMANDS: dict[str, type[Command]] = {
     "systems": Systems,
     "explain": Explain,
     "analyze": Analyze,
+    "inspect": Inspect,
     "data": Data,
     "lengths": Lengths,
     "recommend": Recommend,

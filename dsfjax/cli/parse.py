@@ -27,6 +27,7 @@ POSITIONAL = {
     "sweep": ("task",),
     "results": ("run_dir",),
     "analyze": ("run_dir",),
+    "inspect": ("path",),
     "data": ("action", "names"),
     "lengths": ("run_dir",),
     "recommend": ("task",),

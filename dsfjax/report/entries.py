@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,6 +13,21 @@ from dsfjax.guidance import Advice
 from dsfjax.report.dynamics import Dynamics
 from dsfjax.tasks import ACCURACY, Baseline, Metric
 from dsfjax.training import MemberResult
+
+
+@runtime_checkable
+class Seen(Protocol):
+    """A model that was looked into: its name on the page, and what aspects found."""
+
+    @property
+    def mixer(self) -> str:
+        """The name."""
+        ...
+
+    @property
+    def findings(self) -> Findings | None:
+        """Of every aspect; None for nothing."""
+        ...
 
 
 @dataclass(frozen=True)

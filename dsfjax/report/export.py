@@ -9,7 +9,7 @@ from dsfjax.aspects import Findings, numbered, registered
 from dsfjax.aspects.aspect import MODEL, Rows
 from dsfjax.cost import PHASES
 from dsfjax.report.dynamics import rows as rows_of_dynamics
-from dsfjax.report.entries import Comparison, Entry
+from dsfjax.report.entries import Comparison, Entry, Seen
 
 _SUMMARY = ("steps_to_90 state_size grows num_params tokens_per_second bounds num_diverged").split()
 
@@ -35,7 +35,6 @@ def write_data(comparison: Comparison, folder: Path) -> list[str]:
     Returns:
         The names of the files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     entries = comparison.entries
     found = [(entry, entry.findings) for entry in entries if entry.findings is not None]
     files: dict[str, Iterable[dict[str, Any]]] = {
@@ -45,17 +44,36 @@ def write_data(comparison: Comparison, folder: Path) -> list[str]:
         "cost": _costs(entries),
         "layers": _layers(found),
     }
+    files["dynamics"] = _dynamics(comparison)
+    return write_findings([entry for entry, _ in found], files, folder)
+
+
+def write_findings(
+    models: Sequence[Seen], files: Mapping[str, Iterable[dict[str, Any]]], folder: Path
+) -> list[str]:
+    """Write given rows, and the files of every registered aspect.
+
+    Args:
+        models: The models, with what aspects found.
+        files: Name of each further file to its rows.
+        folder: Made if it does not exist.
+
+    Returns:
+        The names of the files; one without rows is not written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [(each.mixer, each.findings or {}) for each in models]
+    every = dict(files)
     for aspect in registered():
         for name, rows in aspect.all_files().items():
             if MODEL not in name:
-                files[name] = _by_mixer(found, aspect.name, rows)
-    files["dynamics"] = _dynamics(comparison)
+                every[name] = _by_mixer(found, aspect.name, rows)
     for aspect in registered():
         for name, rows in aspect.all_files().items():
-            for entry, findings in found if MODEL in name else ():
+            for mixer, findings in found if MODEL in name else ():
                 own = _by_layer(findings.get(aspect.name, ()), rows)
-                files[name.replace(MODEL, entry.mixer)] = own
-    written = (_write(folder / f"{name}.csv", rows) for name, rows in files.items())
+                every[name.replace(MODEL, mixer)] = own
+    written = (_write(folder / f"{name}.csv", rows) for name, rows in every.items())
     return [name for name in written if name]
 
 
@@ -165,10 +183,10 @@ def _by_layer(layers: Sequence[Any], rows: Rows) -> Lines:
             yield {"layer": i, **row}
 
 
-def _by_mixer(found: Found, aspect: str, rows: Rows) -> Lines:
-    for entry, findings in found:
+def _by_mixer(found: Sequence[tuple[str, Findings]], aspect: str, rows: Rows) -> Lines:
+    for mixer, findings in found:
         for row in _by_layer(findings.get(aspect, ()), rows):
-            yield {"mixer": entry.mixer, **row}
+            yield {"mixer": mixer, **row}
 
 
 def _dynamics(comparison: Comparison) -> Lines:

@@ -25,22 +25,17 @@ def render(comparison: Comparison, verdict: Verdict, title: str, files: list[str
     Returns:
         A complete HTML document.
     """
-    links = [f'<a href="data/{html.escape(name)}">{html.escape(name)}</a>' for name in files]
     shown = [
         sections.results(comparison),
         sections.inside(comparison),
-        *[sections.of_aspect(comparison, aspect) for aspect in registered()],
+        *[sections.of_aspect(comparison.entries, aspect) for aspect in registered()],
         sections.training(comparison),
         sections.costs(comparison),
         sections.guidance(comparison),
     ]
     heading = "Which architecture for this task, and why"
     answer = decision(heading, verdict, definitions("reasons", verdict.reasons))
-    files_said = (
-        "The numbers behind every table and figure are in <code>data/</code> next to this page: "
-        f"{', '.join(links)}."
-    )
-    return _document(title, comparison.facts, [answer, *shown], files_said)
+    return document(title, comparison.facts, [answer, *shown], data_files(files))
 
 
 def render_index(joint: Sequence[TaskScores], verdicts: Sequence[Verdict], data: str) -> str:
@@ -66,10 +61,20 @@ def render_index(joint: Sequence[TaskScores], verdicts: Sequence[Verdict], data:
     facts = {task.name: f"{task.title}: {task.sizes}" for task in joint}
     file = html.escape(data)
     said = f'The numbers of the table are in <a href="{file}">{file}</a> next to this page.'
-    return _document(f"{len(joint)} tasks", facts, [sections.joint(joint), *answers], said)
+    return document(f"{len(joint)} tasks", facts, [sections.joint(joint), *answers], said)
 
 
-def _document(title: str, facts: dict[str, str], shown: Sequence[str], files: str) -> str:
+def data_files(files: Sequence[str]) -> str:
+    """What is said of the CSV files next to a page."""
+    links = [f'<a href="data/{html.escape(name)}">{html.escape(name)}</a>' for name in files]
+    return (
+        "The numbers behind every table and figure are in <code>data/</code> next to this page: "
+        f"{', '.join(links)}."
+    )
+
+
+def document(title: str, facts: dict[str, str], shown: Sequence[str], files: str) -> str:
+    """A page that needs nothing else."""
     return Template(_asset("page.html")).substitute(
         title=html.escape(title),
         css=_asset("page.css"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dsfjax._util.words import capitalized, count, number, percent, rate
 from dsfjax.aspects import Aspect, Panel, SomeLayers, numbered, registered
@@ -11,7 +11,7 @@ from dsfjax.aspects.style import colors
 from dsfjax.cost import PHASES
 from dsfjax.guidance.ranking import Standing
 from dsfjax.report import dynamics
-from dsfjax.report.entries import Comparison
+from dsfjax.report.entries import Comparison, Seen
 from dsfjax.report.html import Cell, Column, bullets, figure, grid, lead, note, section, table
 from dsfjax.report.joint import (
     TaskScores,
@@ -229,6 +229,40 @@ def _score_figures(comparison: Comparison) -> list[str]:
 
 def inside(comparison: Comparison) -> str:
     """What the aspects found in the best member of each mixer, in one table."""
+    metric = comparison.metric
+    scores = {entry.mixer: (_score_cell(metric, entry.score_mean),) for entry in comparison.entries}
+    shown = side_by_side(
+        comparison.entries,
+        (_score_column(metric),),
+        scores,
+        "Of the best seed at the best learning rate, on held-out sequences.",
+        "– where there is no finite state or no member that did not diverge.",
+    )
+    lost = [
+        f"{e.mixer}: every member at its best learning rate diverged, there is no model to look at."
+        for e in comparison.entries
+        if e.findings is None
+    ]
+    return section("Side by side", "", *shown, bullets("warnings", lost))
+
+
+def side_by_side(
+    entries: Sequence[Seen],
+    own: Sequence[Column],
+    cells: Mapping[str, Sequence[Cell]],
+    *said: str,
+) -> tuple[str, str]:
+    """The numbers that aspects have for a model, a row per model.
+
+    Args:
+        entries: The models.
+        own: Columns before those of the aspects.
+        cells: Their cells, by model.
+        said: Sentences before and after those of the columns.
+
+    Returns:
+        The table, and what is said under it.
+    """
     read = [
         (aspect.name, head, column)
         for aspect in registered()
@@ -236,56 +270,40 @@ def inside(comparison: Comparison) -> str:
     ]
     columns = (
         Column("mixer", "ascending", "text"),
-        _score_column(comparison.metric),
+        *own,
         *[Column(head, column.first) for _, head, column in read],
     )
-    color = colors([entry.mixer for entry in comparison.entries])
+    color = colors([entry.mixer for entry in entries])
     rows = []
-    for entry in comparison.entries:
+    for entry in entries:
         found = entry.findings or {}
         values = [column.read(found[name]) if name in found else None for name, _, column in read]
         rows.append(
             (
                 Cell(entry.mixer, entry.mixer, color=color[entry.mixer]),
-                _score_cell(comparison.metric, entry.score_mean),
+                *cells[entry.mixer],
                 *[
                     Cell("–" if value is None else column.show(value), value)
                     for value, (_, _, column) in zip(values, read, strict=True)
                 ],
             )
         )
-    explained = " ".join(
-        [
-            "Of the best seed at the best learning rate, on held-out sequences.",
-            *[column.about for _, _, column in read if column.about],
-            "– where there is no finite state or no member that did not diverge.",
-        ]
-    )
-    lost = [
-        f"{e.mixer}: every member at its best learning rate diverged, there is no model to look at."
-        for e in comparison.entries
-        if e.findings is None
-    ]
-    return section(
-        "Side by side",
-        "",
-        table("Analysis, scrollable", columns, rows),
-        note(explained),
-        bullets("warnings", lost),
-    )
+    first, *last = said
+    explained = [first, *[column.about for _, _, column in read if column.about], *last]
+    return table("Analysis, scrollable", columns, rows), note(" ".join(explained))
 
 
-def of_aspect(comparison: Comparison, aspect: Aspect) -> str:
-    """The section of an aspect: a figure per panel and mixer, and what looks wrong."""
+def of_aspect(entries: Sequence[Seen], aspect: Aspect) -> str:
+    """The section of an aspect: a figure per panel and model, and what looks wrong."""
     parts, drawn, any_drawn = [], [], False
     for panel in aspect.all_panels():
         if panel.how:
             parts += [grid("panels", drawn), lead(panel.how)]
             drawn = []
-        drawn += _figures(comparison, aspect, panel)
+        drawn += _figures(entries, aspect, panel)
         any_drawn |= bool(drawn)
     parts.append(grid("panels", drawn))
-    found = {e.mixer: e.findings for e in comparison.entries if e.findings is not None}
+    found = {e.mixer: e.findings for e in entries if e.findings is not None}
     own = {
         mixer: findings[aspect.name] for mixer, findings in found.items() if aspect.name in findings
     }
@@ -296,11 +314,11 @@ def of_aspect(comparison: Comparison, aspect: Aspect) -> str:
     return section(aspect.title, aspect.how, *parts) if any_drawn else ""
 
 
-def _figures(comparison: Comparison, aspect: Aspect, panel: Panel) -> list[str]:
+def _figures(entries: Sequence[Seen], aspect: Aspect, panel: Panel) -> list[str]:
     """A figure per mixer, or per mixer and layer, in the colours of the page."""
-    color = colors([entry.mixer for entry in comparison.entries])
+    color = colors([entry.mixer for entry in entries])
     drawn = []
-    for i, entry in enumerate(comparison.entries):
+    for i, entry in enumerate(entries):
         layers = (entry.findings or {}).get(aspect.name, ())
         if not layers or not panel.applies(layers):
             continue

@@ -6,4 +6,6 @@ sequence with `Run`, and one that reads the config and says which layers there a
 
 from dsfjax.interop.published.opened import Opened as Opened
 from dsfjax.interop.published.opened import OpenedLayer as OpenedLayer
+from dsfjax.interop.published.opening import inspect as inspect
 from dsfjax.interop.published.opening import open as open
+from dsfjax.interop.published.running import Used as Used

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from dsfjax._util.atomic import replacing, write_bytes
+from dsfjax.core.dtypes import state_dtype
+from dsfjax.engines import scan
 from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights
 from dsfjax.interop.published.running import Run, Used
@@ -102,9 +106,19 @@ class Opened:
         """
         return self.apply(self.params, ids)
 
-    def apply(self, params: Params, ids: ArrayLike) -> Array:
-        """`logits` as a pure function of the parameters, to differentiate and to train."""
-        return self._forward(params, self._tokens(ids))[-1]["logits"]
+    def apply(
+        self, params: Params, ids: ArrayLike, *, nudges: Sequence[tuple[Array, ...]] | None = None
+    ) -> Array:
+        """`logits` as a pure function of the parameters, to differentiate and to train.
+
+        Args:
+            params: As `params`.
+            ids: Tokens (L,) or (B, L); (L,) with ``nudges``.
+            nudges: Per layer and System of `systems`, what is added to its output (L, d_out). With
+                the outputs of changed Systems less the old ones, these are the exact logits after
+                an intervention.
+        """
+        return self._forward(params, self._tokens(ids), nudges=nudges)[-1]["logits"]
 
     def hidden(self, ids: ArrayLike) -> Array:
         """What enters the first layer, and what leaves every one, before the final norm.
@@ -132,6 +146,28 @@ class Opened:
         found: list[tuple[Used, ...]] = []
         self._forward(self.params, self._tokens(ids), found)
         return tuple(found)
+
+    def output_gradients(self, ids: ArrayLike) -> tuple[tuple[Array, ...], ...]:
+        """∂L/∂y of every System that `systems` gives, L the mean of −log p(next token).
+
+        Args:
+            ids: Tokens (L,), at least two.
+
+        Returns:
+            Per layer and System, (L, d_out).
+        """
+        ids = self._tokens(ids)
+        if ids.ndim != 1 or len(ids) < 2:
+            raise ValueError(f"expected at least two token ids (L,), got {list(ids.shape)}.")
+        shapes = jax.eval_shape(
+            lambda: tuple(tuple(scan(s, u)[0] for s, u in layer) for layer in self.systems(ids))
+        )
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def loss(nudges: tuple[tuple[Array, ...], ...]) -> Array:
+            return mean_loss(self.apply(self.params, ids, nudges=nudges), ids)
+
+        return jax.grad(loss)(zero)
 
     def layer(self, index: int) -> OpenedLayer:
         """One layer, for its own input; the only thing that a partly opened model runs."""
@@ -185,6 +221,42 @@ class Opened:
         new = jnp.stack(found, axis=1)
         return new[0] if single else new
 
+    def save(self, path: Path | str, params: Params | None = None) -> Path:
+        """Write a checkpoint in the format that was read: the same names, layouts and config.
+
+        Args:
+            path: A folder, which must not have a checkpoint yet.
+            params: Parameters, such as trained ones; those of the model by default.
+
+        Returns:
+            The folder: config.json, model.safetensors, and the files of the tokenizer.
+
+        Raises:
+            FileExistsError: If it has one.
+            ValueError: If names or shapes are not those of the model, or layers are missing.
+        """
+        from safetensors.numpy import save_file
+
+        self._expect_whole()
+        path, params = Path(path), self.params if params is None else params
+        given, own = ({n: x.shape for n, x in each.items()} for each in (params, self.params))
+        if given != own:
+            wrong = sorted(n for n in given | own if given.get(n) != own.get(n))
+            raise ValueError(f"save: expected names and shapes of the model, not so: {wrong[:5]}.")
+        target = path / "model.safetensors"
+        if target.exists():
+            raise FileExistsError(f"{target}: expected no such file; choose another folder.")
+        path.mkdir(parents=True, exist_ok=True)
+        for file in sorted(self.path.glob("*.json")):
+            if file.name.startswith(("tokenizer", "special_tokens", "generation_config", "vocab")):
+                (path / file.name).write_bytes(file.read_bytes())
+        dtypes = {name: str(self.dtype) for name in ("dtype", "torch_dtype") if name in self.config}
+        config = json.dumps({**self.config, **dtypes}, indent=2)
+        write_bytes(path / "config.json", config.encode())
+        with replacing(target) as file:
+            save_file({n: np.asarray(x) for n, x in params.items()}, file.name, {"format": "pt"})
+        return path
+
     def _continue(
         self, ids: Array, positions: Array, state: State | None, capacity: int
     ) -> tuple[Array, State]:
@@ -224,17 +296,23 @@ class Opened:
             )
 
     def _forward(
-        self, params: Params, ids: Array, systems: list[tuple[Used, ...]] | None = None
+        self,
+        params: Params,
+        ids: Array,
+        systems: list[tuple[Used, ...]] | None = None,
+        nudges: Sequence[tuple[Array, ...]] | None = None,
     ) -> list[Stream]:
         """What leaves the embedding, every layer and the head."""
         self._expect_whole()
         model, stream, found = self.definition, {"ids": ids}, []
         positions = jnp.broadcast_to(jnp.arange(ids.shape[-1]), ids.shape)
-        for one in (model.embed, *model.layers, model.head):
+        for i, one in enumerate((model.embed, *model.layers, model.head)):
+            own = nudges[i - 1] if nudges is not None and 0 < i <= self.num_layers else None
             stream, _, used = _through(
                 *(one, self._of(one, params), stream, positions, None),
                 batched=ids.ndim == 2,
                 show=systems is not None,
+                nudges=own,
             )
             found.append(stream)
             if systems is not None:
@@ -243,8 +321,12 @@ class Opened:
             systems[:] = systems[1:-1]  # those of the layers
         return found
 
-    def _tokens(self, ids: ArrayLike) -> Array:
-        ids = jnp.asarray(ids)
+    def check_ids(self, ids: ArrayLike | Sequence[int]) -> None:
+        """Raise `ValueError` unless these are tokens of the model."""
+        self._tokens(ids)
+
+    def _tokens(self, ids: ArrayLike | Sequence[int]) -> Array:
+        ids = jnp.asarray(np.asarray(ids) if isinstance(ids, list | tuple) else ids)
         if ids.ndim not in (1, 2) or not jnp.issubdtype(ids.dtype, jnp.integer) or not ids.size:
             raise ValueError(
                 f"expected token ids, whole numbers (L,) or (B, L), got {ids.dtype}"
@@ -321,6 +403,7 @@ def _compiled(
     capacity: int | None,
     keep: bool,
     show: bool,
+    nudges: tuple[Array, ...] | None,
 ) -> tuple[Stream, dict[str, Any], tuple[Used, ...]]:
     kind, settings = one
 
@@ -329,7 +412,7 @@ def _compiled(
     ) -> tuple[Stream, dict[str, Any], tuple[Used, ...]]:
         # Only where something continues can there be padding, and a document that starts within.
         reset = positions == 0 if keep and positions.shape[0] > 1 else None
-        run = Run(positions, reset=reset, state=state, capacity=capacity)
+        run = Run(positions, reset=reset, state=state, capacity=capacity, nudges=nudges)
         out = kind(Weights(tensors), stream, run, **dict(settings))
         return out, run.left if keep else {}, tuple(run.systems) if show else ()
 
@@ -351,6 +434,7 @@ def _through(
     capacity: int | None = None,
     keep: bool = False,
     show: bool = False,
+    nudges: tuple[Array, ...] | None = None,
 ) -> tuple[Stream, dict[str, Any], tuple[Used, ...]]:
     """A layer as a program that all layers of its kind share."""
     return _compiled(
@@ -359,7 +443,14 @@ def _through(
         capacity=capacity,
         keep=keep,
         show=show,
+        nudges=nudges,
     )
+
+
+def mean_loss(logits: Array, ids: Array) -> Array:
+    """The mean of −log p of the next token, in nats."""
+    logs = jax.nn.log_softmax(logits[:-1].astype(state_dtype(logits.dtype)), axis=-1)
+    return -jnp.take_along_axis(logs, ids[1:, None], axis=-1).mean()
 
 
 def _check_ids(ids: np.ndarray, vocab_size: int) -> None:
@@ -400,8 +491,20 @@ def _sampled(
     return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
 
 
-def check(definition: Definition, shapes: dict[str, Any], held: Iterable[int]) -> set[str]:
-    """The tensors that layers ask for, by tracing every kind of layer once.
+class Checked(NamedTuple):
+    """What a definition makes of the tensors of a file.
+
+    Attributes:
+        names: The tensors that are read, by the names of the file.
+        systems: Shapes of the Systems of every layer that is opened, on two tokens.
+    """
+
+    names: set[str]
+    systems: tuple[tuple[Used, ...], ...]
+
+
+def check(definition: Definition, shapes: dict[str, Any], held: Iterable[int]) -> Checked:
+    """What layers ask for, by tracing every kind of layer once, without any numbers.
 
     Args:
         definition: The model.
@@ -409,34 +512,33 @@ def check(definition: Definition, shapes: dict[str, Any], held: Iterable[int]) -
         held: Numbers of the layers that are opened.
 
     Returns:
-        The names of the file that are read.
+        The tensors that are read, and the Systems.
 
     Raises:
-        ValueError: If one is missing or misshapen, or none reads what is there.
+        ValueError: If a tensor is missing or misshapen.
     """
-    model, held = definition, list(held)
-    read: dict[Any, set[str]] = {}
+    model, chosen = definition, [definition.layers[i] for i in held]
+    traced: dict[str, tuple[set[str], Stream, tuple[Used, ...]]] = {}
     every: set[str] = set()
-    chosen = [model.layers[i] for i in held]
+    systems = []
     stream: Stream = {"ids": jax.ShapeDtypeStruct((2,), jnp.int32)}
-    partly = len(held) < len(model.layers)
-    for one in (model.embed, *chosen, *([] if partly else [model.head])):
+    whole = len(chosen) == len(model.layers)
+    for one in (model.embed, *chosen, *([model.head] if whole else [])):
         names = one.tensors(shapes)
         tensors = {own: shapes[name] for own, name in names.items()}
-        form = {own: x.shape for own, x in tensors.items()}
-        given = {name: (x.shape, str(x.dtype)) for name, x in stream.items()}
-        kind = (one.kind, one.settings, str(form), str(given))
-        if kind not in read:
+        kind = f"{(one.kind, one.settings, tensors, stream)}"
+        if kind not in traced:
             used: set[str] = set()
 
             def run(
-                tensors: Any, stream: Stream, one: Layer = one, used: set[str] = used
-            ) -> Stream:
-                return one(Weights(tensors, one.full, used=used), stream, Run(jnp.arange(2)))
+                tensors: Params, stream: Stream, one: Layer = one, used: set[str] = used
+            ) -> tuple[Stream, tuple[Used, ...]]:
+                of_layer = Run(jnp.arange(2))
+                out = one(Weights(tensors, one.full, used=used), stream, of_layer)
+                return out, tuple(of_layer.systems)
 
-            read[kind] = used
-            run_shapes = jax.eval_shape(run, tensors, stream)
-            read[(*kind, "after")] = run_shapes  # type: ignore[assignment]
-        stream = read[(*kind, "after")]  # type: ignore[assignment]
-        every |= {names[own] for own in read[kind]}
-    return every
+            traced[kind] = used, *jax.eval_shape(run, tensors, stream)
+        used, stream, found = traced[kind]
+        systems.append(found)
+        every |= {names[own] for own in used}
+    return Checked(every, tuple(systems[1:-1] if whole else systems[1:]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,9 @@ from jax.typing import DTypeLike
 from dsfjax._util.names import choose
 from dsfjax.interop.published import families as families  # noqa: F401 - they register
 from dsfjax.interop.published.folder import Config, Folder, read_json
-from dsfjax.interop.published.naming import REGISTRY
+from dsfjax.interop.published.naming import REGISTRY, Definition
 from dsfjax.interop.published.opened import Opened, check
+from dsfjax.interop.published.running import Used
 
 
 def open(  # noqa: A001 - dsfjax.open
@@ -22,7 +25,8 @@ def open(  # noqa: A001 - dsfjax.open
     """Open a published checkpoint.
 
     Args:
-        path: A folder with config.json and model.safetensors (or its shards and their index).
+        path: A folder with config.json and model.safetensors (or its shards and their index); or
+            "org/name" of the Hugging Face hub, which is fetched where huggingface_hub is installed.
         dtype: Of parameters and activations; that of the file by default. States and norms are
             computed in float32 at least.
         layers: Numbers of the layers to read, for `Opened.layer`; all by default.
@@ -44,38 +48,99 @@ def open(  # noqa: A001 - dsfjax.open
         FileNotFoundError: no/such/folder/config.json: expected a file, found none. A published
         checkpoint is a folder with config.json and model.safetensors.
     """
-    path = Path(path)
+    if dtype is not None and jnp.dtype(dtype) == jnp.float64:
+        if not jax.config.read("jax_enable_x64"):
+            raise ValueError(
+                "open: expected jax_enable_x64 for float64; call "
+                'jax.config.update("jax_enable_x64", True) before anything is computed.'
+            )
+    found = inspect(path, layers=layers)
+    dtype = found.folder.dtype() if dtype is None else jnp.dtype(dtype)
+    params = found.folder.load(sorted(found.names), dtype)
+    return Opened(found.path, found.config, found.definition, params, dtype, found.held)
+
+
+class Inspected(NamedTuple):
+    """What a folder has, without its numbers.
+
+    Attributes:
+        path: The folder.
+        config: Its config.json.
+        folder: Names, shapes and files of its tensors.
+        definition: The model.
+        held: Numbers of the layers that would be opened.
+        names: The tensors that are read.
+        systems: Shapes of the Systems of these layers, on two tokens.
+    """
+
+    path: Path
+    config: Config
+    folder: Folder
+    definition: Definition
+    held: tuple[int, ...]
+    names: set[str]
+    systems: tuple[tuple[Used, ...], ...]
+
+
+def inspect(path: str | Path, *, layers: Iterable[int] | None = None) -> Inspected:
+    """All that `open` finds out before it reads a tensor.
+
+    Args:
+        path: As of `open`.
+        layers: As of `open`.
+
+    Returns:
+        The model, its tensors and the shapes of its Systems.
+
+    Raises:
+        FileNotFoundError: As of `open`.
+        ValueError: As of `open`, but for numbers that are not finite.
+    """
+    path = _found(path)
     where = path / "config.json"
     config = Config(read_json(where), str(where))
-    if (
-        dtype is not None
-        and jnp.dtype(dtype) == jnp.float64
-        and not jax.config.read("jax_enable_x64")
-    ):
-        raise ValueError(
-            "open: expected jax_enable_x64 for float64; call "
-            'jax.config.update("jax_enable_x64", True) before anything is computed.'
-        )
     define = REGISTRY[choose(f"model_type of {where}:", str(config.get("model_type")), REGISTRY)]
     folder = Folder(path)
     definition = define(config, folder.shapes)
     config.check_all_read()
-    dtype = folder.dtype() if dtype is None else jnp.dtype(dtype)
     count = len(definition.layers)
     held = tuple(range(count)) if layers is None else tuple(sorted(set(layers)))
     if not held or held[0] < 0 or held[-1] >= count:
         raise ValueError(f"open: expected layers from 0 to {count - 1}, got {list(held)}.")
+    dtype = folder.dtype()
     shapes = {n: jax.ShapeDtypeStruct(s, dtype) for n, s in folder.shapes.items()}
     try:
-        names = check(definition, shapes, held)
+        names, systems = check(definition, shapes, held)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if len(held) == count:
-        left = sorted(n for n in folder.shapes.keys() - names if not n.endswith(definition.unused))
-        if left:
+    left = sorted(n for n in folder.shapes.keys() - names if not n.endswith(definition.unused))
+    if left and len(held) == count:
+        raise ValueError(
+            f"{folder.files[left[0]]}: {len(left)} tensors that nothing reads: "
+            f"{', '.join(left[:5])}{', …' * (len(left) > 5)}. The model would not be the one that "
+            "was saved."
+        )
+    return Inspected(path, config, folder, definition, held, names, systems)
+
+
+def _found(path: str | Path) -> Path:
+    """The folder, fetched if it is a name of the hub and no folder."""
+    folder = Path(path)
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        if (folder / "result.json").exists():
             raise ValueError(
-                f"{folder.files[left[0]]}: {len(left)} tensors that nothing reads: "
-                f"{', '.join(left[:5])}{', …' * (len(left) > 5)}. The model would not be the one "
-                "that was saved."
+                f"{folder}: expected a published checkpoint, found a run of dsfjax; read it with "
+                "dsfjax.training.load."
             )
-    return Opened(path, config, definition, folder.load(sorted(names), dtype), dtype, held)
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        return folder
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # of the network, of names, of rights
+        raise FileNotFoundError(
+            f"{path}: expected a folder, or a model of the Hugging Face hub; it was not fetched: "
+            f"{error}"
+        ) from error

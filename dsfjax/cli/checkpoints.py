@@ -1,0 +1,141 @@
+"""``dsfjax inspect``, and ``dsfjax analyze`` of published checkpoints."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from dsfjax.cli import options
+from dsfjax.cli.output import console
+from dsfjax.cli.usage import UsageError, usage_errors, writable
+from dsfjax.interop import published
+from dsfjax.report import of_text
+
+_REFUSED = (ValueError, FileNotFoundError, ImportError)
+
+
+def inspect(command: options.Inspect) -> int:
+    """Print what a checkpoint is: its layers, their Systems, parameters and files.
+
+    Args:
+        command: The options.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: If it does not open.
+    """
+    with usage_errors(*_REFUSED):
+        found = published.inspect(command.path)
+    folder, layers = found.folder, found.definition.layers
+    params = sum(_size(folder.shapes[name]) for name in found.names)
+    files = {folder.files[name] for name in found.names}
+    stored = sum(file.stat().st_size for file in files)
+    print_ = console().print
+    print_(
+        f"{command.path}: {found.config.get('model_type')}, {len(layers)} layers, {params:,} "
+        f"parameters, vocabulary of {found.definition.vocab_size:,}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    dtypes = ", ".join(f"{n} {d}" for d, n in Counter(folder.dtypes.values()).most_common())
+    print_(
+        f"{len(found.names)} tensors ({dtypes}) in {len(files)} files, {stored / 2**20:,.1f} MiB; "
+        "all are read, none is missing",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table(box=box.SIMPLE_HEAD)
+    for head in ("layers", "mixer", "heads", "state size N"):
+        table.add_column(head, justify="right" if head in ("heads", "state size N") else "left")
+    for row in _grouped(found.systems):
+        table.add_row(*row)
+    print_(table)
+    return 0
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def _grouped(systems: Sequence[Sequence[Any]]) -> list[tuple[str, str, str, str]]:
+    """A row per stretch of equal layers and per System of theirs."""
+    rows: list[tuple[tuple[tuple[str, str, str], ...], int, int]] = []
+    for i, layer in enumerate(systems):
+        kind = tuple(of_text.words_of(system) for system, _ in layer) or (("no mixer", "–", "0"),)
+        if rows and rows[-1][0] == kind:
+            rows[-1] = (kind, rows[-1][1], i)
+        else:
+            rows.append((kind, i, i))
+    return [
+        ((str(first) if first == last else f"{first}–{last}") if j == 0 else "", *words)
+        for kind, first, last in rows
+        for j, words in enumerate(kind)
+    ]
+
+
+def analyze(command: options.Analyze) -> int:
+    """Look into published checkpoints on a text, and write the report.
+
+    Args:
+        command: The options.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: If one does not open, or there is no text of at least two tokens.
+    """
+    out = command.report or Path("report")
+    models = {}
+    with usage_errors(*_REFUSED):
+        writable(out)
+        text = _text(command)
+        for path in command.run_dir:
+            model = published.open(path)
+            if text is None:
+                ids, words = list(command.ids)[: command.tokens], ()
+            else:
+                ids = model.tokenizer.encode(text).ids[: command.tokens]
+                words = of_text.text_of(model, ids)
+            if len(ids) < 2:
+                raise UsageError(f"expected a text of at least 2 tokens, got {len(ids)}")
+            model.check_ids(ids)
+            name = path.resolve().name
+            name = name if name not in models else f"{name}-{len(models) + 1}"
+            models[name] = (model, ids, words)
+
+    def said(text: str) -> None:
+        console().print(f"report: {text}", soft_wrap=True, highlight=False, markup=False)
+        console().file.flush()
+
+    title = f"Inside {', '.join(models)}"
+    page = of_text.report(models, out, title, said=said)
+    console().print(f"report: {page}", soft_wrap=True)
+    return 0
+
+
+def _text(command: options.Analyze) -> str | None:
+    """The text; None where token ids are given."""
+    given = [x for x in (command.text, command.text_file, command.ids or None) if x is not None]
+    if len(given) != 1:
+        raise UsageError(
+            "expected what published checkpoints read, one of --text, --text-file and --ids, got "
+            f"{len(given)} of them"
+        )
+    if command.tokens < 2:
+        raise UsageError(f"expected --tokens of at least 2, got {command.tokens}")
+    if command.text_file is None:
+        return command.text
+    try:
+        with command.text_file.open(encoding="utf-8") as file:
+            return file.read(64 * command.tokens)  # what is read is cut to the tokens anyway
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"expected a text in UTF-8, got {command.text_file}: {error}") from error
