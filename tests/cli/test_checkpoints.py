@@ -8,7 +8,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 import dsfjax
 from dsfjax import aspects
@@ -16,20 +15,7 @@ from dsfjax.aspects import EIGENVALUES
 from dsfjax.cli import main
 from dsfjax.interop.published import inspect
 from dsfjax.report import of_text
-from tests.opened import HERE
-
-WORDS = "the cat sat on the mat and the dog sat on the $log$ again and again".split()
-
-
-@pytest.fixture
-def with_words(tmp_path: Path) -> Path:
-    """A checkpoint with a tokenizer of a few words."""
-    folder = Path(shutil.copytree(HERE / "mamba", tmp_path / "worded"))
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["?", *WORDS]))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+from tests.opened import HERE, WORDS, with_tokenizer
 
 
 def test_inspect_says_what_it_is(capsys: pytest.CaptureFixture) -> None:
@@ -56,11 +42,11 @@ def test_inspect_reads_no_weights(tmp_path: Path) -> None:
 
 
 def test_analyze_names_the_tokens(
-    with_words: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    with_words = with_tokenizer(tmp_path / "worded")
     look = of_text.look
     some = (EIGENVALUES, aspects.PHI_MAPS)
     monkeypatch.setattr(of_text, "look", lambda *x, **own: look(*x, **own, looks=some))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Params = dict[str, Array]
+Ids = ArrayLike | Sequence[Any]
 State = tuple[dict[str, Any], ...]
 _PREFILL = 512
 
@@ -92,7 +93,7 @@ class Opened:
         except Exception as error:  # the library raises the class itself
             raise ValueError(f"{file}: expected a tokenizer, got: {error}.") from error
 
-    def logits(self, ids: ArrayLike) -> Array:
+    def logits(self, ids: Ids) -> Array:
         """Logits of the next token at every step.
 
         Args:
@@ -107,7 +108,7 @@ class Opened:
         return self.apply(self.params, ids)
 
     def apply(
-        self, params: Params, ids: ArrayLike, *, nudges: Sequence[tuple[Array, ...]] | None = None
+        self, params: Params, ids: Ids, *, nudges: Sequence[tuple[Array, ...]] | None = None
     ) -> Array:
         """`logits` as a pure function of the parameters, to differentiate and to train.
 
@@ -120,7 +121,7 @@ class Opened:
         """
         return self._forward(params, self._tokens(ids), nudges=nudges)[-1]["logits"]
 
-    def hidden(self, ids: ArrayLike) -> Array:
+    def hidden(self, ids: Ids) -> Array:
         """What enters the first layer, and what leaves every one, before the final norm.
 
         Args:
@@ -132,7 +133,7 @@ class Opened:
         streams = self._forward(self.params, self._tokens(ids))
         return jnp.stack([stream["x"] for stream in streams[:-1]])
 
-    def systems(self, ids: ArrayLike) -> tuple[tuple[Used, ...], ...]:
+    def systems(self, ids: Ids) -> tuple[tuple[Used, ...], ...]:
         """The Systems of every layer on given tokens, and what they run on.
 
         Args:
@@ -147,7 +148,7 @@ class Opened:
         self._forward(self.params, self._tokens(ids), found)
         return tuple(found)
 
-    def output_gradients(self, ids: ArrayLike) -> tuple[tuple[Array, ...], ...]:
+    def output_gradients(self, ids: Ids) -> tuple[tuple[Array, ...], ...]:
         """∂L/∂y of every System that `systems` gives, L the mean of −log p(next token).
 
         Args:
@@ -321,11 +322,11 @@ class Opened:
             systems[:] = systems[1:-1]  # those of the layers
         return found
 
-    def check_ids(self, ids: ArrayLike | Sequence[int]) -> None:
+    def check_ids(self, ids: Ids) -> None:
         """Raise `ValueError` unless these are tokens of the model."""
         self._tokens(ids)
 
-    def _tokens(self, ids: ArrayLike | Sequence[int]) -> Array:
+    def _tokens(self, ids: Ids) -> Array:
         ids = jnp.asarray(np.asarray(ids) if isinstance(ids, list | tuple) else ids)
         if ids.ndim not in (1, 2) or not jnp.issubdtype(ids.dtype, jnp.integer) or not ids.size:
             raise ValueError(

@@ -1,0 +1,53 @@
+"""docs/checkpoints.md lists the families there are; ``DSFJAX_WRITE_DOCS=1`` writes it anew."""
+
+import inspect
+import os
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from dsfjax.interop import published
+from dsfjax.interop.published.naming import REGISTRY
+from tests.opened import with_tokenizer
+
+PAGE = Path(__file__).parents[2] / "docs" / "checkpoints.md"
+BEGIN, END = "<!-- table: written by tests/interop/test_docs.py -->\n", "<!-- end of table -->\n"
+
+
+def table() -> str:
+    """A row per family: its types, what it is, and its papers."""
+    assert published.open
+    types: dict[object, list[str]] = {}
+    for name, define in REGISTRY.items():
+        types.setdefault(define, []).append(f"`{name}`")
+    rows = ["| `model_type` | what | of |", "| --- | --- | --- |"]
+    for define, names in types.items():
+        module = inspect.getmodule(define)
+        what = " ".join((inspect.getdoc(define) or "").split("\n\n")[0].split())
+        assert what and module is not None and module.__doc__, define
+        papers = re.findall(r"\b\d{4}\.\d{5}\b", f"{module.__doc__} {define.__doc__}")
+        links = ", ".join(f"[{n}](https://arxiv.org/abs/{n})" for n in dict.fromkeys(papers))
+        rows.append(f"| {', '.join(names)} | {what} | {links} |")
+    return "\n".join(rows) + "\n"
+
+
+def test_the_page_is_current() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    written = before + BEGIN + table() + END + after
+    if os.environ.get("DSFJAX_WRITE_DOCS"):
+        PAGE.write_text(written, encoding="utf-8")
+    assert text == written, "run this test with DSFJAX_WRITE_DOCS=1 and commit the page"
+
+
+def test_the_examples_run(tmp_path: Path) -> None:
+    """In the order of the page, on a checkpoint of ours; the last line gives other logits."""
+    folder, names = with_tokenizer(tmp_path / "folder"), {}
+    first, second = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    exec(first.replace("path/to/folder", str(folder)), names)
+    model, ids = names["model"], names["ids"]
+    changed = re.sub(r"^model\.apply", "found = model.apply", second, flags=re.M)
+    exec(changed, names)
+    assert jnp.abs(names["found"] - model.logits(ids)).max() > 1e-3
