@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,14 @@ from dsfjax._util.atomic import replacing, write_bytes
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines import scan
 from dsfjax.interop.published.folder import Config
-from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights
-from dsfjax.interop.published.running import Run, Used
+from dsfjax.interop.published.layerwise import Params, through
+from dsfjax.interop.published.naming import Definition, Layer, Stream
+from dsfjax.interop.published.running import Used
+from dsfjax.interop.published.sampling import check_sampling, sampled
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Params = dict[str, Array]
 Ids = ArrayLike | Sequence[Any]
 State = tuple[dict[str, Any], ...]
 _PREFILL = 512
@@ -174,7 +175,8 @@ class Opened:
         """One layer, for its own input; the only thing that a partly opened model runs."""
         if index not in self.held:
             raise ValueError(f"layer: expected one of {list(self.held)}, got {index}.")
-        return OpenedLayer(self.definition.layers[index], self._own(self.params, index))
+        one = self.definition.layers[index]
+        return OpenedLayer(one, self._of(one))
 
     def generate(
         self,
@@ -204,7 +206,7 @@ class Opened:
             ValueError: For arguments that make no sense, or a prompt without tokens.
         """
         ids, positions, single = self._prompts(prompt)
-        _check_sampling(n, temperature, top_k, top_p)
+        check_sampling(n, temperature, top_k, top_p)
         key = jax.random.key(0) if key is None else key
         total = ids.shape[1] + n
         state: State | None = None
@@ -214,7 +216,7 @@ class Opened:
             logits, state = self._continue(ids[:, part], positions[:, part], state, total)
         found, place = [], positions[:, -1:]
         for i in range(n):
-            token = _sampled(logits, jax.random.fold_in(key, i), temperature, top_k, top_p)
+            token = sampled(logits, jax.random.fold_in(key, i), temperature, top_k, top_p)
             found.append(token)
             if i + 1 < n:
                 place = place + 1
@@ -262,32 +264,24 @@ class Opened:
         self, ids: Array, positions: Array, state: State | None, capacity: int
     ) -> tuple[Array, State]:
         """Logits of the last of further tokens (B, L), and the state after them."""
-        stream: Stream = {"ids": ids}
+        self._expect_whole()
+        model, stream = self.definition, {"ids": ids}
         states: list[dict[str, Any]] = []
-        every = self._every()
-        for i, (one, tensors) in enumerate(every):
-            if i == len(every) - 1:  # of the last step only: there may be many tokens
-                stream = {name: x[:, -1:] for name, x in stream.items()}
-            own = None if state is None else state[i]
-            keep, at = True, positions[:, -ids.shape[1] :]
-            at = at[:, -1:] if i == len(every) - 1 else at
-            stream, left, _ = _through(
-                one, tensors, stream, at, own, batched=True, capacity=capacity, keep=keep
+        for i, one in enumerate((model.embed, *model.layers, model.head)):
+            if one is model.head:  # of the last step only: there may be many ids
+                stream, positions = jax.tree.map(lambda x: x[:, -1:], (stream, positions))
+            stream, left, _ = through(
+                *(one, self._of(one), stream, positions, None if state is None else state[i]),
+                batched=True,
+                capacity=capacity,
+                keep=True,
             )
             states.append(left)
         return stream["logits"][:, -1], tuple(states)
 
-    def _every(self) -> list[tuple[Layer, Params]]:
-        self._expect_whole()
-        model = self.definition
-        return [(one, self._of(one)) for one in (model.embed, *model.layers, model.head)]
-
     def _of(self, one: Layer, params: Params | None = None) -> Params:
         params = self.params if params is None else params
         return {own: params[name] for own, name in one.tensors(params).items()}
-
-    def _own(self, params: Params, index: int) -> Params:
-        return self._of(self.definition.layers[index], params)
 
     def _expect_whole(self) -> None:
         if len(self.held) < self.num_layers:
@@ -309,7 +303,7 @@ class Opened:
         positions = jnp.broadcast_to(jnp.arange(ids.shape[-1]), ids.shape)
         for i, one in enumerate((model.embed, *model.layers, model.head)):
             own = nudges[i - 1] if nudges is not None and 0 < i <= self.num_layers else None
-            stream, _, used = _through(
+            stream, _, used = through(
                 *(one, self._of(one, params), stream, positions, None),
                 batched=ids.ndim == 2,
                 show=systems is not None,
@@ -387,65 +381,9 @@ class OpenedLayer:
 
     def _run(self, x: Array, carried: Stream, show: bool) -> tuple[Stream, Any, tuple[Used, ...]]:
         stream = {"x": x, **carried}
-        return _through(
+        return through(
             self.definition, self.params, stream, jnp.arange(x.shape[0]), None, show=show
         )
-
-
-@partial(jax.jit, static_argnames=("one", "batched", "capacity", "keep", "show"))
-def _compiled(
-    one: tuple[Any, ...],
-    tensors: Params,
-    stream: Stream,
-    positions: Array,
-    state: dict[str, Any] | None,
-    *,
-    batched: bool,
-    capacity: int | None,
-    keep: bool,
-    show: bool,
-    nudges: tuple[Array, ...] | None,
-) -> tuple[Stream, dict[str, Any], tuple[Used, ...]]:
-    kind, settings = one
-
-    def of_sequence(
-        stream: Stream, positions: Array, state: dict[str, Any] | None
-    ) -> tuple[Stream, dict[str, Any], tuple[Used, ...]]:
-        # Only where something continues can there be padding, and a document that starts within.
-        reset = positions == 0 if keep and positions.shape[0] > 1 else None
-        run = Run(positions, reset=reset, state=state, capacity=capacity, nudges=nudges)
-        out = kind(Weights(tensors), stream, run, **dict(settings))
-        return out, run.left if keep else {}, tuple(run.systems) if show else ()
-
-    return (
-        jax.vmap(of_sequence)(stream, positions, state)
-        if batched
-        else of_sequence(stream, positions, state)
-    )
-
-
-def _through(
-    one: Layer,
-    tensors: Params,
-    stream: Stream,
-    positions: Array,
-    state: dict[str, Any] | None,
-    *,
-    batched: bool = False,
-    capacity: int | None = None,
-    keep: bool = False,
-    show: bool = False,
-    nudges: tuple[Array, ...] | None = None,
-) -> tuple[Stream, dict[str, Any], tuple[Used, ...]]:
-    """A layer as a program that all layers of its kind share."""
-    return _compiled(
-        *((one.kind, one.settings), tensors, stream, positions, state),
-        batched=batched,
-        capacity=capacity,
-        keep=keep,
-        show=show,
-        nudges=nudges,
-    )
 
 
 def mean_loss(logits: Array, ids: Array) -> Array:
@@ -459,87 +397,3 @@ def _check_ids(ids: np.ndarray, vocab_size: int) -> None:
         raise ValueError(
             f"expected token ids from 0 to {vocab_size - 1}, got {ids.min()} to {ids.max()}."
         )
-
-
-def _check_sampling(n: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
-    if n < 1:
-        raise ValueError(f"generate: expected n of at least 1 token, got {n}.")
-    if not temperature >= 0:
-        raise ValueError(f"generate: expected temperature of at least 0, got {temperature}.")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"generate: expected top_k of at least 1, got {top_k}.")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"generate: expected top_p above 0 and at most 1, got {top_p}.")
-
-
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _sampled(
-    logits: Array, key: Array, temperature: float, top_k: int | None, top_p: float | None
-) -> Array:
-    """One token per sequence from logits (B, vocab)."""
-    if temperature == 0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits.astype(jnp.float32) / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        least = jax.lax.top_k(logits, top_k)[0][:, -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    if top_p is not None and top_p < 1:
-        ordered = jnp.sort(logits, axis=-1)[:, ::-1]
-        share = jax.nn.softmax(ordered, axis=-1)
-        enough = jnp.cumsum(share, axis=-1) - share < top_p  # the first that reach it, with it
-        least = jnp.min(jnp.where(enough, ordered, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
-
-
-class Checked(NamedTuple):
-    """What a definition makes of the tensors of a file.
-
-    Attributes:
-        names: The tensors that are read, by the names of the file.
-        systems: Shapes of the Systems of every layer that is opened, on two tokens.
-    """
-
-    names: set[str]
-    systems: tuple[tuple[Used, ...], ...]
-
-
-def check(definition: Definition, shapes: dict[str, Any], held: Iterable[int]) -> Checked:
-    """What layers ask for, by tracing every kind of layer once, without any numbers.
-
-    Args:
-        definition: The model.
-        shapes: `jax.ShapeDtypeStruct` by the names of the file.
-        held: Numbers of the layers that are opened.
-
-    Returns:
-        The tensors that are read, and the Systems.
-
-    Raises:
-        ValueError: If a tensor is missing or misshapen.
-    """
-    model, chosen = definition, [definition.layers[i] for i in held]
-    traced: dict[str, tuple[set[str], Stream, tuple[Used, ...]]] = {}
-    every: set[str] = set()
-    systems = []
-    stream: Stream = {"ids": jax.ShapeDtypeStruct((2,), jnp.int32)}
-    whole = len(chosen) == len(model.layers)
-    for one in (model.embed, *chosen, *([model.head] if whole else [])):
-        names = one.tensors(shapes)
-        tensors = {own: shapes[name] for own, name in names.items()}
-        kind = f"{(one.kind, one.settings, tensors, stream)}"
-        if kind not in traced:
-            used: set[str] = set()
-
-            def run(
-                tensors: Params, stream: Stream, one: Layer = one, used: set[str] = used
-            ) -> tuple[Stream, tuple[Used, ...]]:
-                of_layer = Run(jnp.arange(2))
-                out = one(Weights(tensors, one.full, used=used), stream, of_layer)
-                return out, tuple(of_layer.systems)
-
-            traced[kind] = used, *jax.eval_shape(run, tensors, stream)
-        used, stream, found = traced[kind]
-        systems.append(found)
-        every |= {names[own] for own in used}
-    return Checked(every, tuple(systems[1:-1] if whole else systems[1:]))
