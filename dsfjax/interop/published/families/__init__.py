@@ -2,6 +2,7 @@
 
 from dsfjax.interop.published.families import attention_models as attention_models
 from dsfjax.interop.published.families import granite_models as granite_models
+from dsfjax.interop.published.families import jamba_models as jamba_models
 from dsfjax.interop.published.families import mamba2_models as mamba2_models
 from dsfjax.interop.published.families import mamba_models as mamba_models
 from dsfjax.interop.published.families import nemotron_models as nemotron_models
