@@ -6,3 +6,4 @@ from dsfjax.interop.published.families import jamba_models as jamba_models
 from dsfjax.interop.published.families import mamba2_models as mamba2_models
 from dsfjax.interop.published.families import mamba_models as mamba_models
 from dsfjax.interop.published.families import nemotron_models as nemotron_models
+from dsfjax.interop.published.families import zamba_models as zamba_models
