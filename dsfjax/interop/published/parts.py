@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -146,16 +146,18 @@ def gated_mlp(
     activation: str = "silu",
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
     bias: bool = False,
+    scale: float = 1.0,
 ) -> Array:
-    """down(φ(gate x) ⊙ up x)."""
+    """down(φ(scale · gate x) ⊙ up x)."""
     gate, up, down = names
-    inner = ACTIVATIONS[activation](linear(w.within(gate), x, width, bias=bias))
+    inner = linear(w.within(gate), x, width, bias=bias)
+    inner = ACTIVATIONS[activation](inner if scale == 1 else inner * scale)
     inner = inner * linear(w.within(up), x, width, bias=bias)
     return linear(w.within(down), inner, x.shape[-1], bias=bias)
 
 
 def chosen_experts(
-    scores: Float[Array, "L E"], experts: list[Callable[[Array], Array]], x: Array
+    scores: Float[Array, "L E"], experts: Sequence[Callable[[Array], Array]], x: Array
 ) -> Array:
     """Σ_e scores_e expert_e(x), with the experts one after the other; scores of others are 0."""
     return functools.reduce(
@@ -172,7 +174,10 @@ def top_scores(scores: Float[Array, "L E"], count: int, by: Array | None = None)
     return scores * kept
 
 
-def embed(w: Weights, stream: dict[str, Any], run: Any, *, vocab: int, width: int) -> dict:
-    """x_t = E[token_t]."""
+def embed(
+    w: Weights, stream: dict[str, Any], run: Any, *, vocab: int, width: int, scale: float = 1.0
+) -> dict:
+    """x_t = scale · E[token_t]."""
     del run
-    return {"x": w("weight", vocab, width)[stream["ids"]]}
+    x = w("weight", vocab, width)[stream["ids"]]
+    return {"x": x if scale == 1 else x * scale}

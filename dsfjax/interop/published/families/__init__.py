@@ -1,4 +1,9 @@
 """The families of published models, a file per group; each registers its ``model_type``."""
 
 from dsfjax.interop.published.families import attention_models as attention_models
+from dsfjax.interop.published.families import granite_models as granite_models
+from dsfjax.interop.published.families import jamba_models as jamba_models
+from dsfjax.interop.published.families import mamba2_models as mamba2_models
 from dsfjax.interop.published.families import mamba_models as mamba_models
+from dsfjax.interop.published.families import nemotron_models as nemotron_models
+from dsfjax.interop.published.families import zamba_models as zamba_models

@@ -78,11 +78,14 @@ def _layer(w: Weights, stream: Stream, run: Run, *, eps: float, **own: object) -
     return {"x": x + s6_mixer(w.within("mixer"), mixed, run, **own)}  # type: ignore[arg-type]
 
 
-def rms_head(w: Weights, stream: Stream, run: Run, *, vocab: int, eps: float) -> Stream:
-    """RMS norm and the map to logits, under ``norm`` and ``weight``."""
+def rms_head(
+    w: Weights, stream: Stream, run: Run, *, vocab: int, eps: float, scale: float = 1.0
+) -> Stream:
+    """RMS norm and the map to logits, times ``scale``, under ``norm`` and ``weight``."""
     del run
     x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps)
-    return {"x": x, "logits": x @ w("weight", vocab, x.shape[-1]).T}
+    logits = x @ w("weight", vocab, x.shape[-1]).T
+    return {"x": x, "logits": logits if scale == 1 else logits * scale}
 
 
 @family("mamba", "falcon_mamba")

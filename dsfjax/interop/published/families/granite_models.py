@@ -1,0 +1,127 @@
+"""Granite 4 (IBM, 2025): SSD, attention in some layers, experts and a shared MLP in all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+from jax import Array
+
+from dsfjax.core.dtypes import state_dtype
+from dsfjax.interop.published.families.mamba2_models import (
+    MIXERS,
+    attention_settings,
+    model,
+    ssd_settings,
+)
+from dsfjax.interop.published.folder import Config
+from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
+from dsfjax.interop.published.parts import (
+    ACTIVATIONS,
+    chosen_experts,
+    frequencies,
+    linear,
+    rms_norm,
+    top_scores,
+)
+from dsfjax.interop.published.running import Run
+
+
+def _joined_mlp(x: Array, up: Array, down: Array, activation: str) -> Array:
+    """W₂ (φ(a) ⊙ b) with the rows [a | b] of W₁ x."""
+    width = up.shape[0] // 2
+    inner = x @ up.T
+    return (ACTIVATIONS[activation](inner[:, :width]) * inner[:, width:]) @ down.T
+
+
+def _experts(w: Weights, x: Array, mlp: int, activation: str, *, count: int, chosen: int) -> Array:
+    """MLPs times the softmax of their scores, over the chosen ones alone."""
+    d, wide = x.shape[1], state_dtype(x.dtype)
+    up = w("input_linear.weight", count, 2 * mlp, d)
+    down = w("output_linear.weight", count, d, mlp)
+    scores = linear(w.within("router.layer"), x, count).astype(wide)
+    scores = top_scores(jax.nn.softmax(scores, axis=-1), chosen)
+    scores = scores / scores.sum(axis=-1, keepdims=True)
+    every = [
+        partial(_joined_mlp, up=up[e], down=down[e], activation=activation) for e in range(count)
+    ]
+    return chosen_experts(scores, every, x)
+
+
+def _layer(
+    w: Weights,
+    stream: Stream,
+    run: Run,
+    *,
+    mixer: str,
+    eps: float,
+    mlp: int,
+    shared: int,
+    experts: int,
+    chosen: int,
+    activation: str,
+    branch: float,
+    **own: Any,
+) -> Stream:
+    x = stream["x"]
+    d = x.shape[1]
+    mixed = rms_norm(x, w("input_layernorm.weight", d), eps)
+    x = x + MIXERS[mixer](w.within(mixer), mixed, run, **own) * branch
+    mixed = rms_norm(x, w("post_attention_layernorm.weight", d), eps)
+    up = w("shared_mlp.input_linear.weight", 2 * shared, d)
+    y = _joined_mlp(mixed, up, w("shared_mlp.output_linear.weight", d, shared), activation)
+    if experts:
+        sparse = w.within("block_sparse_moe")
+        y = y + _experts(sparse, mixed, mlp, activation, count=experts, chosen=chosen)
+    return {"x": x + y * branch}
+
+
+def _kinds(config: Config, count: int) -> list[str]:
+    """Where the tensors of each layer's mixer are."""
+    if config.get("layer_types") is None:
+        return ["mamba"] * count
+    known = ("linear_attention", "mamba", "full_attention", "attention")
+    given = config.words("layer_types", count, known)
+    return ["mamba" if kind in known[:2] else "self_attn" for kind in given]
+
+
+@family("granitemoehybrid")
+def granite(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
+    """Granite 4, with multipliers of embeddings, branches, scores and logits."""
+    del shapes
+    d, count = config.size("hidden_size"), config.size("num_hidden_layers")
+    eps = config.number("rms_norm_eps", 1e-6)
+    config.only("hidden_act", "silu")
+    config.only("normalization_function", "rmsnorm")
+    config.only("mamba_n_groups", 1)  # whether more would be normed apart has had two answers
+    config.ignore("init_method", "rope_parameters", "rope_scaling", "rope_theta")
+    config.ignore("partial_rotary_factor")
+    rotates = config.get("position_embedding_type") is not None
+    rotates = rotates and config.word("position_embedding_type", ("rope", "nope")) == "rope"
+    attention = attention_settings(config, d, ())
+    if rotates:
+        attention["angles"] = frequencies(config, attention["head_dim"])
+    attention["scale"] = config.number("attention_multiplier", 1.0)
+    mixers = {"mamba": {"norm_eps": eps, **ssd_settings(config, d)}, "self_attn": attention}
+    dense = config.get("num_local_experts") == 0
+    own = {
+        "eps": eps,
+        "experts": 0 if dense else config.size("num_local_experts"),
+        "chosen": 0 if dense else config.size("num_experts_per_tok"),
+        "mlp": config.size("intermediate_size"),
+        "shared": config.size("shared_intermediate_size"),
+        "activation": "silu",
+        "branch": config.number("residual_multiplier", 1.0),
+    }
+    config.ignore("num_experts_per_tok")
+    layers = tuple(
+        layer(_layer, f"model.layers.{i}.", mixer=kind, **own, **mixers[kind])
+        for i, kind in enumerate(_kinds(config, count))
+    )
+    scales = (
+        config.number("embedding_multiplier", 1.0),
+        1 / config.number("logits_scaling", 1.0),
+    )
+    return model(config, layers, eps, norm="model.norm.weight", scales=scales)

@@ -1,0 +1,108 @@
+"""Jamba (arXiv:2403.19887): S6, attention in some layers, experts in some."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax import Array
+
+from dsfjax.core.dtypes import state_dtype
+from dsfjax.interop.published.families.attention_models import rotary_attention
+from dsfjax.interop.published.families.mamba2_models import attention_settings, model
+from dsfjax.interop.published.families.mamba_models import s6_mixer
+from dsfjax.interop.published.folder import Config
+from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
+from dsfjax.interop.published.parts import (
+    chosen_experts,
+    gated_mlp,
+    linear,
+    rms_norm,
+    top_scores,
+)
+from dsfjax.interop.published.running import Run
+
+_MIXERS: dict[str, Callable[..., Array]] = {"mamba": s6_mixer, "self_attn": rotary_attention}
+
+
+def _experts(w: Weights, x: Array, mlp: int, *, count: int, chosen: int) -> Array:
+    """MLPs times their probabilities; those of the chosen ones do not add up to 1."""
+    wide = state_dtype(x.dtype)
+    scores = jax.nn.softmax(linear(w.within("router"), x, count).astype(wide), axis=-1)
+    every = [
+        functools.partial(gated_mlp, w.within(f"experts.{e}"), width=mlp) for e in range(count)
+    ]
+    return chosen_experts(top_scores(scores, chosen), every, x)
+
+
+def _layer(
+    w: Weights,
+    stream: Stream,
+    run: Run,
+    *,
+    mixer: str,
+    eps: float,
+    mlp: int,
+    experts: int,
+    chosen: int,
+    **own: Any,
+) -> Stream:
+    x = stream["x"]
+    d = x.shape[1]
+    mixed = rms_norm(x, w("input_layernorm.weight", d), eps)
+    x = x + _MIXERS[mixer](w.within(mixer), mixed, run, **own)
+    mixed, inner = rms_norm(x, w("pre_ff_layernorm.weight", d), eps), w.within("feed_forward")
+    if experts > 1:
+        return {"x": x + _experts(inner, mixed, mlp, count=experts, chosen=chosen)}
+    return {"x": x + gated_mlp(inner, mixed, mlp)}
+
+
+def _place(config: Config, name: str, period: int, offset: int) -> tuple[int, int]:
+    """Period and offset of the layers of a kind."""
+    period, found = config.size(f"{name}_period", period), config.get(f"{name}_offset", offset)
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < period:
+        raise ValueError(
+            f"{config.where}: {name}_offset: expected a whole number from 0 to {period - 1}, got "
+            f"{found!r}."
+        )
+    return period, found
+
+
+@family("jamba")
+def jamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
+    """Jamba: Mamba with learnt norms of Δ, B and C; attention without positions."""
+    del shapes
+    d, eps = config.size("hidden_size"), config.number("rms_norm_eps", 1e-6)
+    config.only("hidden_act", "silu")
+    config.only("mamba_inner_layernorms", True)
+    config.only("sliding_window", None)
+    config.only("attention_bias", False)
+    config.ignore("use_mamba_kernels", "use_mambapy", "use_associative_scan", "num_logits_to_keep")
+    config.ignore("calc_logits_for_entire_prompt")
+    rank = config.get("mamba_dt_rank", "auto")
+    mixers = {
+        "mamba": {
+            "inner": config.size("mamba_expand", 2) * d,
+            "state": config.size("mamba_d_state", 16),
+            "rank": -(-d // 16) if rank == "auto" else config.size("mamba_dt_rank"),
+            "width": config.size("mamba_d_conv", 4),
+            "bias": config.flag("mamba_proj_bias", False),
+            "conv_bias": config.flag("mamba_conv_bias", True),
+            "norm_eps": eps,
+            "norms": ("dt_layernorm", "b_layernorm", "c_layernorm"),
+        },
+        "self_attn": attention_settings(config, d, ()),
+    }
+    mlp, count = config.size("intermediate_size"), config.size("num_experts", 16)
+    chosen = config.size("num_experts_per_tok", 2)
+    period, offset = _place(config, "attn_layer", 8, 4)
+    expert_period, expert_offset = _place(config, "expert_layer", 2, 1)
+    layers = []
+    for i in range(config.size("num_hidden_layers")):
+        kind = "self_attn" if i % period == offset else "mamba"
+        experts = count if i % expert_period == expert_offset else 1
+        own = {"mixer": kind, "eps": eps, "mlp": mlp, "experts": experts, "chosen": chosen}
+        layers.append(layer(_layer, f"model.layers.{i}.", **own, **mixers[kind]))
+    return model(config, tuple(layers), eps)
