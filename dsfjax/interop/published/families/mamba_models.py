@@ -78,10 +78,12 @@ def _layer(w: Weights, stream: Stream, run: Run, *, eps: float, **own: object) -
     return {"x": x + s6_mixer(w.within("mixer"), mixed, run, **own)}  # type: ignore[arg-type]
 
 
-def rms_head(w: Weights, stream: Stream, run: Run, *, vocab: int, eps: float) -> Stream:
+def rms_head(
+    w: Weights, stream: Stream, run: Run, *, vocab: int, eps: float, plus_one: bool = False
+) -> Stream:
     """RMS norm and the map to logits, under ``norm`` and ``weight``."""
     del run
-    x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps)
+    x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps, plus_one=plus_one)
     return {"x": x, "logits": x @ w("weight", vocab, x.shape[-1]).T}
 
 
