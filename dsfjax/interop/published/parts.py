@@ -48,6 +48,15 @@ def rms_norm(x: Array, weight: Array | None, eps: float, *, plus_one: bool = Fal
     return y.astype(x.dtype)
 
 
+def norm_then_gate(
+    x: Array, gate: Array, weight: Array, eps: float, *, activation: str = "silu"
+) -> Array:
+    """RMS norm with a weight, times φ(gate); in float32 at least, of the dtype of the gate."""
+    wide = state_dtype(x.dtype, gate.dtype)
+    y = rms_norm(x.astype(wide), weight, eps) * ACTIVATIONS[activation](gate.astype(wide))
+    return y.astype(gate.dtype)
+
+
 def layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float) -> Array:
     """(x − mean) / √(var + ε), times the weight, plus the bias; moments in float32 at least."""
     wide = x.astype(state_dtype(x.dtype))
@@ -82,7 +91,12 @@ def rotated(
 
 
 def frequencies(
-    config: Config, head_dim: int, *, share: float = 1.0, kind: str | None = None
+    config: Config,
+    head_dim: int,
+    *,
+    share: float = 1.0,
+    theta: float | None = None,
+    kind: str | None = None,
 ) -> tuple[float, ...]:
     """θ^(−2i/m) of rotary positions, from ``rope_parameters`` or the older names of a config.
 
@@ -90,6 +104,7 @@ def frequencies(
         config: The config.
         head_dim: Channels of a head.
         share: Of them that are rotated, where the config does not say (partial_rotary_factor).
+        theta: θ where the config does not say; None for no positions then.
         kind: The layer type whose parameters are meant, where the config has several.
 
     Returns:
@@ -108,11 +123,11 @@ def frequencies(
     own |= {name: value for name, value in given.items() if value is not None}
     rope = Config(own, f"{config.where}: rope_parameters")
     name = rope.get("rope_type") or rope.get("type") or "default"
-    if own.get("rope_theta") is None:
+    if own.get("rope_theta") is None and theta is None:
         return ()
-    theta = rope.number("rope_theta")
+    base = rope.number("rope_theta", theta)
     size = int(head_dim * rope.number("partial_rotary_factor", share))
-    found = [theta ** (-2 * i / size) for i in range(size // 2)]
+    found = [base ** (-2 * i / size) for i in range(size // 2)]
     if name == "linear":
         found = [f / rope.number("factor") for f in found]
     elif name == "llama3":
@@ -154,6 +169,22 @@ def gated_mlp(
     inner = ACTIVATIONS[activation](inner if scale == 1 else inner * scale)
     inner = inner * linear(w.within(up), x, width, bias=bias)
     return linear(w.within(down), inner, x.shape[-1], bias=bias)
+
+
+def expert_mlps(
+    w: Weights,
+    count: int,
+    width: int,
+    *,
+    activation: str = "silu",
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+) -> list[Callable[[Array], Array]]:
+    """The `gated_mlp` of every expert, under ``experts.0``, ``experts.1`` and so on."""
+    every = (w.within(f"experts.{i}") for i in range(count))
+    return [
+        functools.partial(gated_mlp, own, width=width, activation=activation, names=names)
+        for own in every
+    ]
 
 
 def chosen_experts(

@@ -3,7 +3,12 @@
 from dsfjax.interop.published.families import attention_models as attention_models
 from dsfjax.interop.published.families import granite_models as granite_models
 from dsfjax.interop.published.families import jamba_models as jamba_models
+from dsfjax.interop.published.families import kimi_models as kimi_models
+from dsfjax.interop.published.families import lfm_models as lfm_models
 from dsfjax.interop.published.families import mamba2_models as mamba2_models
 from dsfjax.interop.published.families import mamba_models as mamba_models
+from dsfjax.interop.published.families import minimax_models as minimax_models
 from dsfjax.interop.published.families import nemotron_models as nemotron_models
+from dsfjax.interop.published.families import olmo_models as olmo_models
+from dsfjax.interop.published.families import qwen_hybrid_models as qwen_hybrid_models
 from dsfjax.interop.published.families import zamba_models as zamba_models

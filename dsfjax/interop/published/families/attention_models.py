@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from jax import Array
 
 from dsfjax.interop.published.families.mamba_models import rms_head
@@ -34,11 +35,13 @@ def rotary_attention(
     out_bias: bool | None = None,
     norm_eps: float | None = None,
     plus_one: bool = False,
+    whole_norms: bool = False,
+    gated: bool = False,
     scale: float | None = None,
     window: int | None = None,
     soft_cap: float | None = None,
 ) -> Array:
-    """Attention under q_proj, k_proj, v_proj, o_proj; norms of q and k per head before rotation.
+    """Attention under q_proj, k_proj, v_proj, o_proj; norms of q and k before rotation.
 
     Args:
         w: Tensors.
@@ -52,21 +55,42 @@ def rotary_attention(
         out_bias: Whether the map out has one; as ``bias`` by default.
         norm_eps: ε of RMS norms of q and k under q_norm, k_norm; None for none.
         plus_one: Whether those norms multiply by 1 + weight.
+        whole_norms: Whether those norms are over all heads together, not one by one.
+        gated: Whether q_proj has a gate after the query of each head, whose sigmoid multiplies the
+            output of that head.
         scale: Of the scores; head_dim^(−1/2) by default.
         window: Steps that a query sees, itself included; None for all.
         soft_cap: Of the scores.
     """
+    query = head_dim * (2 if gated else 1)
     q, k, v = (
-        linear(w.within(name), x, count * head_dim, bias=bias).reshape(-1, count, head_dim)
-        for name, count in (("q_proj", heads), ("k_proj", kv_heads), ("v_proj", kv_heads))
+        linear(w.within(name), x, count * size, bias=bias).reshape(-1, count, size)
+        for name, count, size in (
+            ("q_proj", heads, query),
+            ("k_proj", kv_heads, head_dim),
+            ("v_proj", kv_heads, head_dim),
+        )
     )
+    q, gate = q[..., :head_dim], q[..., head_dim:]
     if norm_eps is not None:
-        q = rms_norm(q, w("q_norm.weight", head_dim), norm_eps, plus_one=plus_one)
-        k = rms_norm(k, w("k_norm.weight", head_dim), norm_eps, plus_one=plus_one)
+        q, k = (
+            _normed(w(f"{name}.weight", size), part, norm_eps, plus_one)
+            for name, part, size in (
+                ("q_norm", q, heads * head_dim if whole_norms else head_dim),
+                ("k_norm", k, kv_heads * head_dim if whole_norms else head_dim),
+            )
+        )
     q, k = (rotated(part, run.positions, angles) for part in (q, k))
-    y = run.attend(q, k, v, scale=scale, window=window, soft_cap=soft_cap)
-    y = y.reshape(x.shape[0], -1).astype(x.dtype)
+    y = run.attend(q, k, v, scale=scale, window=window, soft_cap=soft_cap).astype(x.dtype)
+    y = y * jax.nn.sigmoid(gate) if gated else y
+    y = y.reshape(x.shape[0], -1)
     return linear(w.within("o_proj"), y, x.shape[1], bias=bias if out_bias is None else out_bias)
+
+
+def _normed(weight: Array, x: Array, eps: float, plus_one: bool) -> Array:
+    """RMS norm of x (L, H, m), over as many channels as the weight has."""
+    rows = x.reshape(x.shape[0], -1, weight.shape[0])
+    return rms_norm(rows, weight, eps, plus_one=plus_one).reshape(x.shape)
 
 
 def _layer(
@@ -103,7 +127,7 @@ def llama(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         "heads": heads,
         "kv_heads": config.size("num_key_value_heads", heads),
         "head_dim": head_dim,
-        "angles": frequencies(config, head_dim),
+        "angles": frequencies(config, head_dim, theta=10_000.0),
         "bias": config.flag("attention_bias", False),
         "norm_eps": eps if qwen else None,
         "eps": eps,

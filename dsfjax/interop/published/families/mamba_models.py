@@ -79,11 +79,18 @@ def _layer(w: Weights, stream: Stream, run: Run, *, eps: float, **own: object) -
 
 
 def rms_head(
-    w: Weights, stream: Stream, run: Run, *, vocab: int, eps: float, scale: float = 1.0
+    w: Weights,
+    stream: Stream,
+    run: Run,
+    *,
+    vocab: int,
+    eps: float,
+    plus_one: bool = False,
+    scale: float = 1.0,
 ) -> Stream:
     """RMS norm and the map to logits, times ``scale``, under ``norm`` and ``weight``."""
     del run
-    x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps)
+    x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps, plus_one=plus_one)
     logits = x @ w("weight", vocab, x.shape[-1]).T
     return {"x": x, "logits": logits if scale == 1 else logits * scale}
 

@@ -1,0 +1,324 @@
+"""Qwen3-Next and Qwen3.5: gated delta rules (arXiv:2412.06464) between layers of gated attention.
+
+With dense MLPs, or experts next to one that every token takes (arXiv:2505.09388).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dsfjax import ops
+from dsfjax.core.dtypes import state_dtype
+from dsfjax.interop.published.families.attention_models import rotary_attention
+from dsfjax.interop.published.families.mamba_models import rms_head
+from dsfjax.interop.published.folder import Config
+from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights, family, layer
+from dsfjax.interop.published.parts import (
+    chosen_experts,
+    embed,
+    expert_mlps,
+    frequencies,
+    gated_mlp,
+    linear,
+    norm_then_gate,
+    rms_norm,
+    top_scores,
+)
+from dsfjax.interop.published.running import Run
+
+LINEAR, FULL = "linear_attention", "full_attention"
+
+
+class Experts(NamedTuple):
+    """Sizes of experts, of which a router chooses.
+
+    Attributes:
+        count: Of experts.
+        chosen: Of them for a token.
+        width: Of an expert.
+        shared: Width of the one that every token takes.
+        renormalised: Whether the scores of the chosen sum to 1.
+    """
+
+    count: int
+    chosen: int
+    width: int
+    shared: int
+    renormalised: bool
+
+
+def delta_rule(
+    w: Weights, run: Run, q: Array, k: Array, v: Array, a: Array, b: Array, *, negative: bool
+) -> Array:
+    """The gated delta rule of q, k (L, G, K), v (L, H, V) and raw gates (L, H).
+
+    Args:
+        w: Tensors A_log and dt_bias.
+        run: The run.
+        q: Queries, before they are brought to unit length.
+        k: Keys, before they are brought to unit length.
+        v: Values.
+        a: The decay is exp(−e^A_log softplus(a + dt_bias)).
+        b: What is written, β = σ(b).
+        negative: Whether β is doubled, so that eigenvalues reach −1 (arXiv:2411.12537).
+
+    Returns:
+        (L, H, V).
+    """
+    heads = v.shape[1]
+    return run.op(
+        *(ops.chunk_gated_delta_rule, q, k, v, a, b),
+        use_qk_l2norm_in_kernel=True,
+        use_beta_sigmoid_in_kernel=True,
+        allow_neg_eigval=negative,
+        use_gate_in_kernel=True,
+        A_log=w("A_log", heads),
+        dt_bias=w("dt_bias", heads),
+    )
+
+
+def delta_mixer(
+    w: Weights,
+    x: Array,
+    run: Run,
+    *,
+    key_heads: int,
+    value_heads: int,
+    key_dim: int,
+    value_dim: int,
+    width: int,
+    eps: float,
+    interleaved: bool,
+) -> Array:
+    """Convolution and SiLU of q, k and v together, the gated delta rule, norm and gate, map out.
+
+    Args:
+        w: Tensors.
+        x: Input (L, d).
+        run: The run.
+        key_heads: Of queries and keys.
+        value_heads: Of values.
+        key_dim: Channels of a key.
+        value_dim: Channels of a value.
+        width: Of the convolution.
+        eps: Of the norm.
+        interleaved: Whether the maps in have their rows key head by key head (Qwen3-Next), not q
+            before k before v (Qwen3.5).
+    """
+    length, keys, values = x.shape[0], key_heads * key_dim, value_heads * value_dim
+    maps = _interleaved if interleaved else _in_order
+    qkv, z, a, b = maps(w, x, key_heads, value_heads, key_dim, value_dim)
+    qkv = jax.nn.silu(run.conv(qkv, w("conv1d.weight", qkv.shape[1], 1, width)))
+    q, k, v = jnp.split(qkv, [keys, 2 * keys], axis=1)
+    y = delta_rule(
+        *(w, run, q.reshape(length, key_heads, -1), k.reshape(length, key_heads, -1)),
+        *(v.reshape(length, value_heads, -1), a, b),
+        negative=False,
+    )
+    z = z.reshape(length, value_heads, value_dim)
+    y = norm_then_gate(y, z, w("norm.weight", value_dim), eps)
+    return linear(w.within("out_proj"), y.reshape(length, values), x.shape[1])
+
+
+def _interleaved(
+    w: Weights, x: Array, key_heads: int, value_heads: int, key_dim: int, value_dim: int
+) -> tuple[Array, Array, Array, Array]:
+    """[q k v] flat, z, a and b of maps whose rows are [q k v z] and [b a] for each key head."""
+    length, share = x.shape[0], value_heads // key_heads
+    values = share * value_dim
+    rows = linear(w.within("in_proj_qkvz"), x, key_heads * 2 * (key_dim + values))
+    rows = rows.reshape(length, key_heads, -1)
+    parts = jnp.split(rows, [key_dim, 2 * key_dim, 2 * key_dim + values], axis=2)
+    q, k, v, z = (part.reshape(length, -1) for part in parts)
+    gates = linear(w.within("in_proj_ba"), x, 2 * value_heads).reshape(length, key_heads, -1)
+    b, a = (part.reshape(length, -1) for part in jnp.split(gates, 2, axis=2))
+    return jnp.concatenate([q, k, v], axis=1), z, a, b
+
+
+def _in_order(
+    w: Weights, x: Array, key_heads: int, value_heads: int, key_dim: int, value_dim: int
+) -> tuple[Array, Array, Array, Array]:
+    """[q k v] flat, z, a and b of one map each."""
+    values = value_heads * value_dim
+    qkv, z, a, b = (
+        linear(w.within(f"in_proj_{name}"), x, size)
+        for name, size in (
+            ("qkv", 2 * key_heads * key_dim + values),
+            ("z", values),
+            ("a", value_heads),
+            ("b", value_heads),
+        )
+    )
+    return qkv, z, a, b
+
+
+def _experts(w: Weights, x: Array, own: Experts) -> Array:
+    """Those that the router chooses, and σ(gate) times the one for all."""
+    scores = linear(w.within("gate"), x, own.count).astype(state_dtype(x.dtype))
+    scores = top_scores(jax.nn.softmax(scores, axis=-1), own.chosen)
+    if own.renormalised:
+        scores = scores / scores.sum(axis=-1, keepdims=True)
+    y = chosen_experts(scores, expert_mlps(w, own.count, own.width), x)
+    gate = jax.nn.sigmoid(linear(w.within("shared_expert_gate"), x, 1))
+    return y + gate * gated_mlp(w.within("shared_expert"), x, own.shared)
+
+
+def _around(
+    w: Weights, stream: Stream, mixer: Callable[[Array], Array], eps: float, mlp: int | Experts
+) -> Stream:
+    x = stream["x"]
+    d = x.shape[1]
+    x = x + mixer(rms_norm(x, w("input_layernorm.weight", d), eps, plus_one=True))
+    mixed = rms_norm(x, w("post_attention_layernorm.weight", d), eps, plus_one=True)
+    own = w.within("mlp")
+    if isinstance(mlp, Experts):
+        return {"x": x + _experts(own, mixed, mlp)}
+    return {"x": x + gated_mlp(own, mixed, mlp)}
+
+
+def _delta_layer(
+    w: Weights, stream: Stream, run: Run, *, eps: float, mlp: int | Experts, **own: Any
+) -> Stream:
+    mixer = partial(delta_mixer, w.within("linear_attn"), run=run, eps=eps, **own)
+    return _around(w, stream, mixer, eps, mlp)
+
+
+def _attention_layer(
+    w: Weights, stream: Stream, run: Run, *, eps: float, mlp: int | Experts, **own: Any
+) -> Stream:
+    mixer = partial(
+        *(rotary_attention, w.within("self_attn")),
+        **{"run": run, "norm_eps": eps, "plus_one": True, "gated": True, **own},
+    )
+    return _around(w, stream, mixer, eps, mlp)
+
+
+def layer_types(config: Config, default: Iterable[str]) -> tuple[str, ...]:
+    """Which layers are linear and which full attention; ``default`` if the config does not say."""
+    if config.get("layer_types") is None:
+        return tuple(default)
+    return config.words("layer_types", config.size("num_hidden_layers"), (LINEAR, FULL))
+
+
+def decoder(
+    config: Config,
+    layers: Iterable[Layer],
+    *,
+    eps: float,
+    tied: bool = False,
+    prefix: str = "model.",
+    norm: str = "norm",
+    plus_one: bool = False,
+    unused: tuple[str, ...] = (),
+) -> Definition:
+    """Embeddings, layers, a last RMS norm and the map to logits.
+
+    Args:
+        config: The config.
+        layers: The layers.
+        eps: Of the norm.
+        tied: Whether the embeddings are the map to logits, where the config does not say.
+        prefix: Of all names but that of the map to logits.
+        norm: Name of the norm.
+        plus_one: Whether it multiplies by 1 + weight.
+        unused: See `Definition`.
+    """
+    vocab, embeddings = config.size("vocab_size"), f"{prefix}embed_tokens.weight"
+    tied = config.flag("tie_word_embeddings", tied)
+    names = {"norm": f"{prefix}{norm}.weight", "weight": embeddings if tied else "lm_head.weight"}
+    return Definition(
+        vocab,
+        layer(embed, {"weight": embeddings}, vocab=vocab, width=config.size("hidden_size")),
+        tuple(layers),
+        layer(rms_head, names, vocab=vocab, eps=eps, plus_one=plus_one),
+        unused=unused,
+    )
+
+
+@family("qwen3_next", "qwen3_5_text")
+def qwen_hybrid(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
+    """Qwen3-Next, and the text model of Qwen3.5, which has dense MLPs and maps in order."""
+    following = config.get("model_type") == "qwen3_next"
+    count, eps = config.size("num_hidden_layers"), config.number("rms_norm_eps", 1e-6)
+    config.only("hidden_act", "silu")
+    config.only("attn_output_gate", True)
+    config.ignore("mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
+    interval = config.size("full_attention_interval", 4)
+    types = layer_types(config, (LINEAR if (i + 1) % interval else FULL for i in range(count)))
+    mlps = _mlps(config, count) if following else [config.size("intermediate_size")] * count
+    head_dim = config.size("head_dim", 256)
+    full = {
+        "heads": config.size("num_attention_heads"),
+        "kv_heads": config.size("num_key_value_heads"),
+        "head_dim": head_dim,
+        "angles": frequencies(config, head_dim, share=0.25, theta=10_000.0),
+        "bias": config.flag("attention_bias", False),
+    }
+    delta = {
+        "key_heads": config.size("linear_num_key_heads", 16),
+        "value_heads": config.size("linear_num_value_heads", 32),
+        "key_dim": config.size("linear_key_head_dim", 128),
+        "value_dim": config.size("linear_value_head_dim", 128),
+        "width": config.size("linear_conv_kernel_dim", 4),
+        "interleaved": following,
+    }
+    multimodal = any(name.startswith("model.language_model.") for name in shapes)
+    prefix = "model.language_model." if multimodal else "model."
+    layers = (
+        layer(
+            _delta_layer if types[i] == LINEAR else _attention_layer,
+            f"{prefix}layers.{i}.",
+            eps=eps,
+            mlp=mlps[i],
+            **(delta if types[i] == LINEAR else full),
+        )
+        for i in range(count)
+    )
+    # What predicts several tokens at once, and what looks at images.
+    unused = tuple(name for name in shapes if name.startswith(("mtp.", "model.visual.")))
+    return decoder(config, layers, eps=eps, prefix=prefix, plus_one=True, unused=unused)
+
+
+def _mlps(config: Config, count: int) -> list[int | Experts]:
+    """The MLP of every layer of Qwen3-Next."""
+    number, step = config.get("num_experts", 512), config.size("decoder_sparse_step", 1)
+    dense = config.get("mlp_only_layers") or []
+    config.ignore("num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
+    config.ignore("intermediate_size", "shared_expert_intermediate_size")
+    if not isinstance(dense, list):
+        raise ValueError(f"{config.where}: mlp_only_layers: expected a list, got {dense!r}.")
+
+    def of_layer(i: int) -> int | Experts:
+        if number == 0 or i in dense or (i + 1) % step:
+            return config.size("intermediate_size", 5632)
+        return Experts(
+            config.size("num_experts", 512),
+            config.size("num_experts_per_tok", 10),
+            config.size("moe_intermediate_size", 512),
+            config.size("shared_expert_intermediate_size", 512),
+            config.flag("norm_topk_prob", True),
+        )
+
+    return [of_layer(i) for i in range(count)]
+
+
+@family("qwen3_5")
+def qwen3_5(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
+    """The text model within a published Qwen3.5, which reads images as well."""
+    config.ignore("vision_config", "image_token_id", "video_token_id")
+    config.ignore("vision_start_token_id", "vision_end_token_id")
+    values = config.get("text_config")
+    if not isinstance(values, dict):
+        raise ValueError(f"{config.where}: text_config: expected an object, got {values!r}.")
+    tied = config.get("tie_word_embeddings", values.get("tie_word_embeddings"))
+    text = Config({**values, "tie_word_embeddings": tied}, f"{config.where}: text_config")
+    text.values["model_type"] = "qwen3_5_text"
+    definition = qwen_hybrid(text, shapes)
+    text.check_all_read()
+    return definition
