@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     chosen_experts,
+    expert_mlps,
     gated_mlp,
     linear,
     rms_norm,
@@ -31,10 +31,7 @@ def _experts(w: Weights, x: Array, mlp: int, *, count: int, chosen: int) -> Arra
     """MLPs times their probabilities; those of the chosen ones do not add up to 1."""
     wide = state_dtype(x.dtype)
     scores = jax.nn.softmax(linear(w.within("router"), x, count).astype(wide), axis=-1)
-    every = [
-        functools.partial(gated_mlp, w.within(f"experts.{e}"), width=mlp) for e in range(count)
-    ]
-    return chosen_experts(top_scores(scores, chosen), every, x)
+    return chosen_experts(top_scores(scores, chosen), expert_mlps(w, count, mlp), x)
 
 
 def _layer(

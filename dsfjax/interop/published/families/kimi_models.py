@@ -70,7 +70,10 @@ def kda_mixer(
     """
     inner, shape = heads * channels, (x.shape[0], heads, channels)
     q, k, v = convolved_heads(
-        *(w, x, run), heads=(heads,) * 3, channels=(channels,) * 3, width=width
+        *(w, x, run),
+        heads=(heads, heads, heads),
+        channels=(channels, channels, channels),
+        width=width,
     )
     decay, gate = (
         linear(w.within(f"{n}_b_proj"), linear(w.within(f"{n}_a_proj"), x, channels), inner)
