@@ -25,6 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": jax.nn.silu,
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "sqrelu": lambda x: jnp.square(jax.nn.relu(x)),
     "sigmoid": jax.nn.sigmoid,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
@@ -172,7 +173,31 @@ def top_scores(scores: Float[Array, "L E"], count: int, by: Array | None = None)
     return scores * kept
 
 
-def embed(w: Weights, stream: dict[str, Any], run: Any, *, vocab: int, width: int) -> dict:
-    """x_t = E[token_t]."""
+def embed(
+    w: Weights,
+    stream: dict[str, Any],
+    run: Any,
+    *,
+    vocab: int,
+    width: int,
+    scale: float | None = None,
+) -> dict:
+    """x_t = E[token_t], times a scale."""
     del run
-    return {"x": w("weight", vocab, width)[stream["ids"]]}
+    x = w("weight", vocab, width)[stream["ids"]]
+    return {"x": x if scale is None else x * jnp.asarray(scale, x.dtype)}
+
+
+def normed(w: Weights, x: Array, eps: float, *, bias: bool = True) -> Array:
+    """`layer_norm` with the tensors ``weight`` and ``bias``."""
+    d = x.shape[-1]
+    return layer_norm(x, w("weight", d), w("bias", d) if bias else None, eps)
+
+
+def layer_norm_head(
+    w: Weights, stream: dict[str, Any], run: Any, *, vocab: int, eps: float, bias: bool = True
+) -> dict:
+    """Layer norm and the map to logits, under ``norm.`` and ``weight``."""
+    del run
+    x = normed(w.within("norm"), stream["x"], eps, bias=bias)
+    return {"x": x, "logits": x @ w("weight", vocab, x.shape[-1]).T}

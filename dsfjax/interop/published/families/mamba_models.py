@@ -11,7 +11,7 @@ from jax import Array
 from dsfjax import ops
 from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
-from dsfjax.interop.published.parts import embed, linear, rms_norm
+from dsfjax.interop.published.parts import embed, linear, rms_norm, soft_cap
 from dsfjax.interop.published.running import Run
 
 
@@ -78,11 +78,20 @@ def _layer(w: Weights, stream: Stream, run: Run, *, eps: float, **own: object) -
     return {"x": x + s6_mixer(w.within("mixer"), mixed, run, **own)}  # type: ignore[arg-type]
 
 
-def rms_head(w: Weights, stream: Stream, run: Run, *, vocab: int, eps: float) -> Stream:
-    """RMS norm and the map to logits, under ``norm`` and ``weight``."""
+def rms_head(
+    w: Weights,
+    stream: Stream,
+    run: Run,
+    *,
+    vocab: int,
+    eps: float,
+    plus_one: bool = False,
+    cap: float | None = None,
+) -> Stream:
+    """RMS norm and the map to logits, under ``norm`` and ``weight``; and a soft cap of those."""
     del run
-    x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps)
-    return {"x": x, "logits": x @ w("weight", vocab, x.shape[-1]).T}
+    x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps, plus_one=plus_one)
+    return {"x": x, "logits": soft_cap(x @ w("weight", vocab, x.shape[-1]).T, cap)}
 
 
 @family("mamba", "falcon_mamba")
