@@ -108,7 +108,7 @@ def _grouped(
     value: int,
     conv: int | None,
 ) -> tuple[Array, Array, Array]:
-    """q (L, heads, key), k (L, kv_heads, key) and v (L, kv_heads, value)."""
+    """Queries (L, heads, key), keys (L, kv_heads, key) and values (L, kv_heads, value)."""
     found = []
     for name, count, size in (("q", heads, key), ("k", kv_heads, key), ("v", kv_heads, value)):
         part = _projected(w, x, run, name, count * size, conv).reshape(-1, count, size)
