@@ -83,7 +83,12 @@ def rotated(
 
 
 def frequencies(
-    config: Config, head_dim: int, *, share: float = 1.0, kind: str | None = None
+    config: Config,
+    head_dim: int,
+    *,
+    share: float = 1.0,
+    kind: str | None = None,
+    theta: float = 10000.0,
 ) -> tuple[float, ...]:
     """θ^(−2i/m) of rotary positions, from ``rope_parameters`` or the older names of a config.
 
@@ -92,9 +97,11 @@ def frequencies(
         head_dim: Channels of a head.
         share: Of them that are rotated, where the config does not say (partial_rotary_factor).
         kind: The layer type whose parameters are meant, where the config has several.
+        theta: θ where the config says nothing about it.
 
     Returns:
-        The frequencies, in radians per step; none if the config switches positions off.
+        The frequencies, in radians per step; none if the config switches positions off, by a θ of
+        null.
 
     Raises:
         ValueError: For a ``rope_type`` that has no exact equivalent here.
@@ -107,13 +114,15 @@ def frequencies(
         given = given[kind]
     own = {"rope_theta": base, "partial_rotary_factor": older_share, **(scaling or {})}
     own |= {name: value for name, value in given.items() if value is not None}
+    if "rope_theta" not in given and "rope_theta" not in config.values:
+        own["rope_theta"] = theta
     rope = Config(own, f"{config.where}: rope_parameters")
     name = rope.get("rope_type") or rope.get("type") or "default"
     if own.get("rope_theta") is None:
         return ()
-    theta = rope.number("rope_theta")
+    base = rope.number("rope_theta")
     size = int(head_dim * rope.number("partial_rotary_factor", share))
-    found = [theta ** (-2 * i / size) for i in range(size // 2)]
+    found = [base ** (-2 * i / size) for i in range(size // 2)]
     if name == "linear":
         found = [f / rope.number("factor") for f in found]
     elif name == "llama3":

@@ -2,6 +2,7 @@
 
 from dsfjax.interop.published.families import attention_models as attention_models
 from dsfjax.interop.published.families import fla_models as fla_models
+from dsfjax.interop.published.families import gemma_models as gemma_models
 from dsfjax.interop.published.families import gpt2_models as gpt2_models
 from dsfjax.interop.published.families import mamba_models as mamba_models
 from dsfjax.interop.published.families import rwkv_models as rwkv_models
