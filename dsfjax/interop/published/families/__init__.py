@@ -6,3 +6,4 @@ from dsfjax.interop.published.families import gemma_models as gemma_models
 from dsfjax.interop.published.families import gpt2_models as gpt2_models
 from dsfjax.interop.published.families import mamba_models as mamba_models
 from dsfjax.interop.published.families import rwkv_models as rwkv_models
+from dsfjax.interop.published.families import xlstm_models as xlstm_models
