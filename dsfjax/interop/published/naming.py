@@ -9,7 +9,7 @@ from typing import Any
 from jax import Array
 
 from dsfjax._util.names import hint
-from dsfjax.interop.published.folder import Config
+from dsfjax.interop.published.tensor_files import Config
 
 Stream = dict[str, Any]
 """What flows from layer to layer: ``x`` (L, d), and what some models carry along."""

@@ -18,11 +18,11 @@ from jax.typing import ArrayLike, DTypeLike
 from dsfjax._util.atomic import replacing, write_bytes
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines import scan
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.layerwise import Params, through
 from dsfjax.interop.published.naming import Definition, Layer, Stream
 from dsfjax.interop.published.running import Used
 from dsfjax.interop.published.sampling import check_sampling, sampled
+from dsfjax.interop.published.tensor_files import Config
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -13,11 +13,11 @@ from jax.typing import DTypeLike
 
 from dsfjax._util.names import choose
 from dsfjax.interop.published import families as families  # noqa: F401 - they register
-from dsfjax.interop.published.folder import Config, Folder, read_json
 from dsfjax.interop.published.layerwise import check
 from dsfjax.interop.published.naming import REGISTRY, Definition
 from dsfjax.interop.published.opened import Opened
 from dsfjax.interop.published.running import Used
+from dsfjax.interop.published.tensor_files import Config, Folder, read_json
 
 
 def open(  # noqa: A001 - dsfjax.open

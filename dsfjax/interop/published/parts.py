@@ -17,14 +17,15 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from dsfjax.core.dtypes import state_dtype
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Weights
+from dsfjax.interop.published.tensor_files import Config
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "sqrelu": lambda x: jnp.square(jax.nn.relu(x)),
     "sigmoid": jax.nn.sigmoid,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
@@ -95,8 +96,8 @@ def frequencies(
     head_dim: int,
     *,
     share: float = 1.0,
-    theta: float | None = None,
     kind: str | None = None,
+    theta: float = 10000.0,
 ) -> tuple[float, ...]:
     """θ^(−2i/m) of rotary positions, from ``rope_parameters`` or the older names of a config.
 
@@ -104,11 +105,12 @@ def frequencies(
         config: The config.
         head_dim: Channels of a head.
         share: Of them that are rotated, where the config does not say (partial_rotary_factor).
-        theta: θ where the config does not say; None for no positions then.
         kind: The layer type whose parameters are meant, where the config has several.
+        theta: θ where the config says nothing about it.
 
     Returns:
-        The frequencies, in radians per step; none if the config switches positions off.
+        The frequencies, in radians per step; none if the config switches positions off, by a θ of
+        null.
 
     Raises:
         ValueError: For a ``rope_type`` that has no exact equivalent here.
@@ -121,11 +123,13 @@ def frequencies(
         given = given[kind]
     own = {"rope_theta": base, "partial_rotary_factor": older_share, **(scaling or {})}
     own |= {name: value for name, value in given.items() if value is not None}
+    if "rope_theta" not in given and "rope_theta" not in config.values:
+        own["rope_theta"] = theta
     rope = Config(own, f"{config.where}: rope_parameters")
     name = rope.get("rope_type") or rope.get("type") or "default"
-    if own.get("rope_theta") is None and theta is None:
+    if own.get("rope_theta") is None:
         return ()
-    base = rope.number("rope_theta", theta)
+    base = rope.number("rope_theta")
     size = int(head_dim * rope.number("partial_rotary_factor", share))
     found = [base ** (-2 * i / size) for i in range(size // 2)]
     if name == "linear":
@@ -212,3 +216,18 @@ def embed(
     del run
     x = w("weight", vocab, width)[stream["ids"]]
     return {"x": x if scale == 1 else x * scale}
+
+
+def normed(w: Weights, x: Array, eps: float, *, bias: bool = True) -> Array:
+    """`layer_norm` with the tensors ``weight`` and ``bias``."""
+    d = x.shape[-1]
+    return layer_norm(x, w("weight", d), w("bias", d) if bias else None, eps)
+
+
+def layer_norm_head(
+    w: Weights, stream: dict[str, Any], run: Any, *, vocab: int, eps: float, bias: bool = True
+) -> dict:
+    """Layer norm and the map to logits, under ``norm.`` and ``weight``."""
+    del run
+    x = normed(w.within("norm"), stream["x"], eps, bias=bias)
+    return {"x": x, "logits": x @ w("weight", vocab, x.shape[-1]).T}

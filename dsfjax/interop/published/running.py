@@ -57,6 +57,12 @@ class Run:
         """The first steps of documents."""
         return self.positions == 0
 
+    @property
+    def reach(self) -> int:
+        """How many steps a document may come to have, as far as that is known beforehand."""
+        length = self.positions.shape[0]
+        return length if self._capacity is None else max(length, self._capacity - 1)
+
     def recall(self, name: str, first: Any) -> Any:
         """What was left under a name after the tokens before; ``first`` at the beginning."""
         return first if self._state is None else self._state[name]

@@ -9,7 +9,6 @@ import jax
 from jax import Array
 
 from dsfjax.interop.published.families.mamba_models import rms_head
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     embed,
@@ -20,6 +19,7 @@ from dsfjax.interop.published.parts import (
     rotated,
 )
 from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
 
 
 def rotary_attention(

@@ -16,7 +16,6 @@ from dsfjax.interop.published.families.mamba2_models import (
     model,
     ssd_settings,
 )
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
@@ -27,6 +26,7 @@ from dsfjax.interop.published.parts import (
     top_scores,
 )
 from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
 
 
 def _joined_mlp(x: Array, up: Array, down: Array, activation: str) -> Array:

@@ -12,7 +12,6 @@ from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.families.attention_models import rotary_attention
 from dsfjax.interop.published.families.mamba2_models import attention_settings, model
 from dsfjax.interop.published.families.mamba_models import s6_mixer
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     chosen_experts,
@@ -23,6 +22,7 @@ from dsfjax.interop.published.parts import (
     top_scores,
 )
 from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
 
 _MIXERS: dict[str, Callable[..., Array]] = {"mamba": s6_mixer, "self_attn": rotary_attention}
 

@@ -14,7 +14,6 @@ from dsfjax import ops
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.families.olmo_models import convolved_heads
 from dsfjax.interop.published.families.qwen_hybrid_models import FULL, LINEAR, decoder, layer_types
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     chosen_experts,
@@ -26,6 +25,7 @@ from dsfjax.interop.published.parts import (
     top_scores,
 )
 from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
 
 _LATENT_EPS = 1e-6  # of the norms of latents, whatever the config says of the others
 

@@ -11,10 +11,10 @@ from jax import Array
 
 from dsfjax.interop.published.families.attention_models import rotary_attention
 from dsfjax.interop.published.families.qwen_hybrid_models import FULL, decoder
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import frequencies, gated_mlp, linear, rms_norm
 from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
 
 _CONV = "conv"
 

@@ -16,10 +16,10 @@ from dsfjax import ops
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.families.attention_models import rotary_attention
 from dsfjax.interop.published.families.mamba_models import rms_head
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import embed, frequencies, gated_mlp, linear, rms_norm
 from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
 
 
 def gated_norm(

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax import ops
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
-from dsfjax.interop.published.parts import embed, linear, rms_norm
+from dsfjax.interop.published.parts import embed, linear, rms_norm, soft_cap
 from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
 
 
 def s6_mixer(
@@ -87,12 +87,13 @@ def rms_head(
     eps: float,
     plus_one: bool = False,
     scale: float = 1.0,
+    cap: float | None = None,
 ) -> Stream:
-    """RMS norm and the map to logits, times ``scale``, under ``norm`` and ``weight``."""
+    """RMS norm and the map to logits, scaled and capped, under ``norm`` and ``weight``."""
     del run
     x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps, plus_one=plus_one)
     logits = x @ w("weight", vocab, x.shape[-1]).T
-    return {"x": x, "logits": logits if scale == 1 else logits * scale}
+    return {"x": x, "logits": soft_cap(logits if scale == 1 else logits * scale, cap)}
 
 
 @family("mamba", "falcon_mamba")

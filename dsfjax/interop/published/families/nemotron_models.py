@@ -13,7 +13,6 @@ from jax import Array
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.families.attention_models import rotary_attention
 from dsfjax.interop.published.families.mamba2_models import model, ssd_mixer
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
@@ -23,6 +22,7 @@ from dsfjax.interop.published.parts import (
     top_scores,
 )
 from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
 
 _PATTERN = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 _KINDS = {name: name for name in _PATTERN.values()} | {

@@ -17,7 +17,6 @@ from dsfjax.interop.published.families.qwen_hybrid_models import (
     delta_rule,
     layer_types,
 )
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     frequencies,
@@ -27,6 +26,7 @@ from dsfjax.interop.published.parts import (
     rms_norm,
 )
 from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
 
 _NORM_EPS = 1e-5  # of the norm after the delta rule, whatever the config says of the others
 

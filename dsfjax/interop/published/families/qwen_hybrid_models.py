@@ -17,7 +17,6 @@ from dsfjax import ops
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.families.attention_models import rotary_attention
 from dsfjax.interop.published.families.mamba_models import rms_head
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     chosen_experts,
@@ -31,6 +30,7 @@ from dsfjax.interop.published.parts import (
     top_scores,
 )
 from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
 
 LINEAR, FULL = "linear_attention", "full_attention"
 

@@ -11,7 +11,6 @@ from jax import Array
 
 from dsfjax.interop.published.families.mamba2_models import expect_inner, ssd_mixer
 from dsfjax.interop.published.families.mamba_models import rms_head
-from dsfjax.interop.published.folder import Config
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
@@ -22,6 +21,7 @@ from dsfjax.interop.published.parts import (
     rotated,
 )
 from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
 
 
 def _adapted(

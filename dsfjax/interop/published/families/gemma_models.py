@@ -1,0 +1,296 @@
+"""Gemma 2, Gemma 3 and RecurrentGemma (arXiv:2408.00118, 2503.19786, 2404.07839).
+
+Softmax attention with windows, and in RecurrentGemma RG-LRU (arXiv:2402.19427) next to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
+from dsfjax.core.dtypes import state_dtype
+from dsfjax.interop.published.families.attention_models import rotary_attention
+from dsfjax.interop.published.families.mamba_models import rms_head
+from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights, family, layer
+from dsfjax.interop.published.parts import (
+    ACTIVATIONS,
+    embed,
+    frequencies,
+    gated_mlp,
+    linear,
+    rms_norm,
+)
+from dsfjax.interop.published.running import Run
+from dsfjax.interop.published.tensor_files import Config
+from dsfjax.systems.primitives import complement
+from dsfjax.systems.rg_lru import DECAY_SCALE
+
+_KINDS = ("sliding_attention", "full_attention")
+_ACTIVATIONS = ("gelu_pytorch_tanh", "gelu_new", "gelu", "silu")
+_BLOCKS = ("recurrent", "recurrent", "attention")
+
+
+def _norm(w: Weights, name: str, x: Array, eps: float) -> Array:
+    return rms_norm(x, w(f"{name}.weight", x.shape[1]), eps, plus_one=True)
+
+
+def _layer(
+    w: Weights,
+    stream: Stream,
+    run: Run,
+    *,
+    eps: float,
+    mlp: int,
+    activation: str,
+    **attention: Any,
+) -> Stream:
+    """Attention and MLP, each with a norm before and one behind it."""
+    x = stream["x"]
+    y = _norm(w, "input_layernorm", x, eps)
+    y = rotary_attention(w.within("self_attn"), y, run, plus_one=True, **attention)
+    x = x + _norm(w, "post_attention_layernorm", y, eps)
+    y = _norm(w, "pre_feedforward_layernorm", x, eps)
+    y = gated_mlp(w.within("mlp"), y, mlp, activation=activation)
+    return {"x": x + _norm(w, "post_feedforward_layernorm", y, eps)}
+
+
+def _model(
+    config: Config, layers: tuple[Layer, ...], norm: str, scale: float, cap: float | None
+) -> Definition:
+    vocab, d = config.size("vocab_size"), config.size("hidden_size")
+    tied = config.flag("tie_word_embeddings", True)
+    embeddings = "model.embed_tokens.weight"
+    return Definition(
+        vocab,
+        layer(embed, {"weight": embeddings}, vocab=vocab, width=d, scale=scale),
+        layers,
+        layer(
+            rms_head,
+            {"norm": norm, "weight": embeddings if tied else "lm_head.weight"},
+            vocab=vocab,
+            eps=config.number("rms_norm_eps", 1e-6),
+            plus_one=True,
+            cap=cap,
+        ),
+        unused=("rotary_emb.inv_freq",),
+    )
+
+
+def _attention(config: Config) -> dict[str, Any]:
+    """What the attention of all layers has in common, and the MLP."""
+    heads = config.size("num_attention_heads")
+    return {
+        "heads": heads,
+        "kv_heads": config.size("num_key_value_heads", 4),
+        "head_dim": config.size("head_dim", 256),
+        "bias": config.flag("attention_bias", False),
+        "scale": config.number("query_pre_attn_scalar", 256) ** -0.5,
+        "eps": config.number("rms_norm_eps", 1e-6),
+        "mlp": config.size("intermediate_size"),
+        "activation": config.word("hidden_activation", _ACTIVATIONS, "gelu_pytorch_tanh"),
+    }
+
+
+def _kinds(config: Config, period: int) -> tuple[str, ...]:
+    """The kinds of all layers; by default every one at the end of a period is not sliding."""
+    count = config.size("num_hidden_layers")
+    if config.get("layer_types") is not None:
+        return config.words("layer_types", count, _KINDS)
+    return tuple(_KINDS[0] if (i + 1) % period else _KINDS[1] for i in range(count))
+
+
+def _number(config: Config, name: str, default: float | None) -> float | None:
+    """A number, None where the config says null, the default where it says nothing."""
+    found = config.get(name, default)
+    return None if found is None else config.number(name, default)
+
+
+def _common(config: Config) -> None:
+    config.only("use_bidirectional_attention", False)
+    config.ignore("cache_implementation", "hidden_act")  # the activation is hidden_activation
+
+
+@family("gemma2")
+def gemma2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
+    """Gemma 2: a soft cap of the scores, a window in every other layer."""
+    del shapes
+    _common(config)
+    own = _attention(config)
+    own["angles"] = frequencies(config, own["head_dim"])
+    own["soft_cap"] = _number(config, "attn_logit_softcapping", 50.0)
+    window = config.size("sliding_window", 4096)
+    layers = tuple(
+        layer(_layer, f"model.layers.{i}.", window=window if kind == _KINDS[0] else None, **own)
+        for i, kind in enumerate(_kinds(config, 2))
+    )
+    cap = _number(config, "final_logit_softcapping", 30.0)
+    return _model(config, layers, "model.norm.weight", config.size("hidden_size") ** 0.5, cap)
+
+
+def _angles(config: Config, head_dim: int, kind: str) -> tuple[float, ...]:
+    """Frequencies of a kind of layers, each of which has its own θ."""
+    given, scaling = config.get("rope_parameters"), config.get("rope_scaling") or {}
+    bases = {
+        _KINDS[0]: config.get("rope_local_base_freq", 10000.0),
+        _KINDS[1]: config.get("rope_theta", 1000000.0),
+    }
+    if given is not None and not (isinstance(given, dict) and set(given) & set(_KINDS)):
+        raise ValueError(
+            f"{config.where}: rope_parameters: expected an entry per layer type, got {given!r}."
+        )
+    own = {"rope_theta": bases[kind], **(scaling if kind == _KINDS[1] else {})}
+    own |= (given or {}).get(kind) or {}
+    return frequencies(Config({"rope_parameters": own}, config.where), head_dim)
+
+
+@family("gemma3_text")
+def gemma3(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
+    """Gemma 3: norms of queries and keys, a window in five of six layers."""
+    del shapes
+    _common(config)
+    config.only("attn_logit_softcapping", None)
+    own = _attention(config)
+    window = config.size("sliding_window", 4096)
+    period = config.size("sliding_window_pattern", config.size("_sliding_window_pattern", 6))
+    by_kind = {
+        kind: {
+            "angles": _angles(config, own["head_dim"], kind),
+            "window": window if kind == _KINDS[0] else None,
+        }
+        for kind in _KINDS
+    }
+    layers = tuple(
+        layer(_layer, f"model.layers.{i}.", norm_eps=own["eps"], **own, **by_kind[kind])
+        for i, kind in enumerate(_kinds(config, period))
+    )
+    cap = _number(config, "final_logit_softcapping", None)
+    return _model(config, layers, "model.norm.weight", config.size("hidden_size") ** 0.5, cap)
+
+
+def _rg_lru(w: Weights, u: Array, run: Run, heads: int) -> Array:
+    """h_t = a_t h_{t−1} + √(1 − a_t²) i_t u_t, and i_t u_t at the start of a document."""
+    length, width = u.shape
+    p, wide = width // heads, state_dtype(u.dtype)
+    blocks = u.reshape(length, heads, p).astype(wide)
+
+    def gate(name: str) -> Array:
+        weight, bias = w(f"{name}_gate_weight", heads, p, p), w(f"{name}_gate_bias", heads, p)
+        z = jnp.einsum("lhi,hij->lhj", blocks, weight.astype(wide), precision="highest")
+        return jax.nn.sigmoid(z + bias.astype(wide))
+
+    rate = jax.nn.softplus(w("recurrent_param", width).astype(wide)).reshape(heads, p)
+    log_a = -DECAY_SCALE * gate("recurrent") * rate
+    system = System(
+        Diagonal(log_a[:, :, None, :]),
+        OuterInput(scale=complement(log_a, run.starts) * gate("input")),
+        InnerOutput(),
+        reset=run.reset,
+        state_shape=(heads, 1, p),
+    )
+    return run.scan(system, u).astype(u.dtype)
+
+
+def recurrent_block(
+    w: Weights, x: Array, run: Run, *, heads: int, width: int, conv: int, activation: str
+) -> Array:
+    """RG-LRU behind a convolution, gated, between two linear maps.
+
+    Args:
+        w: Tensors.
+        x: Input (L, d).
+        run: The run.
+        heads: Blocks of the gates of RG-LRU.
+        width: Channels.
+        conv: Width of the convolution.
+        activation: Of the gate.
+    """
+    gate = ACTIVATIONS[activation](linear(w.within("linear_y"), x, width, bias=True))
+    u, own = linear(w.within("linear_x"), x, width, bias=True), w.within("conv_1d")
+    u = run.conv(u, own("weight", width, 1, conv), own("bias", width))
+    y = _rg_lru(w.within("rg_lru"), u, run, heads)
+    return linear(w.within("linear_out"), y * gate, x.shape[1], bias=True)
+
+
+def _griffin_layer(
+    w: Weights,
+    stream: Stream,
+    run: Run,
+    *,
+    eps: float,
+    mlp: int,
+    activation: str,
+    recurrent: bool,
+    **own: Any,
+) -> Stream:
+    x = stream["x"]
+    mixed, block = _norm(w, "temporal_pre_norm", x, eps), w.within("temporal_block")
+    if recurrent:
+        x = x + recurrent_block(block, mixed, run, activation=activation, **own)
+    else:
+        x = x + rotary_attention(block, mixed, run, out_bias=True, **own)
+    mixed = _norm(w, "channel_pre_norm", x, eps)
+    y = gated_mlp(w.within("mlp_block"), mixed, mlp, activation=activation, bias=True)
+    return {"x": x + y}
+
+
+def _pattern(config: Config) -> tuple[str, ...]:
+    """The kinds of layers that repeat."""
+    name = "block_types" if config.get("block_types") else "_block_types"
+    config.only("_block_types", config.get(name))
+    given = config.get(name, _BLOCKS)
+    if given == _BLOCKS:
+        return _BLOCKS
+    count = len(given) if isinstance(given, list) else 1
+    return config.words(name, max(count, 1), _BLOCKS[1:])
+
+
+@family("recurrent_gemma")
+def recurrent_gemma(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
+    """RecurrentGemma; embeddings are scaled by √d as bfloat16 rounds it."""
+    del shapes
+    d, count = config.size("hidden_size"), config.size("num_hidden_layers")
+    heads = config.size("num_attention_heads")
+    head_dim = d // heads
+    config.only("head_dim", head_dim)
+    config.ignore("final_w_init_variance_scale", "w_init_variance_scale", "hidden_act")
+    config.only("embeddings_scale_by_sqrt_dim", True)
+    config.ignore("layer_types", "layers_block_type")  # they repeat what block_types says
+    common = {
+        "eps": config.number("rms_norm_eps", 1e-6),
+        "mlp": config.size("intermediate_size") // 2,
+        "activation": config.word("hidden_activation", _ACTIVATIONS, "gelu_pytorch_tanh"),
+        "heads": heads,
+    }
+    attention = {
+        "recurrent": False,
+        "kv_heads": config.size("num_key_value_heads", heads),
+        "head_dim": head_dim,
+        "angles": frequencies(config, head_dim, share=0.5),
+        "bias": config.flag("attention_bias", False),
+        "window": config.size("attention_window_size", 2048),
+    }
+    recurrent = {
+        "recurrent": True,
+        "width": config.size("lru_width", d),
+        "conv": config.size("conv1d_width", 4),
+    }
+    pattern = _pattern(config)
+    layers = tuple(
+        layer(
+            _griffin_layer,
+            f"model.layers.{i}.",
+            **common,
+            **(recurrent if pattern[i % len(pattern)] == "recurrent" else attention),
+        )
+        for i in range(count)
+    )
+    scale = float(np.asarray(math.sqrt(d), jnp.bfloat16))
+    cap = _number(config, "logits_soft_cap", 30.0)
+    return _model(config, layers, "model.final_norm.weight", scale, cap)
