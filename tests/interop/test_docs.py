@@ -26,7 +26,9 @@ def table() -> str:
         module = inspect.getmodule(define)
         what = " ".join((inspect.getdoc(define) or "").split("\n\n")[0].split())
         assert what and module is not None and module.__doc__, define
-        papers = re.findall(r"\b\d{4}\.\d{5}\b", f"{module.__doc__} {define.__doc__}")
+        number = r"\b\d{4}\.\d{5}\b"
+        papers = re.findall(number, what) or re.findall(number, module.__doc__)
+        what = re.sub(rf" \(arXiv:{number}\)", "", what)
         links = ", ".join(f"[{n}](https://arxiv.org/abs/{n})" for n in dict.fromkeys(papers))
         rows.append(f"| {', '.join(names)} | {what} | {links} |")
     return "\n".join(rows) + "\n"

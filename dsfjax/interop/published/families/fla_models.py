@@ -347,7 +347,7 @@ def _of_groups(config: Config, heads: int, expand_k: float, expand_v: float) -> 
 
 @family("gla")
 def gla(config: Config, shapes: Shapes) -> Definition:
-    """GLA."""
+    """GLA (arXiv:2312.06635)."""
     del shapes
     config.only("use_gk", True)
     config.only("use_gv", False)
@@ -358,7 +358,7 @@ def gla(config: Config, shapes: Shapes) -> Definition:
 
 @family("retnet")
 def retnet(config: Config, shapes: Shapes) -> Definition:
-    """RetNet; FLA gives its layers no convolution whatever the config says."""
+    """RetNet (arXiv:2307.08621); FLA gives its layers no convolution whatever the config says."""
     del shapes
     config.only("use_short_conv", False)
     config.ignore("conv_size")
@@ -369,7 +369,7 @@ def retnet(config: Config, shapes: Shapes) -> Definition:
 
 @family("gated_deltanet")
 def gated_delta_net(config: Config, shapes: Shapes) -> Definition:
-    """Gated DeltaNet."""
+    """Gated DeltaNet (arXiv:2412.06464)."""
     del shapes
     heads, key = config.size("num_heads", 6), config.size("head_dim", 256)
     gate = config.word("output_gate_activation", ("swish", "silu", "sigmoid"), "swish")
@@ -390,7 +390,7 @@ def gated_delta_net(config: Config, shapes: Shapes) -> Definition:
 
 @family("delta_net")
 def delta_net(config: Config, shapes: Shapes) -> Definition:
-    """DeltaNet."""
+    """DeltaNet (arXiv:2406.06484)."""
     del shapes
     config.only("use_output_norm", True)
     return _model(
@@ -410,7 +410,7 @@ def delta_net(config: Config, shapes: Shapes) -> Definition:
 
 @family("hgrn2")
 def hgrn2(config: Config, shapes: Shapes) -> Definition:
-    """HGRN2; the norm before its map out has an ε of 1e-5 whatever the config says."""
+    """HGRN2 (arXiv:2404.07904); ε of the norm before its map out is 1e-5 whatever it says."""
     del shapes
     d, count = config.size("hidden_size"), config.size("num_hidden_layers")
     given = config.get("expand_ratio")

@@ -119,7 +119,7 @@ def _common(config: Config) -> None:
 
 @family("gemma2")
 def gemma2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
-    """Gemma 2: a soft cap of the scores, a window in every other layer."""
+    """Gemma 2 (arXiv:2408.00118): a soft cap of the scores, a window in every other layer."""
     del shapes
     _common(config)
     own = _attention(config)
@@ -152,7 +152,7 @@ def _angles(config: Config, head_dim: int, kind: str) -> tuple[float, ...]:
 
 @family("gemma3_text")
 def gemma3(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
-    """Gemma 3: norms of queries and keys, a window in five of six layers."""
+    """Gemma 3 (arXiv:2503.19786): norms of queries and keys, a window in five of six layers."""
     del shapes
     _common(config)
     config.only("attn_logit_softcapping", None)
@@ -253,7 +253,7 @@ def _pattern(config: Config) -> tuple[str, ...]:
 
 @family("recurrent_gemma")
 def recurrent_gemma(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
-    """RecurrentGemma; embeddings are scaled by √d as bfloat16 rounds it."""
+    """RecurrentGemma (arXiv:2404.07839); embeddings are scaled by √d as bfloat16 rounds it."""
     del shapes
     d, count = config.size("hidden_size"), config.size("num_hidden_layers")
     heads = config.size("num_attention_heads")

@@ -101,7 +101,7 @@ def _rwkv4_head(w: Weights, stream: Stream, run: Run, *, vocab: int, halved: boo
 
 @family("rwkv")
 def rwkv4(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
-    """RWKV-4; the final norm has an ε of 1e-5 whatever the config says."""
+    """RWKV-4 (arXiv:2305.13048); the final norm has an ε of 1e-5 whatever the config says."""
     del shapes
     d, vocab, count = (config.size(n) for n in ("hidden_size", "vocab_size", "num_hidden_layers"))
     config.ignore("context_length")
@@ -244,7 +244,7 @@ def _rank(config: Config, shapes: Mapping[str, tuple[int, ...]], name: str, lett
 
 @family("rwkv7")
 def rwkv7(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
-    """RWKV-7, whose layers read the values of the first one."""
+    """RWKV-7 (arXiv:2503.14456), whose layers read the values of the first one."""
     d, vocab, count = (config.size(n) for n in ("hidden_size", "vocab_size", "num_hidden_layers"))
     config.only("attn", None)
     read_training(config)
