@@ -211,8 +211,10 @@ class Opened:
         total = ids.shape[1] + n
         state: State | None = None
         logits = jnp.zeros(())
-        for begin in range(0, ids.shape[1], _PREFILL):
-            part = slice(begin, begin + _PREFILL)
+        length = ids.shape[1]
+        for begin in range(0, max(length - 1, 1), _PREFILL):
+            end = begin + _PREFILL  # no part has one step, which would pass for a continuation
+            part = slice(begin, length if end + 1 >= length else end)
             logits, state = self._continue(ids[:, part], positions[:, part], state, total)
         found, place = [], positions[:, -1:]
         for i in range(n):

@@ -249,7 +249,9 @@ def _attention_layers(config: Config, count: int) -> dict[int, dict[str, Any]]:
     given = config.get("attn")
     given = [given] if isinstance(given, dict) else given or []
     if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
-        raise ValueError(f"{config.where}: attn: expected an object or a list of them.")
+        raise ValueError(
+            f"{config.where}: attn: expected an object or a list of them, got {given!r}."
+        )
     found: dict[int, dict[str, Any]] = {}
     for values in given:
         one = Config(values, f"{config.where}: attn")
