@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
+
+# An int passes where a float is expected, as PEP 484 says and pyright does.
+CHECK = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 def checked(function: Callable) -> Callable:
@@ -21,7 +24,7 @@ def checked(function: Callable) -> Callable:
 
     @functools.cache
     def made() -> Callable:
-        return beartype(function)
+        return CHECK(function)
 
     @functools.wraps(function)
     def check(*args: Any, **kwargs: Any) -> Any:

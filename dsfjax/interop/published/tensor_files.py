@@ -81,7 +81,7 @@ class Config:
             )
         return found
 
-    def number(self, name: str, default: int | float | None = None) -> float:
+    def number(self, name: str, default: float | None = None) -> float:
         """A finite number."""
         found = self._expected(name, default)
         is_number = isinstance(found, int | float) and not isinstance(found, bool)
