@@ -21,7 +21,7 @@ HERE = Path(__file__).parent / "golden" / "checkpoints"
 FOLDER = Path(os.environ.get("DSFJAX_CHECKPOINTS", HERE))
 FAMILIES = sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
 WORDS = "the cat sat on the mat and the dog sat on the $log$ again and again".split()
-QUICK = ("mamba", "qwen3_next")
+QUICK = ("mamba",)
 
 
 @lru_cache(maxsize=4)

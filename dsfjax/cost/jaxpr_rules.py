@@ -79,7 +79,7 @@ UPDATES = {
 }
 OPAQUE = _names(
     "dot_general conv_general_dilated cumsum cumprod cummax cummin cumlogsumexp sort "
-    "triangular_solve threefry2x32"
+    "triangular_solve lu lu_pivots_to_permutation threefry2x32"
 )
 
 
@@ -104,6 +104,8 @@ def flops(eqn: Any) -> int:
     if name == "sort":
         length = first.shape[params["dimension"]]
         return size(first) * max(1, math.ceil(math.log2(max(length, 2))))
+    if name == "lu":
+        return 2 * size(first) * first.shape[-1] // 3
     if name == "triangular_solve":
         return size(eqn.invars[1].aval) * first.shape[-1]
     if name == "integer_pow":

@@ -41,6 +41,7 @@ def test_inspect_reads_no_weights(tmp_path: Path) -> None:
         dsfjax.open(folder)
 
 
+@pytest.mark.slow
 def test_analyze_names_the_tokens(
     tmp_path: Path,
     capsys: pytest.CaptureFixture,

@@ -160,3 +160,12 @@ def test_arithmetic_is_that_of_xla(name: str) -> None:
     cost: Any = jax.jit(f).lower(x).compile().cost_analysis()
     np.testing.assert_allclose(found.flops, cost.get("flops", 0), rtol=0.05, atol=70)
     np.testing.assert_allclose(found.transcendentals, cost.get("transcendentals", 0), rtol=0.05)
+
+
+def test_a_linear_system_is_solved_once() -> None:
+    """A factorisation, 2n³/3, and two triangular solves of n² each for every right-hand side."""
+    n, sides = 24, 3
+    found = count_operations(jnp.linalg.solve, jnp.zeros((n, n)), jnp.zeros((n, sides)))
+    assert found.notes == ()
+    expected = 2 * n**3 / 3 + 2 * n**2 * sides
+    assert expected <= found.flops < 1.1 * expected

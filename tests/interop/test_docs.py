@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import jax.numpy as jnp
+import pytest
 
 from dsfjax.interop import published
 from dsfjax.interop.published.naming import REGISTRY
@@ -44,6 +45,7 @@ def test_the_page_is_current() -> None:
     assert text == written, "run this test with DSFJAX_WRITE_DOCS=1 and commit the page"
 
 
+@pytest.mark.slow
 def test_the_examples_run(tmp_path: Path) -> None:
     """In the order of the page, on a checkpoint of ours; the last line gives other logits."""
     folder, names = with_tokenizer(tmp_path / "folder"), {}
