@@ -33,8 +33,8 @@ def notebook_of(script: Path) -> dict[str, Any]:
     return json.loads(script.with_suffix(".ipynb").read_text(encoding="utf-8"))
 
 
-def test_there_are_five() -> None:
-    assert [script.stem[:2] for script in SCRIPTS] == ["01", "02", "03", "04", "05"]
+def test_there_are_six() -> None:
+    assert [script.stem[:2] for script in SCRIPTS] == ["01", "02", "03", "04", "05", "06"]
 
 
 def test_cells_of_a_script() -> None:

@@ -21,6 +21,10 @@ def main(command: options.Analyze) -> int:
     Raises:
         UsageError: If the folder holds no finished run, or one that is damaged.
     """
+    if not command.run_dir:
+        raise UsageError(
+            "expected PATH, the folder of a run or of a published checkpoint, got none"
+        )
     if any((path / "config.json").is_file() and not _is_run(path) for path in command.run_dir):
         from dsfjax.cli import checkpoints  # what reads them is not needed for runs
 

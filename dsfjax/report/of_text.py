@@ -146,12 +146,12 @@ def words_of(system: System | KernelSystem) -> tuple[str, str, str]:
     Example:
         >>> import dsfjax
         >>> words_of(dsfjax.KernelSystem(*jnp.zeros((2, 5, 4, 8)), num_channels=8, window=3))
-        ('softmax attention, window of 3', '4', '64 a token, of 3 tokens at most')
+        ('attention, window of 3', '4', '64 a token, of 3 tokens at most')
     """
     if isinstance(system, KernelSystem):
         window = "" if system.window is None else f", window of {system.window}"
         most = f", of {system.most_slots} tokens at most" if window else ""
-        name = f"softmax attention{window}"
+        name = f"attention{window}"
         return name, str(system.num_heads), f"{system.slot_size:,} a token{most}"
     heads, n, p = system.state_shape
     name = type(system.A).__name__
