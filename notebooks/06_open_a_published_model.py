@@ -73,6 +73,7 @@ assert difference < 1e-5
 # dropped. In terms of the System that is one part set to zero.
 
 # %%
+assert isinstance(system, dsfjax.System) and isinstance(system.A, dsfjax.DiagonalPlusLowRank)
 plain = dataclasses.replace(system, A=dataclasses.replace(system.A, w=0 * system.A.w))
 shortcut = dsfjax.materialize(plain)
 off = float(jnp.linalg.norm(shortcut - phi) / jnp.linalg.norm(phi))
