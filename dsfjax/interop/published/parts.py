@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from dsfjax.core.dtypes import state_dtype
-from dsfjax.interop.published.naming import Weights
+from dsfjax.interop.published.naming import Definition, Kind, Layer, Stream, Weights, layer
 from dsfjax.interop.published.tensor_files import Config
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -209,9 +209,46 @@ def top_scores(scores: Float[Array, "L E"], count: int, by: Array | None = None)
     return scores * kept
 
 
+def routed(
+    w: Weights, x: Array, count: int, chosen: int, *, renormalised: bool = True
+) -> Float[Array, "L E"]:
+    """Softmax scores of experts, 0 but for the chosen; renormalised, those sum to 1."""
+    scores = jax.nn.softmax(linear(w, x, count).astype(state_dtype(x.dtype)), axis=-1)
+    scores = top_scores(scores, chosen)
+    return scores / scores.sum(axis=-1, keepdims=True) if renormalised else scores
+
+
+def pre_norm(
+    w: Weights,
+    stream: Stream,
+    mixer: Callable[[Array], Array],
+    mlp: Callable[[Array], Array],
+    eps: float,
+    *,
+    norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm"),
+    plus_one: bool = False,
+) -> Stream:
+    """The usual layer: x + mixer(norm x), and to that its mlp(norm x).
+
+    Args:
+        w: Tensors of the layer.
+        stream: The stream.
+        mixer: Of the normed input (L, d).
+        mlp: Of the normed sum.
+        eps: Of both norms.
+        norms: Their names.
+        plus_one: Whether they multiply by 1 + weight.
+    """
+    x = stream["x"]
+    for name, branch in zip(norms, (mixer, mlp), strict=True):
+        weight = w(f"{name}.weight", x.shape[1])
+        x = x + branch(rms_norm(x, weight, eps, plus_one=plus_one))
+    return {"x": x}
+
+
 def embed(
-    w: Weights, stream: dict[str, Any], run: Any, *, vocab: int, width: int, scale: float = 1.0
-) -> dict:
+    w: Weights, stream: Stream, run: Any, *, vocab: int, width: int, scale: float = 1.0
+) -> Stream:
     """x_t = scale · E[token_t]."""
     del run
     x = w("weight", vocab, width)[stream["ids"]]
@@ -225,9 +262,78 @@ def normed(w: Weights, x: Array, eps: float, *, bias: bool = True) -> Array:
 
 
 def layer_norm_head(
-    w: Weights, stream: dict[str, Any], run: Any, *, vocab: int, eps: float, bias: bool = True
-) -> dict:
+    w: Weights, stream: Stream, run: Any, *, vocab: int, eps: float, bias: bool = True
+) -> Stream:
     """Layer norm and the map to logits, under ``norm.`` and ``weight``."""
     del run
     x = normed(w.within("norm"), stream["x"], eps, bias=bias)
     return {"x": x, "logits": x @ w("weight", vocab, x.shape[-1]).T}
+
+
+def rms_head(
+    w: Weights,
+    stream: Stream,
+    run: Any,
+    *,
+    vocab: int,
+    eps: float,
+    plus_one: bool = False,
+    scale: float = 1.0,
+    cap: float | None = None,
+) -> Stream:
+    """RMS norm and the map to logits, scaled and capped, under ``norm`` and ``weight``."""
+    del run
+    x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps, plus_one=plus_one)
+    logits = x @ w("weight", vocab, x.shape[-1]).T
+    return {"x": x, "logits": soft_cap(logits if scale == 1 else logits * scale, cap)}
+
+
+def decoder(
+    config: Config,
+    layers: Iterable[Layer],
+    *,
+    eps: float,
+    tied: bool = False,
+    embeddings: str = "model.embed_tokens.weight",
+    norm: str = "model.norm.weight",
+    width: int | None = None,
+    embedding: Kind = embed,
+    scales: tuple[float, float] = (1.0, 1.0),
+    plus_one: bool = False,
+    cap: float | None = None,
+    unused: tuple[str, ...] = (),
+) -> Definition:
+    """Embeddings, layers, a last RMS norm and the map to logits.
+
+    Args:
+        config: The config.
+        layers: The layers.
+        eps: Of the norm.
+        tied: Whether the embeddings are the map to logits, where the config does not say.
+        embeddings: Name of the embeddings.
+        norm: Name of the weight of the norm.
+        width: d; hidden_size by default.
+        embedding: What makes the first stream, if not `embed`.
+        scales: Of the embeddings and of the logits.
+        plus_one: Whether the norm multiplies by 1 + weight.
+        cap: Soft cap of the logits.
+        unused: See `Definition`.
+    """
+    vocab, first = config.size("vocab_size"), {"scale": scales[0]} if scales[0] != 1 else {}
+    head = embeddings if config.flag("tie_word_embeddings", tied) else "lm_head.weight"
+    d = config.size("hidden_size") if width is None else width
+    return Definition(
+        vocab,
+        layer(embedding, {"weight": embeddings}, vocab=vocab, width=d, **first),
+        tuple(layers),
+        layer(
+            rms_head,
+            {"norm": norm, "weight": head},
+            vocab=vocab,
+            eps=eps,
+            plus_one=plus_one,
+            scale=scales[1],
+            cap=cap,
+        ),
+        unused=("rotary_emb.inv_freq", *unused),
+    )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
 from jax import Array
 
-from dsfjax.interop.published.families.mamba_models import rms_head
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
-    embed,
+    decoder,
     frequencies,
     gated_mlp,
     linear,
+    pre_norm,
     rms_norm,
     rotated,
 )
@@ -104,12 +105,36 @@ def _layer(
     mlp_bias: bool,
     **attention: Any,
 ) -> Stream:
-    x = stream["x"]
-    d = x.shape[1]
-    mixed = rms_norm(x, w("input_layernorm.weight", d), eps)
-    x = x + rotary_attention(w.within("self_attn"), mixed, run, **attention)
-    mixed = rms_norm(x, w("post_attention_layernorm.weight", d), eps)
-    return {"x": x + gated_mlp(w.within("mlp"), mixed, mlp, activation=activation, bias=mlp_bias)}
+    mixer = partial(rotary_attention, w.within("self_attn"), run=run, **attention)
+    own = partial(gated_mlp, w.within("mlp"), width=mlp, activation=activation, bias=mlp_bias)
+    return pre_norm(w, stream, mixer, own, eps)
+
+
+def attention_settings(
+    config: Config,
+    *,
+    head_dim: int | None = None,
+    angles: tuple[float, ...] | None = None,
+    share: float = 1.0,
+) -> dict[str, Any]:
+    """The settings of `rotary_attention` by their usual names.
+
+    Args:
+        config: The config.
+        head_dim: Where the config does not say; d / heads by default.
+        angles: Of `rotated`; by `frequencies` if they are None.
+        share: Of the channels that are rotated, where the config does not say.
+    """
+    heads = config.size("num_attention_heads")
+    each = config.size("hidden_size") // heads if head_dim is None else head_dim
+    each = config.size("head_dim", each)
+    return {
+        "heads": heads,
+        "kv_heads": config.size("num_key_value_heads", heads),
+        "head_dim": each,
+        "angles": frequencies(config, each, share=share) if angles is None else angles,
+        "bias": config.flag("attention_bias", False),
+    }
 
 
 @family("llama", "qwen3")
@@ -117,18 +142,12 @@ def llama(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Llama; Qwen3 with norms of q and k per head, and windows in later layers if it says so."""
     del shapes
     qwen = config.get("model_type") == "qwen3"
-    d, vocab, count = (config.size(n) for n in ("hidden_size", "vocab_size", "num_hidden_layers"))
-    heads, eps = config.size("num_attention_heads"), config.number("rms_norm_eps", 1e-6)
-    head_dim = config.size("head_dim", 128 if qwen else d // heads)
+    count, eps = config.size("num_hidden_layers"), config.number("rms_norm_eps", 1e-6)
     windowed = qwen and config.flag("use_sliding_window", False)
     config.ignore("pretraining_tp", "layer_types", "max_window_layers", "sliding_window")
     config.ignore("use_sliding_window")
     own = {
-        "heads": heads,
-        "kv_heads": config.size("num_key_value_heads", heads),
-        "head_dim": head_dim,
-        "angles": frequencies(config, head_dim, theta=10_000.0),
-        "bias": config.flag("attention_bias", False),
+        **attention_settings(config, head_dim=128 if qwen else None),
         "norm_eps": eps if qwen else None,
         "eps": eps,
         "mlp": config.size("intermediate_size"),
@@ -136,25 +155,13 @@ def llama(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         "activation": config.word("hidden_act", ("silu", "gelu", "gelu_pytorch_tanh"), "silu"),
     }
     first = config.size("max_window_layers", count) if windowed else count
-    tied = config.flag("tie_word_embeddings", False)
-    embeddings = "model.embed_tokens.weight"
-    return Definition(
-        vocab,
-        layer(embed, {"weight": embeddings}, vocab=vocab, width=d),
-        tuple(
-            layer(
-                _layer,
-                f"model.layers.{i}.",
-                window=config.size("sliding_window") if i >= first else None,
-                **own,
-            )
-            for i in range(count)
-        ),
+    layers = (
         layer(
-            rms_head,
-            {"norm": "model.norm.weight", "weight": embeddings if tied else "lm_head.weight"},
-            vocab=vocab,
-            eps=eps,
-        ),
-        unused=("rotary_emb.inv_freq",),
+            _layer,
+            f"model.layers.{i}.",
+            window=config.size("sliding_window") if i >= first else None,
+            **own,
+        )
+        for i in range(count)
     )
+    return decoder(config, layers, eps=eps)

@@ -8,6 +8,7 @@ the config says so. The definitions are those of its release 0.6.0.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,14 +18,15 @@ from jax import Array
 from dsfjax import ops
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.families.attention_models import rotary_attention
-from dsfjax.interop.published.families.mamba_models import rms_head
+from dsfjax.interop.published.families.qwen_hybrid_models import delta_rule
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
-    embed,
+    decoder,
     frequencies,
     gated_mlp,
     linear,
+    pre_norm,
     rms_norm,
     rotated,
 )
@@ -84,16 +86,8 @@ def _gated_delta_net(
         jax.nn.silu(_projected(w, x, run, name, count * size, conv)).reshape(-1, count, size)
         for name, count, size in (("q", heads, key), ("k", heads, key), ("v", v_heads, value))
     )
-    y = run.op(
-        ops.chunk_gated_delta_rule,
-        *(q, k, v, linear(w.within("a_proj"), x, v_heads), linear(w.within("b_proj"), x, v_heads)),
-        use_qk_l2norm_in_kernel=True,
-        use_beta_sigmoid_in_kernel=True,
-        allow_neg_eigval=negative,
-        use_gate_in_kernel=True,
-        A_log=w("A_log", v_heads),
-        dt_bias=w("dt_bias", v_heads),
-    )
+    a, b = (linear(w.within(f"{name}_proj"), x, v_heads) for name in "ab")
+    y = delta_rule(w, run, q, k, v, a, b, negative=negative)
     return _finished(w, y, x, norm="o_norm.weight", eps=eps, gate=gate)
 
 
@@ -236,12 +230,9 @@ def _layer(
     mlp: int,
     **own: Any,
 ) -> Stream:
-    x = stream["x"]
-    d = x.shape[1]
-    mixed = rms_norm(x, w("attn_norm.weight", d), block_eps)
-    x = x + mixer(w.within("attn"), mixed, run, **own)
-    mixed = rms_norm(x, w("mlp_norm.weight", d), block_eps)
-    return {"x": x + gated_mlp(w.within("mlp"), mixed, mlp)}
+    mixed = partial(mixer, w.within("attn"), run=run, **own)
+    inner = partial(gated_mlp, w.within("mlp"), width=mlp)
+    return pre_norm(w, stream, mixed, inner, block_eps, norms=("attn_norm", "mlp_norm"))
 
 
 def _attention_layers(config: Config, count: int) -> dict[int, dict[str, Any]]:
@@ -288,7 +279,7 @@ def _model(
     config: Config, mixer: Callable[..., Array], hidden_ratio: float, **own: Any
 ) -> Definition:
     """A model whose layers have one mixer, or its several in a list under ``each``."""
-    d, vocab, count = (config.size(n) for n in ("hidden_size", "vocab_size", "num_hidden_layers"))
+    d, count = config.size("hidden_size"), config.size("num_hidden_layers")
     eps, each = config.number("norm_eps", 1e-6), own.pop("each", [{}] * count)
     config.only("hidden_act", "swish")
     config.only("attnres_block_size", None)
@@ -296,8 +287,6 @@ def _model(
     parts = int(d * config.number("hidden_ratio", hidden_ratio) * 2 / 3)
     mlp = config.size("intermediate_size", -(-parts // 256) * 256)
     attention = _attention_layers(config, count)
-    tied = config.flag("tie_word_embeddings", False)
-    embeddings = "model.embeddings.weight"
     layers = []
     for i in range(count):
         names = {"": f"model.layers.{i}."}
@@ -305,17 +294,7 @@ def _model(
         if settings.get("bound") is not None:
             names["attn.lower_bounds"] = "model.lower_bounds"
         layers.append(layer(_layer, names, block_eps=eps, mlp=mlp, **settings))
-    return Definition(
-        vocab,
-        layer(embed, {"weight": embeddings}, vocab=vocab, width=d),
-        tuple(layers),
-        layer(
-            rms_head,
-            {"norm": "model.norm.weight", "weight": embeddings if tied else "lm_head.weight"},
-            vocab=vocab,
-            eps=eps,
-        ),
-    )
+    return decoder(config, layers, eps=eps, embeddings="model.embeddings.weight")
 
 
 def _conv(config: Config, default: bool) -> int | None:

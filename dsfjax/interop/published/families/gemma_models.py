@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,14 +18,14 @@ from jax import Array
 from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.families.attention_models import rotary_attention
-from dsfjax.interop.published.families.mamba_models import rms_head
 from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
-    embed,
+    decoder,
     frequencies,
     gated_mlp,
     linear,
+    pre_norm,
     rms_norm,
 )
 from dsfjax.interop.published.running import Run
@@ -62,24 +63,21 @@ def _layer(
 
 
 def _model(
-    config: Config, layers: tuple[Layer, ...], norm: str, scale: float, cap: float | None
+    config: Config,
+    layers: tuple[Layer, ...],
+    scale: float,
+    cap: float | None,
+    norm: str = "model.norm.weight",
 ) -> Definition:
-    vocab, d = config.size("vocab_size"), config.size("hidden_size")
-    tied = config.flag("tie_word_embeddings", True)
-    embeddings = "model.embed_tokens.weight"
-    return Definition(
-        vocab,
-        layer(embed, {"weight": embeddings}, vocab=vocab, width=d, scale=scale),
+    return decoder(
+        config,
         layers,
-        layer(
-            rms_head,
-            {"norm": norm, "weight": embeddings if tied else "lm_head.weight"},
-            vocab=vocab,
-            eps=config.number("rms_norm_eps", 1e-6),
-            plus_one=True,
-            cap=cap,
-        ),
-        unused=("rotary_emb.inv_freq",),
+        eps=config.number("rms_norm_eps", 1e-6),
+        tied=True,
+        norm=norm,
+        scales=(scale, 1.0),
+        plus_one=True,
+        cap=cap,
     )
 
 
@@ -131,7 +129,7 @@ def gemma2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         for i, kind in enumerate(_kinds(config, 2))
     )
     cap = _number(config, "final_logit_softcapping", 30.0)
-    return _model(config, layers, "model.norm.weight", config.size("hidden_size") ** 0.5, cap)
+    return _model(config, layers, config.size("hidden_size") ** 0.5, cap)
 
 
 def _angles(config: Config, head_dim: int, kind: str) -> tuple[float, ...]:
@@ -171,7 +169,7 @@ def gemma3(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         for i, kind in enumerate(_kinds(config, period))
     )
     cap = _number(config, "final_logit_softcapping", None)
-    return _model(config, layers, "model.norm.weight", config.size("hidden_size") ** 0.5, cap)
+    return _model(config, layers, config.size("hidden_size") ** 0.5, cap)
 
 
 def _rg_lru(w: Weights, u: Array, run: Run, heads: int) -> Array:
@@ -229,15 +227,16 @@ def _griffin_layer(
     recurrent: bool,
     **own: Any,
 ) -> Stream:
-    x = stream["x"]
-    mixed, block = _norm(w, "temporal_pre_norm", x, eps), w.within("temporal_block")
-    if recurrent:
-        x = x + recurrent_block(block, mixed, run, activation=activation, **own)
-    else:
-        x = x + rotary_attention(block, mixed, run, out_bias=True, **own)
-    mixed = _norm(w, "channel_pre_norm", x, eps)
-    y = gated_mlp(w.within("mlp_block"), mixed, mlp, activation=activation, bias=True)
-    return {"x": x + y}
+    block = w.within("temporal_block")
+    mixer = (
+        partial(recurrent_block, block, run=run, activation=activation, **own)
+        if recurrent
+        else partial(rotary_attention, block, run=run, out_bias=True, **own)
+    )
+    inner = w.within("mlp_block")
+    inner = partial(gated_mlp, inner, width=mlp, activation=activation, bias=True)
+    norms = ("temporal_pre_norm", "channel_pre_norm")
+    return pre_norm(w, stream, mixer, inner, eps, norms=norms, plus_one=True)
 
 
 def _pattern(config: Config) -> tuple[str, ...]:
@@ -293,4 +292,4 @@ def recurrent_gemma(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> De
     )
     scale = float(np.asarray(math.sqrt(d), jnp.bfloat16))
     cap = _number(config, "logits_soft_cap", 30.0)
-    return _model(config, layers, "model.final_norm.weight", scale, cap)
+    return _model(config, layers, scale, cap, "model.final_norm.weight")

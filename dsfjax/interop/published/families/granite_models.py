@@ -6,24 +6,18 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import jax
 from jax import Array
 
-from dsfjax.core.dtypes import state_dtype
-from dsfjax.interop.published.families.mamba2_models import (
-    MIXERS,
-    attention_settings,
-    model,
-    ssd_settings,
-)
+from dsfjax.interop.published.families.attention_models import attention_settings
+from dsfjax.interop.published.families.mamba2_models import MIXERS, ssd_settings
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
     chosen_experts,
+    decoder,
     frequencies,
-    linear,
-    rms_norm,
-    top_scores,
+    pre_norm,
+    routed,
 )
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
@@ -38,12 +32,10 @@ def _joined_mlp(x: Array, up: Array, down: Array, activation: str) -> Array:
 
 def _experts(w: Weights, x: Array, mlp: int, activation: str, *, count: int, chosen: int) -> Array:
     """MLPs times the softmax of their scores, over the chosen ones alone."""
-    d, wide = x.shape[1], state_dtype(x.dtype)
+    d = x.shape[1]
     up = w("input_linear.weight", count, 2 * mlp, d)
     down = w("output_linear.weight", count, d, mlp)
-    scores = linear(w.within("router.layer"), x, count).astype(wide)
-    scores = top_scores(jax.nn.softmax(scores, axis=-1), chosen)
-    scores = scores / scores.sum(axis=-1, keepdims=True)
+    scores = routed(w.within("router.layer"), x, count, chosen)
     every = [
         partial(_joined_mlp, up=up[e], down=down[e], activation=activation) for e in range(count)
     ]
@@ -65,17 +57,19 @@ def _layer(
     branch: float,
     **own: Any,
 ) -> Stream:
-    x = stream["x"]
-    d = x.shape[1]
-    mixed = rms_norm(x, w("input_layernorm.weight", d), eps)
-    x = x + MIXERS[mixer](w.within(mixer), mixed, run, **own) * branch
-    mixed = rms_norm(x, w("post_attention_layernorm.weight", d), eps)
-    up = w("shared_mlp.input_linear.weight", 2 * shared, d)
-    y = _joined_mlp(mixed, up, w("shared_mlp.output_linear.weight", d, shared), activation)
-    if experts:
-        sparse = w.within("block_sparse_moe")
-        y = y + _experts(sparse, mixed, mlp, activation, count=experts, chosen=chosen)
-    return {"x": x + y * branch}
+    def mixed(x: Array) -> Array:
+        return MIXERS[mixer](w.within(mixer), x, run, **own) * branch
+
+    def all_mlps(x: Array) -> Array:
+        d = x.shape[1]
+        up = w("shared_mlp.input_linear.weight", 2 * shared, d)
+        y = _joined_mlp(x, up, w("shared_mlp.output_linear.weight", d, shared), activation)
+        if experts:
+            sparse = w.within("block_sparse_moe")
+            y = y + _experts(sparse, x, mlp, activation, count=experts, chosen=chosen)
+        return y * branch
+
+    return pre_norm(w, stream, mixed, all_mlps, eps)
 
 
 def _kinds(config: Config, count: int) -> list[str]:
@@ -100,7 +94,7 @@ def granite(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition
     config.ignore("partial_rotary_factor")
     rotates = config.get("position_embedding_type") is not None
     rotates = rotates and config.word("position_embedding_type", ("rope", "nope")) == "rope"
-    attention = attention_settings(config, d, ())
+    attention = attention_settings(config, angles=())
     if rotates:
         attention["angles"] = frequencies(config, attention["head_dim"])
     attention["scale"] = config.number("attention_multiplier", 1.0)
@@ -124,4 +118,4 @@ def granite(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition
         config.number("embedding_multiplier", 1.0),
         1 / config.number("logits_scaling", 1.0),
     )
-    return model(config, layers, eps, norm="model.norm.weight", scales=scales)
+    return decoder(config, layers, eps=eps, scales=scales)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-import jax
 from jax import Array
 
-from dsfjax.core.dtypes import state_dtype
-from dsfjax.interop.published.families.attention_models import rotary_attention
-from dsfjax.interop.published.families.mamba2_models import attention_settings, model
+from dsfjax.interop.published.families.attention_models import attention_settings, rotary_attention
 from dsfjax.interop.published.families.mamba_models import s6_mixer
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     chosen_experts,
+    decoder,
     expert_mlps,
     gated_mlp,
-    linear,
-    rms_norm,
-    top_scores,
+    pre_norm,
+    routed,
 )
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
@@ -29,9 +27,8 @@ _MIXERS: dict[str, Callable[..., Array]] = {"mamba": s6_mixer, "self_attn": rota
 
 def _experts(w: Weights, x: Array, mlp: int, *, count: int, chosen: int) -> Array:
     """MLPs times their probabilities; those of the chosen ones do not add up to 1."""
-    wide = state_dtype(x.dtype)
-    scores = jax.nn.softmax(linear(w.within("router"), x, count).astype(wide), axis=-1)
-    return chosen_experts(top_scores(scores, chosen), expert_mlps(w, count, mlp), x)
+    scores = routed(w.within("router"), x, count, chosen, renormalised=False)
+    return chosen_experts(scores, expert_mlps(w, count, mlp), x)
 
 
 def _layer(
@@ -46,14 +43,15 @@ def _layer(
     chosen: int,
     **own: Any,
 ) -> Stream:
-    x = stream["x"]
-    d = x.shape[1]
-    mixed = rms_norm(x, w("input_layernorm.weight", d), eps)
-    x = x + _MIXERS[mixer](w.within(mixer), mixed, run, **own)
-    mixed, inner = rms_norm(x, w("pre_ff_layernorm.weight", d), eps), w.within("feed_forward")
-    if experts > 1:
-        return {"x": x + _experts(inner, mixed, mlp, count=experts, chosen=chosen)}
-    return {"x": x + gated_mlp(inner, mixed, mlp)}
+    inner = w.within("feed_forward")
+    dense = partial(gated_mlp, inner, width=mlp)
+    sparse = partial(_experts, inner, mlp=mlp, count=experts, chosen=chosen)
+    return pre_norm(
+        *(w, stream, partial(_MIXERS[mixer], w.within(mixer), run=run, **own)),
+        sparse if experts > 1 else dense,
+        eps,
+        norms=("input_layernorm", "pre_ff_layernorm"),
+    )
 
 
 def _place(config: Config, name: str, period: int, offset: int) -> tuple[int, int]:
@@ -90,7 +88,7 @@ def jamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
             "norm_eps": eps,
             "norms": ("dt_layernorm", "b_layernorm", "c_layernorm"),
         },
-        "self_attn": attention_settings(config, d, ()),
+        "self_attn": attention_settings(config, angles=()),
     }
     mlp, count = config.size("intermediate_size"), config.size("num_experts", 16)
     chosen = config.size("num_experts_per_tok", 2)
@@ -102,4 +100,4 @@ def jamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         experts = count if i % expert_period == expert_offset else 1
         own = {"mixer": kind, "eps": eps, "mlp": mlp, "experts": experts, "chosen": chosen}
         layers.append(layer(_layer, f"model.layers.{i}.", **own, **mixers[kind]))
-    return model(config, tuple(layers), eps)
+    return decoder(config, layers, eps=eps, norm="model.final_layernorm.weight")

@@ -13,14 +13,16 @@ from jax import Array
 from dsfjax import ops
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.families.olmo_models import convolved_heads
-from dsfjax.interop.published.families.qwen_hybrid_models import FULL, LINEAR, decoder, layer_types
+from dsfjax.interop.published.families.qwen_hybrid_models import FULL, LINEAR, layer_types
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     chosen_experts,
+    decoder,
     expert_mlps,
     gated_mlp,
     linear,
     norm_then_gate,
+    pre_norm,
     rms_norm,
     top_scores,
 )
@@ -166,14 +168,10 @@ def _around(
     eps: float,
     mlp: int | GroupedExperts,
 ) -> Stream:
-    x = stream["x"]
-    d = x.shape[1]
-    x = x + mixer(rms_norm(x, w("input_layernorm.weight", d), eps))
-    mixed = rms_norm(x, w("post_attention_layernorm.weight", d), eps)
     own = w.first_of("block_sparse_moe", "mlp")
-    if isinstance(mlp, GroupedExperts):
-        return {"x": x + _experts(own, mixed, mlp)}
-    return {"x": x + gated_mlp(own, mixed, mlp)}
+    sparse = isinstance(mlp, GroupedExperts)
+    inner = partial(_experts, own, own=mlp) if sparse else partial(gated_mlp, own, width=mlp)
+    return pre_norm(w, stream, mixer, inner, eps)
 
 
 def _kda_layer(

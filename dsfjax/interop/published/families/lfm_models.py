@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.interop.published.families.attention_models import rotary_attention
-from dsfjax.interop.published.families.qwen_hybrid_models import FULL, decoder
+from dsfjax.interop.published.families.qwen_hybrid_models import FULL
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
-from dsfjax.interop.published.parts import frequencies, gated_mlp, linear, rms_norm
+from dsfjax.interop.published.parts import decoder, frequencies, gated_mlp, linear, pre_norm
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 
@@ -39,11 +39,8 @@ def short_convolution(w: Weights, x: Array, run: Run, *, width: int, bias: bool)
 def _around(
     w: Weights, stream: Stream, mixer: Callable[[Array], Array], eps: float, mlp: int
 ) -> Stream:
-    x = stream["x"]
-    d = x.shape[1]
-    x = x + mixer(rms_norm(x, w("operator_norm.weight", d), eps))
-    mixed = rms_norm(x, w("ffn_norm.weight", d), eps)
-    return {"x": x + gated_mlp(w.within("feed_forward"), mixed, mlp, names=("w1", "w3", "w2"))}
+    inner = partial(gated_mlp, w.within("feed_forward"), width=mlp, names=("w1", "w3", "w2"))
+    return pre_norm(w, stream, mixer, inner, eps, norms=("operator_norm", "ffn_norm"))
 
 
 def _conv_layer(
@@ -95,7 +92,7 @@ def lfm2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     layers = (of_layer(i, kind) for i, kind in enumerate(_types(config, count)))
     tied = config.flag("tie_embedding", config.flag("tie_word_embeddings", True))
     config.only("tie_word_embeddings", tied)
-    return decoder(config, layers, eps=eps, tied=tied, norm="embedding_norm")
+    return decoder(config, layers, eps=eps, tied=tied, norm="model.embedding_norm.weight")
 
 
 def _types(config: Config, count: int) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,12 +15,13 @@ from jaxtyping import Float
 
 from dsfjax import ops
 from dsfjax.core.dtypes import state_dtype
-from dsfjax.interop.published.families.attention_models import rotary_attention
-from dsfjax.interop.published.families.mamba_models import rms_head
-from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights, family, layer
-from dsfjax.interop.published.parts import embed, frequencies, gated_mlp, linear, rms_norm
+from dsfjax.interop.published.families.attention_models import attention_settings, rotary_attention
+from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
+from dsfjax.interop.published.parts import decoder, gated_mlp, linear, pre_norm, rms_norm
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
+
+_NORM = "model.final_layernorm.weight"
 
 
 def gated_norm(
@@ -156,45 +158,6 @@ def ssd_settings(config: Config, d: int, inner: int | None = None) -> dict[str, 
     }
 
 
-def model(
-    config: Config,
-    layers: tuple[Layer, ...],
-    eps: float,
-    *,
-    norm: str = "model.final_layernorm.weight",
-    embeddings: str = "model.embed_tokens.weight",
-    scales: tuple[float, float] = (1.0, 1.0),
-    unused: tuple[str, ...] = (),
-) -> Definition:
-    """A model whose embeddings are not tied unless the config says so.
-
-    Args:
-        config: The config.
-        layers: The layers.
-        eps: Of the last norm.
-        norm: Name of its weight.
-        embeddings: Name of the embeddings.
-        scales: Of the embeddings and of the logits.
-        unused: See `Definition`.
-    """
-    d, vocab = config.size("hidden_size"), config.size("vocab_size")
-    tied = config.flag("tie_word_embeddings", False)
-    head = embeddings if tied else "lm_head.weight"
-    return Definition(
-        vocab,
-        layer(embed, {"weight": embeddings}, vocab=vocab, width=d, scale=scales[0]),
-        layers,
-        layer(
-            rms_head,
-            {"norm": norm, "weight": head},
-            vocab=vocab,
-            eps=eps,
-            scale=scales[1],
-        ),
-        unused=("rotary_emb.inv_freq", *unused),
-    )
-
-
 def _mamba2_layer(w: Weights, stream: Stream, run: Run, *, eps: float, **own: Any) -> Stream:
     x = stream["x"]
     mixed = rms_norm(x, w("norm.weight", x.shape[1]), eps)
@@ -227,10 +190,10 @@ def mamba2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         layer(_mamba2_layer, f"backbone.layers.{i}.", eps=eps, **own)
         for i in range(config.size("num_hidden_layers"))
     )
-    return model(
+    return decoder(
         config,
         layers,
-        eps,
+        eps=eps,
         norm="backbone.norm_f.weight",
         embeddings="backbone.embeddings.weight",
     )
@@ -251,27 +214,12 @@ def _bamba_layer(
     mlp_bias: bool,
     **own: Any,
 ) -> Stream:
-    x = stream["x"]
-    d = x.shape[1]
-    mixed = rms_norm(x, w("input_layernorm.weight", d), eps)
-    x = x + MIXERS[mixer](w.within(mixer), mixed, run, **own)
-    mixed = rms_norm(x, w("pre_ff_layernorm.weight", d), eps)
-    return {"x": x + gated_mlp(w.within("feed_forward"), mixed, mlp, bias=mlp_bias)}
-
-
-def attention_settings(
-    config: Config, d: int, angles: tuple[float, ...] | None = None
-) -> dict[str, Any]:
-    """The settings of `rotary_attention`; ``angles`` by `frequencies` if they are None."""
-    heads = config.size("num_attention_heads")
-    head_dim = config.size("head_dim", d // heads)
-    return {
-        "heads": heads,
-        "kv_heads": config.size("num_key_value_heads", heads),
-        "head_dim": head_dim,
-        "angles": frequencies(config, head_dim) if angles is None else angles,
-        "bias": config.flag("attention_bias", False),
-    }
+    return pre_norm(
+        *(w, stream, partial(MIXERS[mixer], w.within(mixer), run=run, **own)),
+        partial(gated_mlp, w.within("feed_forward"), width=mlp, bias=mlp_bias),
+        eps,
+        norms=("input_layernorm", "pre_ff_layernorm"),
+    )
 
 
 @family("bamba")
@@ -285,13 +233,11 @@ def bamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     given = config.get("rope_parameters")
     for rotary in (config, Config(given if isinstance(given, dict) else {}, config.where)):
         rotary.only("partial_rotary_factor", 0.5)
-    head_dim = config.size("head_dim", d // config.size("num_attention_heads"))
-    angles = frequencies(config, head_dim, share=0.5)
     own = {"eps": eps, "mlp": config.size("intermediate_size")}
     own["mlp_bias"] = config.flag("mlp_bias", False)
     mixers = {
         "mamba": {"norm_eps": eps, **ssd_settings(config, d)},
-        "self_attn": attention_settings(config, d, angles),
+        "self_attn": attention_settings(config, share=0.5),
     }
     attending = config.get("attn_layer_indices") or ()
     kinds = ["self_attn" if i in attending else "mamba" for i in range(count)]
@@ -299,7 +245,7 @@ def bamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         layer(_bamba_layer, f"model.layers.{i}.", mixer=kind, **own, **mixers[kind])
         for i, kind in enumerate(kinds)
     )
-    return model(config, layers, eps)
+    return decoder(config, layers, eps=eps, norm=_NORM)
 
 
 def _falcon_layer(
@@ -350,7 +296,7 @@ def falcon_h1(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definiti
         name: config.number(f"{name}_multiplier", 1.0)
         for name in ("ssm_in", "ssm_out", "attention_in", "attention_out", "key")
     }
-    attention = attention_settings(config, d)
+    attention = attention_settings(config)
     attention["scale"] = one["key"] * attention["head_dim"] ** -0.5  # the scores are linear in k
     inner = config.get("mamba_d_ssm")
     ssd = ssd_settings(config, d, None if inner is None else config.size("mamba_d_ssm"))
@@ -380,4 +326,4 @@ def falcon_h1(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definiti
         config.number("embedding_multiplier", 1.0),
         config.number("lm_head_multiplier", 1.0),
     )
-    return model(config, layers, eps, scales=scales)
+    return decoder(config, layers, eps=eps, norm=_NORM, scales=scales)

@@ -10,7 +10,7 @@ from jax import Array
 
 from dsfjax import ops
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
-from dsfjax.interop.published.parts import embed, linear, rms_norm, soft_cap
+from dsfjax.interop.published.parts import decoder, linear, rms_norm
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 
@@ -78,30 +78,12 @@ def _layer(w: Weights, stream: Stream, run: Run, *, eps: float, **own: object) -
     return {"x": x + s6_mixer(w.within("mixer"), mixed, run, **own)}  # type: ignore[arg-type]
 
 
-def rms_head(
-    w: Weights,
-    stream: Stream,
-    run: Run,
-    *,
-    vocab: int,
-    eps: float,
-    plus_one: bool = False,
-    scale: float = 1.0,
-    cap: float | None = None,
-) -> Stream:
-    """RMS norm and the map to logits, scaled and capped, under ``norm`` and ``weight``."""
-    del run
-    x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps, plus_one=plus_one)
-    logits = x @ w("weight", vocab, x.shape[-1]).T
-    return {"x": x, "logits": soft_cap(logits if scale == 1 else logits * scale, cap)}
-
-
 @family("mamba", "falcon_mamba")
 def mamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Mamba; Falcon-Mamba with RMS norms without weights on Δ, B and C."""
     del shapes
     falcon = config.get("model_type") == "falcon_mamba"
-    d, vocab = config.size("hidden_size"), config.size("vocab_size")
+    d = config.size("hidden_size")
     eps = config.number("layer_norm_epsilon", 1e-5)
     config.only("hidden_act", "silu")
     config.ignore(
@@ -126,19 +108,14 @@ def mamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     }
     if falcon:
         own["norm_eps"] = config.number("mixer_rms_eps", 1e-6)
-    tied = config.flag("tie_word_embeddings", not falcon)
-    embeddings = "backbone.embeddings.weight"
-    return Definition(
-        vocab,
-        layer(embed, {"weight": embeddings}, vocab=vocab, width=d),
-        tuple(
+    return decoder(
+        config,
+        (
             layer(_layer, f"backbone.layers.{i}.", eps=eps, **own)
             for i in range(config.size("num_hidden_layers"))
         ),
-        layer(
-            rms_head,
-            {"norm": "backbone.norm_f.weight", "weight": embeddings if tied else "lm_head.weight"},
-            vocab=vocab,
-            eps=eps,
-        ),
+        eps=eps,
+        tied=not falcon,
+        embeddings="backbone.embeddings.weight",
+        norm="backbone.norm_f.weight",
     )

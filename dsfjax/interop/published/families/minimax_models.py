@@ -13,16 +13,17 @@ from jax import Array
 from dsfjax import ops
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.families.attention_models import rotary_attention
-from dsfjax.interop.published.families.qwen_hybrid_models import FULL, LINEAR, decoder, layer_types
+from dsfjax.interop.published.families.qwen_hybrid_models import FULL, LINEAR, layer_types
 from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
     chosen_experts,
+    decoder,
     expert_mlps,
     frequencies,
     linear,
     rms_norm,
-    top_scores,
+    routed,
 )
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
@@ -71,9 +72,7 @@ def _around(
     x = kept * x + added * mixer(x)
     x = rms_norm(x, w("post_attention_layernorm.weight", d), eps)
     own, (count, chosen, width) = w.within("block_sparse_moe"), experts
-    scores = linear(own.within("gate"), x, count).astype(state_dtype(x.dtype))
-    scores = top_scores(jax.nn.softmax(scores, axis=-1), chosen)
-    scores = scores / scores.sum(axis=-1, keepdims=True)
+    scores = routed(own.within("gate"), x, count, chosen)
     mlps = expert_mlps(own, count, width, activation=activation, names=("w1", "w3", "w2"))
     return {"x": mlp_kept * x + mlp_added * chosen_experts(scores, mlps, x)}
 

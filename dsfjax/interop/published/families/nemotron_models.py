@@ -12,11 +12,12 @@ from jax import Array
 
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.families.attention_models import rotary_attention
-from dsfjax.interop.published.families.mamba2_models import model, ssd_mixer
+from dsfjax.interop.published.families.mamba2_models import ssd_mixer
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
     chosen_experts,
+    decoder,
     linear,
     rms_norm,
     top_scores,
@@ -174,10 +175,10 @@ def nemotron_h(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definit
         layer(_layer, f"backbone.layers.{i}.", mixer=kind, eps=eps, **own[kind])
         for i, kind in enumerate(kinds)
     )
-    return model(
+    return decoder(
         config,
         layers,
-        eps,
+        eps=eps,
         norm="backbone.norm_f.weight",
         embeddings="backbone.embeddings.weight",
         unused=tuple(name for name in shapes if name.startswith("mtp.")),  # further predictions

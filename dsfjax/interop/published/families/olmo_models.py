@@ -9,17 +9,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.interop.published.families.attention_models import rotary_attention
+from dsfjax.interop.published.families.attention_models import attention_settings, rotary_attention
 from dsfjax.interop.published.families.qwen_hybrid_models import (
     FULL,
     LINEAR,
-    decoder,
     delta_rule,
     layer_types,
 )
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
-    frequencies,
+    decoder,
     gated_mlp,
     linear,
     norm_then_gate,
@@ -119,14 +118,7 @@ def olmo_hybrid(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Defini
     default = [FULL if i % 4 == 3 else LINEAR for i in range(count)]
     if FULL not in default:
         default[-1] = FULL
-    types, head_dim = layer_types(config, default), config.size("head_dim", d // heads)
-    full = {
-        "heads": heads,
-        "kv_heads": config.size("num_key_value_heads", heads),
-        "head_dim": head_dim,
-        "angles": frequencies(config, head_dim),
-        "bias": config.flag("attention_bias", False),
-    }
+    types, full = layer_types(config, default), attention_settings(config)
     key_heads = config.size("linear_num_key_heads", heads)
     key_dim = config.size("linear_key_head_dim", int(0.75 * d / key_heads))
     delta = {

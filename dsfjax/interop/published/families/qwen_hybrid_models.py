@@ -14,20 +14,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax import ops
-from dsfjax.core.dtypes import state_dtype
-from dsfjax.interop.published.families.attention_models import rotary_attention
-from dsfjax.interop.published.families.mamba_models import rms_head
-from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights, family, layer
+from dsfjax.interop.published.families.attention_models import attention_settings, rotary_attention
+from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     chosen_experts,
-    embed,
+    decoder,
     expert_mlps,
-    frequencies,
     gated_mlp,
     linear,
     norm_then_gate,
-    rms_norm,
-    top_scores,
+    pre_norm,
+    routed,
 )
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
@@ -160,10 +157,7 @@ def _in_order(
 
 def _experts(w: Weights, x: Array, own: Experts) -> Array:
     """Those that the router chooses, and σ(gate) times the one for all."""
-    scores = linear(w.within("gate"), x, own.count).astype(state_dtype(x.dtype))
-    scores = top_scores(jax.nn.softmax(scores, axis=-1), own.chosen)
-    if own.renormalised:
-        scores = scores / scores.sum(axis=-1, keepdims=True)
+    scores = routed(w.within("gate"), x, own.count, own.chosen, renormalised=own.renormalised)
     y = chosen_experts(scores, expert_mlps(w, own.count, own.width), x)
     gate = jax.nn.sigmoid(linear(w.within("shared_expert_gate"), x, 1))
     return y + gate * gated_mlp(w.within("shared_expert"), x, own.shared)
@@ -172,14 +166,10 @@ def _experts(w: Weights, x: Array, own: Experts) -> Array:
 def _around(
     w: Weights, stream: Stream, mixer: Callable[[Array], Array], eps: float, mlp: int | Experts
 ) -> Stream:
-    x = stream["x"]
-    d = x.shape[1]
-    x = x + mixer(rms_norm(x, w("input_layernorm.weight", d), eps, plus_one=True))
-    mixed = rms_norm(x, w("post_attention_layernorm.weight", d), eps, plus_one=True)
     own = w.within("mlp")
-    if isinstance(mlp, Experts):
-        return {"x": x + _experts(own, mixed, mlp)}
-    return {"x": x + gated_mlp(own, mixed, mlp)}
+    sparse = isinstance(mlp, Experts)
+    inner = partial(_experts, own, own=mlp) if sparse else partial(gated_mlp, own, width=mlp)
+    return pre_norm(w, stream, mixer, inner, eps, plus_one=True)
 
 
 def _delta_layer(
@@ -206,41 +196,6 @@ def layer_types(config: Config, default: Iterable[str]) -> tuple[str, ...]:
     return config.words("layer_types", config.size("num_hidden_layers"), (LINEAR, FULL))
 
 
-def decoder(
-    config: Config,
-    layers: Iterable[Layer],
-    *,
-    eps: float,
-    tied: bool = False,
-    prefix: str = "model.",
-    norm: str = "norm",
-    plus_one: bool = False,
-    unused: tuple[str, ...] = (),
-) -> Definition:
-    """Embeddings, layers, a last RMS norm and the map to logits.
-
-    Args:
-        config: The config.
-        layers: The layers.
-        eps: Of the norm.
-        tied: Whether the embeddings are the map to logits, where the config does not say.
-        prefix: Of all names but that of the map to logits.
-        norm: Name of the norm.
-        plus_one: Whether it multiplies by 1 + weight.
-        unused: See `Definition`.
-    """
-    vocab, embeddings = config.size("vocab_size"), f"{prefix}embed_tokens.weight"
-    tied = config.flag("tie_word_embeddings", tied)
-    names = {"norm": f"{prefix}{norm}.weight", "weight": embeddings if tied else "lm_head.weight"}
-    return Definition(
-        vocab,
-        layer(embed, {"weight": embeddings}, vocab=vocab, width=config.size("hidden_size")),
-        tuple(layers),
-        layer(rms_head, names, vocab=vocab, eps=eps, plus_one=plus_one),
-        unused=unused,
-    )
-
-
 @family("qwen3_next", "qwen3_5_text")
 def qwen_hybrid(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Qwen3-Next, and the text model of Qwen3.5, which has dense MLPs and maps in order."""
@@ -252,14 +207,7 @@ def qwen_hybrid(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Defini
     interval = config.size("full_attention_interval", 4)
     types = layer_types(config, (LINEAR if (i + 1) % interval else FULL for i in range(count)))
     mlps = _mlps(config, count) if following else [config.size("intermediate_size")] * count
-    head_dim = config.size("head_dim", 256)
-    full = {
-        "heads": config.size("num_attention_heads"),
-        "kv_heads": config.size("num_key_value_heads"),
-        "head_dim": head_dim,
-        "angles": frequencies(config, head_dim, share=0.25, theta=10_000.0),
-        "bias": config.flag("attention_bias", False),
-    }
+    full = attention_settings(config, head_dim=256, share=0.25)
     delta = {
         "key_heads": config.size("linear_num_key_heads", 16),
         "value_heads": config.size("linear_num_value_heads", 32),
@@ -282,7 +230,15 @@ def qwen_hybrid(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Defini
     )
     # What predicts several tokens at once, and what looks at images.
     unused = tuple(name for name in shapes if name.startswith(("mtp.", "model.visual.")))
-    return decoder(config, layers, eps=eps, prefix=prefix, plus_one=True, unused=unused)
+    return decoder(
+        config,
+        layers,
+        eps=eps,
+        embeddings=f"{prefix}embed_tokens.weight",
+        norm=f"{prefix}norm.weight",
+        plus_one=True,
+        unused=unused,
+    )
 
 
 def _mlps(config: Config, count: int) -> list[int | Experts]:

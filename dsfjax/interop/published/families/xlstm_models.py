@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.dtypes import state_dtype
-from dsfjax.interop.published.families.mamba_models import rms_head
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
-from dsfjax.interop.published.parts import embed, layer_norm, linear, rms_norm, soft_cap
+from dsfjax.interop.published.parts import decoder, layer_norm, linear, rms_norm, soft_cap
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 from dsfjax.ops.mlstm_kernels import matrix_memory
@@ -117,7 +116,6 @@ def _layer(
 def xlstm(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """xLSTM, with maps of their own or joint ones (weight_mode)."""
     del shapes
-    vocab = config.size("vocab_size")
     d = _either(config, "hidden_size", "embedding_dim")
     count = _either(config, "num_hidden_layers", "num_blocks")
     config.only("add_out_norm", True)
@@ -138,22 +136,14 @@ def xlstm(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         "eps": config.number("eps", 1e-6),
         "mlp": int((wanted + multiple - 1) // multiple * multiple),
     }
-    tied = config.flag("tie_word_embeddings", False)
-    embeddings = "backbone.embeddings.weight"
-    return Definition(
-        vocab,
-        layer(embed, {"weight": embeddings}, vocab=vocab, width=d),
-        tuple(layer(_layer, f"backbone.blocks.{i}.", **own) for i in range(count)),
-        layer(
-            rms_head,
-            {
-                "norm": "backbone.out_norm.weight",
-                "weight": embeddings if tied else "lm_head.weight",
-            },
-            vocab=vocab,
-            eps=norm_eps,
-            cap=config.number("output_logit_soft_cap", 30.0),
-        ),
+    return decoder(
+        config,
+        (layer(_layer, f"backbone.blocks.{i}.", **own) for i in range(count)),
+        eps=norm_eps,
+        width=d,
+        embeddings="backbone.embeddings.weight",
+        norm="backbone.out_norm.weight",
+        cap=config.number("output_logit_soft_cap", 30.0),
     )
 
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.interop.published.families.mamba2_models import expect_inner, ssd_mixer
-from dsfjax.interop.published.families.mamba_models import rms_head
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
+    decoder,
     embed,
     frequencies,
     linear,
@@ -177,7 +177,7 @@ def _block(config: Config, d: int, eps: float) -> dict[str, Any]:
 def zamba2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Zamba2: hybrid layers take turns among the shared blocks, each with adapters of its own."""
     del shapes
-    d, vocab, count = (config.size(n) for n in ("hidden_size", "vocab_size", "num_hidden_layers"))
+    d, count = config.size("hidden_size"), config.size("num_hidden_layers")
     eps = config.number("rms_norm_eps", 1e-5)
     config.ignore("chunk_size", "kv_channels", "num_query_groups", "num_logits_to_keep")
     config.ignore("time_step_floor", "time_step_limit", "time_step_max", "use_mamba_kernels")
@@ -195,18 +195,11 @@ def zamba2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
             layers.append(layer(_layer, names, shared=shared, **own))
         else:
             layers.append(layer(_layer, f"model.layers.{i}.", **own))
-    tied = config.flag("tie_word_embeddings", True)
-    embeddings = "model.embed_tokens.weight"
-    head = embeddings if tied else "lm_head.weight"
-    return Definition(
-        vocab,
-        layer(_embed, {"weight": embeddings}, vocab=vocab, width=d),
-        tuple(layers),
-        layer(
-            rms_head,
-            {"norm": "model.final_layernorm.weight", "weight": head},
-            vocab=vocab,
-            eps=eps,
-        ),
-        unused=("rotary_emb.inv_freq",),
+    return decoder(
+        config,
+        layers,
+        eps=eps,
+        tied=True,
+        norm="model.final_layernorm.weight",
+        embedding=_embed,
     )
