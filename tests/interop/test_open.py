@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file
 import dsfjax
 from dsfjax import KernelSystem, analysis
 from dsfjax.analysis import interventions as on
+from dsfjax.interop.published import opened as opened_module
 from dsfjax.interop.published.naming import REGISTRY
 from tests.opened import FAMILIES, FOLDER, QUICK, distance, opened, reference
 
@@ -44,6 +46,20 @@ def test_it_continues_as_the_full_pass_says(name: str) -> None:
     mixed = [prompt[0, :4], prompt[1]]
     alone = [model.generate(one, 3) for one in mixed]
     assert np.array_equal(model.generate(mixed, 3), np.stack(alone))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mamba", "llama", "fla_rwkv7"])
+def test_prompts_are_read_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any size, one step included, in which a document may start after padding."""
+    model, ids = opened(name), reference(name)["input_ids_a"][0]
+    mixed = [ids[:1], ids[:5], ids[:9]]
+    whole = model.generate(mixed, 3)
+    for size in (1, 4, 8):
+        monkeypatch.setattr(opened_module, "_PREFILL", size)
+        assert np.array_equal(model.generate(mixed, 3), whole)
+    alone = [model.generate(one, 3) for one in mixed]
+    assert np.array_equal(whole, np.stack(alone))
 
 
 @pytest.mark.slow
@@ -149,6 +165,7 @@ def test_sampling_keeps_to_what_is_allowed() -> None:
     [
         ([], {}, "at least one token"),
         ([[1, 2], []], {}, "at least one token"),
+        (5, {}, "at least one token"),
         ([64], {}, "token ids from 0 to 63, got 64 to 64"),
         ([0.5], {}, "whole numbers"),
         ([3], {"n": 0}, "n of at least 1"),
@@ -157,7 +174,7 @@ def test_sampling_keeps_to_what_is_allowed() -> None:
         ([3], {"top_p": 0.0}, "top_p above 0"),
     ],
 )
-def test_generation_that_cannot_be(prompt: list, own: dict, message: str) -> None:
+def test_generation_that_cannot_be(prompt: Any, own: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         opened("mamba").generate(prompt, **{"n": 2, **own})
 

@@ -10,66 +10,56 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights
+from dsfjax.interop.published.naming import Definition, Layer, Program, Stream, Weights
 from dsfjax.interop.published.running import Run, Used
 
 Params = dict[str, Array]
 
 
-@partial(jax.jit, static_argnames=("one", "batched", "capacity", "keep", "show"))
-def _compiled(
-    one: tuple[Any, ...],
+@partial(jax.jit, static_argnames=("program", "batched", "capacity", "starting", "keep", "show"))
+def through(
+    program: Program,
     tensors: Params,
     stream: Stream,
     positions: Array,
-    state: dict[str, Any] | None,
+    state: dict[str, Any] | None = None,
+    nudges: tuple[Array, ...] | None = None,
     *,
-    batched: bool,
-    capacity: int | None,
-    keep: bool,
-    show: bool,
-    nudges: tuple[Array, ...] | None,
+    batched: bool = False,
+    capacity: int | None = None,
+    starting: bool = False,
+    keep: bool = False,
+    show: bool = False,
 ) -> tuple[Stream, dict[str, Any], tuple[Used, ...]]:
-    kind, settings = one
+    """Run a layer, by the program that all layers of its kind share.
+
+    Args:
+        program: `Layer.program`.
+        tensors: By their names within the layer.
+        stream: What enters.
+        positions: Of the steps, (L,).
+        state: See `Run`.
+        nudges: See `Run`.
+        batched: Whether ``stream``, ``positions`` and ``state`` have an axis of sequences first.
+        capacity: See `Run`.
+        starting: Whether documents may start within, after padding.
+        keep: Whether to return what the layer leaves for later tokens.
+        show: Whether to return its Systems.
+
+    Returns:
+        What leaves the layer, what it leaves behind, and its Systems.
+    """
+    kind, settings = program
 
     def of_sequence(
         stream: Stream, positions: Array, state: dict[str, Any] | None
     ) -> tuple[Stream, dict[str, Any], tuple[Used, ...]]:
-        # Only where something continues can there be padding, and a document that starts within.
-        reset = positions == 0 if keep and positions.shape[0] > 1 else None
+        reset = positions == 0 if starting else None
         run = Run(positions, reset=reset, state=state, capacity=capacity, nudges=nudges)
         out = kind(Weights(tensors), stream, run, **dict(settings))
         return out, run.left if keep else {}, tuple(run.systems) if show else ()
 
-    return (
-        jax.vmap(of_sequence)(stream, positions, state)
-        if batched
-        else of_sequence(stream, positions, state)
-    )
-
-
-def through(
-    one: Layer,
-    tensors: Params,
-    stream: Stream,
-    positions: Array,
-    state: dict[str, Any] | None,
-    *,
-    batched: bool = False,
-    capacity: int | None = None,
-    keep: bool = False,
-    show: bool = False,
-    nudges: tuple[Array, ...] | None = None,
-) -> tuple[Stream, dict[str, Any], tuple[Used, ...]]:
-    """A layer as a program that all layers of its kind share."""
-    return _compiled(
-        *((one.kind, one.settings), tensors, stream, positions, state),
-        batched=batched,
-        capacity=capacity,
-        keep=keep,
-        show=show,
-        nudges=nudges,
-    )
+    return (jax.vmap(of_sequence) if batched else of_sequence)(stream, positions, state)
 
 
 class Checked(NamedTuple):
@@ -107,7 +97,7 @@ def check(definition: Definition, shapes: dict[str, Any], held: Iterable[int]) -
     for one in (model.embed, *chosen, *([model.head] if whole else [])):
         names = one.tensors(shapes)
         tensors = {own: shapes[name] for own, name in names.items()}
-        kind = f"{(one.kind, one.settings, tensors, stream)}"
+        kind = f"{(one.program, tensors, stream)}"
         if kind not in traced:
             used: set[str] = set()
 

@@ -76,6 +76,9 @@ class Weights:
 Kind = Callable[..., Stream]
 """``kind(w, stream, run, **settings) -> stream``, one layer of a model."""
 
+Program = tuple[Kind, tuple[tuple[str, Any], ...]]
+"""A kind and its settings."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -93,6 +96,11 @@ class Layer:
     kind: Kind
     settings: tuple[tuple[str, Any], ...]
     names: tuple[tuple[str, str], ...]
+
+    @property
+    def program(self) -> Program:
+        """What layers have in common that are one compiled program."""
+        return self.kind, self.settings
 
     def tensors(self, every: Iterable[str]) -> dict[str, str]:
         """The names of the file by those within the layer."""

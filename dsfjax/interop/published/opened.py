@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +120,7 @@ class Opened:
                 the outputs of changed Systems less the old ones, these are the exact logits after
                 an intervention.
         """
-        return self._forward(params, self._tokens(ids), nudges=nudges)[-1]["logits"]
+        return self._forward(params, self._tokens(ids), nudges=nudges)[-1][0]["logits"]
 
     def hidden(self, ids: Ids) -> Array:
         """What enters the first layer, and what leaves every one, before the final norm.
@@ -131,8 +131,8 @@ class Opened:
         Returns:
             (num_layers + 1, …, L, d).
         """
-        streams = self._forward(self.params, self._tokens(ids))
-        return jnp.stack([stream["x"] for stream in streams[:-1]])
+        passed = self._forward(self.params, self._tokens(ids))
+        return jnp.stack([stream["x"] for stream, _ in passed[:-1]])
 
     def systems(self, ids: Ids) -> tuple[tuple[Used, ...], ...]:
         """The Systems of every layer on given tokens, and what they run on.
@@ -145,9 +145,8 @@ class Opened:
             `dsfjax.analysis`: one per mixer, several where a layer has several, none where it has
             none (an MLP). With a batch, every array has its axis first.
         """
-        found: list[tuple[Used, ...]] = []
-        self._forward(self.params, self._tokens(ids), found)
-        return tuple(found)
+        passed = self._forward(self.params, self._tokens(ids), show=True)
+        return tuple(used for _, used in passed[1:-1])
 
     def output_gradients(self, ids: Ids) -> tuple[tuple[Array, ...], ...]:
         """∂L/∂y of every System that `systems` gives, L the mean of −log p(next token).
@@ -176,7 +175,7 @@ class Opened:
         if index not in self.held:
             raise ValueError(f"layer: expected one of {list(self.held)}, got {index}.")
         one = self.definition.layers[index]
-        return OpenedLayer(one, self._of(one))
+        return OpenedLayer(one, self._of(one, self.params))
 
     def generate(
         self,
@@ -208,14 +207,13 @@ class Opened:
         ids, positions, single = self._prompts(prompt)
         check_sampling(n, temperature, top_k, top_p)
         key = jax.random.key(0) if key is None else key
-        total = ids.shape[1] + n
-        state: State | None = None
+        total, state = ids.shape[1] + n, None
         logits = jnp.zeros(())
-        length = ids.shape[1]
-        for begin in range(0, max(length - 1, 1), _PREFILL):
-            end = begin + _PREFILL  # no part has one step, which would pass for a continuation
-            part = slice(begin, length if end + 1 >= length else end)
-            logits, state = self._continue(ids[:, part], positions[:, part], state, total)
+        for begin in range(0, ids.shape[1], _PREFILL):
+            part = slice(begin, begin + _PREFILL)
+            logits, state = self._continue(
+                ids[:, part], positions[:, part], state, total, starting=True
+            )
         found, place = [], positions[:, -1:]
         for i in range(n):
             token = sampled(logits, jax.random.fold_in(key, i), temperature, top_k, top_p)
@@ -263,27 +261,46 @@ class Opened:
         return path
 
     def _continue(
-        self, ids: Array, positions: Array, state: State | None, capacity: int
+        self,
+        ids: Array,
+        positions: Array,
+        state: State | None,
+        capacity: int,
+        *,
+        starting: bool = False,
     ) -> tuple[Array, State]:
         """Logits of the last of further tokens (B, L), and the state after them."""
-        self._expect_whole()
-        model, stream = self.definition, {"ids": ids}
+        stream: Stream = {"ids": ids}
         states: list[dict[str, Any]] = []
-        for i, one in enumerate((model.embed, *model.layers, model.head)):
-            if one is model.head:  # of the last step only: there may be many ids
+        for i, (one, tensors) in enumerate(self._every(self.params)):
+            if one is self.definition.head:  # of the last step only: there may be many ids
                 stream, positions = jax.tree.map(lambda x: x[:, -1:], (stream, positions))
             stream, left, _ = through(
-                *(one, self._of(one), stream, positions, None if state is None else state[i]),
+                *(one.program, tensors, stream, positions, None if state is None else state[i]),
                 batched=True,
                 capacity=capacity,
+                starting=starting,
                 keep=True,
             )
             states.append(left)
         return stream["logits"][:, -1], tuple(states)
 
-    def _of(self, one: Layer, params: Params | None = None) -> Params:
-        params = self.params if params is None else params
-        return {own: params[name] for own, name in one.tensors(params).items()}
+    @cached_property
+    def _names(self) -> dict[Layer, dict[str, str]]:
+        """The tensors of every layer that is opened: names of the file by those within it."""
+        model = self.definition
+        layers = (model.embed, *(model.layers[i] for i in self.held), model.head)
+        return {one: one.tensors(self.params) for one in layers}
+
+    def _of(self, one: Layer, params: Params) -> Params:
+        return {own: params[name] for own, name in self._names[one].items()}
+
+    def _every(self, params: Params) -> Iterator[tuple[Layer, Params]]:
+        """The embedding, every layer and the head, with their tensors."""
+        self._expect_whole()
+        model = self.definition
+        for one in (model.embed, *model.layers, model.head):
+            yield one, self._of(one, params)
 
     def _expect_whole(self) -> None:
         if len(self.held) < self.num_layers:
@@ -296,26 +313,22 @@ class Opened:
         self,
         params: Params,
         ids: Array,
-        systems: list[tuple[Used, ...]] | None = None,
+        *,
+        show: bool = False,
         nudges: Sequence[tuple[Array, ...]] | None = None,
-    ) -> list[Stream]:
-        """What leaves the embedding, every layer and the head."""
-        self._expect_whole()
-        model, stream, found = self.definition, {"ids": ids}, []
+    ) -> list[tuple[Stream, tuple[Used, ...]]]:
+        """What leaves the embedding, every layer and the head, and their Systems."""
+        stream: Stream = {"ids": ids}
         positions = jnp.broadcast_to(jnp.arange(ids.shape[-1]), ids.shape)
-        for i, one in enumerate((model.embed, *model.layers, model.head)):
-            own = nudges[i - 1] if nudges is not None and 0 < i <= self.num_layers else None
+        found = []
+        added = [None, *(nudges or [None] * self.num_layers), None]
+        for (one, tensors), own in zip(self._every(params), added, strict=True):
             stream, _, used = through(
-                *(one, self._of(one, params), stream, positions, None),
+                *(one.program, tensors, stream, positions, None, own),
                 batched=ids.ndim == 2,
-                show=systems is not None,
-                nudges=own,
+                show=show,
             )
-            found.append(stream)
-            if systems is not None:
-                systems.append(used)
-        if systems is not None:
-            systems[:] = systems[1:-1]  # those of the layers
+            found.append((stream, used))
         return found
 
     def check_ids(self, ids: Ids) -> None:
@@ -335,18 +348,15 @@ class Opened:
 
     def _prompts(self, prompt: Any) -> tuple[Array, Array, bool]:
         """Tokens (B, L), their places in the prompt, negative for padding; and if it is one."""
-        if isinstance(prompt, str):
-            prompt = self.tokenizer.encode(prompt).ids
-        if isinstance(prompt, list | tuple) and prompt and not np.isscalar(prompt[0]):
-            prompt = [self.tokenizer.encode(x).ids if isinstance(x, str) else x for x in prompt]
-            rows = [np.asarray(x) for x in prompt]
-            single = False
-        elif isinstance(prompt, list | tuple) and prompt and isinstance(prompt[0], str):
-            rows, single = [np.asarray(self.tokenizer.encode(x).ids) for x in prompt], False
+
+        def tokens(one: Any) -> np.ndarray:
+            return np.asarray(self.tokenizer.encode(one).ids if isinstance(one, str) else one)
+
+        if isinstance(prompt, list | tuple):
+            several = bool(prompt) and (isinstance(prompt[0], str) or np.ndim(prompt[0]) > 0)
         else:
-            array = np.asarray(prompt)
-            single = array.ndim < 2
-            rows = list(array) if array.ndim == 2 else [array]
+            several = not isinstance(prompt, str) and np.ndim(prompt) > 1
+        rows = [tokens(one) for one in prompt] if several else [tokens(prompt)]
         for row in rows:
             if row.ndim != 1 or not row.size or not np.issubdtype(row.dtype, np.integer):
                 raise ValueError(
@@ -359,7 +369,7 @@ class Opened:
         places = np.arange(longest) - np.array([[longest - row.size] for row in rows])
         for one, row in zip(padded, rows, strict=True):
             one[longest - row.size :] = row
-        return jnp.asarray(padded), jnp.asarray(places, jnp.int32), single
+        return jnp.asarray(padded), jnp.asarray(places, jnp.int32), not several
 
 
 class OpenedLayer:
@@ -383,9 +393,8 @@ class OpenedLayer:
 
     def _run(self, x: Array, carried: Stream, show: bool) -> tuple[Stream, Any, tuple[Used, ...]]:
         stream = {"x": x, **carried}
-        return through(
-            self.definition, self.params, stream, jnp.arange(x.shape[0]), None, show=show
-        )
+        positions = jnp.arange(x.shape[0])
+        return through(self.definition.program, self.params, stream, positions, show=show)
 
 
 def mean_loss(logits: Array, ids: Array) -> Array:
