@@ -100,7 +100,7 @@ class Op(Generic[P, R]):
         own = {name: x for name, x in bound.arguments.items() if name in taken}
         if reset is None:
             return self.assemble(**own)
-        if "reset" not in inspect.signature(self.assemble).parameters:
+        if "reset" not in taken:
             raise TypeError(
                 f"{self.names[0]}.system: expected reset=None, got an array; what it makes of its "
                 "arguments does not know where documents start. Give it one document at a time."

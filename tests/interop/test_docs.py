@@ -23,7 +23,7 @@ def table() -> str:
     for name, define in REGISTRY.items():
         types.setdefault(define, []).append(f"`{name}`")
     rows = ["| `model_type` | what | of |", "| --- | --- | --- |"]
-    for define, names in types.items():
+    for define, names in sorted(types.items(), key=lambda item: item[1]):
         module = inspect.getmodule(define)
         what = " ".join((inspect.getdoc(define) or "").split("\n\n")[0].split())
         assert what and module is not None and module.__doc__, define
