@@ -3,6 +3,7 @@
 What a model costs is in `dsfjax.cost`; its functions are here, too.
 """
 
+from dsfjax.analysis.age import mean_age as mean_age
 from dsfjax.analysis.approximation import FiniteState as FiniteState
 from dsfjax.analysis.approximation import KernelError as KernelError
 from dsfjax.analysis.approximation import elu_features as elu_features
@@ -27,6 +28,12 @@ from dsfjax.analysis.equivalence import lemma_1 as lemma_1
 from dsfjax.analysis.gramians import Gramians as Gramians
 from dsfjax.analysis.gramians import gramians as gramians
 from dsfjax.analysis.gramians import hankel_singular_values as hankel_singular_values
+from dsfjax.analysis.horizon import HorizonCounts as HorizonCounts
+from dsfjax.analysis.horizon import Horizons as Horizons
+from dsfjax.analysis.horizon import count_horizons as count_horizons
+from dsfjax.analysis.horizon import half_life as half_life
+from dsfjax.analysis.horizon import horizons as horizons
+from dsfjax.analysis.horizon import survival as survival
 from dsfjax.analysis.interventions import Effect as Effect
 from dsfjax.analysis.interventions import effect as effect
 from dsfjax.analysis.interventions import freeze_decay as freeze_decay
@@ -50,16 +57,9 @@ from dsfjax.analysis.reduction import Reduction as Reduction
 from dsfjax.analysis.reduction import balanced_truncation as balanced_truncation
 from dsfjax.analysis.reduction import gain as gain
 from dsfjax.analysis.retention import Agreement as Agreement
-from dsfjax.analysis.retention import HorizonCounts as HorizonCounts
-from dsfjax.analysis.retention import Horizons as Horizons
 from dsfjax.analysis.retention import Retention as Retention
 from dsfjax.analysis.retention import agreement as agreement
-from dsfjax.analysis.retention import count_horizons as count_horizons
-from dsfjax.analysis.retention import half_life as half_life
-from dsfjax.analysis.retention import horizons as horizons
-from dsfjax.analysis.retention import mean_age as mean_age
 from dsfjax.analysis.retention import retention as retention
-from dsfjax.analysis.retention import survival as survival
 from dsfjax.analysis.spectrum import Outside as Outside
 from dsfjax.analysis.spectrum import Spectrum as Spectrum
 from dsfjax.analysis.spectrum import eigenvalues as eigenvalues

@@ -21,6 +21,7 @@ from dsfjax._util.jitted import jitted
 from dsfjax.analysis.normalizer import channel_maps, has_finite_state
 from dsfjax.core import KernelSystem, System, steps
 from dsfjax.core.dense import skip_matrix
+from dsfjax.core.transitions import group_of
 from dsfjax.engines import log_normalizer, scan
 from dsfjax.engines.attention import score_rows
 
@@ -131,6 +132,36 @@ def on_values(owner: str, system: System) -> System:
         B=B.on_values(),
         D=None,
         state_shape=(heads, n, p if varies else 1),
+    )
+
+
+def of_head(owner: str, system: System, head: int, channels: Array) -> System:
+    """The system of one head on its values, of those of some channels if Φ varies over them.
+
+    Args:
+        owner: Name for the message.
+        system: A system that acts on values.
+        head: The head.
+        channels: Numbers of the channels.
+
+    Returns:
+        A system with one head, whose Φ is that of the head and channels.
+    """
+    system = on_values(owner, system)
+    (heads, n, p), (B, C), A = system.state_shape, channel_maps(system), system.A.of_head(head)
+    channels = channels if p > 1 else jnp.zeros(1, int)
+
+    def some(x: Array | None) -> Array | None:
+        return x if x is None or x.shape[-1] == 1 else x[..., channels]
+
+    b, c, scale, gate = (group_of(x, head, heads, -2) for x in (B.b, C.c, B.scale, C.gate))
+    return dataclasses.replace(
+        system,
+        A=jax.tree.map(some, A) if A.per_channel else A,
+        B=dataclasses.replace(B, b=b, scale=some(scale)),
+        C=C.with_arrays(c, some(gate)),
+        eta=jax.tree.map(lambda x: group_of(x, head, heads), system.eta),
+        state_shape=(1, n, channels.size),
     )
 
 

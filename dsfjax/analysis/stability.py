@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Inexact
 
 from dsfjax._util.factor import one_by_one
 from dsfjax._util.jitted import jitted
+from dsfjax.analysis.horizon import mean_log_modulus
 from dsfjax.analysis.normalizer import finite, has_finite_state, normalized, normalizers
-from dsfjax.analysis.retention import mean_log_modulus
 from dsfjax.analysis.spectrum import log_eigenvalues, starts
 from dsfjax.core import (
     DenseInput,

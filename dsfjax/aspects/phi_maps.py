@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dsfjax.analysis.normalizer import has_finite_state
-from dsfjax.analysis.phi import has_channels, kernel_rows, map_rows, token_rows
+from dsfjax.analysis.phi import (
+    has_channels,
+    kernel_rows,
+    map_rows,
+    of_head,
+    on_values,
+    token_rows,
+)
 from dsfjax.aspects.aspect import MODEL, Asked, Aspect, Layers, Panel
 from dsfjax.aspects.style import (
     DIVERGING,
@@ -23,6 +30,8 @@ from dsfjax.core import KernelSystem, System
 
 # Rows of a shown Φ at most; those of longer sequences are averaged.
 MOST_ROWS = 256
+# Channels of a head at most, evenly spaced, where Φ differs between them.
+MOST_CHANNELS = 64
 # Tokens on an axis at most; of longer texts every few are named.
 MOST_LABELS = 32
 # Entries of Φ below this fraction of the largest are drawn like it.
@@ -33,12 +42,15 @@ class Measured(NamedTuple):
     """Φ of one layer on one sequence.
 
     Attributes:
-        kernel: Φ of head 0; where it differs between channels, the root mean square over them.
-        num_channels: Number of channels behind it: 1 where they share one Φ.
+        kernel: Φ of head 0; where it differs between channels, the root mean square over them, or
+            over `MOST_CHANNELS` of them.
+        shown: Number of channels behind it: 1 where they share one Φ.
+        num_channels: Number of channels that there are.
         pairs: ``(query, source)`` of everything that is asked for.
     """
 
     kernel: Float[Array, "L L"]
+    shown: Int[Array, ""]
     num_channels: Int[Array, ""]
     pairs: Int[Array, "q 2"]
 
@@ -49,6 +61,7 @@ class PhiMap:
 
     Attributes:
         kernel: As `Measured` has it; longer sequences are averaged over cells of steps.
+        shown: As above.
         num_channels: As above.
         pairs: ``(query, source)`` positions: at ``query`` the model must name the token at
             ``source``.
@@ -57,6 +70,7 @@ class PhiMap:
     """
 
     kernel: Float[np.ndarray, "R R"]
+    shown: int
     num_channels: int
     pairs: tuple[tuple[int, int], ...]
     cell: int = 1
@@ -70,29 +84,35 @@ def measure(system: System | KernelSystem, u: Array, dy: Array, asked: Asked) ->
     """
     del dy
     length = u.shape[0]
-    row = _channels(system, length)
+    row, every = _channels(system, length)
 
     def entries(t: Array) -> tuple[Array, Array]:
         found = row(t)
-        channels = found.shape[0]
-        mean = found[0] if channels == 1 else jnp.sqrt(jnp.mean(found**2, axis=0))
-        return mean, jnp.asarray(channels)
+        shown = found.shape[0]
+        mean = found[0] if shown == 1 else jnp.sqrt(jnp.mean(found**2, axis=0))
+        return mean, jnp.asarray(shown)
 
-    kernel, channels = map_rows(entries, length, 1)
+    kernel, shown = map_rows(entries, length, 1)
     queries, sources = asked
     pairs = jnp.zeros((0, 2), queries.dtype)
     if sources is not None:
         pairs = jnp.stack([queries, sources.astype(queries.dtype)], axis=1)
-    return Measured(kernel, channels[0], pairs)
+    return Measured(kernel, shown[0], jnp.asarray(every), pairs)
 
 
-def _channels(system: System | KernelSystem, length: int) -> Callable[[Array], Array]:
-    """The function t ↦ Φ_{t,·}, (channels, L)."""
-    if not has_finite_state(system) or has_channels(system):
-        row = kernel_rows("report", system, length)
-        return lambda t: row(t)[:, 0].T
-    full = token_rows(system, length)
-    return lambda t: jnp.moveaxis(full(t), 1, 2).reshape(-1, length)
+def _channels(system: System | KernelSystem, length: int) -> tuple[Callable[[Array], Array], int]:
+    """The function t ↦ Φ_{t,·}, (channels, L), and how many channels there are."""
+    if has_finite_state(system) and not has_channels(system):
+        full = token_rows(system, length)
+        every = system.output_width * system.token_width
+        return lambda t: jnp.moveaxis(full(t), 1, 2).reshape(-1, length), every
+    every = 1
+    if has_finite_state(system):
+        every = on_values("report", system).state_shape[2]
+        shown = np.linspace(0, every - 1, min(every, MOST_CHANNELS)).round().astype(int)
+        system = of_head("report", system, 0, jnp.asarray(shown))
+    row = kernel_rows("report", system, length)
+    return lambda t: row(t)[:, 0].T, every
 
 
 def summarise(found: Measured) -> PhiMap:
@@ -103,7 +123,8 @@ def summarise(found: Measured) -> PhiMap:
     sums = np.add.reduceat(np.add.reduceat(kernel, starts, axis=0), starts, axis=1)
     sizes = np.diff([*starts, len(kernel)])
     pairs = tuple((int(t), int(s)) for t, s in found.pairs)
-    return PhiMap(sums / np.outer(sizes, sizes), int(found.num_channels), pairs, cell)
+    shown, every = int(found.shown), int(found.num_channels)
+    return PhiMap(sums / np.outer(sizes, sizes), shown, every, pairs, cell)
 
 
 def draw(title: str, layers: Layers, color: str) -> Any:
@@ -204,8 +225,13 @@ def label_tokens(ax: Any, tokens: Sequence[str], cell: int) -> None:
 def caption(layers: Layers) -> str:
     """What Φ is where the channels of a head differ."""
     (layer,) = layers
-    if layer.num_channels > 1:
-        return f"Root mean square over the {layer.num_channels} channels of the head."
+    if layer.shown < layer.num_channels:
+        return (
+            f"Root mean square over {layer.shown} of the {layer.num_channels:,} channels of the "
+            "head."
+        )
+    if layer.shown > 1:
+        return f"Root mean square over the {layer.shown} channels of the head."
     return "One Φ for all channels of the head."
 
 

@@ -20,6 +20,7 @@ from dsfjax.core.transitions import (
     Transition,
     check_sign,
     expect,
+    group_of,
     pad_axis,
 )
 
@@ -88,6 +89,13 @@ class Elementwise(Transition):
     def transpose(self) -> Transition:
         """The transition itself."""
         return self
+
+    def of_head(self, head: int) -> Diagonal:
+        """The transition of one head, alone."""
+        log_a, negative = self.log_decay(), self.negative()
+        heads = log_a.shape[1]
+        sign = None if negative is None else jnp.where(negative, -1, 1)
+        return Diagonal(group_of(log_a, head, heads), group_of(sign, head, heads))
 
     def log_eigenvalues(self) -> tuple[Array, Array | None]:
         """Logarithms of the decays (T, H, k), k = n, p or n·p as they vary, and their signs."""

@@ -52,6 +52,19 @@ def to_heads(x: Array, num_heads: int, axis: int = -2) -> Array:
     return x if groups == num_heads else jnp.repeat(x, num_heads // groups, axis=axis)
 
 
+def group_of(x: Any, head: int, num_heads: int, axis: int = 1) -> Any:
+    """What `to_heads` would repeat for one head, its axis of groups kept as 1; None for None.
+
+    Example:
+        >>> group_of(jnp.array([[[1.0], [2.0]]]), 2, 4)[0, 0].tolist()
+        [2.0]
+    """
+    if x is None:
+        return None
+    group = head * x.shape[axis] // num_heads
+    return jax.lax.slice_in_dim(x, group, group + 1, axis=axis)
+
+
 class Transition(abc.ABC):
     """The transition A_t of a `System`. Subclass it to bring a structure of your own.
 
@@ -151,6 +164,11 @@ class Transition(abc.ABC):
     def pad(self, n_now: int, n: int) -> Transition:
         """A transition of n states per head that acts on the first ``n_now`` as this one."""
         return Dense(jnp.pad(self.matrix(), [(0, 0)] * 2 + [(0, n - n_now)] * 2))
+
+    def of_head(self, head: int) -> Transition:
+        """The transition of one head, alone."""
+        m = self.matrix()
+        return Dense(m[:, head : head + 1] if m.shape[1] > 1 else m)
 
     def log_eigenvalues(self) -> tuple[Array, Array | None]:
         """Logarithms of the distinct eigenvalues (T, H or 1, k), and which of them are negative.
@@ -272,6 +290,12 @@ class DiagonalPlusLowRank(Transition):
         w = w * jnp.exp(log_r)[:, :, None, None].astype(w.dtype)
         log_a = self.log_a + log_r[:, :, None].astype(self.log_a.dtype)
         return DiagonalPlusLowRank(log_a, w, self.z, self.sign)
+
+    def of_head(self, head: int) -> DiagonalPlusLowRank:
+        """The transition of one head, alone."""
+        heads = self.log_a.shape[-2]
+        fields = self.log_a, self.w, self.z, self.sign
+        return DiagonalPlusLowRank(*(group_of(x, head, heads) for x in fields))
 
     def pad(self, n_now: int, n: int) -> DiagonalPlusLowRank:
         """A transition of n states per head; the new ones neither decay nor meet the others."""

@@ -28,6 +28,9 @@ from dsfjax.report.html import Cell, Column, figure, grid, note, section, table
 from dsfjax.report.page import data_files, document
 from dsfjax.training.storage.files import write_text
 
+# Numbers in the Systems of a stack from which on its program is compiled to be fast.
+_LARGE = 10_000_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Mixer:
@@ -109,7 +112,9 @@ def look(
     found = []
     for stack in stacks:  # one after the other: each may take the memory of a map
         one = jax.tree.map(lambda x: x[None], stack), asked
-        run = measure.lower(*one).compile(compiler_options=quick_options())
+        # What takes the compiler half a minute to make fast pays from some seconds of running on.
+        large = sum(x.size for x in jax.tree.leaves(stack)) > _LARGE
+        run = measure.lower(*one).compile(compiler_options={} if large else quick_options())
         found += jax.tree.map(np.asarray, run(*one))
     findings = dict(aspects.summarise(looks, found))
     words = tuple(tokens) or tuple(str(i) for i in ids.tolist())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsfjax.analysis import count_horizons, eigenvalues, half_life, horizons, survival
-from dsfjax.analysis.retention import HorizonCounts
+from dsfjax.analysis.horizon import HorizonCounts
 from dsfjax.core import InnerOutput, KernelSystem, OuterInput, Scalar, System
 from tests import systems_zoo as zoo
 from tests.engine_runs import compiled

@@ -17,7 +17,7 @@ from dsfjax.analysis import (
     reach,
     receptive_field,
 )
-from dsfjax.analysis.phi import kernel_rows, map_rows, token_rows
+from dsfjax.analysis.phi import kernel_rows, map_rows, of_head, token_rows
 from tests import systems_zoo
 from tests.reference_loop import error
 
@@ -61,6 +61,21 @@ def test_rows_are_those_of_the_kernel(name: str) -> None:
         expected = np.broadcast_to(expected, got.shape)
     assert error(got, expected) < 1e-13
     assert (np.triu(got, 1) == 0).all()
+
+
+@pytest.mark.parametrize("name", [*ON_VALUES[:-1], "diagonal_signed"])
+def test_a_head_alone_has_its_own_kernel(name: str) -> None:
+    expected = kernel(name)
+    channels = np.arange(expected.shape[1])[::2]
+
+    @jax.jit
+    def alone(system: System) -> tuple[jax.Array, ...]:
+        heads = range(system.num_heads)
+        found = (of_head("test", system, head, jnp.asarray(channels)) for head in heads)
+        return tuple(materialize(one, length=L) for one in found)
+
+    for phi, of_all in zip(alone(build(name)), expected, strict=True):
+        assert error(np.asarray(phi).reshape(-1, L, L), of_all[channels]) < 1e-13
 
 
 @pytest.mark.parametrize("name", ["diagonal_full", "complex_lti", "kernel"])

@@ -70,10 +70,28 @@ def test_gradients(name: str) -> None:
     model, known, ids = opened(name), reference(name, "grads"), reference(name)["input_ids_a"]
     weights = known.pop("__g")
     found = jax.jit(jax.grad(lambda p: (model.apply(p, ids) * weights).sum()))(model.params)
+    # What only chooses experts is no parameter of the original: nothing is differentiated by it.
+    chooses = found.keys() - known.keys()
+    assert all(key.endswith("e_score_correction_bias") for key in chooses)
+    assert not any(jnp.any(found.pop(key)) for key in chooses)
     assert found.keys() == known.keys()
     scale = np.sqrt(sum((g**2).sum() for g in known.values()))
     for key, expected in known.items():
         assert jnp.linalg.norm(found[key] - expected) < 1e-10 * scale, key
+
+
+@pytest.mark.parametrize("name", [f for f in FAMILY if f.values[0] in QUICK])
+def test_gradients_to_outputs_are_those_of_the_loss(name: str) -> None:
+    """Layer by layer, and by differentiating the whole model."""
+    model, ids = opened(name), jnp.asarray(reference(name)["input_ids_a"][0])
+    found = model.output_gradients(ids)
+    zero = jax.tree.map(jnp.zeros_like, found)
+    expected = jax.grad(
+        lambda nudges: opened_module.mean_loss(model.apply(model.params, ids, nudges=nudges), ids)
+    )(zero)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert jnp.linalg.norm(one - other) < 1e-12 * jnp.linalg.norm(other)
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -61,7 +61,7 @@ def layer(finite: bool, signed: bool, rng: np.random.Generator) -> dict[str, Any
             until_asked=0.3,
         ),
         "state_use": use if finite else StateUse(None, None, None),
-        "phi": PhiMap(kernel, 16 if finite else 1, PAIRS),
+        "phi": PhiMap(kernel, *(2 * [16 if finite else 1]), PAIRS),
         "stability": Flow(
             growing=growing,
             exponents=np.linspace(-0.3, -0.05, 6),

@@ -9,7 +9,15 @@ from dsfjax import analysis, nn
 from dsfjax.aspects import Asked, Findings, gradient_flow, phi_maps, state_use
 from dsfjax.aspects.eigenvalues import MODULUS_BINS
 from dsfjax.aspects.memory_curves import FADED
-from dsfjax.core import Dense, DenseInput, DenseOutput, System
+from dsfjax.core import (
+    Dense,
+    DenseInput,
+    DenseOutput,
+    Diagonal,
+    InnerOutput,
+    OuterInput,
+    System,
+)
 from dsfjax.engines import materialize
 from dsfjax.report.examine import examine
 from dsfjax.tasks import Example, mqar
@@ -117,6 +125,19 @@ def test_traces_and_kernels(case: tuple[nn.Model, dict, Findings]) -> None:
         kept += [trace[m, example.query_positions[m]] for m in range(2)]
     expected = np.exp(np.mean(np.log(np.stack(kept))))
     assert found["memory"][0].until_asked == pytest.approx(expected, rel=1e-6)
+
+
+def test_many_channels_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phi_maps, "MOST_CHANNELS", 3)
+    decay = -jnp.asarray(np.random.default_rng(0).uniform(0.1, 1, (5, 2, 1, 6)))
+    parts = Diagonal(decay), OuterInput(), InnerOutput()
+    system = System(*parts, state_shape=(2, 1, 6))
+    asked = Asked(jnp.zeros(1, int), None)
+    found = jax.jit(phi_maps.measure)(system, jnp.zeros((5, 12)), jnp.zeros((5, 12)), asked)
+    layer = phi_maps.summarise(found)
+    shown = np.asarray(materialize(system))[0][[0, 2, 5]]
+    np.testing.assert_allclose(layer.kernel, np.sqrt((shown**2).mean(axis=0)), rtol=1e-12)
+    assert phi_maps.caption([layer]) == ("Root mean square over 3 of the 6 channels of the head.")
 
 
 def test_dense_maps_have_a_kernel_on_tokens() -> None:

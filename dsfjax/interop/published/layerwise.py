@@ -62,6 +62,33 @@ def through(
     return (jax.vmap(of_sequence) if batched else of_sequence)(stream, positions, state)
 
 
+@partial(jax.jit, static_argnames=("program",))
+def back(
+    program: Program,
+    tensors: Params,
+    stream: Stream,
+    positions: Array,
+    nudges: tuple[Array, ...],
+    out: Stream,
+) -> tuple[Stream, tuple[Array, ...]]:
+    """Gradients to what entered a layer and to its nudges, for ``out`` to what left it.
+
+    The layer runs once more, so that nothing of it is kept in between, and layers of a kind share
+    this program as they share `through`.
+    """
+
+    def run(entering: Stream, nudges: tuple[Array, ...]) -> Stream:
+        of_layer = {**stream, **entering}
+        return differentiable(through(program, tensors, of_layer, positions, None, nudges)[0])
+
+    return jax.vjp(run, differentiable(stream), nudges)[1](out)
+
+
+def differentiable(stream: Stream) -> Stream:
+    """What of a stream has gradients: not the ids."""
+    return {name: x for name, x in stream.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
+
+
 class Checked(NamedTuple):
     """What a definition makes of the tensors of a file.
 

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike, DTypeLike
 from dsfjax._util.atomic import replacing, write_bytes
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines import scan
-from dsfjax.interop.published.layerwise import Params, through
+from dsfjax.interop.published.layerwise import Params, back, differentiable, through
 from dsfjax.interop.published.naming import Definition, Layer, Stream
 from dsfjax.interop.published.running import Used
 from dsfjax.interop.published.sampling import check_sampling, sampled
@@ -160,15 +160,20 @@ class Opened:
         ids = self._tokens(ids)
         if ids.ndim != 1 or len(ids) < 2:
             raise ValueError(f"expected at least two token ids (L,), got {list(ids.shape)}.")
-        shapes = jax.eval_shape(
-            lambda: tuple(tuple(scan(s, u)[0] for s, u in layer) for layer in self.systems(ids))
-        )
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-        def loss(nudges: tuple[tuple[Array, ...], ...]) -> Array:
-            return mean_loss(self.apply(self.params, ids, nudges=nudges), ids)
-
-        return jax.grad(loss)(zero)
+        passed = self._forward(self.params, ids, show=True)
+        *_, (after, _) = passed
+        down = {name: jnp.zeros_like(x) for name, x in differentiable(after).items()}
+        down["logits"] = _loss_gradient(after["logits"], ids)
+        found, every = [], list(self._every(self.params))
+        # From the head to the first layer; what leaves a layer is what enters the next.
+        for (one, tensors), (stream, _), (_, used) in zip(
+            every[:0:-1], passed[-2::-1], passed[:0:-1], strict=True
+        ):
+            nudges = tuple(jnp.zeros_like(jax.eval_shape(scan, s, u)[0]) for s, u in used)
+            positions = jnp.arange(len(ids))
+            down, own = back(one.program, tensors, stream, positions, nudges, down)
+            found.append(own)
+        return tuple(found[:0:-1])
 
     def layer(self, index: int) -> OpenedLayer:
         """One layer, for its own input; the only thing that a partly opened model runs."""
@@ -401,6 +406,9 @@ def mean_loss(logits: Array, ids: Array) -> Array:
     """The mean of −log p of the next token, in nats."""
     logs = jax.nn.log_softmax(logits[:-1].astype(state_dtype(logits.dtype)), axis=-1)
     return -jnp.take_along_axis(logs, ids[1:, None], axis=-1).mean()
+
+
+_loss_gradient = jax.jit(jax.grad(mean_loss))
 
 
 def _check_ids(ids: np.ndarray, vocab_size: int) -> None:
