@@ -15,7 +15,6 @@ from dsfjax.interop.published.parts import (
     ACTIVATIONS,
     chosen_experts,
     decoder,
-    frequencies,
     pre_norm,
     routed,
 )
@@ -74,10 +73,10 @@ def _layer(
 
 def _kinds(config: Config, count: int) -> list[str]:
     """Where the tensors of each layer's mixer are."""
-    if config.get("layer_types") is None:
+    if not config.given("layer_types"):
         return ["mamba"] * count
     known = ("linear_attention", "mamba", "full_attention", "attention")
-    given = config.words("layer_types", count, known)
+    given = config.words("layer_types", known, count)
     return ["mamba" if kind in known[:2] else "self_attn" for kind in given]
 
 
@@ -85,25 +84,24 @@ def _kinds(config: Config, count: int) -> list[str]:
 def granite(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Granite 4, with multipliers of embeddings, branches, scores and logits."""
     del shapes
-    d, count = config.size("hidden_size"), config.size("num_hidden_layers")
-    eps = config.number("rms_norm_eps", 1e-6)
+    d, count = config.size("hidden_size"), config.count("num_hidden_layers")
+    eps = config.positive("rms_norm_eps", 1e-6)
     config.only("hidden_act", "silu")
     config.only("normalization_function", "rmsnorm")
     config.only("mamba_n_groups", 1)  # whether more would be normed apart has had two answers
     config.ignore("init_method", "rope_parameters", "rope_scaling", "rope_theta")
     config.ignore("partial_rotary_factor")
-    rotates = config.get("position_embedding_type") is not None
-    rotates = rotates and config.word("position_embedding_type", ("rope", "nope")) == "rope"
-    attention = attention_settings(config, angles=())
-    if rotates:
-        attention["angles"] = frequencies(config, attention["head_dim"])
+    positions = config.word("position_embedding_type", ("rope", "nope"), "nope")
+    attention = attention_settings(config, rotates=positions == "rope")
     attention["scale"] = config.number("attention_multiplier", 1.0)
     mixers = {"mamba": {"norm_eps": eps, **ssd_settings(config, d)}, "self_attn": attention}
-    dense = config.get("num_local_experts") == 0
+    experts = config.count("num_local_experts", least=0)
     own = {
         "eps": eps,
-        "experts": 0 if dense else config.size("num_local_experts"),
-        "chosen": 0 if dense else config.size("num_experts_per_tok"),
+        "experts": experts,
+        "chosen": config.part("num_experts_per_tok", "num_local_experts", experts)
+        if experts
+        else 0,
         "mlp": config.size("intermediate_size"),
         "shared": config.size("shared_intermediate_size"),
         "activation": "silu",
@@ -116,6 +114,6 @@ def granite(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition
     )
     scales = (
         config.number("embedding_multiplier", 1.0),
-        1 / config.number("logits_scaling", 1.0),
+        1 / config.positive("logits_scaling", 1.0),
     )
     return decoder(config, layers, eps=eps, scales=scales)

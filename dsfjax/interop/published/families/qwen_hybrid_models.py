@@ -191,16 +191,16 @@ def _attention_layer(
 
 def layer_types(config: Config, default: Iterable[str]) -> tuple[str, ...]:
     """Which layers are linear and which full attention; ``default`` if the config does not say."""
-    if config.get("layer_types") is None:
+    if not config.given("layer_types"):
         return tuple(default)
-    return config.words("layer_types", config.size("num_hidden_layers"), (LINEAR, FULL))
+    return config.words("layer_types", (LINEAR, FULL), config.count("num_hidden_layers"))
 
 
 @family("qwen3_next", "qwen3_5_text")
 def qwen_hybrid(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Qwen3-Next, and the text model of Qwen3.5, which has dense MLPs and maps in order."""
     following = config.get("model_type") == "qwen3_next"
-    count, eps = config.size("num_hidden_layers"), config.number("rms_norm_eps", 1e-6)
+    count, eps = config.count("num_hidden_layers"), config.positive("rms_norm_eps", 1e-6)
     config.only("hidden_act", "silu")
     config.only("attn_output_gate", True)
     config.ignore("mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
@@ -243,19 +243,17 @@ def qwen_hybrid(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Defini
 
 def _mlps(config: Config, count: int) -> list[int | Experts]:
     """The MLP of every layer of Qwen3-Next."""
-    number, step = config.get("num_experts", 512), config.size("decoder_sparse_step", 1)
-    dense = config.get("mlp_only_layers") or []
+    number, step = config.count("num_experts", 512, least=0), config.size("decoder_sparse_step", 1)
+    dense = config.places("mlp_only_layers", count)
     config.ignore("num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
     config.ignore("intermediate_size", "shared_expert_intermediate_size")
-    if not isinstance(dense, list):
-        raise ValueError(f"{config.where}: mlp_only_layers: expected a list, got {dense!r}.")
 
     def of_layer(i: int) -> int | Experts:
         if number == 0 or i in dense or (i + 1) % step:
             return config.size("intermediate_size", 5632)
         return Experts(
-            config.size("num_experts", 512),
-            config.size("num_experts_per_tok", 10),
+            number,
+            config.part("num_experts_per_tok", "num_experts", number, 10),
             config.size("moe_intermediate_size", 512),
             config.size("shared_expert_intermediate_size", 512),
             config.flag("norm_topk_prob", True),
@@ -269,12 +267,9 @@ def qwen3_5(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition
     """The text model within a published Qwen3.5, which reads images as well."""
     config.ignore("vision_config", "image_token_id", "video_token_id")
     config.ignore("vision_start_token_id", "vision_end_token_id")
-    values = config.get("text_config")
-    if not isinstance(values, dict):
-        raise ValueError(f"{config.where}: text_config: expected an object, got {values!r}.")
-    tied = config.get("tie_word_embeddings", values.get("tie_word_embeddings"))
-    text = Config({**values, "tie_word_embeddings": tied}, f"{config.where}: text_config")
-    text.values["model_type"] = "qwen3_5_text"
+    text = config.section("text_config")
+    tied = config.flag("tie_word_embeddings", text.flag("tie_word_embeddings", False))
+    text.values |= {"model_type": "qwen3_5_text", "tie_word_embeddings": tied}
     definition = qwen_hybrid(text, shapes)
     text.check_all_read()
     return definition
