@@ -4,6 +4,7 @@ To add a family, read ``families/mamba_models.py``: a function per kind of layer
 sequence with `Run`, and one that reads the config and says which layers there are.
 """
 
+from dsfjax.interop.published.converting import convert as convert
 from dsfjax.interop.published.opened import Opened as Opened
 from dsfjax.interop.published.opened import OpenedLayer as OpenedLayer
 from dsfjax.interop.published.opening import inspect as inspect

@@ -11,8 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
+from dsfjax._util.atomic import replacing, write_bytes
 from dsfjax._util.names import hint
 
 _MOST_JSON = 50 << 20
@@ -267,6 +268,42 @@ def _is_number(x: Any) -> bool:
     return is_number and -_LARGEST_FLOAT <= x <= _LARGEST_FLOAT
 
 
+Tensors = dict[str, np.ndarray]
+"""By the names of a file."""
+
+Converted = tuple[dict[str, Any], Tensors]
+"""The settings of a config.json, and tensors."""
+
+
+def write_folder(
+    path: Path, config: Mapping[str, Any], tensors: Mapping[str, ArrayLike], source: Path
+) -> None:
+    """Write config.json and model.safetensors, and copy the files of a tokenizer.
+
+    Args:
+        path: The folder, made if need be.
+        config: The settings.
+        tensors: By name.
+        source: The folder that may have a tokenizer.
+
+    Raises:
+        FileExistsError: If the folder has tensors.
+    """
+    from safetensors.numpy import save_file
+
+    target = path / "model.safetensors"
+    if target.exists():
+        raise FileExistsError(f"{target}: expected no such file; choose another folder.")
+    path.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.glob("*.json")):
+        if file.name.startswith(("tokenizer", "special_tokens", "generation_config", "vocab")):
+            (path / file.name).write_bytes(file.read_bytes())
+    write_bytes(path / "config.json", json.dumps(config, indent=2).encode())
+    arrays = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    with replacing(target) as file:
+        save_file(arrays, file.name, {"format": "pt"})
+
+
 class Folder:
     """A folder of safetensors: names and shapes at once, tensors when they are asked for.
 
@@ -296,7 +333,10 @@ class Folder:
             return [single]
         if not index.is_file():
             pickled = sorted(x.name for x in self.path.glob("*.bin"))
-            why = f" {', '.join(pickled)} is a pickle, which can run programs, and is never read."
+            why = (
+                f" {', '.join(pickled)} is a pickle, which can run programs, and is not read here; "
+                f"`dsfjax convert {self.path} --out FOLDER` takes its tensors and runs nothing."
+            )
             why = why if pickled else ""
             raise FileNotFoundError(
                 f"{self.path}: expected model.safetensors or model.safetensors.index.json, found "
