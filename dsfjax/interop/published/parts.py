@@ -104,6 +104,23 @@ def expert_mlps(
     ]
 
 
+def joined_mlp(x: Array, up: Array, down: Array, *, activation: str = "silu") -> Array:
+    """W₂ (φ(a) ⊙ b) with the rows [a | b] of W₁ x."""
+    width = up.shape[0] // 2
+    inner = x @ up.T
+    return (ACTIVATIONS[activation](inner[:, :width]) * inner[:, width:]) @ down.T
+
+
+def joined_expert_mlps(
+    up: Float[Array, "E rows d"], down: Float[Array, "E d width"], *, activation: str = "silu"
+) -> list[Callable[[Array], Array]]:
+    """The `joined_mlp` of every expert, of the tensors of all together."""
+    return [
+        functools.partial(joined_mlp, up=up[e], down=down[e], activation=activation)
+        for e in range(len(up))
+    ]
+
+
 def chosen_experts(
     scores: Float[Array, "L E"], experts: Sequence[Callable[[Array], Array]], x: Array
 ) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from jax import Array
@@ -12,21 +11,15 @@ from dsfjax.interop.published.families.attention_models import attention_setting
 from dsfjax.interop.published.families.mamba2_models import MIXERS, ssd_settings
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
-    ACTIVATIONS,
     chosen_experts,
     decoder,
+    joined_expert_mlps,
+    joined_mlp,
     pre_norm,
     routed,
 )
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
-
-
-def _joined_mlp(x: Array, up: Array, down: Array, activation: str) -> Array:
-    """W₂ (φ(a) ⊙ b) with the rows [a | b] of W₁ x."""
-    width = up.shape[0] // 2
-    inner = x @ up.T
-    return (ACTIVATIONS[activation](inner[:, :width]) * inner[:, width:]) @ down.T
 
 
 def _experts(w: Weights, x: Array, mlp: int, activation: str, *, count: int, chosen: int) -> Array:
@@ -35,10 +28,7 @@ def _experts(w: Weights, x: Array, mlp: int, activation: str, *, count: int, cho
     up = w("input_linear.weight", count, 2 * mlp, d)
     down = w("output_linear.weight", count, d, mlp)
     scores = routed(w.within("router.layer"), x, count, chosen)
-    every = [
-        partial(_joined_mlp, up=up[e], down=down[e], activation=activation) for e in range(count)
-    ]
-    return chosen_experts(scores, every, x)
+    return chosen_experts(scores, joined_expert_mlps(up, down, activation=activation), x)
 
 
 def _layer(
@@ -62,7 +52,8 @@ def _layer(
     def all_mlps(x: Array) -> Array:
         d = x.shape[1]
         up = w("shared_mlp.input_linear.weight", 2 * shared, d)
-        y = _joined_mlp(x, up, w("shared_mlp.output_linear.weight", d, shared), activation)
+        down = w("shared_mlp.output_linear.weight", d, shared)
+        y = joined_mlp(x, up, down, activation=activation)
         if experts:
             sparse = w.within("block_sparse_moe")
             y = y + _experts(sparse, x, mlp, activation, count=experts, chosen=chosen)
