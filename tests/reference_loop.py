@@ -181,11 +181,12 @@ def attention(system: KernelSystem, u: Any) -> tuple[np.ndarray, np.ndarray]:
     """Causal softmax attention, weight by weight: outputs (L, H·p) and map (H, L, L)."""
     u, (length, heads, _) = np.asarray(u), system.q.shape
     v = u if system.W is None else u @ np.asarray(system.W).T
-    v = v.reshape(length, heads, -1)
+    v = v.reshape(length, -1, system.num_channels)
+    share = heads // v.shape[1]
     reset = np.zeros(length, bool) if system.reset is None else np.asarray(system.reset)
     document = np.cumsum(reset)
     phi = np.zeros((heads, length, length))
-    y = np.zeros_like(v)
+    y = np.zeros((length, heads, system.num_channels), v.dtype)
     for h in range(heads):
         for t in range(length):
             weight = np.zeros(length)
@@ -196,7 +197,7 @@ def attention(system: KernelSystem, u: Any) -> tuple[np.ndarray, np.ndarray]:
                     weight[s] = np.exp(score(system, h, t, s))
             sink = 0 if system.sink is None else np.exp(np.asarray(system.sink)[h])
             phi[h, t] = weight / (weight.sum() + sink)
-        y[:, h] = phi[h] @ v[:, h]
+        y[:, h] = phi[h] @ v[:, h // share]
     return y.reshape(length, -1), phi
 
 

@@ -474,7 +474,9 @@ def kernel_system(length: int, seed: int = 0, *, with_reset: bool = True) -> Ker
     return KernelSystem(q, k, W, g.reset() if with_reset else None, num_channels=P)
 
 
+SHARED = ("multi_query", "shared", "shared_wall")  # heads that share values
 KERNELS = ("window", "streaming", "forgetting", "alibi", "everything", "wall", "path", "turning")
+KERNELS += SHARED
 
 
 def kernel_variant(name: str, length: int, *, with_reset: bool = True) -> KernelSystem:
@@ -509,5 +511,19 @@ def kernel_variant(name: str, length: int, *, with_reset: bool = True) -> Kernel
             "sink": g.normal(4),
         },
         "turning": {"transition": Dense(g.contraction(1, 2, N, N))},
+        # Fewer heads of values than of keys, as many, and fewer again: its keys are those of heads.
+        "multi_query": {
+            "value_heads": 1,
+            "W": g.normal(P, D),
+            "transition": Scalar(log_a),
+            "window": max(2, length // 3),
+            "sink": g.normal(4),
+        },
+        "shared": {"value_heads": 2, "W": g.normal(2 * P, D), "window": 5, "keep_first": 2},
+        "shared_wall": {
+            "value_heads": 2,
+            "W": g.normal(2 * P, D),
+            "transition": Diagonal(g.log_decay(length, 4, N, 1)),
+        },
     }[name]
     return dataclasses.replace(kernel_system(length, with_reset=with_reset), **more)

@@ -21,6 +21,7 @@ from dsfjax.analysis.phi import map_rows, scores_of_step, visible_to
 from dsfjax.core import KernelSystem
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.features import check_even_order
+from dsfjax.core.transitions import to_heads
 from dsfjax.engines.attention import values
 from dsfjax.systems.primitives import elu1
 
@@ -406,7 +407,7 @@ def _errors(
 ) -> KernelError:
     """Errors of ``kernel(t, scores of step t (L, H)) -> (L, H)``."""
     system.expect_plain(owner)
-    v = values(system, u)
+    v = to_heads(values(system, u), system.num_heads)
     v = v.astype(state_dtype(v.dtype, system.q.dtype))
     q, k = system.q.astype(v.dtype), system.k.astype(v.dtype)
     norm, visible_from = jnp.linalg.norm(v, axis=2), visible_to(system)

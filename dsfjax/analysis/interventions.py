@@ -455,12 +455,14 @@ def _(system: System, head: int, factor: Number) -> System:
 @scale_head.register
 def _(system: KernelSystem, head: int, factor: Number) -> KernelSystem:
     _check_head("scale_head", system.num_heads, head)
-    dtype = system.q.dtype if system.W is None else system.W.dtype
-    # Outputs of a head are linear in its values: the value map carries the factor.
+    W = system.map_of_heads()
+    dtype = system.q.dtype if W is None else W.dtype
+    # Outputs of a head are linear in its values: the value map carries the factor, so that each
+    # head has values of its own.
     heads = jnp.arange(system.num_heads) == head
     factors = jnp.repeat(jnp.where(heads, jnp.asarray(factor, dtype), 1), system.num_channels)
-    W = jnp.diag(factors) if system.W is None else factors[:, None] * system.W
-    return dataclasses.replace(system, W=W)
+    W = jnp.diag(factors) if W is None else factors[:, None] * W
+    return dataclasses.replace(system, W=W, value_heads=None)
 
 
 def freeze_decay(system: AnySystem, step: Number | None = None) -> AnySystem:

@@ -95,7 +95,7 @@ def token_rows(system: System | KernelSystem, steps: int) -> Row:
 
         return jacobian
     on_values = kernel_rows("token_rows", system, steps)
-    W = system.W
+    W = system.map_of_heads() if isinstance(system, KernelSystem) else system.W
     W = jnp.eye(system.token_width, dtype=dtype) if W is None else W.astype(dtype)
     p = system.output_width // system.num_heads
     D = skip_matrix(system) if has_finite_state(system) else None

@@ -19,6 +19,7 @@ from dsfjax._util.jitted import jitted
 from dsfjax.analysis.phi import map_rows, scores_of_step, visible_to
 from dsfjax.core import KernelSystem
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.transitions import to_heads
 from dsfjax.engines.attention import values
 
 
@@ -124,7 +125,7 @@ def rkhs_norm(
         [1.0, 2.0, 3.0]
     """
     system.expect_plain("rkhs_norm")
-    v = values(system, u)
+    v = to_heads(values(system, u), system.num_heads)
     v = v.astype(state_dtype(v.dtype, system.k.dtype))
     heads = system.num_heads
     k, visible = system.k.astype(v.dtype), visible_to(system)

@@ -1,4 +1,4 @@
-"""``dsfjax inspect``, and ``dsfjax analyze`` of published checkpoints."""
+"""``dsfjax inspect`` and ``convert``, and ``dsfjax analyze`` of published checkpoints."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.interop import published
 from dsfjax.report import of_text
 
-_REFUSED = (ValueError, FileNotFoundError, ImportError)
+_REFUSED = (ValueError, FileNotFoundError, FileExistsError, ImportError)
 
 
 def inspect(command: options.Inspect) -> int:
@@ -56,6 +56,25 @@ def inspect(command: options.Inspect) -> int:
         table.add_row(*row)
     print_(table)
     return 0
+
+
+def convert(command: options.Convert) -> int:
+    """Make a published checkpoint of another one, and say what it is.
+
+    Args:
+        command: The options.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: If there is no folder to write, or no checkpoint that can be converted.
+    """
+    if command.out is None:
+        raise UsageError("expected --out FOLDER, the folder to write, got none")
+    with usage_errors(*_REFUSED):
+        out = published.convert(command.path, command.out)
+    return inspect(options.Inspect(path=out))
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -342,6 +342,19 @@ class Inspect(Command):
 
 
 @dataclasses.dataclass(frozen=True)
+class Convert(Command):
+    """Make a published checkpoint of one in its authors' format, or of a pickled one."""
+
+    path: tyro.conf.Positional[Path]
+    """A folder with pytorch_model.bin and config.json, or a .pth file."""
+    # Not required by the parser, so that its absence can be answered in one line.
+    out: Annotated[
+        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(required)")
+    ] = None
+    """The folder to write: config.json and model.safetensors."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Data(Reading):
     """List the data sets of tasks, or prepare them: check the files and make arrays of them."""
 
@@ -480,6 +493,7 @@ COMMANDS: dict[str, type[Command]] = {
     "explain": Explain,
     "analyze": Analyze,
     "inspect": Inspect,
+    "convert": Convert,
     "data": Data,
     "lengths": Lengths,
     "recommend": Recommend,

@@ -28,6 +28,7 @@ POSITIONAL = {
     "results": ("run_dir",),
     "analyze": ("run_dir",),
     "inspect": ("path",),
+    "convert": ("path",),
     "data": ("action", "names"),
     "lengths": ("run_dir",),
     "recommend": ("task",),

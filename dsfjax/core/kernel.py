@@ -18,19 +18,20 @@ from jax.typing import DTypeLike
 from dsfjax.core.diagonal import Scalar
 from dsfjax.core.dtypes import real_numbers, state_dtype
 from dsfjax.core.pytree import constant, pytree, static, time_leaves
-from dsfjax.core.transitions import Transition, expect
+from dsfjax.core.transitions import Transition, expect, to_heads
 
 
 @pytree
 class KernelSystem:
     r"""Normalised exponential-kernel attention over the L steps of one sequence.
 
-    .. math:: y_{t,h} = \frac{1}{η_{t,h}} \sum_{s} e^{x_{t,s,h}} (W u_s)_h, \qquad
+    .. math:: y_{t,h} = \frac{1}{η_{t,h}} \sum_{s} e^{x_{t,s,h}} (W u_s)_{v(h)}, \qquad
               η_{t,h} = \sum_{s} e^{x_{t,s,h}} + e^{σ_h}, \qquad
               x_{t,s,h} = \mathrm{cap}(q_{t,h}^\top A_t ⋯ A_{s+1} k_{s,h})
               + \sum_{r=s+1}^{t} \log a_{r,h} .
 
-    The sums run over s ≤ t from the last reset on; with a window only over its last ``window``
+    Head h reads the values of their head v(h) = ⌊h V / H⌋: H / V heads in a row share them. The
+    sums run over s ≤ t from the last reset on; with a window only over its last ``window``
     steps, and over the first ``keep_first`` steps after the reset. The soft cap is
     cap(x) = c tanh(x / c), the identity without one; it bounds the product of query and key, and
     the decay is added afterwards. Scale q beforehand (softmax attention uses q / √m); rotary
@@ -39,7 +40,7 @@ class KernelSystem:
     Attributes:
         q: Queries (L, H, m).
         k: Keys (L, G, m), G groups of heads, G divides H.
-        W: Value map (H·p, d), constant in time; None if the token is the value.
+        W: Value map (V·p, d), constant in time; None if the token is the value.
         reset: Boolean (L,) or None; attention does not reach back across a reset.
         transition: What happens between the step of a key and that of a query. A `Scalar`, real and
             positive, is the decay a_t of the weights (forgetting attention; constant in time,
@@ -50,6 +51,8 @@ class KernelSystem:
             the normaliser and has no value. None for no sink. (Tokens that serve as sinks are those
             of ``keep_first``.)
         num_channels: p, the value channels per head, static.
+        value_heads: V, the heads of the values, static; V divides H. None for H. The heads that
+            share values are never copied: the cache keeps V·p numbers of them per step.
         window: How many steps a query sees, itself included, static; None for all.
         keep_first: How many steps at the beginning of its document (from the last reset on) a query
             sees whatever the window, static: attention sinks that are tokens. The cache keeps them
@@ -79,6 +82,13 @@ class KernelSystem:
         >>> s = dsfjax.KernelSystem(q, q, window=1, keep_first=1, num_channels=1)
         >>> dsfjax.materialize(s)[0].tolist()
         [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]
+
+        Four heads that share one key and one value of two channels (multi-query attention):
+
+        >>> q, k = jnp.zeros((3, 4, 2)), jnp.zeros((3, 1, 2))
+        >>> s = dsfjax.KernelSystem(q, k, num_channels=2, value_heads=1)
+        >>> s.token_width, s.output_width, s.slot_size
+        (2, 8, 4)
     """
 
     q: Array
@@ -92,6 +102,7 @@ class KernelSystem:
     window: int | None = static(kw_only=True, default=None)
     soft_cap: float | None = static(kw_only=True, default=None)
     keep_first: int = static(kw_only=True, default=0)
+    value_heads: int | None = static(kw_only=True, default=None)
 
     # Decays and moves add up over the whole past, which a decay near 1 rounded to 8 bits would not
     # reach. With q the sums are wide where nothing decays, too.
@@ -108,8 +119,13 @@ class KernelSystem:
         length, heads, m = self.q.shape
         ok = self.k.ndim == 3 and self.k.shape[::2] == (length, m) and heads % self.k.shape[1] == 0
         expect(ok, self, "k", f"({length}, G, {m}) with G dividing {heads}", self.k.shape)
+        if self.value_heads is not None and (self.value_heads < 1 or heads % self.value_heads):
+            raise ValueError(
+                f"KernelSystem: expected value_heads to divide the {heads} heads of q, got "
+                f"{self.value_heads}. None stands for values of every head."
+            )
         if self.W is not None:
-            width = heads * self.num_channels
+            width = self.value_width
             expect(
                 self.W.ndim == 2 and self.W.shape[0] == width,
                 self,
@@ -156,9 +172,21 @@ class KernelSystem:
         return self.q.shape[1]
 
     @property
+    def value_shape(self) -> tuple[int, int]:
+        """(V, p), the values of one step."""
+        heads = self.num_heads if self.value_heads is None else self.value_heads
+        return heads, self.num_channels
+
+    @property
+    def value_width(self) -> int:
+        """V·p, the numbers of the values of one step."""
+        heads, channels = self.value_shape
+        return heads * channels
+
+    @property
     def token_width(self) -> int:
         """d, the width of the tokens u."""
-        return self.output_width if self.W is None else self.W.shape[1]
+        return self.value_width if self.W is None else self.W.shape[1]
 
     @property
     def output_width(self) -> int:
@@ -177,9 +205,9 @@ class KernelSystem:
 
     @property
     def slot_size(self) -> int:
-        """G·m + H·p (and H with a decay): the numbers that the cache keeps of one step."""
+        """G·m + V·p (and H with a decay): the numbers that the cache keeps of one step."""
         decays = 0 if self.log_decay is None and not isinstance(self.transition, Scalar) else 1
-        return self.key_heads * self.k.shape[2] + self.output_width + decays * self.num_heads
+        return self.key_heads * self.k.shape[2] + self.value_width + decays * self.num_heads
 
     @property
     def most_slots(self) -> int | None:
@@ -206,6 +234,19 @@ class KernelSystem:
         """Heads of the keys in the cache: H if a transition moves them differently, else G."""
         A, groups = self.key_transition, self.k.shape[1]
         return groups if A is None else _heads_of(A, groups, self.num_heads, self.k.shape[2])
+
+    def map_of_heads(self) -> Array | None:
+        """W with the rows of every head, (H·p, d), also where heads share values.
+
+        None where the token is made of the values of all heads. For those who look at heads one by
+        one: the engines never form it.
+        """
+        heads, channels = self.value_shape
+        if self.W is None and heads == self.num_heads:
+            return None
+        W = jnp.eye(self.value_width, dtype=self.q.dtype) if self.W is None else self.W
+        W = to_heads(W.reshape(heads, channels, -1), self.num_heads, axis=0)
+        return W.reshape(self.output_width, -1)
 
     def expect_plain(self, owner: str, *, with_decays: bool = False) -> None:
         """Raise `ValueError` unless this is the exponential kernel e^{qᵀk} over the whole past.
@@ -240,7 +281,7 @@ class KernelSystem:
         dtype = self.k.dtype if dtype is None else dtype
         shapes = (
             (capacity, self.key_heads, self.k.shape[2]),
-            (capacity, self.num_heads, self.num_channels),
+            (capacity, *self.value_shape),
         )
         k, v = (jnp.zeros(shape, dtype) for shape in shapes)
         zero = jnp.zeros((), jnp.int32)
@@ -300,7 +341,7 @@ class KVCache(NamedTuple):
     Attributes:
         k: Keys (S, G, m), moved to the last step if there is a transition that moves them, and
             then (S, H, m) if it differs between the heads of a group.
-        v: Values (S, H, p).
+        v: Values (S, V, p).
         first: Integer scalar, the first slot that is visible; a reset moves it.
         length: None if all S slots are in use: each step then appends a slot. An integer array if
             the cache was allocated with spare slots (`KernelSystem.cache`): steps then write in

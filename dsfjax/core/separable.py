@@ -103,7 +103,7 @@ def feature_system(
         (psi or phi)(kernel.k),
         SummedNormalizer(),
         num_channels=kernel.num_channels,
-        W=kernel.W,
+        W=kernel.map_of_heads(),
         reset=kernel.reset,
     )
     # A weight e^x a_t ⋯ a_{s+1} has its decays outside of the exponential, where a state has them.

@@ -108,7 +108,7 @@ def rows() -> int:
 
 
 def _keys_and_values(system: KernelSystem, u: Array) -> tuple[Array, Array]:
-    """Keys (L, G, m) and values (L, H, p) in the dtype of the sums."""
+    """Keys (L, G, m) and values (L, V, p) in the dtype of the sums."""
     dtype = state_dtype(system.dtype, u.dtype)
     return to_heads(system.k.astype(dtype), system.key_heads), values(system, u).astype(dtype)
 
@@ -140,10 +140,10 @@ def _spoil(
 
 
 def values(system: KernelSystem, u: Array) -> Array:
-    """The values W u_t, (L, H, p)."""
+    """The values W u_t, (L, V, p)."""
     if system.W is not None:
         u = project(u, system.W, "default" if u.dtype == jnp.bfloat16 else "highest")
-    return u.reshape(u.shape[0], system.num_heads, -1)
+    return u.reshape(u.shape[0], *system.value_shape)
 
 
 def _with_sink(system: KernelSystem, y: Array, log_eta: Array) -> tuple[Array, Array]:
@@ -211,7 +211,7 @@ def _own(system: KernelSystem) -> tuple[Queries, Keys]:
     q = _spoil(system.q.astype(dtype), spoilt, zero, start, kept)
     # Values of no channels: the sums over keys then give log η alone.
     slot = jnp.arange(length, dtype=jnp.int32)
-    v = jnp.zeros((length, system.num_heads, 0), dtype)
+    v = jnp.zeros((length, system.value_shape[0], 0), dtype)
     return Queries(slot, start, q, decay, kept), Keys(k, v, decay)
 
 

@@ -153,7 +153,7 @@ def _(system: KernelSystem, engine: Engine, reason: str, steps: int) -> Explanat
     # Chunks form the scores of whole blocks of keys, the other methods all of them.
     columns = min(steps, seen + chunk) if chunk else steps
     flops = steps * columns * heads * (2 * m + 2 * p) + (
-        0 if system.W is None else 2 * steps * heads * p * system.token_width
+        0 if system.W is None else 2 * steps * system.W.size
     )
     memory = heads * width * (chunk * chunk if chunk else steps * steps)
     io = _bytes(system) + steps * (system.token_width + heads * p) * width

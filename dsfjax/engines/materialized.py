@@ -84,7 +84,9 @@ def _kernel_of(system: Any, full: bool, length: int) -> Array:
 @_kernel_of.register
 def _(system: KernelSystem, full: bool, length: int) -> Array:
     phi = attention.attention_map(system)
-    return _with_value_map(phi[None, None, :, None], system.W, system.token_width) if full else phi
+    if not full:
+        return phi
+    return _with_value_map(phi[None, None, :, None], system.map_of_heads(), system.token_width)
 
 
 @_kernel_of.register

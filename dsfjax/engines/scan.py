@@ -323,13 +323,13 @@ def _cache(
         raise ValueError(f"{owner}: expected a KVCache, the state of a KernelSystem, got {got}.")
     expected = (
         (system.key_heads, system.k.shape[2]),
-        (system.num_heads, system.num_channels),
+        system.value_shape,
     )
     got = (h0.k.shape[1:], h0.v.shape[1:])
     if got != expected:
         raise ValueError(
-            f"{owner}: expected a KVCache with keys and values of shapes (S, G, m), (S, H, p) with "
-            f"(G, m), (H, p) = {expected}, got {got}."
+            f"{owner}: expected a KVCache with keys and values of shapes (S, G, m), (S, V, p) with "
+            f"(G, m), (V, p) = {expected}, got {got}."
         )
     if (h0.log_weight is None) != (system.weight_log_decay is None):
         expected, got = (

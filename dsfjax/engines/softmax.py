@@ -72,7 +72,7 @@ class Queries(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """What the slots hold: k (S, G, m) with G groups of heads, v (S, H, p), and their decays."""
+    """What the slots hold: k (S, G, m), v (S, V, p), G and V dividing H, and decays of H heads."""
 
     k: Array
     v: Array
@@ -127,21 +127,23 @@ def one(soft_cap: float | None, query: Queries, keys: Columns) -> tuple[Array, A
     """The mean (H, p) and log η (H,) of one query, its arrays without the axis that counts."""
     row = head_first(jax.tree.map(lambda x: x[None], query), keys.k.shape[0])
     scores, seen, _ = scores_of(soft_cap, row, keys)
-    scores, seen = (x.reshape(-1, x.shape[-1]) for x in (scores, seen))
+    # Heads that share values side by side; one query, so no axis of them.
+    scores, seen = (_by_values(x, keys.v)[:, :, 0] for x in (scores, seen))
     maximum = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     maximum = jnp.where(jnp.isneginf(maximum), 0, maximum)  # −∞ where nothing is seen
     weights = jnp.where(seen, jnp.exp(scores - maximum), 0)
     total = weights.sum(axis=-1)
-    # Unseen values are taken out: as a weight of 0 they would let 0 · ∞ through.
-    v = keys.v.reshape(-1, *keys.v.shape[2:])
-    shown = jnp.where(seen[..., None], v, 0)
-    value = jnp.einsum("hs,hsp->hp", weights, shown, precision="highest")
-    value = value / jnp.where(total == 0, 1, total)[:, None]
-    return value, maximum[:, 0] + jnp.log(total)
+    # Unseen values are taken out: as a weight of 0 they would let 0 · ∞ through. There is one such
+    # array for all heads that share values, unless their decays differ.
+    shown = jnp.where(seen[..., None], keys.v[:, None], 0)
+    value = jnp.matmul(weights[:, :, None], shown, precision="highest")[:, :, 0]
+    value = value / jnp.where(total == 0, 1, total)[..., None]
+    log_eta = maximum[..., 0] + jnp.log(total)
+    return value.reshape(-1, value.shape[-1]), log_eta.reshape(-1)
 
 
 class Columns(NamedTuple):
-    """A block of keys: slot (c,), k (G, c, m), v (G, R, c, p), decay (G, R, c)."""
+    """A block of keys: slot (c,), k (G, c, m), v (V, c, p), decay (G, R, c)."""
 
     slot: Array
     k: Array
@@ -159,13 +161,27 @@ def columns_of(slot: Array, keys: Keys) -> Columns:
     """A block of keys, heads first."""
     turn = partial(_by_group, groups=keys.k.shape[1])
     decay = jax.tree.map(turn, keys.decay)
-    return Columns(slot, jnp.moveaxis(keys.k, 0, 1), turn(keys.v), decay)
+    return Columns(slot, jnp.moveaxis(keys.k, 0, 1), jnp.moveaxis(keys.v, 0, 1), decay)
 
 
 def _by_group(x: Array, groups: int) -> Array:
     """(r, H, …) to (G, R, r, …)."""
     x = jnp.moveaxis(x, 0, 1)
     return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+
+
+def _by_values(x: Array, v: Array) -> Array:
+    """(G, R, …), one entry per head, to (V, H/V, …), so that heads which share values are one axis.
+
+    What is the same for all heads, (1, 1, …), stays so.
+    """
+    return x.reshape(min(v.shape[0], x.shape[0] * x.shape[1]), -1, *x.shape[2:])
+
+
+def _weighted(weights: Array, v: Array) -> Array:
+    """Σ_s w_s v_s of weights (G, R, r, c) and values (V, c, p), (G, R, r, p)."""
+    y = jnp.einsum("vnts,vsp->vntp", _by_values(weights, v), v, precision="highest")
+    return y.reshape(*weights.shape[:-1], v.shape[-1])
 
 
 def scores_of(
@@ -218,14 +234,14 @@ class Sums(NamedTuple):
         return cls(maximum, zeros_as(q, shape), zeros_as(q, (*shape, num_channels)))
 
     def add(self, scores: Array, seen: Array, v: Array) -> Sums:
-        """With a block of keys: their scores (G, R, r, c) and values (G, R, c, p)."""
+        """With a block of keys: their scores (G, R, r, c) and values (V, c, p)."""
         maximum = jnp.maximum(self.maximum, scores.max(axis=-1))
         maximum = jax.lax.stop_gradient(maximum)  # it cancels
         guard = jnp.where(jnp.isneginf(maximum), 0, maximum)  # −∞ where nothing is seen yet
         weights = jnp.where(seen, jnp.exp(scores - guard[..., None]), 0)
         # What was summed up so far, with respect to the new maximum; 0 while there is nothing.
         rescale = jnp.exp(self.maximum - guard)
-        value = jnp.einsum("grts,grsp->grtp", weights, v, precision="highest")
+        value = _weighted(weights, v)
         weight = rescale * self.weight + weights.sum(axis=-1)
         return Sums(maximum, weight, rescale[..., None] * self.value + value)
 
@@ -303,7 +319,7 @@ def _attend_backward(
             # P itself: η is known, and no maximum is needed. Where a key is seen the exponent is at
             # most 0 up to rounding, as its weight is one of the terms of η.
             weights = jnp.where(seen, jnp.exp(scores - log_eta[..., None]), 0)
-            d_weights = jnp.einsum("grtp,grsp->grts", dy, now.v, precision="highest")
+            d_weights = _weighted(dy, now.v.swapaxes(1, 2))
             d_scores = weights * (d_weights + common[..., None])
             # A score has the sum of decays up to t, less that up to s. Both are added after the cap
             # has bent the product, so their cotangents do not see its slope.
@@ -314,7 +330,8 @@ def _attend_backward(
                 d_scores = d_scores * slope
             dq = dq + jnp.einsum("grts,gsm->grtm", d_scores, now.k, precision="highest")
             d_k = jnp.einsum("grts,grtm->gsm", d_scores, block.q, precision="highest")
-            d_v = jnp.einsum("grts,grtp->grsp", weights, dy, precision="highest")
+            shared = (_by_values(x, now.v) for x in (weights, dy))
+            d_v = jnp.einsum("vnts,vntp->vsp", *shared, precision="highest")
             return (dk.at[j].add(d_k), dv.at[j].add(d_v), d_decay), (dq, d_row)
 
         of_rows = (
@@ -343,8 +360,8 @@ def _attend_backward(
     # Slots are integers and have no cotangent. The parts ``fine`` and ``zeros`` of a decay have
     # none either: `cumulative` lets the gradient through ``coarse`` alone.
     d_queries = Queries(None, None, steps_first(dq, steps), decay(d_row_decay, steps))  # type: ignore
-    d_k = steps_first(dk[:, :, None], slots)
-    return d_queries, Keys(d_k, steps_first(dv, slots), decay(d_column_decay, slots))
+    d_k, d_v = (steps_first(x[:, :, None], slots) for x in (dk, dv))
+    return d_queries, Keys(d_k, d_v, decay(d_column_decay, slots))
 
 
 attend.defvjp(_attend_forward, _attend_backward)

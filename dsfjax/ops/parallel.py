@@ -10,15 +10,15 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from dsfjax.core import Diagonal, DiagonalPlusLowRank, KernelSystem, Scalar
-from dsfjax.core.transitions import to_heads
 from dsfjax.ops.batch import CuSeqlens, flat, run, scaled, times, wide
 from dsfjax.ops.op import Assembled, op
 
 
 def _kernel(q: Array, k: Array, v: Array, reset: Array | None, **options: Any) -> Assembled:
-    """Scores of q (T, HQ, K) and k (T, H, K); values are repeated for the queries of a key head."""
-    system = KernelSystem(q, k, reset=reset, num_channels=v.shape[2], **options)
-    return Assembled(system, flat(to_heads(v, q.shape[1])))
+    """Scores of q (T, HQ, K) and k (T, H, K); the queries of a key head share its values."""
+    _, heads, channels = v.shape
+    system = KernelSystem(q, k, reset=reset, num_channels=channels, value_heads=heads, **options)
+    return Assembled(system, flat(v))
 
 
 def _attn(

@@ -44,10 +44,12 @@ def equation(system: KernelSystem, u: jax.Array) -> jax.Array:
     weights = jnp.where(seen, jnp.exp(x), 0)
     sink = 0 if system.sink is None else jnp.exp(system.sink)[:, None, None]
     phi = weights / (weights.sum(axis=-1, keepdims=True) + sink)
-    return jnp.einsum("hts,shp->thp", phi, v.reshape(length, heads, -1)).reshape(length, -1)
+    v = v.reshape(length, -1, system.num_channels)
+    v = jnp.repeat(v, heads // v.shape[1], axis=1)
+    return jnp.einsum("hts,shp->thp", phi, v).reshape(length, -1)
 
 
-@pytest.mark.parametrize("name", zoo.slow_unless({"streaming", "path"}, zoo.KERNELS))
+@pytest.mark.parametrize("name", zoo.slow_unless({"streaming", "path", "multi_query"}, zoo.KERNELS))
 def test_equation(name):
     system = zoo.kernel_variant(name, 20)
     u = zoo.tokens(system, 20)
@@ -243,6 +245,9 @@ def test_explain_says_what_the_kernel_has():
         ({"window": 0}, ValueError, "window of at least 1 step, got 0"),
         ({"soft_cap": 0.0}, ValueError, "soft_cap above 0, got 0.0"),
         ({"keep_first": -1}, ValueError, "keep_first of at least 0 steps, got -1"),
+        ({"value_heads": 3}, ValueError, "value_heads to divide the 4 heads of q, got 3"),
+        ({"value_heads": 0}, ValueError, "value_heads to divide the 4 heads of q, got 0"),
+        ({"value_heads": 2}, ValueError, r"W .*\(8, d\), got \(16, 5\)"),
         ({"sink": jnp.zeros(3)}, ValueError, r"sink .*\(4,\), got \(3,\)"),
         ({"transition": Scalar(jnp.zeros((2, 4)))}, ValueError, "5 or 1"),
         ({"transition": Scalar(jnp.zeros((5, 3)))}, ValueError, r"log_a .*\(T, 4\)"),

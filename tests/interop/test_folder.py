@@ -12,6 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import dsfjax
+from dsfjax.interop.published.naming import REGISTRY
+from dsfjax.interop.published.parts import ROUTER
+from dsfjax.interop.published.tensor_files import Config, Folder
 from tests.opened import HERE
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -159,3 +162,20 @@ def test_files_that_are_missing(folder: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="config.json: expected a file"):
         dsfjax.open(folder)
+
+
+def test_what_is_never_narrow(folder: Path) -> None:
+    """A router of a narrow model: its bias has steps that bfloat16 does not have."""
+    name, bias = (
+        "model.layers.1.mlp.gate.e_score_correction_bias",
+        np.array([1, 1 + 2**-20], np.float32),
+    )
+    narrow = np.asarray(jnp.ones((2, 2), jnp.bfloat16))
+    save_file({name: bias, "model.norm.weight": narrow, "head": narrow}, folder / SINGLE)
+    files = Folder(folder)
+    found = files.load(files.shapes, files.dtype(), wide=ROUTER)
+    assert files.dtype() == found["head"].dtype == jnp.bfloat16
+    assert found[name].dtype == jnp.float32 and np.array_equal(found[name], bias)
+    assert files.load([name], "float64", wide=ROUTER)[name].dtype == jnp.float64
+    sizes = dict.fromkeys(("hidden_size", "num_attention_heads", "vocab_size"), 2)
+    assert REGISTRY["kimi_linear"](Config({"num_hidden_layers": 1, **sizes}), {}).wide == ROUTER

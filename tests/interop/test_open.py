@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import dsfjax
 from dsfjax import KernelSystem, analysis
 from dsfjax.analysis import interventions as on
 from dsfjax.interop.published import opened as opened_module
 from dsfjax.interop.published.naming import REGISTRY
-from tests.opened import FAMILIES, FOLDER, QUICK, distance, opened, reference
+from tests.opened import FAMILIES, FOLDER, HERE, QUICK, distance, opened, reference
 
 FAMILY = [pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in FAMILIES]
 
@@ -117,10 +117,11 @@ def test_the_map_of_a_head_times_its_values() -> None:
     model, ids = opened("qwen3_next"), reference("qwen3_next")["input_ids_a"][0]
     for layer in (0, 2):
         ((system, u),) = model.systems(ids)[layer]
-        kernel = dsfjax.materialize(system)
-        values = u.reshape(len(u), kernel.shape[0], -1)
-        mapped = jnp.einsum("hts,shp->thp", kernel, values).reshape(len(u), -1)
-        assert distance(mapped, dsfjax.scan(system, u)[0]) < 1e-10
+        kernel, y = dsfjax.materialize(system), dsfjax.scan(system, u)[0]
+        y = y.reshape(len(y), len(kernel), -1)
+        values = u.reshape(len(u), -1, y.shape[2])
+        values = jnp.repeat(values, len(kernel) // values.shape[1], axis=1)
+        assert distance(jnp.einsum("hts,shp->thp", kernel, values), y) < 1e-10
 
 
 def test_dropping_the_removal_of_keys_is_another_map() -> None:
@@ -308,3 +309,29 @@ def test_names_of_the_hub_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("org/mamba", ["*.json", "*.safetensors"])]  # nothing that could be executed
     with pytest.raises(FileNotFoundError, match="org/no: expected a folder, or .*no network"):
         dsfjax.open("org/no")
+
+
+@pytest.mark.slow
+def test_experts_whose_tensors_are_joined(tmp_path: Path) -> None:
+    """As published files have them, within a model that reads images as well."""
+    source, folder = HERE / "qwen3_5_moe", tmp_path / "joined"
+    text, tensors = json.loads((source / "config.json").read_text()), {}
+    for name, x in load_file(source / "model.safetensors").items():
+        inner = name.removeprefix("model.")
+        tensors[f"model.language_model.{inner}" if inner != name else name] = x
+    for i in range(2):
+        own = f"model.language_model.layers.{i}.mlp.experts."
+        parts = {
+            n: np.stack([tensors.pop(f"{own}{e}.{n}_proj.weight") for e in range(4)])
+            for n in ("gate", "up", "down")
+        }
+        tensors[f"{own}gate_up_proj"] = np.concatenate([parts["gate"], parts["up"]], axis=1)
+        tensors[f"{own}down_proj"] = parts["down"]
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    config = {"model_type": "qwen3_5_moe", "text_config": text, "vision_config": {"depth": 1}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with np.load(source / "reference.npz") as known:
+        ids, logits = known["input_ids_a"], known["logits_a"]
+    model = dsfjax.open(folder, dtype="float64")
+    assert distance(model.logits(ids), logits) < 1e-12

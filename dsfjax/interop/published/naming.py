@@ -143,6 +143,7 @@ class Definition:
         layers: The layers.
         head: To ``x`` after the final norm, and ``logits``.
         unused: Endings of tensors that a file may have and no number depends on.
+        wide: Endings of tensors that are kept in float32 at least, whatever the others are in.
     """
 
     vocab_size: int
@@ -150,6 +151,7 @@ class Definition:
     layers: tuple[Layer, ...]
     head: Layer
     unused: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
 
 
 Family = Callable[[Config, Mapping[str, tuple[int, ...]]], Definition]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +14,13 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
-from dsfjax._util.atomic import replacing, write_bytes
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines import scan
 from dsfjax.interop.published.layerwise import Params, back, differentiable, through
 from dsfjax.interop.published.naming import Definition, Layer, Stream
 from dsfjax.interop.published.running import Used
 from dsfjax.interop.published.sampling import check_sampling, sampled
-from dsfjax.interop.published.tensor_files import Config
+from dsfjax.interop.published.tensor_files import Config, write_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -243,26 +241,14 @@ class Opened:
             FileExistsError: If it has one.
             ValueError: If names or shapes are not those of the model, or layers are missing.
         """
-        from safetensors.numpy import save_file
-
         self._expect_whole()
         path, params = Path(path), self.params if params is None else params
         given, own = ({n: x.shape for n, x in each.items()} for each in (params, self.params))
         if given != own:
             wrong = sorted(n for n in given | own if given.get(n) != own.get(n))
             raise ValueError(f"save: expected names and shapes of the model, not so: {wrong[:5]}.")
-        target = path / "model.safetensors"
-        if target.exists():
-            raise FileExistsError(f"{target}: expected no such file; choose another folder.")
-        path.mkdir(parents=True, exist_ok=True)
-        for file in sorted(self.path.glob("*.json")):
-            if file.name.startswith(("tokenizer", "special_tokens", "generation_config", "vocab")):
-                (path / file.name).write_bytes(file.read_bytes())
         dtypes = {name: str(self.dtype) for name in ("dtype", "torch_dtype") if name in self.config}
-        config = json.dumps({**self.config, **dtypes}, indent=2)
-        write_bytes(path / "config.json", config.encode())
-        with replacing(target) as file:
-            save_file({n: np.asarray(x) for n, x in params.items()}, file.name, {"format": "pt"})
+        write_folder(path, {**self.config, **dtypes}, params, self.path)
         return path
 
     def _continue(

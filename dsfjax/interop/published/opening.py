@@ -57,7 +57,7 @@ def open(  # noqa: A001 - dsfjax.open
             )
     found = inspect(path, layers=layers)
     dtype = found.folder.dtype() if dtype is None else jnp.dtype(dtype)
-    params = found.folder.load(sorted(found.names), dtype)
+    params = found.folder.load(sorted(found.names), dtype, wide=found.definition.wide)
     return Opened(found.path, found.config, found.definition, params, dtype, found.held)
 
 

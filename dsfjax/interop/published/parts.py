@@ -1,4 +1,4 @@
-"""What published models are made of around their mixers: linear maps, norms, rotations, MLPs.
+"""What published models are made of around their mixers: linear maps, norms, MLPs.
 
 Weights have the layouts of the files: a linear map is ``weight (out, in)``.
 """
@@ -6,15 +6,13 @@ Weights have the layouts of the files: a linear map is ``weight (out, in)``.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.naming import Definition, Kind, Layer, Stream, Weights, layer
@@ -72,91 +70,6 @@ def soft_cap(x: Array, cap: float | None) -> Array:
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
-def rotated(
-    x: Float[Array, "L H m"], positions: Int[Array, " L"], frequencies: tuple[float, ...]
-) -> Float[Array, "L H m"]:
-    """Rotary positions on the first 2·len(frequencies) channels, halves paired.
-
-    (x_i, x_{i+n}) is rotated by the angle position · frequency_i (arXiv:2104.09864, in the layout
-    of GPT-NeoX); the channels after them stay as they are.
-    """
-    n = len(frequencies)
-    if n == 0:
-        return x
-    wide = state_dtype(x.dtype)
-    angle = positions.astype(wide)[:, None] * jnp.asarray(np.array(frequencies), wide)
-    cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
-    a, b = (part.astype(wide) for part in (x[..., :n], x[..., n : 2 * n]))
-    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return jnp.concatenate([turned.astype(x.dtype), x[..., 2 * n :]], axis=-1)
-
-
-def frequencies(
-    config: Config,
-    head_dim: int,
-    *,
-    share: float = 1.0,
-    kind: str | None = None,
-    theta: float = 10000.0,
-) -> tuple[float, ...]:
-    """θ^(−2i/m) of rotary positions, from ``rope_parameters`` or the older names of a config.
-
-    Args:
-        config: The config.
-        head_dim: Channels of a head.
-        share: Of them that are rotated, where the config does not say (partial_rotary_factor).
-        kind: The layer type whose parameters are meant, where the config has several.
-        theta: θ where the config says nothing about it.
-
-    Returns:
-        The frequencies, in radians per step; none if the config switches positions off, by a θ of
-        null.
-
-    Raises:
-        ValueError: For a ``rope_type`` that has no exact equivalent here.
-    """
-    given = config.get("rope_parameters")
-    scaling = config.get("rope_scaling")
-    base, older_share = config.get("rope_theta"), config.get("partial_rotary_factor")
-    given = given if isinstance(given, dict) else {}
-    if kind is not None and isinstance(given.get(kind), dict):
-        given = given[kind]
-    own = {"rope_theta": base, "partial_rotary_factor": older_share, **(scaling or {})}
-    own |= {name: value for name, value in given.items() if value is not None}
-    if "rope_theta" not in given and "rope_theta" not in config.values:
-        own["rope_theta"] = theta
-    rope = Config(own, f"{config.where}: rope_parameters")
-    name = rope.get("rope_type") or rope.get("type") or "default"
-    if own.get("rope_theta") is None:
-        return ()
-    base = rope.number("rope_theta")
-    size = int(head_dim * rope.number("partial_rotary_factor", share))
-    found = [base ** (-2 * i / size) for i in range(size // 2)]
-    if name == "linear":
-        found = [f / rope.number("factor") for f in found]
-    elif name == "llama3":
-        found = [_in_bands(f, rope) for f in found]
-    elif name != "default":
-        raise ValueError(
-            f"{rope.where}: rope_type: {name!r} has no exact equivalent here; expected 'default', "
-            "'linear' or 'llama3'."
-        )
-    return tuple(found)
-
-
-def _in_bands(frequency: float, rope: Config) -> float:
-    """Llama 3's rescaling: long waves are stretched, short ones kept, those between mixed."""
-    factor, original = rope.number("factor"), rope.number("original_max_position_embeddings")
-    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
-    turns = original * frequency / (2 * math.pi)
-    if turns < low:
-        return frequency / factor
-    if turns > high:
-        return frequency
-    smooth = (turns - low) / (high - low)
-    return (1 - smooth) * frequency / factor + smooth * frequency
-
-
 def gated_mlp(
     w: Weights,
     x: Array,
@@ -188,6 +101,23 @@ def expert_mlps(
     return [
         functools.partial(gated_mlp, own, width=width, activation=activation, names=names)
         for own in every
+    ]
+
+
+def joined_mlp(x: Array, up: Array, down: Array, *, activation: str = "silu") -> Array:
+    """W₂ (φ(a) ⊙ b) with the rows [a | b] of W₁ x."""
+    width = up.shape[0] // 2
+    inner = x @ up.T
+    return (ACTIVATIONS[activation](inner[:, :width]) * inner[:, width:]) @ down.T
+
+
+def joined_expert_mlps(
+    up: Float[Array, "E rows d"], down: Float[Array, "E d width"], *, activation: str = "silu"
+) -> list[Callable[[Array], Array]]:
+    """The `joined_mlp` of every expert, of the tensors of all together."""
+    return [
+        functools.partial(joined_mlp, up=up[e], down=down[e], activation=activation)
+        for e in range(len(up))
     ]
 
 
@@ -246,6 +176,10 @@ def pre_norm(
     return {"x": x}
 
 
+ROUTER = (".gate.weight", ".gate.e_score_correction_bias")
+"""Tensors of a router that are never narrow: rounded, they would choose other experts."""
+
+
 def embed(
     w: Weights, stream: Stream, run: Any, *, vocab: int, width: int, scale: float = 1.0
 ) -> Stream:
@@ -302,6 +236,7 @@ def decoder(
     plus_one: bool = False,
     cap: float | None = None,
     unused: tuple[str, ...] = (),
+    wide: tuple[str, ...] = (),
 ) -> Definition:
     """Embeddings, layers, a last RMS norm and the map to logits.
 
@@ -318,6 +253,7 @@ def decoder(
         plus_one: Whether the norm multiplies by 1 + weight.
         cap: Soft cap of the logits.
         unused: See `Definition`.
+        wide: See `Definition`.
     """
     vocab, first = config.size("vocab_size"), {"scale": scales[0]} if scales[0] != 1 else {}
     head = embeddings if config.flag("tie_word_embeddings", tied) else "lm_head.weight"
@@ -336,4 +272,5 @@ def decoder(
             cap=cap,
         ),
         unused=("rotary_emb.inv_freq", *unused),
+        wide=wide,
     )

@@ -90,17 +90,17 @@ class Run:
         soft_cap: float | None = None,
     ) -> Float[Array, "L H p"]:
         """Softmax attention with H / G queries per key; ``scale`` is m^(−1/2) by default."""
-        heads, m = q.shape[1:]
-        v = jnp.repeat(v, heads // v.shape[1], axis=1)
+        length, heads, m = q.shape
         system = KernelSystem(
             q * jnp.asarray(m**-0.5 if scale is None else scale, q.dtype),
             k,
             reset=self.reset,
             num_channels=v.shape[2],
+            value_heads=v.shape[1],
             window=window,
             soft_cap=soft_cap,
         )
-        return self.scan(system, v.reshape(v.shape[0], -1)).reshape(v.shape)
+        return self.scan(system, v.reshape(length, -1)).reshape(length, heads, -1)
 
     def scan(self, system: System | KernelSystem, u: Shaped[Array, "L d"]) -> Array:
         """Run a System that has this run's ``reset`` from where the tokens before ended."""

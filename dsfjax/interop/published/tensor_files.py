@@ -11,12 +11,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
+from dsfjax._util.atomic import replacing, write_bytes
 from dsfjax._util.names import hint
 
 _MOST_JSON = 50 << 20
-_LARGEST = 1 << 31
+_LARGEST = (1 << 31) - 1
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+_MOST_PARTS = 1 << 16
+_INFINITY = {"__float__": "Infinity"}  # as transformers writes it since its release 5
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 # What no number of a forward pass depends on: names, training, and how other programs run it.
@@ -57,6 +61,9 @@ def read_json(path: Path) -> dict[str, Any]:
 class Config:
     """The settings of a config.json, each checked when it is asked for.
 
+    Every reader raises `ValueError` with the file, the setting, what was expected and what came. A
+    setting that is null counts as absent.
+
     Args:
         values: The settings by name.
         where: What messages call them.
@@ -71,29 +78,72 @@ class Config:
         self._read.add(name)
         return self.values.get(name, default)
 
-    def size(self, name: str, default: int | None = None) -> int:
-        """A positive whole number."""
+    def given(self, name: str) -> bool:
+        """Whether there is such a setting, and it is not null."""
+        return self.get(name) is not None
+
+    def size(
+        self, name: str, default: int | None = None, *, least: int = 1, most: int = _LARGEST
+    ) -> int:
+        """A whole number between bounds, themselves included."""
         found = self._expected(name, default)
-        if isinstance(found, bool) or not isinstance(found, int) or not 0 < found < _LARGEST:
-            raise ValueError(
-                f"{self.where}: {name}: expected a whole number from 1 to {_LARGEST - 1}, got "
-                f"{found!r}."
-            )
+        if not _is_whole(found) or not least <= found <= most:
+            raise self.wrong(name, f"a whole number from {least} to {most}", found)
+        return found
+
+    def count(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        """How many there are of what is built one by one, such as layers."""
+        return self.size(name, default, least=least, most=_MOST_PARTS)
+
+    def part(self, name: str, other: str, of: int, default: int | None = None) -> int:
+        """How many of ``of``, which follows from another setting; at least one."""
+        found = self._expected(name, default)
+        if not _is_whole(found) or not 1 <= found <= of:
+            raise self.wrong(name, f"a whole number from 1 to {of} ({other})", found)
+        return found
+
+    def divisor(self, name: str, other: str, of: int, default: int | None = None) -> int:
+        """A whole number that divides ``of``, which follows from another setting."""
+        found = self.size(name, default)
+        if of % found:
+            raise self.wrong(name, f"a divisor of {of} ({other})", found)
+        return found
+
+    def multiple(self, name: str, other: str, of: int, default: int | None = None) -> int:
+        """A whole number that ``of`` divides, which follows from another setting."""
+        found = self.size(name, default)
+        if found % of:
+            raise self.wrong(name, f"a multiple of {of} ({other})", found)
         return found
 
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number."""
         found = self._expected(name, default)
-        is_number = isinstance(found, int | float) and not isinstance(found, bool)
-        if not is_number or not math.isfinite(found):
-            raise ValueError(f"{self.where}: {name}: expected a finite number, got {found!r}.")
+        if not _is_number(found):
+            raise self.wrong(name, "a finite number", found)
         return float(found)
+
+    def positive(self, name: str, default: float | None = None, *, most: float = math.inf) -> float:
+        """A finite number above 0."""
+        found = self._expected(name, default)
+        if not _is_number(found) or not 0 < found <= most:
+            bound = "" if most == math.inf else f" and at most {most:g}"
+            raise self.wrong(name, f"a finite number above 0{bound}", found)
+        return float(found)
+
+    def scaled(self, name: str, other: str, of: int, default: float | None = None) -> float:
+        """A number times ``of``, which follows from another setting; a size when it is rounded."""
+        found = self._expected(name, default)
+        if not _is_number(found) or not 1 <= found * of <= _LARGEST:
+            expected = f"a number that times {of} ({other}) is from 1 to {_LARGEST}"
+            raise self.wrong(name, expected, found)
+        return found * of
 
     def flag(self, name: str, default: bool | None = None) -> bool:
         """True or false."""
         found = self._expected(name, default)
         if not isinstance(found, bool):
-            raise ValueError(f"{self.where}: {name}: expected true or false, got {found!r}.")
+            raise self.wrong(name, "true or false", found)
         return found
 
     def word(self, name: str, known: Iterable[str], default: str | None = None) -> str:
@@ -114,14 +164,57 @@ class Config:
                 f"{self.where}: {name}: {found!r} has no exact equivalent here; expected {value!r}."
             )
 
-    def words(self, name: str, count: int, known: Iterable[str]) -> tuple[str, ...]:
-        """A list of ``count`` words, each one of several."""
-        found, known = self._expected(name, None), list(known)
-        if not isinstance(found, list) or len(found) != count:
-            raise ValueError(f"{self.where}: {name}: expected a list of {count}, got {found!r}.")
-        for i, word in enumerate(found):
-            Config({f"{name}[{i}]": word}, self.where).word(f"{name}[{i}]", known)
+    def follows(self, name: str, value: Any, *others: str) -> None:
+        """Raise `ValueError` unless a setting is absent, null, or what others make it."""
+        found = self.get(name)
+        if found is not None and found != value:
+            raise self.wrong(name, f"{value!r}, by {' and '.join(others)}", found)
+
+    def words(self, name: str, known: Iterable[str], layers: int | None = None) -> tuple[str, ...]:
+        """A list of words, each one of several; one word per layer if their number is given."""
+        known = list(known)
+        entries = self._entries(name, layers)
+        return tuple(entries.word(each, known) for each in entries.values)
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        """A list of so many finite numbers; each of them 1 where there is no such setting."""
+        if not self.given(name):
+            return (1.0,) * count
+        found = self.get(name)
+        if not isinstance(found, list) or len(found) != count or not all(map(_is_number, found)):
+            raise self.wrong(name, f"a list of {count} finite numbers", found)
+        return tuple(map(float, found))
+
+    def interval(self, name: str, default: tuple[float, float]) -> tuple[float, float]:
+        """Two numbers in order, the second of which may be infinite."""
+        if not self.given(name):
+            return default
+        found = self.get(name)
+        pair = [math.inf if x == _INFINITY else x for x in found] if isinstance(found, list) else []
+        is_pair = len(pair) == 2 and all(_is_number(x) or x == math.inf for x in pair)
+        if not is_pair or not pair[0] <= pair[1]:
+            raise self.wrong(name, "two numbers in order", found)
+        return float(pair[0]), float(pair[1])
+
+    def places(self, name: str, layers: int, *, first: int = 0) -> tuple[int, ...]:
+        """Different numbers of layers, counted from ``first``; none where there is no setting."""
+        found = self.get(name)
+        found = [] if found is None else found
+        last = first + layers - 1
+        is_list = isinstance(found, list) and all(
+            _is_whole(x) and first <= x <= last for x in found
+        )
+        if not is_list or len(set(found)) < len(found):
+            expected = f"a list of different numbers from {first} to {last} (num_hidden_layers)"
+            raise self.wrong(name, expected, found)
         return tuple(found)
+
+    def section(self, name: str) -> Config:
+        """Settings within this one; none where there is no such setting."""
+        found = self.get(name)
+        if found is not None and not isinstance(found, dict):
+            raise self.wrong(name, "an object", found)
+        return Config(found or {}, f"{self.where}: {name}")
 
     def ignore(self, *names: str) -> None:
         """Settings that no number of the forward pass depends on."""
@@ -143,12 +236,72 @@ class Config:
                 f"{', '.join(left)}."
             )
 
+    def wrong(self, name: str, expected: str, found: Any) -> ValueError:
+        """The error of a setting that is not as it has to be."""
+        return ValueError(f"{self.where}: {name}: expected {expected}, got {found!r}.")
+
     def _expected(self, name: str, default: Any) -> Any:
         found = self.get(name)
         found = default if found is None else found
         if found is None:
             raise ValueError(f"{self.where}: {name}: expected a value, got none.")
         return found
+
+    def _entries(self, name: str, layers: int | None) -> Config:
+        """The entries of a list, as settings of their own."""
+        found = self._expected(name, None)
+        if not isinstance(found, list) or not found:
+            raise self.wrong(name, "a list", found)
+        if layers is not None and len(found) != layers:
+            raise self.wrong(name, f"one entry per layer ({layers}, num_hidden_layers)", found)
+        return Config({f"{name}[{i}]": entry for i, entry in enumerate(found)}, self.where)
+
+
+def _is_whole(x: Any) -> bool:
+    """Whether it is a whole number, which true and false are not."""
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _is_number(x: Any) -> bool:
+    """Whether it is a number that is finite in float32; JSON has whole numbers of any length."""
+    is_number = _is_whole(x) or isinstance(x, float)
+    return is_number and -_LARGEST_FLOAT <= x <= _LARGEST_FLOAT
+
+
+Tensors = dict[str, np.ndarray]
+"""By the names of a file."""
+
+Converted = tuple[dict[str, Any], Tensors]
+"""The settings of a config.json, and tensors."""
+
+
+def write_folder(
+    path: Path, config: Mapping[str, Any], tensors: Mapping[str, ArrayLike], source: Path
+) -> None:
+    """Write config.json and model.safetensors, and copy the files of a tokenizer.
+
+    Args:
+        path: The folder, made if need be.
+        config: The settings.
+        tensors: By name.
+        source: The folder that may have a tokenizer.
+
+    Raises:
+        FileExistsError: If the folder has tensors.
+    """
+    from safetensors.numpy import save_file
+
+    target = path / "model.safetensors"
+    if target.exists():
+        raise FileExistsError(f"{target}: expected no such file; choose another folder.")
+    path.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.glob("*.json")):
+        if file.name.startswith(("tokenizer", "special_tokens", "generation_config", "vocab")):
+            (path / file.name).write_bytes(file.read_bytes())
+    write_bytes(path / "config.json", json.dumps(config, indent=2).encode())
+    arrays = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    with replacing(target) as file:
+        save_file(arrays, file.name, {"format": "pt"})
 
 
 class Folder:
@@ -180,7 +333,10 @@ class Folder:
             return [single]
         if not index.is_file():
             pickled = sorted(x.name for x in self.path.glob("*.bin"))
-            why = f" {', '.join(pickled)} is a pickle, which can run programs, and is never read."
+            why = (
+                f" {', '.join(pickled)} is a pickle, which can run programs, and is not read here; "
+                f"`dsfjax convert {self.path} --out FOLDER` takes its tensors and runs nothing."
+            )
             why = why if pickled else ""
             raise FileNotFoundError(
                 f"{self.path}: expected model.safetensors or model.safetensors.index.json, found "
@@ -230,8 +386,15 @@ class Folder:
             )
         return jnp.dtype(_DTYPES[most])
 
-    def load(self, names: Iterable[str], dtype: DTypeLike) -> dict[str, Array]:
+    def load(
+        self, names: Iterable[str], dtype: DTypeLike, *, wide: tuple[str, ...] = ()
+    ) -> dict[str, Array]:
         """Tensors by name, one after the other, in a dtype.
+
+        Args:
+            names: Their names.
+            dtype: Of all but those whose names end in one of ``wide``.
+            wide: These are in float32 at least.
 
         Raises:
             ValueError: If a tensor has an entry that is not finite, or cannot be read.
@@ -251,5 +414,6 @@ class Folder:
                 raise ValueError(f"{file}: {name}: cannot be read: {error}.") from error
             if not np.isfinite(value).all():
                 raise ValueError(f"{file}: {name}: expected finite numbers, got NaN or infinity.")
-            found[name] = jnp.asarray(value, dtype)
+            own = jnp.promote_types(dtype, jnp.float32) if name.endswith(wide) else dtype
+            found[name] = jnp.asarray(value, own)
         return found

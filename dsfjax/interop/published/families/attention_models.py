@@ -12,13 +12,12 @@ from jax import Array
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     decoder,
-    frequencies,
     gated_mlp,
     linear,
     pre_norm,
     rms_norm,
-    rotated,
 )
+from dsfjax.interop.published.rotary import Rotation, rotated, rotation_of
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 
@@ -31,7 +30,7 @@ def rotary_attention(
     heads: int,
     kv_heads: int,
     head_dim: int,
-    angles: tuple[float, ...],
+    rotation: Rotation | None,
     bias: bool = False,
     out_bias: bool | None = None,
     norm_eps: float | None = None,
@@ -51,7 +50,7 @@ def rotary_attention(
         heads: Of queries.
         kv_heads: Of keys and values.
         head_dim: Channels of a head.
-        angles: Of `rotated`, in radians per step; none for no positions.
+        rotation: Of q and k; None for no positions.
         bias: Whether q, k and v have one.
         out_bias: Whether the map out has one; as ``bias`` by default.
         norm_eps: ε of RMS norms of q and k under q_norm, k_norm; None for none.
@@ -81,7 +80,7 @@ def rotary_attention(
                 ("k_norm", k, kv_heads * head_dim if whole_norms else head_dim),
             )
         )
-    q, k = (rotated(part, run.positions, angles) for part in (q, k))
+    q, k = (rotated(part, run.positions, rotation) for part in (q, k))
     y = run.attend(q, k, v, scale=scale, window=window, soft_cap=soft_cap).astype(x.dtype)
     y = y * jax.nn.sigmoid(gate) if gated else y
     y = y.reshape(x.shape[0], -1)
@@ -114,7 +113,7 @@ def attention_settings(
     config: Config,
     *,
     head_dim: int | None = None,
-    angles: tuple[float, ...] | None = None,
+    rotates: bool = True,
     share: float = 1.0,
 ) -> dict[str, Any]:
     """The settings of `rotary_attention` by their usual names.
@@ -122,17 +121,17 @@ def attention_settings(
     Args:
         config: The config.
         head_dim: Where the config does not say; d / heads by default.
-        angles: Of `rotated`; by `frequencies` if they are None.
+        rotates: Whether there are rotary positions.
         share: Of the channels that are rotated, where the config does not say.
     """
-    heads = config.size("num_attention_heads")
-    each = config.size("hidden_size") // heads if head_dim is None else head_dim
-    each = config.size("head_dim", each)
+    d = config.size("hidden_size")
+    heads = config.part("num_attention_heads", "hidden_size", d)
+    each = config.size("head_dim", d // heads if head_dim is None else head_dim)
     return {
         "heads": heads,
-        "kv_heads": config.size("num_key_value_heads", heads),
+        "kv_heads": config.divisor("num_key_value_heads", "num_attention_heads", heads, heads),
         "head_dim": each,
-        "angles": frequencies(config, each, share=share) if angles is None else angles,
+        "rotation": rotation_of(config, each, share=share) if rotates else None,
         "bias": config.flag("attention_bias", False),
     }
 
@@ -142,7 +141,7 @@ def llama(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Llama; Qwen3 with norms of q and k per head, and windows in later layers if it says so."""
     del shapes
     qwen = config.get("model_type") == "qwen3"
-    count, eps = config.size("num_hidden_layers"), config.number("rms_norm_eps", 1e-6)
+    count, eps = config.count("num_hidden_layers"), config.positive("rms_norm_eps", 1e-6)
     windowed = qwen and config.flag("use_sliding_window", False)
     config.ignore("pretraining_tp", "layer_types", "max_window_layers", "sliding_window")
     config.ignore("use_sliding_window")

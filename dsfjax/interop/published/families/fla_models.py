@@ -23,13 +23,12 @@ from dsfjax.interop.published.naming import Definition, Stream, Weights, family,
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
     decoder,
-    frequencies,
     gated_mlp,
     linear,
     pre_norm,
     rms_norm,
-    rotated,
 )
+from dsfjax.interop.published.rotary import Rotation, rotated
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 
@@ -141,7 +140,7 @@ def _retention(
     run: Run,
     *,
     feature: str | None,
-    angles: tuple[float, ...],
+    rotation: Rotation,
     norm: str | None,
     eps: float,
     gate: str | None,
@@ -150,7 +149,7 @@ def _retention(
     q, k, v = _grouped(w, x, run, conv=None, **shape)
     if feature is not None:
         q, k = ACTIVATIONS[feature](q), ACTIVATIONS[feature](k)
-    q, k = (rotated(part, run.positions, angles) for part in (q, k))
+    q, k = (rotated(part, run.positions, rotation) for part in (q, k))
     k, v = (jnp.repeat(part, q.shape[1] // k.shape[1], axis=1) for part in (k, v))
     y = run.op(ops.chunk_retention, q, k, v)
     return _finished(w, y, x, norm=norm, eps=eps, gate=gate)
@@ -237,34 +236,28 @@ def _layer(
 
 def _attention_layers(config: Config, count: int) -> dict[int, dict[str, Any]]:
     """Settings of the layers that are softmax attention, by their numbers."""
-    given = config.get("attn")
+    given, d = config.get("attn"), config.size("hidden_size")
     given = [given] if isinstance(given, dict) else given or []
     if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
-        raise ValueError(
-            f"{config.where}: attn: expected an object or a list of them, got {given!r}."
-        )
+        raise config.wrong("attn", "an object or a list of them", given)
     found: dict[int, dict[str, Any]] = {}
     for values in given:
         one = Config(values, f"{config.where}: attn")
-        numbers, heads = one.get("layers", []), one.size("num_heads")
+        heads = one.divisor("num_heads", "hidden_size", d)
         own = {
             "mixer": rotary_attention,
             "heads": heads,
-            "kv_heads": one.size("num_kv_heads", heads),
-            "head_dim": config.size("hidden_size") // heads,
+            "kv_heads": one.divisor("num_kv_heads", "num_heads", heads, heads),
+            "head_dim": d // heads,
             "bias": one.flag("qkv_bias", False),
             "out_bias": False,
-            "window": None if one.get("window_size") is None else one.size("window_size"),
+            "window": one.size("window_size") if one.given("window_size") else None,
         }
-        base = Config({"rope_theta": one.number("rope_theta", 10000.0)}, one.where)
-        own["angles"] = frequencies(base, own["head_dim"])
-        for i in numbers:
-            if i in found or not isinstance(i, int) or not 0 <= i < count:
-                raise ValueError(
-                    f"{one.where}: layers: expected different numbers from 0 to {count - 1}, got "
-                    f"{i!r}."
-                )
-            found[i] = own
+        own["rotation"] = Rotation(d // heads, one.positive("rope_theta", 10000.0))
+        places = one.places("layers", count)
+        if found.keys() & set(places):
+            raise one.wrong("layers", "every layer at most once among all", list(places))
+        found |= dict.fromkeys(places, own)
         one.check_all_read()
     return found
 
@@ -279,12 +272,12 @@ def _model(
     config: Config, mixer: Callable[..., Array], hidden_ratio: float, **own: Any
 ) -> Definition:
     """A model whose layers have one mixer, or its several in a list under ``each``."""
-    d, count = config.size("hidden_size"), config.size("num_hidden_layers")
-    eps, each = config.number("norm_eps", 1e-6), own.pop("each", [{}] * count)
+    d, count = config.size("hidden_size"), config.count("num_hidden_layers")
+    eps, each = config.positive("norm_eps", 1e-6), own.pop("each", [{}] * count)
     config.only("hidden_act", "swish")
     config.only("attnres_block_size", None)
     read_training(config)
-    parts = int(d * config.number("hidden_ratio", hidden_ratio) * 2 / 3)
+    parts = int(config.scaled("hidden_ratio", "hidden_size", d, hidden_ratio) * 2 / 3)
     mlp = config.size("intermediate_size", -(-parts // 256) * 256)
     attention = _attention_layers(config, count)
     layers = []
@@ -306,8 +299,8 @@ def _heads(config: Config, heads: int, expand_k: float, expand_v: float) -> dict
     """How many heads, and the channels of their keys and values."""
     heads, d = config.size("num_heads", heads), config.size("hidden_size")
     key, value = (
-        config.number("expand_k", expand_k) * d,
-        config.number("expand_v", expand_v) * d,
+        config.scaled("expand_k", "hidden_size", d, expand_k),
+        config.scaled("expand_v", "hidden_size", d, expand_v),
     )
     return {"heads": heads, "key": round(key) // heads, "value": round(value) // heads}
 
@@ -315,10 +308,10 @@ def _heads(config: Config, heads: int, expand_k: float, expand_v: float) -> dict
 def _of_groups(config: Config, heads: int, expand_k: float, expand_v: float) -> dict[str, Any]:
     """What GLA and RetNet have in common."""
     own: dict[str, Any] = _heads(config, heads, expand_k, expand_v)
-    own["kv_heads"] = config.size("num_kv_heads", own["heads"])
-    given = config.get("feature_map")
-    own["feature"] = None if given is None else config.word("feature_map", _FEATURES)
-    own["eps"] = config.number("norm_eps", 1e-6)
+    own["kv_heads"] = config.divisor("num_kv_heads", "num_heads", own["heads"], own["heads"])
+    mapped = config.given("feature_map")
+    own["feature"] = config.word("feature_map", _FEATURES) if mapped else None
+    own["eps"] = config.positive("norm_eps", 1e-6)
     own["gate"] = "swish" if config.flag("use_output_gate", True) else None
     fused = config.flag("fuse_norm", True) and own["gate"] is not None
     name = "g_norm_swish_gate.weight" if fused else "g_norm.weight"
@@ -333,7 +326,7 @@ def gla(config: Config, shapes: Shapes) -> Definition:
     config.only("use_gk", True)
     config.only("use_gv", False)
     own = _of_groups(config, 4, 0.5, 1.0)
-    clamp = None if config.get("clamp_min") is None else config.number("clamp_min")
+    clamp = config.number("clamp_min") if config.given("clamp_min") else None
     return _model(config, _gla, 4, conv=_conv(config, False), clamp=clamp, **own)
 
 
@@ -344,8 +337,7 @@ def retnet(config: Config, shapes: Shapes) -> Definition:
     config.only("use_short_conv", False)
     config.ignore("conv_size")
     own = _of_groups(config, 8, 1.0, 2.0)
-    angles = frequencies(Config({"rope_theta": 10000.0}), own["key"])
-    return _model(config, _retention, 2, angles=angles, **own)
+    return _model(config, _retention, 2, rotation=Rotation(own["key"], 10000.0), **own)
 
 
 @family("gated_deltanet")
@@ -359,12 +351,12 @@ def gated_delta_net(config: Config, shapes: Shapes) -> Definition:
         _gated_delta_net,
         4,
         heads=heads,
-        v_heads=config.size("num_v_heads", heads),
+        v_heads=config.multiple("num_v_heads", "num_heads", heads, heads),
         key=key,
-        value=int(key * config.number("expand_v", 2.0)),
+        value=int(config.scaled("expand_v", "head_dim", key, 2.0)),
         conv=_conv(config, True),
         negative=config.flag("allow_neg_eigval", False),
-        eps=config.number("norm_eps", 1e-6),
+        eps=config.positive("norm_eps", 1e-6),
         gate=gate if config.flag("use_gate", True) else None,
     )
 
@@ -383,7 +375,7 @@ def delta_net(config: Config, shapes: Shapes) -> Definition:
         unit=config.word("qk_norm", ("l2", "sum"), "l2") == "l2",
         beta=config.flag("use_beta", True),
         negative=config.flag("allow_neg_eigval", False),
-        eps=config.number("norm_eps", 1e-6),
+        eps=config.positive("norm_eps", 1e-6),
         gate="swish" if config.flag("use_gate", False) else None,
         **_heads(config, 16, 1.0, 1.0),
     )
@@ -393,10 +385,13 @@ def delta_net(config: Config, shapes: Shapes) -> Definition:
 def hgrn2(config: Config, shapes: Shapes) -> Definition:
     """HGRN2 (arXiv:2404.07904); ε of the norm before its map out is 1e-5 whatever it says."""
     del shapes
-    d, count = config.size("hidden_size"), config.size("num_hidden_layers")
-    given = config.get("expand_ratio")
-    by_number = given is None and config.get("num_heads") is not None
-    heads = config.size("num_heads") if by_number else d // config.size("expand_ratio", 128)
+    d, count = config.size("hidden_size"), config.count("num_hidden_layers")
+    by_number = config.given("num_heads") and not config.given("expand_ratio")
+    heads = (
+        config.divisor("num_heads", "hidden_size", d)
+        if by_number
+        else d // config.divisor("expand_ratio", "hidden_size", d, 128)
+    )
     config.ignore("num_heads")
     bounded = config.flag("use_lower_bound", True)
     return _model(

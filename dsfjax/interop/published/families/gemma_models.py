@@ -22,12 +22,12 @@ from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights, 
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
     decoder,
-    frequencies,
     gated_mlp,
     linear,
     pre_norm,
     rms_norm,
 )
+from dsfjax.interop.published.rotary import Rotation, rotation_of
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 from dsfjax.systems.primitives import complement
@@ -72,7 +72,7 @@ def _model(
     return decoder(
         config,
         layers,
-        eps=config.number("rms_norm_eps", 1e-6),
+        eps=config.positive("rms_norm_eps", 1e-6),
         tied=True,
         norm=norm,
         scales=(scale, 1.0),
@@ -86,11 +86,11 @@ def _attention(config: Config) -> dict[str, Any]:
     heads = config.size("num_attention_heads")
     return {
         "heads": heads,
-        "kv_heads": config.size("num_key_value_heads", 4),
+        "kv_heads": config.divisor("num_key_value_heads", "num_attention_heads", heads, 4),
         "head_dim": config.size("head_dim", 256),
         "bias": config.flag("attention_bias", False),
-        "scale": config.number("query_pre_attn_scalar", 256) ** -0.5,
-        "eps": config.number("rms_norm_eps", 1e-6),
+        "scale": config.positive("query_pre_attn_scalar", 256) ** -0.5,
+        "eps": config.positive("rms_norm_eps", 1e-6),
         "mlp": config.size("intermediate_size"),
         "activation": config.word("hidden_activation", _ACTIVATIONS, "gelu_pytorch_tanh"),
     }
@@ -98,16 +98,16 @@ def _attention(config: Config) -> dict[str, Any]:
 
 def _kinds(config: Config, period: int) -> tuple[str, ...]:
     """The kinds of all layers; by default every one at the end of a period is not sliding."""
-    count = config.size("num_hidden_layers")
-    if config.get("layer_types") is not None:
-        return config.words("layer_types", count, _KINDS)
+    count = config.count("num_hidden_layers")
+    if config.given("layer_types"):
+        return config.words("layer_types", _KINDS, count)
     return tuple(_KINDS[0] if (i + 1) % period else _KINDS[1] for i in range(count))
 
 
-def _number(config: Config, name: str, default: float | None) -> float | None:
-    """A number, None where the config says null, the default where it says nothing."""
+def _cap(config: Config, name: str, default: float | None) -> float | None:
+    """A cap, None where the config says null, the default where it says nothing."""
     found = config.get(name, default)
-    return None if found is None else config.number(name, default)
+    return None if found is None else config.positive(name, default)
 
 
 def _common(config: Config) -> None:
@@ -121,31 +121,29 @@ def gemma2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     del shapes
     _common(config)
     own = _attention(config)
-    own["angles"] = frequencies(config, own["head_dim"])
-    own["soft_cap"] = _number(config, "attn_logit_softcapping", 50.0)
+    own["rotation"] = rotation_of(config, own["head_dim"])
+    own["soft_cap"] = _cap(config, "attn_logit_softcapping", 50.0)
     window = config.size("sliding_window", 4096)
     layers = tuple(
         layer(_layer, f"model.layers.{i}.", window=window if kind == _KINDS[0] else None, **own)
         for i, kind in enumerate(_kinds(config, 2))
     )
-    cap = _number(config, "final_logit_softcapping", 30.0)
+    cap = _cap(config, "final_logit_softcapping", 30.0)
     return _model(config, layers, config.size("hidden_size") ** 0.5, cap)
 
 
-def _angles(config: Config, head_dim: int, kind: str) -> tuple[float, ...]:
-    """Frequencies of a kind of layers, each of which has its own θ."""
-    given, scaling = config.get("rope_parameters"), config.get("rope_scaling") or {}
+def _rotation(config: Config, head_dim: int, kind: str) -> Rotation | None:
+    """The rotation of a kind of layers, each of which has its own θ."""
+    scaling, given = config.section("rope_scaling").values, config.section("rope_parameters")
     bases = {
-        _KINDS[0]: config.get("rope_local_base_freq", 10000.0),
-        _KINDS[1]: config.get("rope_theta", 1000000.0),
+        _KINDS[0]: config.positive("rope_local_base_freq", 10000.0),
+        _KINDS[1]: config.positive("rope_theta", 1000000.0),
     }
-    if given is not None and not (isinstance(given, dict) and set(given) & set(_KINDS)):
-        raise ValueError(
-            f"{config.where}: rope_parameters: expected an entry per layer type, got {given!r}."
-        )
+    if given.values and not set(given.values) & set(_KINDS):
+        raise config.wrong("rope_parameters", "an entry per layer type", given.values)
     own = {"rope_theta": bases[kind], **(scaling if kind == _KINDS[1] else {})}
-    own |= (given or {}).get(kind) or {}
-    return frequencies(Config({"rope_parameters": own}, config.where), head_dim)
+    own |= given.section(kind).values
+    return rotation_of(Config({"rope_parameters": own}, config.where), head_dim)
 
 
 @family("gemma3_text")
@@ -159,7 +157,7 @@ def gemma3(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     period = config.size("sliding_window_pattern", config.size("_sliding_window_pattern", 6))
     by_kind = {
         kind: {
-            "angles": _angles(config, own["head_dim"], kind),
+            "rotation": _rotation(config, own["head_dim"], kind),
             "window": window if kind == _KINDS[0] else None,
         }
         for kind in _KINDS
@@ -168,7 +166,7 @@ def gemma3(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         layer(_layer, f"model.layers.{i}.", norm_eps=own["eps"], **own, **by_kind[kind])
         for i, kind in enumerate(_kinds(config, period))
     )
-    cap = _number(config, "final_logit_softcapping", None)
+    cap = _cap(config, "final_logit_softcapping", None)
     return _model(config, layers, config.size("hidden_size") ** 0.5, cap)
 
 
@@ -241,43 +239,39 @@ def _griffin_layer(
 
 def _pattern(config: Config) -> tuple[str, ...]:
     """The kinds of layers that repeat."""
-    name = "block_types" if config.get("block_types") else "_block_types"
-    config.only("_block_types", config.get(name))
-    given = config.get(name, _BLOCKS)
-    if given == _BLOCKS:
-        return _BLOCKS
-    count = len(given) if isinstance(given, list) else 1
-    return config.words(name, max(count, 1), _BLOCKS[1:])
+    name = "block_types" if config.given("block_types") else "_block_types"
+    config.follows("_block_types", config.get(name), name)
+    return config.words(name, _BLOCKS[1:]) if config.given(name) else _BLOCKS
 
 
 @family("recurrent_gemma")
 def recurrent_gemma(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """RecurrentGemma (arXiv:2404.07839); embeddings are scaled by √d as bfloat16 rounds it."""
     del shapes
-    d, count = config.size("hidden_size"), config.size("num_hidden_layers")
-    heads = config.size("num_attention_heads")
+    d, count = config.size("hidden_size"), config.count("num_hidden_layers")
+    heads = config.divisor("num_attention_heads", "hidden_size", d)
     head_dim = d // heads
-    config.only("head_dim", head_dim)
+    config.follows("head_dim", head_dim, "hidden_size", "num_attention_heads")
     config.ignore("final_w_init_variance_scale", "w_init_variance_scale", "hidden_act")
     config.only("embeddings_scale_by_sqrt_dim", True)
     config.ignore("layer_types", "layers_block_type")  # they repeat what block_types says
     common = {
-        "eps": config.number("rms_norm_eps", 1e-6),
+        "eps": config.positive("rms_norm_eps", 1e-6),
         "mlp": config.size("intermediate_size") // 2,
         "activation": config.word("hidden_activation", _ACTIVATIONS, "gelu_pytorch_tanh"),
         "heads": heads,
     }
     attention = {
         "recurrent": False,
-        "kv_heads": config.size("num_key_value_heads", heads),
+        "kv_heads": config.divisor("num_key_value_heads", "num_attention_heads", heads, heads),
         "head_dim": head_dim,
-        "angles": frequencies(config, head_dim, share=0.5),
+        "rotation": rotation_of(config, head_dim, share=0.5),
         "bias": config.flag("attention_bias", False),
         "window": config.size("attention_window_size", 2048),
     }
     recurrent = {
         "recurrent": True,
-        "width": config.size("lru_width", d),
+        "width": config.multiple("lru_width", "num_attention_heads", heads, d),
         "conv": config.size("conv1d_width", 4),
     }
     pattern = _pattern(config)
@@ -291,5 +285,5 @@ def recurrent_gemma(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> De
         for i in range(count)
     )
     scale = float(np.asarray(math.sqrt(d), jnp.bfloat16))
-    cap = _number(config, "logits_soft_cap", 30.0)
+    cap = _cap(config, "logits_soft_cap", 30.0)
     return _model(config, layers, scale, cap, "model.final_norm.weight")

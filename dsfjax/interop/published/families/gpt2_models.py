@@ -54,8 +54,9 @@ def _layer(
 @family("gpt2")
 def gpt2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """GPT-2, with or without the prefix ``transformer.`` in the file."""
-    d, vocab, heads = (config.size(n) for n in ("n_embd", "vocab_size", "n_head"))
-    positions, eps = config.size("n_positions", 1024), config.number("layer_norm_epsilon", 1e-5)
+    d, vocab = config.size("n_embd"), config.size("vocab_size")
+    heads = config.divisor("n_head", "n_embd", d)
+    positions, eps = config.size("n_positions", 1024), config.positive("layer_norm_epsilon", 1e-5)
     config.only("add_cross_attention", False)
     config.ignore("n_ctx", "reorder_and_upcast_attn")
     config.ignore(*(f"summary_{n}" for n in ("activation", "first_dropout", "proj_to_labels")))
@@ -86,7 +87,7 @@ def gpt2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         ),
         tuple(
             layer(_layer, f"{prefix}h.{i}.", scale=scale / (i + 1 if by_layer else 1), **own)
-            for i in range(config.size("n_layer"))
+            for i in range(config.count("n_layer"))
         ),
         layer(
             layer_norm_head,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from jax import Array
@@ -12,22 +11,15 @@ from dsfjax.interop.published.families.attention_models import attention_setting
 from dsfjax.interop.published.families.mamba2_models import MIXERS, ssd_settings
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
-    ACTIVATIONS,
     chosen_experts,
     decoder,
-    frequencies,
+    joined_expert_mlps,
+    joined_mlp,
     pre_norm,
     routed,
 )
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
-
-
-def _joined_mlp(x: Array, up: Array, down: Array, activation: str) -> Array:
-    """W₂ (φ(a) ⊙ b) with the rows [a | b] of W₁ x."""
-    width = up.shape[0] // 2
-    inner = x @ up.T
-    return (ACTIVATIONS[activation](inner[:, :width]) * inner[:, width:]) @ down.T
 
 
 def _experts(w: Weights, x: Array, mlp: int, activation: str, *, count: int, chosen: int) -> Array:
@@ -36,10 +28,7 @@ def _experts(w: Weights, x: Array, mlp: int, activation: str, *, count: int, cho
     up = w("input_linear.weight", count, 2 * mlp, d)
     down = w("output_linear.weight", count, d, mlp)
     scores = routed(w.within("router.layer"), x, count, chosen)
-    every = [
-        partial(_joined_mlp, up=up[e], down=down[e], activation=activation) for e in range(count)
-    ]
-    return chosen_experts(scores, every, x)
+    return chosen_experts(scores, joined_expert_mlps(up, down, activation=activation), x)
 
 
 def _layer(
@@ -63,7 +52,8 @@ def _layer(
     def all_mlps(x: Array) -> Array:
         d = x.shape[1]
         up = w("shared_mlp.input_linear.weight", 2 * shared, d)
-        y = _joined_mlp(x, up, w("shared_mlp.output_linear.weight", d, shared), activation)
+        down = w("shared_mlp.output_linear.weight", d, shared)
+        y = joined_mlp(x, up, down, activation=activation)
         if experts:
             sparse = w.within("block_sparse_moe")
             y = y + _experts(sparse, x, mlp, activation, count=experts, chosen=chosen)
@@ -74,10 +64,10 @@ def _layer(
 
 def _kinds(config: Config, count: int) -> list[str]:
     """Where the tensors of each layer's mixer are."""
-    if config.get("layer_types") is None:
+    if not config.given("layer_types"):
         return ["mamba"] * count
     known = ("linear_attention", "mamba", "full_attention", "attention")
-    given = config.words("layer_types", count, known)
+    given = config.words("layer_types", known, count)
     return ["mamba" if kind in known[:2] else "self_attn" for kind in given]
 
 
@@ -85,25 +75,24 @@ def _kinds(config: Config, count: int) -> list[str]:
 def granite(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Granite 4, with multipliers of embeddings, branches, scores and logits."""
     del shapes
-    d, count = config.size("hidden_size"), config.size("num_hidden_layers")
-    eps = config.number("rms_norm_eps", 1e-6)
+    d, count = config.size("hidden_size"), config.count("num_hidden_layers")
+    eps = config.positive("rms_norm_eps", 1e-6)
     config.only("hidden_act", "silu")
     config.only("normalization_function", "rmsnorm")
     config.only("mamba_n_groups", 1)  # whether more would be normed apart has had two answers
     config.ignore("init_method", "rope_parameters", "rope_scaling", "rope_theta")
     config.ignore("partial_rotary_factor")
-    rotates = config.get("position_embedding_type") is not None
-    rotates = rotates and config.word("position_embedding_type", ("rope", "nope")) == "rope"
-    attention = attention_settings(config, angles=())
-    if rotates:
-        attention["angles"] = frequencies(config, attention["head_dim"])
+    positions = config.word("position_embedding_type", ("rope", "nope"), "nope")
+    attention = attention_settings(config, rotates=positions == "rope")
     attention["scale"] = config.number("attention_multiplier", 1.0)
     mixers = {"mamba": {"norm_eps": eps, **ssd_settings(config, d)}, "self_attn": attention}
-    dense = config.get("num_local_experts") == 0
+    experts = config.count("num_local_experts", least=0)
     own = {
         "eps": eps,
-        "experts": 0 if dense else config.size("num_local_experts"),
-        "chosen": 0 if dense else config.size("num_experts_per_tok"),
+        "experts": experts,
+        "chosen": config.part("num_experts_per_tok", "num_local_experts", experts)
+        if experts
+        else 0,
         "mlp": config.size("intermediate_size"),
         "shared": config.size("shared_intermediate_size"),
         "activation": "silu",
@@ -116,6 +105,6 @@ def granite(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition
     )
     scales = (
         config.number("embedding_multiplier", 1.0),
-        1 / config.number("logits_scaling", 1.0),
+        1 / config.positive("logits_scaling", 1.0),
     )
     return decoder(config, layers, eps=eps, scales=scales)

@@ -56,12 +56,12 @@ def _layer(
 
 def _place(config: Config, name: str, period: int, offset: int) -> tuple[int, int]:
     """Period and offset of the layers of a kind."""
-    period, found = config.size(f"{name}_period", period), config.get(f"{name}_offset", offset)
-    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < period:
-        raise ValueError(
-            f"{config.where}: {name}_offset: expected a whole number from 0 to {period - 1}, got "
-            f"{found!r}."
-        )
+    period, found = (
+        config.size(f"{name}_period", period),
+        config.size(f"{name}_offset", offset, least=0),
+    )
+    if found >= period:
+        raise config.wrong(f"{name}_offset", f"less than {period}, {name}_period", found)
     return period, found
 
 
@@ -69,7 +69,7 @@ def _place(config: Config, name: str, period: int, offset: int) -> tuple[int, in
 def jamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Jamba: Mamba with learnt norms of Δ, B and C; attention without positions."""
     del shapes
-    d, eps = config.size("hidden_size"), config.number("rms_norm_eps", 1e-6)
+    d, eps = config.size("hidden_size"), config.positive("rms_norm_eps", 1e-6)
     config.only("hidden_act", "silu")
     config.only("mamba_inner_layernorms", True)
     config.only("sliding_window", None)
@@ -88,14 +88,14 @@ def jamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
             "norm_eps": eps,
             "norms": ("dt_layernorm", "b_layernorm", "c_layernorm"),
         },
-        "self_attn": attention_settings(config, angles=()),
+        "self_attn": attention_settings(config, rotates=False),
     }
-    mlp, count = config.size("intermediate_size"), config.size("num_experts", 16)
-    chosen = config.size("num_experts_per_tok", 2)
+    mlp, count = config.size("intermediate_size"), config.count("num_experts", 16)
+    chosen = config.part("num_experts_per_tok", "num_experts", max(count, 2), 2)
     period, offset = _place(config, "attn_layer", 8, 4)
     expert_period, expert_offset = _place(config, "expert_layer", 2, 1)
     layers = []
-    for i in range(config.size("num_hidden_layers")):
+    for i in range(config.count("num_hidden_layers")):
         kind = "self_attn" if i % period == offset else "mamba"
         experts = count if i % expert_period == expert_offset else 1
         own = {"mixer": kind, "eps": eps, "mlp": mlp, "experts": experts, "chosen": chosen}

@@ -16,6 +16,7 @@ from dsfjax.interop.published.families.olmo_models import convolved_heads
 from dsfjax.interop.published.families.qwen_hybrid_models import FULL, LINEAR, layer_types
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
+    ROUTER,
     chosen_experts,
     decoder,
     expert_mlps,
@@ -138,9 +139,9 @@ def latent_attention(
 
 
 def _experts(w: Weights, x: Array, own: GroupedExperts) -> Array:
-    scores = linear(w.within("gate"), x, own.count).astype(state_dtype(x.dtype))
+    scores = linear(w.within("gate"), x.astype(state_dtype(x.dtype)), own.count)
     scores = jax.nn.sigmoid(scores)
-    by = scores + w("gate.e_score_correction_bias", own.count).astype(scores.dtype)
+    by = scores + w("gate.e_score_correction_bias", own.count)
     if own.groups > 1:
         by = _within_groups(by, own.groups, own.chosen_groups)
     scores = top_scores(scores, own.chosen, by)
@@ -192,21 +193,16 @@ def _attention_layer(
 def kimi_linear(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Kimi Linear, with the names of its config and with those of its published files."""
     del shapes
-    count, eps = config.size("num_hidden_layers"), config.number("rms_norm_eps", 1e-5)
+    count, eps = config.count("num_hidden_layers"), config.positive("rms_norm_eps", 1e-5)
     heads = config.size("num_attention_heads")
     config.only("hidden_act", "silu")
     config.only("attention_bias", False)
-    config.only("num_key_value_heads", heads)
+    config.follows("num_key_value_heads", heads, "num_attention_heads")
     config.only("mla_use_nope", True)
     # Nothing is rotated, and the size of a head follows from others.
     config.ignore("rope_parameters", "rope_theta", "rope_scaling", "head_dim", "qk_head_dim")
     config.ignore("model_max_length", "pretraining_tp", "num_nextn_predict_layers")
-    published = config.get("linear_attn_config") or {}
-    if not isinstance(published, dict):
-        raise ValueError(
-            f"{config.where}: linear_attn_config: expected an object, got {published!r}."
-        )
-    inner = Config(published, f"{config.where}: linear_attn_config")
+    inner = config.section("linear_attn_config")
     kda = {
         "heads": inner.size("num_heads", config.size("linear_num_heads", 32)),
         "channels": inner.size("head_dim", config.size("linear_head_dim", 128)),
@@ -215,7 +211,7 @@ def kimi_linear(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Defini
     full = {
         "heads": heads,
         "rank": config.size("kv_lora_rank", 512),
-        "query_rank": None if config.get("q_lora_rank") is None else config.size("q_lora_rank"),
+        "query_rank": config.size("q_lora_rank") if config.given("q_lora_rank") else None,
         "own_dim": config.size("qk_nope_head_dim", 128),
         "shared_dim": config.size("qk_rope_head_dim", 64),
         "value_dim": config.size("v_head_dim", 128),
@@ -232,18 +228,20 @@ def kimi_linear(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Defini
         )
         for i in range(count)
     )
-    return decoder(config, layers, eps=eps)
+    return decoder(config, layers, eps=eps, wide=ROUTER)
 
 
 def _types(config: Config, inner: Config, count: int) -> tuple[str, ...]:
     """The type of every layer; published files count layers from 1."""
-    full, linear_ones = inner.get("full_attn_layers"), inner.get("kda_layers")
-    if config.get("layer_types") is None and full is not None and linear_ones is not None:
-        every = [*full, *linear_ones]
-        if sorted(every) != list(range(1, count + 1)):
-            raise ValueError(
-                f"{inner.where}: expected full_attn_layers and kda_layers with every number from "
-                f"1 to {count} once, got {full} and {linear_ones}."
+    full, linear_ones = (
+        inner.places(f"{name}_layers", count, first=1) for name in ("full_attn", "kda")
+    )
+    if not config.given("layer_types") and (full or linear_ones):
+        if sorted([*full, *linear_ones]) != list(range(1, count + 1)):
+            raise inner.wrong(
+                "full_attn_layers and kda_layers",
+                f"every number from 1 to {count} (num_hidden_layers) once",
+                [*full, *linear_ones],
             )
         return tuple(FULL if i + 1 in full else LINEAR for i in range(count))
     return layer_types(config, (LINEAR if (i + 1) % 4 else FULL for i in range(count)))
@@ -254,19 +252,22 @@ def _mlps(config: Config, count: int) -> list[int | GroupedExperts]:
     config.only("moe_layer_freq", 1)
     config.only("moe_router_activation_func", "sigmoid")
     config.only("use_grouped_topk", True)
-    first = config.get("first_k_dense_replace", 1)
-    if config.get("mlp_layer_types") is None:
+    first = config.size("first_k_dense_replace", 1, least=0)
+    if not config.given("mlp_layer_types"):
         types = tuple("dense" if i < first else "sparse" for i in range(count))
     else:
-        types = config.words("mlp_layer_types", count, ("dense", "sparse"))
-    shared = config.get("num_shared_experts")
+        types = config.words("mlp_layer_types", ("dense", "sparse"), count)
+    number = config.count("num_experts", 256)
+    groups = config.divisor("num_expert_group", "num_experts", number, 1)
+    if groups > 1 and groups == number:
+        raise config.wrong("num_expert_group", "groups of at least 2 of num_experts", groups)
     experts = GroupedExperts(
-        config.size("num_experts", 256),
-        config.size("num_experts_per_token", 8),
+        number,
+        config.part("num_experts_per_token", "num_experts", number, 8),
         config.size("moe_intermediate_size", 1024),
-        0 if shared == 0 else config.size("num_shared_experts", 1),
-        config.size("num_expert_group", 1),
-        config.size("topk_group", 1),
+        config.size("num_shared_experts", 1, least=0),
+        groups,
+        config.part("topk_group", "num_expert_group", groups, 1),
         config.flag("moe_renormalize", True),
         config.number("routed_scaling_factor", 2.446),
     )

@@ -12,7 +12,8 @@ from jax import Array
 from dsfjax.interop.published.families.attention_models import rotary_attention
 from dsfjax.interop.published.families.qwen_hybrid_models import FULL
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
-from dsfjax.interop.published.parts import decoder, frequencies, gated_mlp, linear, pre_norm
+from dsfjax.interop.published.parts import decoder, gated_mlp, linear, pre_norm
+from dsfjax.interop.published.rotary import rotation_of
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 
@@ -62,7 +63,7 @@ def _attention_layer(
 def lfm2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """LFM2. A short convolution has no System: it is not shown among those of its layer."""
     del shapes
-    count, eps = config.size("num_hidden_layers"), config.number("norm_eps", 1e-5)
+    count, eps = config.count("num_hidden_layers"), config.positive("norm_eps", 1e-5)
     d, heads = config.size("hidden_size"), config.size("num_attention_heads", 32)
     config.only("block_use_swiglu", True)
     config.only("use_pos_enc", True)
@@ -70,12 +71,12 @@ def lfm2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     config.ignore("block_dim", "block_norm_eps", "conv_dim", "conv_dim_out", "num_heads")
     config.ignore("block_mlp_init_scale", "block_out_init_scale")
     config.ignore("block_use_xavier_init", "conv_use_xavier_init")
-    head_dim, theta = d // heads, config.number("theta", 1_000_000.0)
+    head_dim, theta = d // heads, config.positive("theta", 1_000_000.0)
     full = {
         "heads": heads,
-        "kv_heads": config.size("num_key_value_heads", 8),
+        "kv_heads": config.divisor("num_key_value_heads", "num_attention_heads", heads, 8),
         "head_dim": head_dim,
-        "angles": frequencies(config, head_dim, theta=theta),
+        "rotation": rotation_of(config, head_dim, theta=theta),
     }
     conv = {"width": config.size("conv_L_cache", 3), "bias": config.flag("conv_bias", False)}
     mlp = _width(config)
@@ -91,31 +92,26 @@ def lfm2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
 
     layers = (of_layer(i, kind) for i, kind in enumerate(_types(config, count)))
     tied = config.flag("tie_embedding", config.flag("tie_word_embeddings", True))
-    config.only("tie_word_embeddings", tied)
+    config.follows("tie_word_embeddings", tied, "tie_embedding")
     return decoder(config, layers, eps=eps, tied=tied, norm="model.embedding_norm.weight")
 
 
 def _types(config: Config, count: int) -> tuple[str, ...]:
-    places = config.get("full_attn_idxs")
-    if config.get("layer_types") is not None:
-        return config.words("layer_types", count, (_CONV, FULL))
-    if places is None:
+    if config.given("layer_types"):
+        return config.words("layer_types", (_CONV, FULL), count)
+    if not config.given("full_attn_idxs"):
         return (FULL,) * count
-    if not isinstance(places, list) or not set(places) <= set(range(count)):
-        raise ValueError(
-            f"{config.where}: full_attn_idxs: expected numbers of layers below {count}, got "
-            f"{places!r}."
-        )
+    places = config.places("full_attn_idxs", count)
     return tuple(FULL if i in places else _CONV for i in range(count))
 
 
 def _width(config: Config) -> int:
     """Channels within an MLP: two thirds of the setting, rounded up, if it is to be adjusted."""
     config.ignore("intermediate_size")
-    name = "intermediate_size" if config.get("block_ff_dim") is None else "block_ff_dim"
+    name = "block_ff_dim" if config.given("block_ff_dim") else "intermediate_size"
     width, multiple = config.size(name, 12288), config.size("block_multiple_of", 256)
-    factor = config.number("block_ffn_dim_multiplier", 1.0)
+    two_thirds = max(int(2 * width / 3), 1)
+    adjusted = int(config.scaled("block_ffn_dim_multiplier", name, two_thirds, 1.0))
     if not config.flag("block_auto_adjust_ff_dim", True):
         return width
-    width = int(factor * int(2 * width / 3))
-    return -(-width // multiple) * multiple
+    return -(-adjusted // multiple) * multiple

@@ -111,31 +111,12 @@ def ssd_mixer(
     return linear(w.within("out_proj"), y.astype(x.dtype), x.shape[1], bias=out_bias)
 
 
-def step_limits(config: Config) -> tuple[float, float]:
-    """``time_step_limit``, between which Δ is clipped; its infinity is a number or an object.
-
-    Raises:
-        ValueError: If it is no pair of numbers in order.
-    """
-    given = config.get("time_step_limit")
-    if given is None:
-        return 0.0, math.inf
-    pair = given if isinstance(given, list) else []
-    pair = [math.inf if x == {"__float__": "Infinity"} else x for x in pair]
-    fine = all(isinstance(x, int | float) and not isinstance(x, bool) for x in pair)
-    if len(pair) != 2 or not fine or not pair[0] <= pair[1]:
-        raise ValueError(
-            f"{config.where}: time_step_limit: expected two numbers in order, got {given!r}."
-        )
-    return float(pair[0]), float(pair[1])
-
-
-def expect_inner(config: Config, name: str, heads: int, head_dim: int, inner: int) -> None:
+def expect_inner(config: Config, names: str, heads: int, head_dim: int, inner: int) -> None:
     """Raise `ValueError` unless the heads have the inner channels together."""
     if heads * head_dim != inner:
         raise ValueError(
-            f"{config.where}: {name}: expected {heads} heads of {head_dim} channels to have the "
-            f"{inner} inner channels together."
+            f"{config.where}: {names}: expected {heads} heads of {head_dim} channels to have the "
+            f"{inner} inner channels together, a multiple of hidden_size."
         )
 
 
@@ -145,16 +126,17 @@ def ssd_settings(config: Config, d: int, inner: int | None = None) -> dict[str, 
     inner = config.size("mamba_expand", 2) * d if inner is None else inner
     heads, size = config.size("mamba_n_heads"), config.get("mamba_d_head")
     head_dim = inner // heads if size in (None, "auto") else config.size("mamba_d_head")
-    expect_inner(config, "mamba_d_head", heads, head_dim, inner)
+    names = "mamba_n_heads, mamba_d_head, mamba_expand or mamba_d_ssm"
+    expect_inner(config, names, heads, head_dim, inner)
     return {
         "heads": heads,
         "head_dim": head_dim,
-        "groups": config.size("mamba_n_groups", 1),
+        "groups": config.divisor("mamba_n_groups", "mamba_n_heads", heads, 1),
         "state": config.size("mamba_d_state"),
         "width": config.size("mamba_d_conv", 4),
         "bias": config.flag("mamba_proj_bias", False),
         "conv_bias": config.flag("mamba_conv_bias", True),
-        "limit": step_limits(config),
+        "limit": config.interval("time_step_limit", (0.0, math.inf)),
     }
 
 
@@ -168,27 +150,28 @@ def _mamba2_layer(w: Weights, stream: Stream, run: Run, *, eps: float, **own: An
 def mamba2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Mamba-2."""
     del shapes
-    d, eps = config.size("hidden_size"), config.number("layer_norm_epsilon", 1e-5)
+    d, eps = config.size("hidden_size"), config.positive("layer_norm_epsilon", 1e-5)
     heads, head_dim = config.size("num_heads"), config.size("head_dim")
     config.only("hidden_act", "silu")
     config.only("rms_norm", True)
     config.ignore("chunk_size", "norm_before_gate", "residual_in_fp32", "time_step_rank")
     config.ignore("rescale_prenorm_residual", "time_step_floor", "time_step_max", "time_step_min")
-    expect_inner(config, "head_dim", heads, head_dim, config.size("expand", 2) * d)
+    inner = config.size("expand", 2) * d
+    expect_inner(config, "num_heads, head_dim, expand", heads, head_dim, inner)
     own = {
         "heads": heads,
         "head_dim": head_dim,
-        "groups": config.size("n_groups"),
+        "groups": config.divisor("n_groups", "num_heads", heads),
         "state": config.size("state_size"),
         "width": config.size("conv_kernel"),
         "bias": config.flag("use_bias", False),
         "conv_bias": config.flag("use_conv_bias", True),
-        "limit": step_limits(config),
+        "limit": config.interval("time_step_limit", (0.0, math.inf)),
         "norm_eps": eps,
     }
     layers = tuple(
         layer(_mamba2_layer, f"backbone.layers.{i}.", eps=eps, **own)
-        for i in range(config.size("num_hidden_layers"))
+        for i in range(config.count("num_hidden_layers"))
     )
     return decoder(
         config,
@@ -226,12 +209,11 @@ def _bamba_layer(
 def bamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Bamba: SSD, and attention in some layers, that rotates half of the channels of a head."""
     del shapes
-    d, count = config.size("hidden_size"), config.size("num_hidden_layers")
-    eps = config.number("rms_norm_eps", 1e-5)
+    d, count = config.size("hidden_size"), config.count("num_hidden_layers")
+    eps = config.positive("rms_norm_eps", 1e-5)
     config.only("hidden_act", "silu")
     config.ignore("num_logits_to_keep", "z_loss_coefficient")
-    given = config.get("rope_parameters")
-    for rotary in (config, Config(given if isinstance(given, dict) else {}, config.where)):
+    for rotary in (config, config.section("rope_parameters")):
         rotary.only("partial_rotary_factor", 0.5)
     own = {"eps": eps, "mlp": config.size("intermediate_size")}
     own["mlp_bias"] = config.flag("mlp_bias", False)
@@ -239,7 +221,7 @@ def bamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         "mamba": {"norm_eps": eps, **ssd_settings(config, d)},
         "self_attn": attention_settings(config, share=0.5),
     }
-    attending = config.get("attn_layer_indices") or ()
+    attending = config.places("attn_layer_indices", count)
     kinds = ["self_attn" if i in attending else "mamba" for i in range(count)]
     layers = tuple(
         layer(_bamba_layer, f"model.layers.{i}.", mixer=kind, **own, **mixers[kind])
@@ -273,21 +255,11 @@ def _falcon_layer(
     return {"x": x + mixed * mlp_out}
 
 
-def _numbers(config: Config, name: str, count: int) -> tuple[float, ...]:
-    """A list of numbers, 1 by default."""
-    found = config.get(name)
-    found = [1.0] * count if found is None else found
-    if not isinstance(found, list) or len(found) != count:
-        raise ValueError(f"{config.where}: {name}: expected {count} numbers, got {found!r}.")
-    named = {f"{name}[{i}]": x for i, x in enumerate(found)}
-    return tuple(Config(named, config.where).number(x) for x in named)
-
-
 @family("falcon_h1")
 def falcon_h1(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Falcon-H1: SSD and attention on the same input in every layer, with μP multipliers."""
     del shapes
-    d, eps = config.size("hidden_size"), config.number("rms_norm_eps", 1e-5)
+    d, eps = config.size("hidden_size"), config.positive("rms_norm_eps", 1e-5)
     config.only("hidden_act", "silu")
     config.only("attn_layer_indices", None)
     config.only("mamba_use_mlp", True)
@@ -298,14 +270,14 @@ def falcon_h1(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definiti
     }
     attention = attention_settings(config)
     attention["scale"] = one["key"] * attention["head_dim"] ** -0.5  # the scores are linear in k
-    inner = config.get("mamba_d_ssm")
-    ssd = ssd_settings(config, d, None if inner is None else config.size("mamba_d_ssm"))
+    inner = config.size("mamba_d_ssm") if config.given("mamba_d_ssm") else None
+    ssd = ssd_settings(config, d, inner)
     ssd["out_bias"] = config.flag("projectors_bias", False)
-    ssd["multipliers"] = _numbers(config, "ssm_multipliers", 5)
+    ssd["multipliers"] = config.numbers("ssm_multipliers", 5)
     normed = config.flag("mamba_rms_norm", False)
     ssd["norm_eps"] = eps if normed else None
     ssd["norm_first"] = config.flag("mamba_norm_before_gate", True)
-    gate, out = _numbers(config, "mlp_multipliers", 2)
+    gate, out = config.numbers("mlp_multipliers", 2)
     own = {
         "eps": eps,
         "mlp": config.size("intermediate_size"),
@@ -320,7 +292,7 @@ def falcon_h1(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definiti
     }
     layers = tuple(
         layer(_falcon_layer, f"model.layers.{i}.", **own)
-        for i in range(config.size("num_hidden_layers"))
+        for i in range(config.count("num_hidden_layers"))
     )
     scales = (
         config.number("embedding_multiplier", 1.0),

@@ -84,7 +84,7 @@ def mamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     del shapes
     falcon = config.get("model_type") == "falcon_mamba"
     d = config.size("hidden_size")
-    eps = config.number("layer_norm_epsilon", 1e-5)
+    eps = config.positive("layer_norm_epsilon", 1e-5)
     config.only("hidden_act", "silu")
     config.ignore(
         *(
@@ -97,22 +97,22 @@ def mamba(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         *("rescale_prenorm_residual", "time_step_floor", "time_step_init_scheme", "time_step_max"),
         *("time_step_min", "time_step_scale"),
     )
-    rank = config.get("time_step_rank")
+    automatic = config.get("time_step_rank") == "auto"
     own = {
         "inner": config.size("intermediate_size", config.size("expand", 2) * d),
         "state": config.size("state_size"),
-        "rank": -(-d // 16) if rank == "auto" else config.size("time_step_rank"),
+        "rank": -(-d // 16) if automatic else config.size("time_step_rank"),
         "width": config.size("conv_kernel"),
         "bias": config.flag("use_bias", False),
         "conv_bias": config.flag("use_conv_bias", True),
     }
     if falcon:
-        own["norm_eps"] = config.number("mixer_rms_eps", 1e-6)
+        own["norm_eps"] = config.positive("mixer_rms_eps", 1e-6)
     return decoder(
         config,
         (
             layer(_layer, f"backbone.layers.{i}.", eps=eps, **own)
-            for i in range(config.size("num_hidden_layers"))
+            for i in range(config.count("num_hidden_layers"))
         ),
         eps=eps,
         tied=not falcon,

@@ -20,11 +20,11 @@ from dsfjax.interop.published.parts import (
     chosen_experts,
     decoder,
     expert_mlps,
-    frequencies,
     linear,
     rms_norm,
     routed,
 )
+from dsfjax.interop.published.rotary import rotation_of
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 
@@ -112,27 +112,27 @@ def _attention_layer(
 def minimax(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """MiniMax-Text-01. Slopes are computed: the files have them rounded to float32."""
     del shapes
-    count, eps = config.size("num_hidden_layers"), config.number("rms_norm_eps", 1e-5)
-    d, heads = config.size("hidden_size"), config.size("num_attention_heads")
-    head_dim = config.size("head_dim", d // heads)
+    count, eps = config.count("num_hidden_layers"), config.positive("rms_norm_eps", 1e-5)
+    d, heads = config.size("hidden_size"), config.count("num_attention_heads")
+    head_dim = config.size("head_dim") if config.given("head_dim") else d // heads
     config.ignore("block_size", "router_jitter_noise")
+    experts = config.count("num_local_experts", 8)
     around = {
         "eps": eps,
         "activation": config.word("hidden_act", ACTIVATIONS, "silu"),
         "experts": (
-            config.size("num_local_experts", 8),
-            config.size("num_experts_per_tok", 2),
+            experts,
+            config.part("num_experts_per_tok", "num_local_experts", experts, 2),
             config.size("intermediate_size", 14336),
         ),
     }
-    window = config.get("sliding_window")
-    rotary = config.size("rotary_dim", head_dim)
+    rotary = config.part("rotary_dim", "head_dim", head_dim, head_dim)
     full = {
         "heads": heads,
-        "kv_heads": config.size("num_key_value_heads", heads),
+        "kv_heads": config.divisor("num_key_value_heads", "num_attention_heads", heads, heads),
         "head_dim": head_dim,
-        "angles": frequencies(config, head_dim, share=rotary / head_dim, theta=1_000_000.0),
-        "window": None if window is None else config.size("sliding_window"),
+        "rotation": rotation_of(config, head_dim, share=rotary / head_dim, theta=1_000_000.0),
+        "window": config.size("sliding_window") if config.given("sliding_window") else None,
     }
     factors = {
         kind: tuple(

@@ -16,6 +16,7 @@ from dsfjax.interop.published.families.mamba2_models import ssd_mixer
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
     ACTIVATIONS,
+    ROUTER,
     chosen_experts,
     decoder,
     linear,
@@ -73,10 +74,9 @@ def _moe(
         bias: Whether the maps of the shared expert and to the latent channels have one.
     """
     del run
-    d, wide = x.shape[1], state_dtype(x.dtype)
-    weight = w("gate.weight", count, d).astype(wide)
-    scores = jax.nn.sigmoid(x.astype(wide) @ weight.T)
-    by = scores + w("gate.e_score_correction_bias", count).astype(wide)
+    d = x.shape[1]
+    scores = jax.nn.sigmoid(linear(w.within("gate"), x.astype(state_dtype(x.dtype)), count))
+    by = scores + w("gate.e_score_correction_bias", count)
     scores = top_scores(scores, chosen, by)
     if normed:
         scores = scores / (scores.sum(axis=-1, keepdims=True) + 1e-20)
@@ -101,21 +101,20 @@ def _layer(w: Weights, stream: Stream, run: Run, *, mixer: str, eps: float, **ow
 
 def _kinds(config: Config) -> list[str]:
     """The kind of every layer, from names or from letters."""
-    letters, given = config.get("hybrid_override_pattern"), config.get("layers_block_type")
-    if given is None and isinstance(letters, str):
-        pattern = Config({"hybrid_override_pattern": list(letters)}, config.where)
-        found = pattern.words("hybrid_override_pattern", len(letters), _PATTERN)
+    name, letters = "hybrid_override_pattern", config.get("hybrid_override_pattern")
+    if isinstance(letters, str) and not config.given("layers_block_type"):
+        found = Config({name: list(letters)}, config.where).words(name, _PATTERN)
         return [_PATTERN[letter] for letter in found]
-    count = len(given) if isinstance(given, list) else 0
-    return [_KINDS[name] for name in config.words("layers_block_type", count, _KINDS)]
+    return [_KINDS[name] for name in config.words("layers_block_type", _KINDS)]
 
 
 def _ssd(config: Config, eps: float) -> dict[str, Any]:
     config.only("mamba_hidden_act", "silu")
+    heads = config.size("mamba_num_heads")
     return {
-        "heads": config.size("mamba_num_heads"),
+        "heads": heads,
         "head_dim": config.size("mamba_head_dim"),
-        "groups": config.size("n_groups", 8),
+        "groups": config.divisor("n_groups", "mamba_num_heads", heads, 8),
         "state": config.size("ssm_state_size"),
         "width": config.size("conv_kernel", 4),
         "bias": config.flag("use_bias", False),
@@ -129,13 +128,13 @@ def _ssd(config: Config, eps: float) -> dict[str, Any]:
 def _experts(config: Config) -> dict[str, Any]:
     for name in ("n_group", "topk_group", "n_shared_experts"):
         config.only(name, 1)
-    latent = config.get("moe_latent_size")
+    count = config.count("n_routed_experts")
     return {
-        "count": config.size("n_routed_experts"),
-        "chosen": config.size("num_experts_per_tok"),
+        "count": count,
+        "chosen": config.part("num_experts_per_tok", "n_routed_experts", count),
         "width": config.size("moe_intermediate_size"),
         "shared": config.size("moe_shared_expert_intermediate_size"),
-        "latent": None if latent is None else config.size("moe_latent_size"),
+        "latent": config.size("moe_latent_size") if config.given("moe_latent_size") else None,
         "normed": config.flag("norm_topk_prob", True),
         "scale": config.number("routed_scaling_factor", 1.0),
     }
@@ -154,7 +153,7 @@ _WITHOUT_EFFECT = """attention_bias mamba_proj_bias time_step_limit time_step_ma
 @family("nemotron_h")
 def nemotron_h(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Nemotron-H: attention without positions, MLPs with a squared ReLU."""
-    eps = config.number("layer_norm_epsilon", 1e-5)
+    eps = config.positive("layer_norm_epsilon", 1e-5)
     config.only("sliding_window", None)
     config.ignore(*_OF_EXPERTS, *_WITHOUT_EFFECT)
     kinds, heads = _kinds(config), config.size("num_attention_heads")
@@ -164,9 +163,9 @@ def nemotron_h(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definit
         "mamba": _ssd(config, eps),
         "attention": {
             "heads": heads,
-            "kv_heads": config.size("num_key_value_heads", heads),
+            "kv_heads": config.divisor("num_key_value_heads", "num_attention_heads", heads, heads),
             "head_dim": config.size("head_dim", config.size("attention_head_dim", 128)),
-            "angles": (),
+            "rotation": None,
         },
         "mlp": {"width": config.size("intermediate_size"), **shape},
         "moe": {**_experts(config), **shape} if "moe" in kinds else {},
@@ -181,5 +180,6 @@ def nemotron_h(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definit
         eps=eps,
         norm="backbone.norm_f.weight",
         embeddings="backbone.embeddings.weight",
+        wide=ROUTER,
         unused=tuple(name for name in shapes if name.startswith("mtp.")),  # further predictions
     )

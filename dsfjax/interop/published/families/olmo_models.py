@@ -110,7 +110,7 @@ def _attention_layer(
 @family("olmo_hybrid")
 def olmo_hybrid(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """OLMo-Hybrid: norms before the delta rules and after attention; no positions without θ."""
-    count, eps = config.size("num_hidden_layers"), config.number("rms_norm_eps", 1e-6)
+    count, eps = config.count("num_hidden_layers"), config.positive("rms_norm_eps", 1e-6)
     d, heads = config.size("hidden_size"), config.size("num_attention_heads")
     config.only("hidden_act", "silu")
     config.ignore("linear_a_log_max", "linear_a_log_min")

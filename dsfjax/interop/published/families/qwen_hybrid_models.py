@@ -21,6 +21,7 @@ from dsfjax.interop.published.parts import (
     decoder,
     expert_mlps,
     gated_mlp,
+    joined_expert_mlps,
     linear,
     norm_then_gate,
     pre_norm,
@@ -158,9 +159,18 @@ def _in_order(
 def _experts(w: Weights, x: Array, own: Experts) -> Array:
     """Those that the router chooses, and σ(gate) times the one for all."""
     scores = routed(w.within("gate"), x, own.count, own.chosen, renormalised=own.renormalised)
-    y = chosen_experts(scores, expert_mlps(w, own.count, own.width), x)
+    y = chosen_experts(scores, _mlps_of_experts(w, x.shape[1], own), x)
     gate = jax.nn.sigmoid(linear(w.within("shared_expert_gate"), x, 1))
     return y + gate * gated_mlp(w.within("shared_expert"), x, own.shared)
+
+
+def _mlps_of_experts(w: Weights, d: int, own: Experts) -> list[Callable[[Array], Array]]:
+    """Those of all experts, whose tensors are joined in some files and one by one in others."""
+    joined = w.within("experts")
+    if "gate_up_proj" not in joined:
+        return expert_mlps(w, own.count, own.width)
+    up = joined("gate_up_proj", own.count, 2 * own.width, d)
+    return joined_expert_mlps(up, joined("down_proj", own.count, d, own.width))
 
 
 def _around(
@@ -191,22 +201,22 @@ def _attention_layer(
 
 def layer_types(config: Config, default: Iterable[str]) -> tuple[str, ...]:
     """Which layers are linear and which full attention; ``default`` if the config does not say."""
-    if config.get("layer_types") is None:
+    if not config.given("layer_types"):
         return tuple(default)
-    return config.words("layer_types", config.size("num_hidden_layers"), (LINEAR, FULL))
+    return config.words("layer_types", (LINEAR, FULL), config.count("num_hidden_layers"))
 
 
-@family("qwen3_next", "qwen3_5_text")
+@family("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 def qwen_hybrid(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
-    """Qwen3-Next, and the text model of Qwen3.5, which has dense MLPs and maps in order."""
-    following = config.get("model_type") == "qwen3_next"
-    count, eps = config.size("num_hidden_layers"), config.number("rms_norm_eps", 1e-6)
+    """Qwen3-Next, and the text model of Qwen3.5, with dense MLPs or experts and maps in order."""
+    kind = config.get("model_type")
+    count, eps = config.count("num_hidden_layers"), config.positive("rms_norm_eps", 1e-6)
     config.only("hidden_act", "silu")
     config.only("attn_output_gate", True)
     config.ignore("mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
     interval = config.size("full_attention_interval", 4)
     types = layer_types(config, (LINEAR if (i + 1) % interval else FULL for i in range(count)))
-    mlps = _mlps(config, count) if following else [config.size("intermediate_size")] * count
+    mlps = _MLPS[kind](config, count)
     full = attention_settings(config, head_dim=256, share=0.25)
     delta = {
         "key_heads": config.size("linear_num_key_heads", 16),
@@ -214,7 +224,7 @@ def qwen_hybrid(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Defini
         "key_dim": config.size("linear_key_head_dim", 128),
         "value_dim": config.size("linear_value_head_dim", 128),
         "width": config.size("linear_conv_kernel_dim", 4),
-        "interleaved": following,
+        "interleaved": kind == "qwen3_next",
     }
     multimodal = any(name.startswith("model.language_model.") for name in shapes)
     prefix = "model.language_model." if multimodal else "model."
@@ -241,21 +251,37 @@ def qwen_hybrid(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Defini
     )
 
 
-def _mlps(config: Config, count: int) -> list[int | Experts]:
+def _dense(config: Config, count: int) -> list[int | Experts]:
+    """The MLP of every layer of Qwen3.5."""
+    return [config.size("intermediate_size")] * count
+
+
+def _sparse(config: Config, count: int) -> list[int | Experts]:
+    """The experts of every layer of Qwen3.5-MoE."""
+    number = config.count("num_experts", 256)
+    experts = Experts(
+        number,
+        config.part("num_experts_per_tok", "num_experts", number, 8),
+        config.size("moe_intermediate_size", 512),
+        config.size("shared_expert_intermediate_size", 512),
+        renormalised=True,
+    )
+    return [experts] * count
+
+
+def _mixed(config: Config, count: int) -> list[int | Experts]:
     """The MLP of every layer of Qwen3-Next."""
-    number, step = config.get("num_experts", 512), config.size("decoder_sparse_step", 1)
-    dense = config.get("mlp_only_layers") or []
+    number, step = config.count("num_experts", 512, least=0), config.size("decoder_sparse_step", 1)
+    dense = config.places("mlp_only_layers", count)
     config.ignore("num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
     config.ignore("intermediate_size", "shared_expert_intermediate_size")
-    if not isinstance(dense, list):
-        raise ValueError(f"{config.where}: mlp_only_layers: expected a list, got {dense!r}.")
 
     def of_layer(i: int) -> int | Experts:
         if number == 0 or i in dense or (i + 1) % step:
             return config.size("intermediate_size", 5632)
         return Experts(
-            config.size("num_experts", 512),
-            config.size("num_experts_per_tok", 10),
+            number,
+            config.part("num_experts_per_tok", "num_experts", number, 10),
             config.size("moe_intermediate_size", 512),
             config.size("shared_expert_intermediate_size", 512),
             config.flag("norm_topk_prob", True),
@@ -264,17 +290,18 @@ def _mlps(config: Config, count: int) -> list[int | Experts]:
     return [of_layer(i) for i in range(count)]
 
 
-@family("qwen3_5")
+_MLPS = {"qwen3_next": _mixed, "qwen3_5_text": _dense, "qwen3_5_moe_text": _sparse}
+
+
+@family("qwen3_5", "qwen3_5_moe")
 def qwen3_5(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """The text model within a published Qwen3.5, which reads images as well."""
     config.ignore("vision_config", "image_token_id", "video_token_id")
     config.ignore("vision_start_token_id", "vision_end_token_id")
-    values = config.get("text_config")
-    if not isinstance(values, dict):
-        raise ValueError(f"{config.where}: text_config: expected an object, got {values!r}.")
-    tied = config.get("tie_word_embeddings", values.get("tie_word_embeddings"))
-    text = Config({**values, "tie_word_embeddings": tied}, f"{config.where}: text_config")
-    text.values["model_type"] = "qwen3_5_text"
+    text = config.section("text_config")
+    tied = config.flag("tie_word_embeddings", text.flag("tie_word_embeddings", False))
+    kind = f"{config.get('model_type')}_text"
+    text.values |= {"model_type": kind, "tie_word_embeddings": tied}
     definition = qwen_hybrid(text, shapes)
     text.check_all_read()
     return definition

@@ -103,14 +103,14 @@ def _rwkv4_head(w: Weights, stream: Stream, run: Run, *, vocab: int, halved: boo
 def rwkv4(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """RWKV-4 (arXiv:2305.13048); the final norm has an ε of 1e-5 whatever the config says."""
     del shapes
-    d, vocab, count = (config.size(n) for n in ("hidden_size", "vocab_size", "num_hidden_layers"))
+    d, vocab = config.size("hidden_size"), config.size("vocab_size")
+    count = config.count("num_hidden_layers")
     config.ignore("context_length")
-    every = int(config.number("rescale_every", 6))
-    every = every if every > 0 else count + 1
+    every = config.size("rescale_every", 6, least=0) or count + 1
     own = {
         "width": config.size("attention_hidden_size", d),
         "inner": config.size("intermediate_size", 4 * d),
-        "eps": config.number("layer_norm_epsilon", 1e-5),
+        "eps": config.positive("layer_norm_epsilon", 1e-5),
     }
     tied = config.flag("tie_word_embeddings", False)
     embeddings = "rwkv.embeddings.weight"
@@ -245,13 +245,16 @@ def _rank(config: Config, shapes: Mapping[str, tuple[int, ...]], name: str, lett
 @family("rwkv7")
 def rwkv7(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """RWKV-7 (arXiv:2503.14456), whose layers read the values of the first one."""
-    d, vocab, count = (config.size(n) for n in ("hidden_size", "vocab_size", "num_hidden_layers"))
+    d, vocab = config.size("hidden_size"), config.size("vocab_size")
+    count = config.count("num_hidden_layers")
     config.only("attn", None)
     read_training(config)
-    head_dim = config.get("head_dim")
-    heads = config.size("num_heads") if head_dim is None else d // config.size("head_dim")
+    by_size = config.given("head_dim")
+    name = "head_dim" if by_size else "num_heads"
+    found = config.divisor(name, "hidden_size", d)
+    heads = d // found if by_size else found
     config.ignore("num_heads")
-    inner = -(-int(d * config.number("hidden_ratio", 4)) // 32) * 32
+    inner = -(-int(config.scaled("hidden_ratio", "hidden_size", d, 4)) // 32) * 32
     own = {
         "heads": heads,
         "ranks": tuple(
@@ -262,13 +265,14 @@ def rwkv7(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         "bias": config.flag("norm_bias", True),
         "inner": config.size("intermediate_size", inner),
         "activation": config.word("hidden_act", ("sqrelu", "relu", "silu", "swish"), "sqrelu"),
-        "eps": config.number("norm_eps", 1e-5),
+        "eps": config.positive("norm_eps", 1e-5),
         "fused": config.flag("fuse_norm", True),
     }
     given = config.get("value_dim")
     values = given if isinstance(given, list) else [given] * count
     if len(values) != count:
-        raise ValueError(f"{config.where}: value_dim: expected a list of {count}, got {given!r}.")
+        expected = f"a number, or one for each layer ({count}, num_hidden_layers)"
+        raise config.wrong("value_dim", expected, given)
     widths = [Config({"value_dim": x}, config.where).size("value_dim", d) for x in values]
     tied = config.flag("tie_word_embeddings", False)
     embeddings = "model.embeddings.weight"

@@ -123,17 +123,17 @@ def xlstm(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     config.ignore("inference_state_dtype", "max_inference_chunksize", "return_last_states")
     config.ignore("norm_reduction_force_float32", "sequence_kernel", "step_kernel")
     multiple = config.size("ffn_round_up_to_multiple_of", 64)
-    wanted = d * config.number("ffn_proj_factor", 2.667)
-    norm_eps = config.number("norm_eps", 1e-6)
+    wanted = config.scaled("ffn_proj_factor", "hidden_size", d, 2.667)
+    norm_eps = config.positive("norm_eps", 1e-6)
     own = {
         "heads": config.size("num_heads", 8),
-        "key": int(d * config.number("qk_dim_factor", 0.5)),
-        "value": int(d * config.number("v_dim_factor", 1.0)),
+        "key": int(config.scaled("qk_dim_factor", "hidden_size", d, 0.5)),
+        "value": int(config.scaled("v_dim_factor", "hidden_size", d, 1.0)),
         "bias": config.flag("use_bias", False),
         "fused": config.word("weight_mode", ("single", "fused"), "single") == "fused",
-        "cap": config.number("gate_soft_cap", 15.0),
+        "cap": config.positive("gate_soft_cap", 15.0),
         "norm_eps": norm_eps,
-        "eps": config.number("eps", 1e-6),
+        "eps": config.positive("eps", 1e-6),
         "mlp": int((wanted + multiple - 1) // multiple * multiple),
     }
     return decoder(
@@ -143,12 +143,12 @@ def xlstm(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
         width=d,
         embeddings="backbone.embeddings.weight",
         norm="backbone.out_norm.weight",
-        cap=config.number("output_logit_soft_cap", 30.0),
+        cap=config.positive("output_logit_soft_cap", 30.0),
     )
 
 
 def _either(config: Config, name: str, other: str) -> int:
     """A size that the config has under two names."""
     found = config.size(name if config.get(name) is not None else other)
-    config.only(other, found)
+    config.follows(other, found, name)
     return found

@@ -15,11 +15,10 @@ from dsfjax.interop.published.parts import (
     ACTIVATIONS,
     decoder,
     embed,
-    frequencies,
     linear,
     rms_norm,
-    rotated,
 )
+from dsfjax.interop.published.rotary import Rotation, rotated, rotation_of
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 
@@ -43,7 +42,7 @@ def _attention(
     heads: int,
     kv_heads: int,
     head_dim: int,
-    angles: tuple[float, ...],
+    rotation: Rotation | None,
     rank: int | None,
     out: int,
 ) -> Array:
@@ -51,7 +50,7 @@ def _attention(
         _adapted(w, name, x, count * head_dim, rank).reshape(-1, count, head_dim)
         for name, count in (("q_proj", heads), ("k_proj", kv_heads), ("v_proj", kv_heads))
     )
-    q, k = (rotated(part, run.positions, angles) for part in (q, k))
+    q, k = (rotated(part, run.positions, rotation) for part in (q, k))
     y = run.attend(q, k, v, scale=(head_dim / 2) ** -0.5)
     return linear(w.within("o_proj"), y.reshape(x.shape[0], -1).astype(x.dtype), out)
 
@@ -129,13 +128,14 @@ def _names(layer: int, block: int, place: int) -> dict[str, str]:
 
 def _ssd(config: Config, d: int) -> dict[str, Any]:
     inner, heads = config.size("mamba_expand", 2) * d, config.size("n_mamba_heads")
-    head_dim = config.size("mamba_headdim", inner // heads)
-    expect_inner(config, "mamba_headdim", heads, head_dim, inner)
+    given = config.given("mamba_headdim")
+    head_dim = config.size("mamba_headdim") if given else inner // heads
+    expect_inner(config, "n_mamba_heads, mamba_headdim, mamba_expand", heads, head_dim, inner)
     config.only("use_conv_bias", True)
     return {
         "heads": heads,
         "head_dim": head_dim,
-        "groups": config.size("mamba_ngroups", 1),
+        "groups": config.divisor("mamba_ngroups", "n_mamba_heads", heads, 1),
         "state": config.size("mamba_d_state"),
         "width": config.size("mamba_d_conv", 4),
         "bias": config.flag("add_bias_linear", False),
@@ -148,18 +148,21 @@ def _ssd(config: Config, d: int) -> dict[str, Any]:
 
 def _block(config: Config, d: int, eps: float) -> dict[str, Any]:
     """The settings of `_shared`."""
-    heads, rank = config.size("num_attention_heads"), config.size("adapter_rank", 128)
+    heads, rank = (
+        config.divisor("num_attention_heads", "hidden_size", 2 * d),
+        config.size("adapter_rank", 128),
+    )
     head_dim = 2 * d // heads
-    config.only("attention_hidden_size", 2 * d)
-    config.only("attention_head_dim", head_dim)
+    config.follows("attention_hidden_size", 2 * d, "hidden_size")
+    config.follows("attention_head_dim", head_dim, "hidden_size", "num_attention_heads")
     config.only("use_long_context", False)
     rotates = config.flag("use_mem_rope", False)
     config.ignore("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor")
     attention = {
         "heads": heads,
-        "kv_heads": config.size("num_key_value_heads", heads),
+        "kv_heads": config.divisor("num_key_value_heads", "num_attention_heads", heads, heads),
         "head_dim": head_dim,
-        "angles": frequencies(config, head_dim) if rotates else (),
+        "rotation": rotation_of(config, head_dim) if rotates else None,
         "rank": rank if config.flag("use_shared_attention_adapter", False) else None,
         "out": d,
     }
@@ -177,14 +180,14 @@ def _block(config: Config, d: int, eps: float) -> dict[str, Any]:
 def zamba2(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
     """Zamba2: hybrid layers take turns among the shared blocks, each with adapters of its own."""
     del shapes
-    d, count = config.size("hidden_size"), config.size("num_hidden_layers")
-    eps = config.number("rms_norm_eps", 1e-5)
+    d, count = config.size("hidden_size"), config.count("num_hidden_layers")
+    eps = config.positive("rms_norm_eps", 1e-5)
     config.ignore("chunk_size", "kv_channels", "num_query_groups", "num_logits_to_keep")
     config.ignore("time_step_floor", "time_step_limit", "time_step_max", "use_mamba_kernels")
     config.ignore("use_mem_eff_path", "use_shared_mlp_adapter")  # it has adapters either way
-    kinds = config.words("layers_block_type", count, ("linear_attention", "mamba", "hybrid"))
+    kinds = config.words("layers_block_type", ("linear_attention", "mamba", "hybrid"), count)
     hybrid = [i for i, kind in enumerate(kinds) if kind == "hybrid"]
-    config.only("hybrid_layer_ids", hybrid)
+    config.follows("hybrid_layer_ids", hybrid, "layers_block_type")
     blocks = config.size("num_mem_blocks", 1)
     own = {"eps": eps, "ssd": tuple(_ssd(config, d).items())}
     shared, layers = tuple(_block(config, d, eps).items()), []
