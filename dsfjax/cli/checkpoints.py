@@ -1,10 +1,13 @@
-"""``dsfjax inspect``, and ``dsfjax analyze`` of published checkpoints."""
+"""``dsfjax inspect`` and ``dsfjax reduce``, and ``dsfjax analyze`` of published checkpoints."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+from jax import Array
 from rich import box
 from rich.table import Table
 
@@ -100,14 +103,8 @@ def analyze(command: options.Analyze) -> int:
         text = _text(command)
         for path in command.run_dir:
             model = published.open(path)
-            if text is None:
-                ids, words = list(command.ids)[: command.tokens], ()
-            else:
-                ids = model.tokenizer.encode(text).ids[: command.tokens]
-                words = of_text.text_of(model, ids)
-            if len(ids) < 2:
-                raise UsageError(f"expected a text of at least 2 tokens, got {len(ids)}")
-            model.check_ids(ids)
+            ids = _ids(command, model, text)
+            words = () if text is None else of_text.text_of(model, ids)
             name = path.resolve().name
             name = name if name not in models else f"{name}-{len(models) + 1}"
             models[name] = (model, ids, words)
@@ -122,7 +119,64 @@ def analyze(command: options.Analyze) -> int:
     return 0
 
 
-def _text(command: options.Analyze) -> str | None:
+def reduce(command: options.Reduce) -> int:
+    """Give a checkpoint smaller states, and say what that costs on a text.
+
+    Args:
+        command: The options.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: If it does not open, its states cannot be made smaller, or there is no text.
+    """
+    with usage_errors(*_REFUSED, FileExistsError):
+        text = _text(command)
+        if command.out is not None:
+            writable(command.out)
+        model = published.open(command.path)
+        ids = jnp.asarray(_ids(command, model, text))
+        measured = published.measure_states(model, ids, layers=command.layers or None)
+        small = published.reduce(model, command.states, measured)
+        alone = {i: published.reduce(model, command.states, {i: measured[i]}) for i in measured}
+        if command.out is not None:
+            small.model.save(command.out)
+    table = Table(box=box.SIMPLE_HEAD)
+    for head in ("reduced", "of σ² kept", "nats per token", "bits"):
+        table.add_column(head, justify="left" if head == "reduced" else "right")
+    table.add_row("nothing", "100.00 %", *_loss(model, ids))
+    for i, one in alone.items():
+        table.add_row(f"layer {i}", f"{one.kept[i]:.2%}".replace("%", " %"), *_loss(one.model, ids))
+    table.add_row(f"layers {' '.join(map(str, measured))}", "", *_loss(small.model, ids))
+    console().print(
+        f"{command.path}: {command.states} states per group of heads, on {len(ids)} tokens",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console().print(table)
+    if command.out is not None:
+        console().print(f"checkpoint: {command.out}", soft_wrap=True)
+    return 0
+
+
+def _loss(model: published.Opened, ids: Array) -> tuple[str, str]:
+    """The mean of −log p of the next token, in nats and in bits."""
+    nats = float(published.mean_loss(model.logits(ids), ids))
+    return f"{nats:.4f}", f"{nats / math.log(2):.4f}"
+
+
+def _ids(command: options.OnText, model: published.Opened, text: str | None) -> list[int]:
+    """The first tokens of the text, which are tokens of the model."""
+    ids = list(command.ids) if text is None else model.tokenizer.encode(text).ids
+    ids = ids[: command.tokens]
+    if len(ids) < 2:
+        raise UsageError(f"expected a text of at least 2 tokens, got {len(ids)}")
+    model.check_ids(ids)
+    return ids
+
+
+def _text(command: options.OnText) -> str | None:
     """The text; None where token ids are given."""
     given = [x for x in (command.text, command.text_file, command.ids or None) if x is not None]
     if len(given) != 1:

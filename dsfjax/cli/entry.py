@@ -94,6 +94,10 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import checkpoints
 
             return checkpoints.inspect(command)
+        case options.Reduce():
+            from dsfjax.cli import checkpoints
+
+            return checkpoints.reduce(command)
         case options.Data():
             from dsfjax.cli import data
 

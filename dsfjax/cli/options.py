@@ -313,16 +313,12 @@ class Explain(Command):
     """Heads, for architectures that have them."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Analyze(Reading):
-    """Look inside the models of a run or sweep, or published checkpoints; write the report."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnText:
+    """What commands have that let published checkpoints read a text."""
 
-    run_dir: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH ...")]]
-    """Folder of a run, comparison or sweep; or folders of published checkpoints."""
-    report: ReportDir = None
-    """Folder of the report; of published checkpoints, report/ here by default."""
     text: Text = None
-    """The text on which published checkpoints are looked into."""
+    """The text that published checkpoints read."""
     text_file: TextFile = None
     """A file with that text."""
     ids: Annotated[
@@ -330,7 +326,37 @@ class Analyze(Reading):
     ] = ()
     """Token ids in its place, for a checkpoint without a tokenizer."""
     tokens: int = 512
-    """Tokens of the text that are looked into, the first."""
+    """Tokens of the text that are read, the first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Analyze(OnText, Reading):
+    """Look inside the models of a run or sweep, or published checkpoints; write the report."""
+
+    run_dir: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH ...")]]
+    """Folder of a run, comparison or sweep; or folders of published checkpoints."""
+    report: ReportDir = None
+    """Folder of the report; of published checkpoints, report/ here by default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduce(OnText, Command):
+    """Give a published checkpoint smaller states: those that a text uses most."""
+
+    path: tyro.conf.Positional[Path]
+    """Its folder."""
+    states: Annotated[int, tyro.conf.arg(metavar="INT", help_behavior_hint="(required)")] = 0
+    """States to keep per group of heads that share what writes and reads them."""
+    layers: Annotated[
+        tuple[int, ...],
+        tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: all that have a state)"),
+    ] = ()
+    """Numbers of the layers, from 0. Others keep their size, and with it the format: the states
+    that are left out are zeros in the file then."""
+    out: Annotated[
+        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")
+    ] = None
+    """Folder for the smaller checkpoint, in the same format."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -480,6 +506,7 @@ COMMANDS: dict[str, type[Command]] = {
     "explain": Explain,
     "analyze": Analyze,
     "inspect": Inspect,
+    "reduce": Reduce,
     "data": Data,
     "lengths": Lengths,
     "recommend": Recommend,

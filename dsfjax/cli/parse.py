@@ -28,6 +28,7 @@ POSITIONAL = {
     "results": ("run_dir",),
     "analyze": ("run_dir",),
     "inspect": ("path",),
+    "reduce": ("path",),
     "data": ("action", "names"),
     "lengths": ("run_dir",),
     "recommend": ("task",),
@@ -190,7 +191,8 @@ def _check_values(command: options.Command) -> None:
         for one in values:
             if isinstance(one, float) and not math.isfinite(one):
                 raise UsageError(f"expected {_flag(field.name)} to be finite, got {one}")
-        if field.default == () and len(set(values)) != len(values):
+        repeats = field.name == "ids"  # a text may have a token twice
+        if field.default == () and not repeats and len(set(values)) != len(values):
             raise UsageError(
                 f"expected distinct values of {_flag(field.name)}, got "
                 f"{' '.join(str(one) for one in values)}"
