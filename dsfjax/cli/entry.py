@@ -98,6 +98,10 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import checkpoints
 
             return checkpoints.reduce(command)
+        case options.Finetune():
+            from dsfjax.cli import finetune
+
+            return finetune.main(command)
         case options.Data():
             from dsfjax.cli import data
 

@@ -65,8 +65,21 @@ class Reading(Command):
     """Folder of data sets; "dsfjax data list" says what belongs there."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """Who else is told of the evaluations of a run."""
+
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write the evaluations for TensorBoard, into tensorboard/ in the run directory."""
+    wandb: Annotated[
+        str | None, tyro.conf.arg(metavar="PROJECT", help_behavior_hint="(default: none)")
+    ] = None
+    """Send the evaluations to this project of Weights & Biases; WANDB_MODE=offline keeps them in
+    the run directory."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Training(Reading):
+class Training(Tracked, Reading):
     """What ``train``, ``compare`` and ``sweep`` have in common; None means as in the preset.
 
     The options of a task are added when it is known which, and one for each axis (`completed`).
@@ -183,13 +196,6 @@ class Training(Reading):
     mfu: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say which part of the peak of the devices the model uses also where it has to be measured, as
     on CPUs. Where the maker declares it, it is said anyway."""
-    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Write the evaluations for TensorBoard, into tensorboard/ in the run directory."""
-    wandb: Annotated[
-        str | None, tyro.conf.arg(metavar="PROJECT", help_behavior_hint="(default: none)")
-    ] = None
-    """Send the evaluations to this project of Weights & Biases; WANDB_MODE=offline keeps them in
-    the run directory."""
     estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say the parameters, operations and memory of every program from its shapes alone. Nothing is
     compiled, trained or written."""
@@ -360,6 +366,55 @@ class Reduce(OnText, Command):
 
 
 @dataclasses.dataclass(frozen=True)
+class Finetune(Tracked, Reading):
+    """Train a published checkpoint further; the run directory gets it in the same format."""
+
+    path: tyro.conf.Positional[Path]
+    """Its folder."""
+    task: str = "language"
+    """The task, one whose token ids are those of the checkpoint."""
+    task_option: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(metavar="OPTION=VALUE", help_behavior_hint="(repeatable)"),
+    ] = ()
+    """An option of the task, such as tokens=bpe or seq_len=256; "dsfjax train TASK --help" lists
+    them."""
+    layers: Annotated[
+        tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: all)")
+    ] = ()
+    """Numbers of the layers to train, from 0. Everything else is frozen then, embeddings and head
+    among it."""
+    steps: int = 200
+    """Training steps, a multiple of eval-every."""
+    rate: float = 1e-4
+    """Peak learning rate."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    schedule: str = "cosine"
+    """Learning rate over time: cosine or constant."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, of matrices only."""
+    dynamics_rate: float = 1.0
+    """Factor on the learning rate of what sets the decays of a state, such as A_log."""
+    clip: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: none)")
+    ] = None
+    """Largest global norm of the gradient."""
+    batch_size: int = 8
+    """Examples per step."""
+    accumulate: int = 1
+    """Parts of a batch that are computed one after the other, for less memory."""
+    eval_every: int = 50
+    """Steps between evaluations, after each of which the run can be continued."""
+    eval_examples: int = 64
+    """Held-out examples per evaluation."""
+    seed: int = 0
+    """Seed of the order of the data."""
+    run_dir: RunDir = None
+    """Folder of the run. The same command on the same folder continues where it stopped."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Inspect(Command):
     """Say what a published checkpoint is, and whether it opens, without reading its weights."""
 
@@ -507,6 +562,7 @@ COMMANDS: dict[str, type[Command]] = {
     "analyze": Analyze,
     "inspect": Inspect,
     "reduce": Reduce,
+    "finetune": Finetune,
     "data": Data,
     "lengths": Lengths,
     "recommend": Recommend,

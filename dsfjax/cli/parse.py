@@ -29,6 +29,7 @@ POSITIONAL = {
     "analyze": ("run_dir",),
     "inspect": ("path",),
     "reduce": ("path",),
+    "finetune": ("path",),
     "data": ("action", "names"),
     "lengths": ("run_dir",),
     "recommend": ("task",),
@@ -162,7 +163,7 @@ def _check_spelling(words: Sequence[str], commands: Mapping[str, type[options.Co
         _check(f"dsfjax {words[0]} has no option", name, sorted(["--help", *fields]))
         if name == "--help" or fields[name].default is False:
             continue
-        if name in seen and name != "--mixer-option":
+        if name in seen and name not in ("--mixer-option", "--task-option"):
             raise UsageError(f"expected {name} once, got it twice")  # the parser takes the last
         seen.add(name)
         rest = itertools.takewhile(lambda word: not word.startswith("--"), words[index + 1 :])

@@ -12,6 +12,7 @@ from dsfjax import nn
 from dsfjax.cost.operations import count_operations
 from dsfjax.cost.peak import declared, measured
 from dsfjax.cost.sizing import abstract_parameters
+from dsfjax.nn import buildable
 from dsfjax.tasks import Example, Task
 from dsfjax.training.config import TrainConfig
 from dsfjax.training.devices import Layout
@@ -83,7 +84,7 @@ def meter(config: TrainConfig, where: Layout, planned: int, *, measure: bool = F
 
 
 @functools.lru_cache(maxsize=32)
-def operations_per_token(config: nn.ModelConfig, task: Task) -> float:
+def operations_per_token(config: nn.ModelConfig | nn.Buildable, task: Task) -> float:
     """Arithmetic operations of a training step, per token: of the loss and its gradient.
 
     Args:
@@ -102,7 +103,9 @@ def operations_per_token(config: nn.ModelConfig, task: Task) -> float:
         >>> operations_per_token(model, task) > 6 * 8 * 8 * 12
         True
     """
-    model = nn.build(dataclasses.replace(config, remat=False))
+    if isinstance(config, nn.ModelConfig):
+        config = dataclasses.replace(config, remat=False)
+    model = buildable.build(config)
     rows = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), held_out_data(task)
     )
