@@ -1,4 +1,4 @@
-"""``dsfjax inspect`` and ``dsfjax reduce``, and ``dsfjax analyze`` of published checkpoints."""
+"""``dsfjax inspect`` and ``dsfjax reduce``, and ``dsfjax analyze`` of opened models on a text."""
 
 import math
 from collections import Counter
@@ -85,7 +85,7 @@ def _grouped(systems: Sequence[Sequence[Any]]) -> list[tuple[str, str, str, str]
 
 
 def analyze(command: options.Analyze) -> int:
-    """Look into published checkpoints on a text, and write the report.
+    """Look into opened models on a text, and write the report.
 
     Args:
         command: The options.

@@ -324,7 +324,7 @@ class OnText:
     """What commands have that let published checkpoints read a text."""
 
     text: Text = None
-    """The text that published checkpoints read."""
+    """The text that opened models read: published checkpoints, or what runs have trained."""
     text_file: TextFile = None
     """A file with that text."""
     ids: Annotated[
@@ -340,7 +340,8 @@ class Analyze(OnText, Reading):
     """Look inside the models of a run or sweep, or published checkpoints; write the report."""
 
     run_dir: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH ...")]]
-    """Folder of a run, comparison or sweep; or folders of published checkpoints."""
+    """Folder of a run, comparison or sweep; or folders of published checkpoints, or of runs that
+    are to read a text, too."""
     report: ReportDir = None
     """Folder of the report; of published checkpoints, report/ here by default."""
 

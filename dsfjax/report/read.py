@@ -22,7 +22,7 @@ from dsfjax.report.dynamics import read_dynamics
 from dsfjax.report.entries import Comparison, Curve, Entry
 from dsfjax.report.examine import Examination
 from dsfjax.tasks import Task
-from dsfjax.training import Loaded, MemberResult, TrainConfig, load
+from dsfjax.training import Loaded, MemberResult, RunError, TrainConfig, load
 from dsfjax.training.runs import program_of
 from dsfjax.training.storage.folder import read_config
 from dsfjax.training.storage.record import mean_in, row
@@ -44,6 +44,7 @@ def read(
 
     Raises:
         ValueError: If there is no finished run, or the runs are not of one task.
+        RunError: If one is not of our architectures.
     """
     if (run_dir / "compare.json").exists():
         rows = json.loads((run_dir / "compare.json").read_text(encoding="utf-8"))
@@ -57,6 +58,12 @@ def read(
             f"report: expected a finished run or comparison in {run_dir}, found neither "
             "compare.json nor result.json. Train one with `dsfjax compare` or `dsfjax train`."
         )
+    for _, loaded in runs:
+        if not isinstance(loaded.config.model, nn.ModelConfig):
+            raise RunError(
+                f"report: expected runs of our architectures in {run_dir}, got one of "
+                f"{loaded.config.model.mixer}; dsfjax analyze looks into it with --text or --ids"
+            )
     tasks = {loaded.config.task for _, loaded in runs}
     if len(tasks) != 1:
         raise ValueError(f"report: expected runs of one task in {run_dir}, got {len(tasks)} tasks.")

@@ -77,6 +77,25 @@ def test_analyze_names_the_tokens(
 
 
 @pytest.mark.slow
+def test_analyze_reads_a_run_of_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Next to a published checkpoint, on the same ids."""
+    run, page = tmp_path / "own", tmp_path / "page"
+    words = ["--preset", "smoke", "--steps", "10", "--eval-every", "10", "--quick-compile"]
+    assert main(["train", "mqar", *words, "--mixer", "ssd", "--run-dir", str(run)]) == 0
+    look = of_text.look
+    some = (EIGENVALUES,)
+    monkeypatch.setattr(of_text, "look", lambda *x, **own: look(*x, **own, looks=some))
+    words = ["analyze", str(run), str(HERE / "mamba"), "--ids", "3", "5", "3", "--report"]
+    assert main([*words, str(page)]) == 0
+    assert capsys.readouterr().out.count("looked into") == 2
+    with (page / "data" / "mixers.csv").open() as file:
+        names = {row["model"] for row in csv.DictReader(file)}
+    assert names == {"own", "mamba"}
+
+
+@pytest.mark.slow
 def test_reduce_says_what_it_costs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Losses of the model as it is, of layers alone and of all, as that of the file."""
     ids = "5 17 42 3 8 5 17".split()

@@ -1,4 +1,4 @@
-"""`dsfjax.open`: a published checkpoint as its exact Systems."""
+"""`dsfjax.open`: a published checkpoint, or a run of ours, as its exact Systems."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from dsfjax.interop.published.tensor_files import Config, Folder, read_json
 def open(  # noqa: A001 - dsfjax.open
     path: str | Path, *, dtype: DTypeLike | None = None, layers: Iterable[int] | None = None
 ) -> Opened:
-    """Open a published checkpoint.
+    """Open a published checkpoint, or what a run has trained.
 
     Args:
         path: A folder with config.json and model.safetensors (or its shards and their index);
             "org/name" of the Hugging Face hub, which is fetched where huggingface_hub is installed;
-            or a finished run that has trained a checkpoint further.
+            or a finished run of our own, or a sweep or comparison: of its members the best is
+            opened.
         dtype: Of parameters and activations; that of the file by default. States and norms are
             computed in float32 at least.
         layers: Numbers of the layers to read, for `Opened.layer`; all by default.
@@ -39,8 +40,8 @@ def open(  # noqa: A001 - dsfjax.open
     Raises:
         FileNotFoundError: If there is no such folder, or a file of it is missing.
         ValueError: If a file is damaged; if a tensor is missing, unused, misshapen or not finite;
-            if the model type is not known, or a setting has no exact equivalent here; for float64
-            without ``jax_enable_x64``.
+            if the model type is not known, or a setting has no exact equivalent here; if a run is
+            not finished, or its model continues no text; for float64 without ``jax_enable_x64``.
 
     Example:
         >>> import dsfjax
@@ -56,7 +57,7 @@ def open(  # noqa: A001 - dsfjax.open
                 "open: expected jax_enable_x64 for float64; call "
                 'jax.config.update("jax_enable_x64", True) before anything is computed.'
             )
-    if (Path(path) / "result.json").exists():
+    if any((Path(path) / name).exists() for name in ("result.json", "results.sqlite")):
         # A checkpoint needs nothing of what trains and stores.
         from dsfjax.interop.published.trained import open_run
 
