@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from dsfjax.cli import options
+from dsfjax.cli import opened_options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.report import render_joint, write_all
 from dsfjax.training import RunError
 
 
-def main(command: options.Analyze) -> int:
+def main(command: opened_options.Analyze) -> int:
     """Look inside the trained models of a finished run, comparison or sweep, or at a text.
 
     Args:

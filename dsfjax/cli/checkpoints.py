@@ -11,7 +11,7 @@ from jax import Array
 from rich import box
 from rich.table import Table
 
-from dsfjax.cli import options
+from dsfjax.cli import opened_options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.interop import published
@@ -20,7 +20,7 @@ from dsfjax.report import of_text
 _REFUSED = (ValueError, FileNotFoundError, ImportError)
 
 
-def inspect(command: options.Inspect) -> int:
+def inspect(command: opened_options.Inspect) -> int:
     """Print what a checkpoint is: its layers, their Systems, parameters and files.
 
     Args:
@@ -84,7 +84,7 @@ def _grouped(systems: Sequence[Sequence[Any]]) -> list[tuple[str, str, str, str]
     ]
 
 
-def analyze(command: options.Analyze) -> int:
+def analyze(command: opened_options.Analyze) -> int:
     """Look into opened models on a text, and write the report.
 
     Args:
@@ -119,7 +119,7 @@ def analyze(command: options.Analyze) -> int:
     return 0
 
 
-def reduce(command: options.Reduce) -> int:
+def reduce(command: opened_options.Reduce) -> int:
     """Give a checkpoint smaller states, and say what that costs on a text.
 
     Args:
@@ -166,7 +166,7 @@ def _loss(model: published.Opened, ids: Array) -> tuple[str, str]:
     return f"{nats:.4f}", f"{nats / math.log(2):.4f}"
 
 
-def _ids(command: options.OnText, model: published.Opened, text: str | None) -> list[int]:
+def _ids(command: opened_options.OnText, model: published.Opened, text: str | None) -> list[int]:
     """The first tokens of the text, which are tokens of the model."""
     ids = list(command.ids) if text is None else model.tokenizer.encode(text).ids
     ids = ids[: command.tokens]
@@ -176,7 +176,7 @@ def _ids(command: options.OnText, model: published.Opened, text: str | None) -> 
     return ids
 
 
-def _text(command: options.OnText) -> str | None:
+def _text(command: opened_options.OnText) -> str | None:
     """The text; None where token ids are given."""
     given = [x for x in (command.text, command.text_file, command.ids or None) if x is not None]
     if len(given) != 1:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from dsfjax import tasks
 from dsfjax._util.fields import parse
 from dsfjax._util.names import choose
-from dsfjax.cli import options
+from dsfjax.cli import opened_options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
 from dsfjax.cli.training import trackers_of
@@ -33,7 +33,7 @@ PUBLISHED = "published"
 """Folder of the trained checkpoint in the run directory."""
 
 
-def main(command: options.Finetune) -> int:
+def main(command: opened_options.Finetune) -> int:
     """Train a published checkpoint further, and write it in the format that it had.
 
     Args:
@@ -69,7 +69,7 @@ def main(command: options.Finetune) -> int:
     return 0
 
 
-def plan(command: options.Finetune) -> TrainConfig:
+def plan(command: opened_options.Finetune) -> TrainConfig:
     """The config that a command line asks for.
 
     Args:
@@ -112,11 +112,11 @@ def plan(command: options.Finetune) -> TrainConfig:
     )
 
 
-def _evaluation(command: options.Finetune) -> dict[str, int]:
+def _evaluation(command: opened_options.Finetune) -> dict[str, int]:
     return {"num_examples": command.eval_examples, "batch_size": command.batch_size}
 
 
-def _task(command: options.Finetune) -> tasks.Task:
+def _task(command: opened_options.Finetune) -> tasks.Task:
     """The task with its options."""
     hints, known = typing.get_type_hints(tasks.kind(command.task)), tasks.options(command.task)
     own: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from dsfjax import tasks
 from dsfjax._util import extensions
 from dsfjax._util.names import unknown
 from dsfjax.cli import options
-from dsfjax.cli.options import COMMANDS
+from dsfjax.cli.commands import COMMANDS
 from dsfjax.cli.usage import UsageError, usage_errors
 
 POSITIONAL = {
