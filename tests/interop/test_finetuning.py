@@ -8,14 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import Array
 
 import dsfjax
-from dsfjax import tasks
 from dsfjax.interop.published.finetuning import Checkpoint
 from dsfjax.nn.buildable import build
 from dsfjax.report.read import read
-from dsfjax.tasks import Example, Generated
+from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import (
     Listener,
     OptimizerConfig,
@@ -27,22 +25,6 @@ from dsfjax.training import (
     train,
 )
 from tests.opened import HERE, distance, opened, reference
-
-
-@dataclasses.dataclass(frozen=True)
-class Repeats(Generated):
-    """Eight random tokens of which the first four come again."""
-
-    seq_len: int = 8
-    vocab_size: int = 9
-
-    def sample(self, key: Array) -> Example:
-        half = jax.random.randint(key, (5,), 0, self.vocab_size, jnp.int32)
-        row = jnp.concatenate([half[:4], half])
-        return Example(row[:-1], jnp.arange(8), row[1:])
-
-
-tasks.register("repeats_of_four", Repeats)
 
 
 def test_it_is_the_model_that_opens() -> None:
@@ -64,8 +46,8 @@ def test_it_is_the_model_that_opens() -> None:
 
 
 CONFIG = TrainConfig(
-    Repeats(),
-    Checkpoint(str(HERE / "mamba"), vocab_size=9, layers=(1,)),
+    MQARConfig(vocab_size=64, seq_len=16, num_kv_pairs=2),
+    Checkpoint(str(HERE / "mamba"), vocab_size=64, layers=(1,)),
     OptimizerConfig(decay_all=False, dynamics_rate=0.5, warmup_steps=2),
     batch_size=4,
     steps=12,
@@ -74,7 +56,7 @@ CONFIG = TrainConfig(
     learning_rates=(3e-3,),
     stop_at=None,
     checkpoint_every=1,
-    imports=("dsfjax.interop.published.finetuning", "tests.interop.test_finetuning"),
+    imports=("dsfjax.interop.published.finetuning",),
 )
 
 
