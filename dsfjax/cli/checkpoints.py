@@ -148,7 +148,7 @@ def reduce(command: opened_options.Reduce) -> int:
     table.add_row("nothing", "100.00 %", *_loss(model, ids))
     for i, one in alone.items():
         table.add_row(f"layer {i}", f"{one.kept[i]:.2%}".replace("%", " %"), *_loss(one.model, ids))
-    table.add_row(f"layers {' '.join(map(str, measured))}", "", *_loss(small.model, ids))
+    table.add_row(f"{len(measured)} layers together", "", *_loss(small.model, ids))
     console().print(
         f"{command.path}: {command.states} states per group of heads, on {len(ids)} tokens",
         highlight=False,

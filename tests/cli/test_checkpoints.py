@@ -105,7 +105,7 @@ def test_reduce_says_what_it_costs(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "3 states per group of heads, on 7 tokens" in lines[0]
     rows = [re.split(r"\s{2,}", line.strip()) for line in lines]
     found = {name: cells[-2:] for name, *cells in rows}
-    for name, folder in (("nothing", HERE / "mamba"), ("layers 0 1", tmp_path / "small")):
+    for name, folder in (("nothing", HERE / "mamba"), ("2 layers together", tmp_path / "small")):
         model = dsfjax.open(folder)
         nats = float(published.mean_loss(model.logits(np.array(ids, int)), jnp.array(ids, int)))
         assert found[name] == [f"{nats:.4f}", f"{nats / np.log(2):.4f}"]

@@ -135,3 +135,11 @@ def test_sizes_that_cannot_be(states: int, layer: int, message: str) -> None:
     means = Gramians(*[jnp.ones((1, 48, 8, 8))] * 2)
     with pytest.raises(ValueError, match=message):
         reduce(opened("mamba"), states, {layer: means})
+
+
+def test_what_is_no_text_is_refused() -> None:
+    for ids, shape in (([3], r"\[1\]"), ([[3, 4]], r"\[1, 2\]")):
+        with pytest.raises(ValueError, match=rf"expected at least two tokens \(L,\), got {shape}"):
+            measure_states(opened("mamba"), ids)
+    with pytest.raises(ValueError, match=r"expected layers of \[\], got \[\]"):
+        reduce(opened("llama"), 4, {})

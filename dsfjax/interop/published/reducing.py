@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
@@ -164,8 +165,10 @@ def measure_states(
 
     Raises:
         ValueError: For a layer whose state cannot be made smaller, with its structure: expected
-            are S6, SSD and mLSTM, without norms of B and C.
+            are S6, SSD and mLSTM, without norms of B and C. If these are not tokens (L,).
     """
+    if np.ndim(ids) != 1 or np.size(ids) < 2:
+        raise ValueError(f"reduce: expected at least two tokens (L,), got {list(np.shape(ids))}.")
     found = model.systems(ids)
     recurrent = [i for i, used in enumerate(found) if any(isinstance(s, System) for s, _ in used)]
     places, chosen = _places(model), recurrent if layers is None else sorted(set(layers))
@@ -220,8 +223,8 @@ def reduce(model: Opened, states: int, measured: Mapping[int, Gramians]) -> Redu
         (8, 4)
     """
     places = _places(model)
-    if unknown := sorted(measured.keys() - places.keys()):
-        raise ValueError(f"reduce: expected layers of {sorted(places)}, got {unknown}.")
+    if not measured or measured.keys() - places.keys():
+        raise ValueError(f"reduce: expected layers of {sorted(places)}, got {sorted(measured)}.")
     groups, size = next((p.groups, p.size) for p in places.values())
     if not 1 <= states <= size:
         raise ValueError(f"reduce: expected from 1 to {size} states, got {states}.")
