@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dsfjax import tasks
+from dsfjax import nn, tasks
 from dsfjax._util.fields import parse
 from dsfjax._util.names import choose
 from dsfjax.cli import opened_options
@@ -18,7 +18,6 @@ from dsfjax.cli.training import trackers_of
 from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.interop import published
 from dsfjax.interop.published import finetuning
-from dsfjax.nn import buildable
 from dsfjax.training import (
     MemoryShortage,
     OptimizerConfig,
@@ -47,7 +46,7 @@ def main(command: opened_options.Finetune) -> int:
     """
     with usage_errors(ValueError, TypeError, FileNotFoundError, ImportError):
         config = plan(command)
-        model = buildable.build(config.model)
+        model = nn.build(config.model)
         folder = writable(command.run_dir or Path("runs") / f"{command.path.name}-finetuned")
         trackers = trackers_of(command, folder)
         opened = published.open(command.path, dtype=jnp.result_type(float))

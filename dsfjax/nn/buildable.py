@@ -5,18 +5,19 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dsfjax._util.names import choose
-from dsfjax.nn.functional import Model
-from dsfjax.nn.functional import build as build_config
 from dsfjax.nn.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from dsfjax.nn.functional import Model
 
 
 class Buildable(abc.ABC):
     """The config of a model that is made in another way than by `ModelConfig`.
 
-    You write a frozen dataclass below this, with ``mixer``, ``vocab_size`` and `build`, and
+    You write a frozen dataclass below this, with ``mixer``, ``vocab_size`` and ``build``, and
     `register` it. You get it as the ``model`` of a `dsfjax.training.TrainConfig`: trained, stored,
     resumed and loaded like any other.
 
@@ -80,8 +81,3 @@ def kind_in(data: Mapping[str, Any]) -> type[ModelConfig] | type[Buildable]:
     if "kind" not in data:
         return ModelConfig
     return _KINDS[choose("kind of model", str(data["kind"]), _KINDS)]
-
-
-def build(config: ModelConfig | Buildable) -> Model:
-    """The model of a config of either kind: `dsfjax.nn.build`, or its own ``build``."""
-    return config.build() if isinstance(config, Buildable) else build_config(config)

@@ -12,7 +12,6 @@ from dsfjax import nn
 from dsfjax.cost.operations import count_operations
 from dsfjax.cost.peak import declared, measured
 from dsfjax.cost.sizing import abstract_parameters
-from dsfjax.nn import buildable
 from dsfjax.tasks import Example, Task
 from dsfjax.training.config import TrainConfig
 from dsfjax.training.devices import Layout
@@ -105,7 +104,7 @@ def operations_per_token(config: nn.ModelConfig | nn.Buildable, task: Task) -> f
     """
     if isinstance(config, nn.ModelConfig):
         config = dataclasses.replace(config, remat=False)
-    model = buildable.build(config)
+    model = nn.build(config)
     rows = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), held_out_data(task)
     )

@@ -53,8 +53,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from dsfjax import nn
 from dsfjax.analysis import num_parameters, state_size
-from dsfjax.nn import buildable
 from dsfjax.tasks import ACCURACY
 from dsfjax.training import devices, loop, probes, program
 from dsfjax.training.compilation import budget, compiling, fit, template
@@ -68,7 +68,7 @@ from dsfjax.training.storage.folder import RunError, read_metrics
 from dsfjax.training.storage.record import FORMAT, first_step, tokens_per_second
 
 # One Model per config, as programs are told apart by the functions of their model.
-_model = functools.lru_cache(maxsize=32)(buildable.build)
+_model = functools.lru_cache(maxsize=32)(nn.build)
 
 
 class Listener:

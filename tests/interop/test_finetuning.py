@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import dsfjax
+from dsfjax.engines import Shards
 from dsfjax.interop.published.finetuning import Checkpoint
-from dsfjax.nn.buildable import build
+from dsfjax.nn import build
 from dsfjax.report.read import read
 from dsfjax.tasks.mqar import MQARConfig
 from dsfjax.training import (
@@ -127,3 +128,5 @@ def test_it_does_not_decode() -> None:
     model = build(Checkpoint(str(HERE / "mamba"), vocab_size=64))
     with pytest.raises(ValueError, match=r"generate: expected a model that trains.*dsfjax\.open"):
         model.generate({}, jnp.arange(3), 4)
+    with pytest.raises(ValueError, match="neither around nor shards with Checkpoint"):
+        build(Checkpoint(str(HERE / "mamba"), vocab_size=64), shards=Shards("steps"))

@@ -43,7 +43,7 @@ class Checkpoint(nn.Buildable):
         mixer: What it is called in tables; the name of the folder by default.
 
     Example:
-        >>> from dsfjax.nn.buildable import build
+        >>> from dsfjax.nn import build
         >>> model = build(Checkpoint("tests/golden/checkpoints/mamba", vocab_size=64, layers=(1,)))
         >>> labels = model.labels(jax.eval_shape(model.init, jax.random.key(0)))
         >>> [labels[f"backbone.layers.{i}.mixer.A_log"] for i in (0, 1)]
