@@ -46,9 +46,9 @@ def training_step(
     own = {} if mixer == "normalized_attention" else {"state_mixer": {"name": "torch.nn.Identity"}}
     model = language_model(
         repository,
-        d_model=config.model.d_model,
-        d_qk=config.model.d_state or 10,
-        n_layers=config.model.num_layers,
+        d_model=config.architecture.d_model,
+        d_qk=config.architecture.d_state or 10,
+        n_layers=config.architecture.num_layers,
         block_type="MambaBlock" if recurrent else "TransformerBlock",
         max_position_embeddings=0 if recurrent else config.task.seq_len,
         vocab_size=config.model.vocab_size,

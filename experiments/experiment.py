@@ -232,7 +232,7 @@ def _earlier(path: Path, known: Mapping[str, str], new: Collection[str]) -> list
 
 def run_name(config: TrainConfig) -> str:
     """The folder of a point's run: experiments that share a point share its run."""
-    model, task = config.model, config.task
+    model, task = config.architecture, config.task
     state = "" if model.d_state is None else f"-n{model.d_state}"
     recall = isinstance(task, MQARConfig)
     which = f"L{task.seq_len}-kv{task.num_kv_pairs}" if recall else name_of(task)
@@ -268,7 +268,7 @@ def summarize(
         was held out, all scores but those of ``members`` are then of the test split, and those of
         validation are in ``validation``. `experiments.points` reads them.
     """
-    model, task, metric = config.model, config.task, config.task.metric
+    model, task, metric = config.architecture, config.task, config.task.metric
     levels = LEVELS if metric == ACCURACY else ()
     each = [
         {

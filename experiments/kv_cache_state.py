@@ -42,7 +42,7 @@ def configs(scale: Scale, faithful: bool) -> dict[str, TrainConfig]:
         for mixer in RECURRENT:
             base = config(scale, mixer, task, d_model, 1, faithful=faithful)
             n = _matched(base, target)
-            found[f"{mixer}, {where}"] = replace(base, model=replace(base.model, d_state=n))
+            found[f"{mixer}, {where}"] = replace(base, model=replace(base.architecture, d_state=n))
     return found
 
 

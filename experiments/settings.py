@@ -57,11 +57,11 @@ def config(
     """
     name = "s6" if faithful and mixer == "ssd" else mixer
     made = {"demo": _demo, "small": _small, "paper": _paper}[scale](name, task)
-    own = dict(made.model.options) | options
+    own = dict(made.architecture.options) | options
     if name != mixer:
         own["scalar"] = True
     model = replace(
-        made.model,
+        made.architecture,
         d_model=d_model,
         d_state=None if mixer in RECURRENT else d_state,
         options=tuple(sorted(own.items())),

@@ -109,6 +109,7 @@ KEPT = (
     "tests::test_new_architecture",
     "training::test_torn_result_is_set_aside??",
     "aspects::test_one_object_is_section_file_column_and_sentence",
+    "interop::test_a_selection_keeps_the_numbers_of_the_states_that_it_keeps",
     "cli::test_a_program_that_fails_does_not_end_the_others",
     "interop::test_it_continues_as_the_full_pass_says?mamba?",
     "interop::test_logits_and_hidden_states?mamba?",

@@ -4,14 +4,17 @@
 slow tests read another folder of such folders.
 """
 
+import json
 import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import dsfjax
@@ -49,3 +52,54 @@ def with_tokenizer(folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def written(folder: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Path:
+    """A checkpoint of random tensors."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(0, 0.5, shape) for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def mamba2(folder: Path) -> Path:
+    """Mamba-2 with one layer: two groups of two heads, four states."""
+    config = {
+        **{"model_type": "mamba2", "vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1},
+        **{"num_heads": 4, "head_dim": 2, "n_groups": 2, "state_size": 4, "conv_kernel": 3},
+        **{"use_bias": True},
+    }
+    mixer = {
+        **{"A_log": (4,), "D": (4,), "dt_bias": (4,), "norm.weight": (8,)},
+        **{"conv1d.weight": (24, 1, 3), "conv1d.bias": (24,)},
+        **{"in_proj.weight": (36, 4), "in_proj.bias": (36,)},
+        **{"out_proj.weight": (4, 8), "out_proj.bias": (4,)},
+    }
+    layer = {"norm.weight": (4,), **{f"mixer.{name}": x for name, x in mixer.items()}}
+    shapes: dict[str, tuple[int, ...]] = {"norm_f.weight": (4,), "embeddings.weight": (9, 4)}
+    shapes |= {f"layers.0.{name}": x for name, x in layer.items()}
+    shapes = {f"backbone.{name}": x for name, x in shapes.items()}
+    return written(folder, config, {**shapes, "lm_head.weight": (9, 4)})
+
+
+def xlstm(folder: Path) -> Path:
+    """xLSTM with one layer of joint maps: two heads with keys of three channels."""
+    config = {
+        **{"model_type": "xlstm", "vocab_size": 9, "hidden_size": 12, "num_hidden_layers": 1},
+        **{"num_heads": 2, "qk_dim_factor": 0.5, "v_dim_factor": 1.0, "weight_mode": "fused"},
+        **{"ffn_proj_factor": 1.0, "ffn_round_up_to_multiple_of": 4, "use_bias": True},
+    }
+    mixer = {"qkv_opreact": 36, "ifgate_preact": 4, "out_proj": 12}
+    inner = {"proj_up_gate_z": 24, "proj_down": 12}
+    maps = {f"mlstm_layer.{name}": out for name, out in mixer.items()}
+    maps |= {f"ffn.{name}": out for name, out in inner.items()}
+    norms = {f"{name}.weight": (12,) for name in ("norm_ffn", "norm_mlstm")}
+    norms |= {f"{name}.bias": (12,) for name in ("norm_ffn", "norm_mlstm")}
+    norms |= {f"mlstm_layer.multihead_norm.{kind}": (12,) for kind in ("weight", "bias")}
+    layer = {f"{name}.weight": (out, 12) for name, out in maps.items()}
+    layer |= {f"{name}.bias": (out,) for name, out in maps.items()} | norms
+    shapes = {f"backbone.blocks.0.{name}": x for name, x in layer.items()}
+    shapes |= {"backbone.embeddings.weight": (9, 12), "lm_head.weight": (9, 12)}
+    return written(folder, config, shapes | {"backbone.out_norm.weight": (12,)})

@@ -28,6 +28,7 @@ from dsfjax.analysis.equivalence import lemma_1 as lemma_1
 from dsfjax.analysis.gramians import Gramians as Gramians
 from dsfjax.analysis.gramians import gramians as gramians
 from dsfjax.analysis.gramians import hankel_singular_values as hankel_singular_values
+from dsfjax.analysis.gramians import mean_gramians as mean_gramians
 from dsfjax.analysis.horizon import HorizonCounts as HorizonCounts
 from dsfjax.analysis.horizon import Horizons as Horizons
 from dsfjax.analysis.horizon import count_horizons as count_horizons
@@ -53,8 +54,10 @@ from dsfjax.analysis.phi import impulse_response as impulse_response
 from dsfjax.analysis.phi import jacobian_norms as jacobian_norms
 from dsfjax.analysis.phi import reach as reach
 from dsfjax.analysis.phi import receptive_field as receptive_field
+from dsfjax.analysis.reduction import Balancing as Balancing
 from dsfjax.analysis.reduction import Reduction as Reduction
 from dsfjax.analysis.reduction import balanced_truncation as balanced_truncation
+from dsfjax.analysis.reduction import balancing as balancing
 from dsfjax.analysis.reduction import gain as gain
 from dsfjax.analysis.retention import Agreement as Agreement
 from dsfjax.analysis.retention import Retention as Retention

@@ -201,18 +201,70 @@ def gramians_of_blocks(found: Blocks, steps: int, at: Sequence[int] | None) -> G
     at = [steps // 2] if at is None else list(at)
     if not at or not all(0 <= t < steps for t in at):
         raise ValueError(f"gramians: expected steps in [0, {steps}), got {at}.")
-    # Backwards in time the second recursion is the first one, with the transition of step t + 1.
+    P = _covariances(found.A, found.B, steps, at)
+    reads = adjoint(found.C)[::-1]
+    Q = _covariances(_backwards(found), reads, steps, [steps - 1 - t for t in at])
+    return Gramians(P, Q)
+
+
+def _backwards(found: Blocks) -> Array:
+    """The transitions with which Q_t follows the recursion of P_t backwards in time."""
     A = found.A
     if A.shape[0] > 1:
         A = jnp.concatenate([A[1:], jnp.zeros_like(A[:1])])[::-1]
-    P = _covariances(found.A, found.B, steps, at)
-    Q = _covariances(
-        A.conj() if found.is_diagonal else adjoint(A),
-        adjoint(found.C)[::-1],
-        steps,
-        [steps - 1 - t for t in at],
-    )
+    return A.conj() if found.is_diagonal else adjoint(A)
+
+
+@jitted()
+def mean_gramians(system: System | KernelSystem) -> Gramians:
+    r"""The means over all steps of both Gramians, block by block.
+
+    .. math:: \bar P = \frac1L \sum_t P_t, \qquad \bar Q = \frac1L \sum_t Q_t .
+
+    One pair of coordinates for a whole sequence, such as weights can have, is taken from these.
+
+    Args:
+        system: A finite system of one sequence, of a known length.
+
+    Returns:
+        `Gramians` without the axis of steps: (H, c, n, n).
+
+    Raises:
+        ValueError: For a `KernelSystem`, or a system that is constant in time.
+
+    Numerics:
+        O(L N n) work for diagonal transitions, O(L N n²) for matrices, step by step; the memory of
+        two Gramians.
+
+    Example:
+        >>> import dsfjax
+        >>> A = dsfjax.Scalar(jnp.log(jnp.array([[0.5]])))
+        >>> s = dsfjax.System(
+        ...     A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 1), length=2
+        ... )
+        >>> mean_gramians(s).controllability.item()  # of 1 and 1.25
+        1.125
+    """
+    length = steps(system, None, owner="mean_gramians")
+    found = blocks("mean_gramians", system, length)
+    A, backwards = found.A, _backwards(found)
+    P, Q = _mean(A, found.B, length), _mean(backwards, adjoint(found.C)[::-1], length)
     return Gramians(P, Q)
+
+
+def _mean(A: Array, F: Array, steps: int) -> Array:
+    """The mean of P_t = A_t P_{t−1} A_tᴴ + F_t F_tᴴ over the steps, (H, c, n, n)."""
+
+    def at(x: Array, t: Array) -> Array:
+        return x[t] if x.shape[0] > 1 else x[0]
+
+    def advance(carry: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], None]:
+        P = _transport(at(A, t), carry[0]) + _outer(at(F, t))
+        return (P, carry[1] + P), None
+
+    zero = jnp.zeros((*F.shape[1:3], F.shape[-2], F.shape[-2]), F.dtype)
+    (_, total), _ = jax.lax.scan(advance, (zero, zero), jnp.arange(steps))
+    return total / steps
 
 
 @jitted()

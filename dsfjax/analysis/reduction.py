@@ -189,7 +189,7 @@ def balanced_truncation(
         both = gramians(system)
     else:
         both = gramians_of_blocks(found, length, range(length))
-    values, left, right = _projections(both, order)
+    values, left, right = balancing(both, order)
     small = _assemble(system, _project(found, left, right), order)
     bound = None
     if constant:
@@ -198,8 +198,51 @@ def balanced_truncation(
     return Reduction(small, values, _distance(system, small, length), bound)
 
 
-def _projections(both: Gramians, order: int) -> tuple[Array, Array, Array]:
-    """Singular values (T, H, c, n), L (T, H, c, r, n) and T (T, H, c, n, r)."""
+class Balancing(NamedTuple):
+    """Coordinates in which every direction is driven as much as it is read, the leading ones alone.
+
+    Attributes:
+        singular_values: √eig(P Q) of all directions, (…, n), descending.
+        left: L, to the leading r coordinates, (…, r, n).
+        right: T, back from them, (…, n, r); L T is the identity.
+    """
+
+    singular_values: Array
+    left: Array
+    right: Array
+
+
+@jitted("order")
+def balancing(both: Gramians, order: int) -> Balancing:
+    r"""Projections that balance two Gramians and keep ``order`` directions.
+
+    With P = S Sᴴ, Q = R Rᴴ, RᴴS = U Σ Vᴴ, and subscript r for the leading r,
+
+    .. math:: L = Σ_r^{-1/2} U_r^H R^H, \quad T = S V_r Σ_r^{-1/2}.
+
+    Vectors k that P was made of and q that Q was made of then have qᵀk ≈ (Tᵀq)ᵀ(L k), exactly so
+    if RᴴS has no more than r directions.
+
+    Args:
+        both: P and Q, (…, n, n), Hermitian and at least 0.
+        order: r, from 1 to n.
+
+    Returns:
+        `Balancing`.
+
+    Numerics:
+        Two eigendecompositions and a singular value decomposition of (n, n). Directions whose
+        singular value is rounding noise are set to zero.
+
+    References:
+        Moore (1981), IEEE TAC 26(1).
+
+    Example:
+        >>> both = Gramians(jnp.diag(jnp.array([4.0, 1.0])), jnp.diag(jnp.array([1.0, 0.01])))
+        >>> values, left, right = balancing(both, 1)
+        >>> [round(x, 4) for x in values.tolist()], round(float((left @ right)[0, 0]), 4)
+        ([2.0, 0.1], 1.0)
+    """
     S, R = (square_root(x) for x in both)
     U, values, Vh = one_by_one(
         lambda x: jnp.linalg.svd(x, full_matrices=False), matmul(adjoint(R), S)
@@ -211,7 +254,7 @@ def _projections(both: Gramians, order: int) -> tuple[Array, Array, Array]:
     weight = weight.astype(S.dtype)
     left = weight[..., :, None] * matmul(adjoint(U[..., :order]), adjoint(R))
     right = matmul(S, adjoint(Vh[..., :order, :])) * weight[..., None, :]
-    return values, left, right
+    return Balancing(values, left, right)
 
 
 def _project(found: Blocks, left: Array, right: Array) -> Blocks:

@@ -1,4 +1,4 @@
-"""Floor 8: time the engines, next to plain JAX and other packages, on this machine."""
+"""Floor 9: time the engines, next to plain JAX and other packages, on this machine."""
 
 from dsfjax.bench.case import Case as Case
 from dsfjax.bench.case import Layer as Layer

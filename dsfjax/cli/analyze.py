@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from dsfjax.cli import options
+from dsfjax.cli import opened_options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.report import render_joint, write_all
 from dsfjax.training import RunError
 
 
-def main(command: options.Analyze) -> int:
-    """Look inside the trained models of a finished run, comparison or sweep.
+def main(command: opened_options.Analyze) -> int:
+    """Look inside the trained models of a finished run, comparison or sweep, or at a text.
 
     Args:
         command: The options.
@@ -25,14 +25,15 @@ def main(command: options.Analyze) -> int:
         raise UsageError(
             "expected PATH, the folder of a run or of a published checkpoint, got none"
         )
-    if any((path / "config.json").is_file() and not _is_run(path) for path in command.run_dir):
+    read = command.text is not None or command.text_file is not None or command.ids
+    if read or any((f / "config.json").is_file() and not _is_run(f) for f in command.run_dir):
         from dsfjax.cli import checkpoints  # what reads them is not needed for runs
 
         return checkpoints.analyze(command)
     if len(command.run_dir) != 1:
         raise UsageError(
             f"expected one run, comparison or sweep, got {len(command.run_dir)} folders; several "
-            "can only be published checkpoints, each with a config.json"
+            "can only be published checkpoints, each with a config.json, or read a text (--text)"
         )
     (folder,) = command.run_dir
     if not _is_run(folder):

@@ -1,14 +1,17 @@
-"""``dsfjax inspect`` and ``convert``, and ``dsfjax analyze`` of published checkpoints."""
+"""``dsfjax inspect``, ``convert`` and ``reduce``, and ``dsfjax analyze`` of opened models."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+from jax import Array
 from rich import box
 from rich.table import Table
 
-from dsfjax.cli import options
+from dsfjax.cli import opened_options
 from dsfjax.cli.output import console
 from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.interop import published
@@ -17,7 +20,7 @@ from dsfjax.report import of_text
 _REFUSED = (ValueError, FileNotFoundError, FileExistsError, ImportError)
 
 
-def inspect(command: options.Inspect) -> int:
+def inspect(command: opened_options.Inspect) -> int:
     """Print what a checkpoint is: its layers, their Systems, parameters and files.
 
     Args:
@@ -58,7 +61,7 @@ def inspect(command: options.Inspect) -> int:
     return 0
 
 
-def convert(command: options.Convert) -> int:
+def convert(command: opened_options.Convert) -> int:
     """Make a published checkpoint of another one, and say what it is.
 
     Args:
@@ -74,7 +77,7 @@ def convert(command: options.Convert) -> int:
         raise UsageError("expected --out FOLDER, the folder to write, got none")
     with usage_errors(*_REFUSED):
         out = published.convert(command.path, command.out)
-    return inspect(options.Inspect(path=out))
+    return inspect(opened_options.Inspect(path=out))
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -100,8 +103,8 @@ def _grouped(systems: Sequence[Sequence[Any]]) -> list[tuple[str, str, str, str]
     ]
 
 
-def analyze(command: options.Analyze) -> int:
-    """Look into published checkpoints on a text, and write the report.
+def analyze(command: opened_options.Analyze) -> int:
+    """Look into opened models on a text, and write the report.
 
     Args:
         command: The options.
@@ -119,14 +122,8 @@ def analyze(command: options.Analyze) -> int:
         text = _text(command)
         for path in command.run_dir:
             model = published.open(path)
-            if text is None:
-                ids, words = list(command.ids)[: command.tokens], ()
-            else:
-                ids = model.tokenizer.encode(text).ids[: command.tokens]
-                words = of_text.text_of(model, ids)
-            if len(ids) < 2:
-                raise UsageError(f"expected a text of at least 2 tokens, got {len(ids)}")
-            model.check_ids(ids)
+            ids = _ids(command, model, text)
+            words = () if text is None else of_text.text_of(model, ids)
             name = path.resolve().name
             name = name if name not in models else f"{name}-{len(models) + 1}"
             models[name] = (model, ids, words)
@@ -141,7 +138,64 @@ def analyze(command: options.Analyze) -> int:
     return 0
 
 
-def _text(command: options.Analyze) -> str | None:
+def reduce(command: opened_options.Reduce) -> int:
+    """Give a checkpoint smaller states, and say what that costs on a text.
+
+    Args:
+        command: The options.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: If it does not open, its states cannot be made smaller, or there is no text.
+    """
+    with usage_errors(*_REFUSED, FileExistsError):
+        text = _text(command)
+        if command.out is not None:
+            writable(command.out)
+        model = published.open(command.path)
+        ids = jnp.asarray(_ids(command, model, text))
+        measured = published.measure_states(model, ids, layers=command.layers or None)
+        small = published.reduce(model, command.states, measured)
+        alone = {i: published.reduce(model, command.states, {i: measured[i]}) for i in measured}
+        if command.out is not None:
+            small.model.save(command.out)
+    table = Table(box=box.SIMPLE_HEAD)
+    for head in ("reduced", "of σ² kept", "nats per token", "bits"):
+        table.add_column(head, justify="left" if head == "reduced" else "right")
+    table.add_row("nothing", "100.00 %", *_loss(model, ids))
+    for i, one in alone.items():
+        table.add_row(f"layer {i}", f"{one.kept[i]:.2%}".replace("%", " %"), *_loss(one.model, ids))
+    table.add_row(f"{len(measured)} layers together", "", *_loss(small.model, ids))
+    console().print(
+        f"{command.path}: {command.states} states per group of heads, on {len(ids)} tokens",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console().print(table)
+    if command.out is not None:
+        console().print(f"checkpoint: {command.out}", soft_wrap=True)
+    return 0
+
+
+def _loss(model: published.Opened, ids: Array) -> tuple[str, str]:
+    """The mean of −log p of the next token, in nats and in bits."""
+    nats = float(published.mean_loss(model.logits(ids), ids))
+    return f"{nats:.4f}", f"{nats / math.log(2):.4f}"
+
+
+def _ids(command: opened_options.OnText, model: published.Opened, text: str | None) -> list[int]:
+    """The first tokens of the text, which are tokens of the model."""
+    ids = list(command.ids) if text is None else model.tokenizer.encode(text).ids
+    ids = ids[: command.tokens]
+    if len(ids) < 2:
+        raise UsageError(f"expected a text of at least 2 tokens, got {len(ids)}")
+    model.check_ids(ids)
+    return ids
+
+
+def _text(command: opened_options.OnText) -> str | None:
     """The text; None where token ids are given."""
     given = [x for x in (command.text, command.text_file, command.ids or None) if x is not None]
     if len(given) != 1:

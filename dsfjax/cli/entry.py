@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dsfjax._util.interrupt import MESSAGE
-from dsfjax.cli import options, parse
+from dsfjax.cli import opened_options, options, parse
 from dsfjax.cli.usage import UsageError
 
 OUTSIDE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
@@ -86,18 +86,26 @@ def _run(command: options.Command) -> int:
             from dsfjax.cli import systems
 
             return systems.explain(command)
-        case options.Analyze():
+        case opened_options.Analyze():
             from dsfjax.cli import analyze
 
             return analyze.main(command)
-        case options.Inspect():
+        case opened_options.Inspect():
             from dsfjax.cli import checkpoints
 
             return checkpoints.inspect(command)
-        case options.Convert():
+        case opened_options.Convert():
             from dsfjax.cli import checkpoints
 
             return checkpoints.convert(command)
+        case opened_options.Reduce():
+            from dsfjax.cli import checkpoints
+
+            return checkpoints.reduce(command)
+        case opened_options.Finetune():
+            from dsfjax.cli import finetune
+
+            return finetune.main(command)
         case options.Data():
             from dsfjax.cli import data
 

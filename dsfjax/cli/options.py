@@ -1,4 +1,4 @@
-"""The options of every command. Their docstrings are the help texts."""
+"""The options of commands. Their docstrings are the help texts."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -36,10 +36,6 @@ NoReport = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 DataDir = Annotated[
     Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: $DSFJAX_DATA)")
 ]
-Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: none)")]
-TextFile = Annotated[
-    Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: none)")
-]
 RunDir = Annotated[
     Path | None,
     tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: under runs/, named by the config)"),
@@ -65,8 +61,21 @@ class Reading(Command):
     """Folder of data sets; "dsfjax data list" says what belongs there."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """Who else is told of the evaluations of a run."""
+
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write the evaluations for TensorBoard, into tensorboard/ in the run directory."""
+    wandb: Annotated[
+        str | None, tyro.conf.arg(metavar="PROJECT", help_behavior_hint="(default: none)")
+    ] = None
+    """Send the evaluations to this project of Weights & Biases; WANDB_MODE=offline keeps them in
+    the run directory."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Training(Reading):
+class Training(Tracked, Reading):
     """What ``train``, ``compare`` and ``sweep`` have in common; None means as in the preset.
 
     The options of a task are added when it is known which, and one for each axis (`completed`).
@@ -183,13 +192,6 @@ class Training(Reading):
     mfu: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say which part of the peak of the devices the model uses also where it has to be measured, as
     on CPUs. Where the maker declares it, it is said anyway."""
-    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Write the evaluations for TensorBoard, into tensorboard/ in the run directory."""
-    wandb: Annotated[
-        str | None, tyro.conf.arg(metavar="PROJECT", help_behavior_hint="(default: none)")
-    ] = None
-    """Send the evaluations to this project of Weights & Biases; WANDB_MODE=offline keeps them in
-    the run directory."""
     estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say the parameters, operations and memory of every program from its shapes alone. Nothing is
     compiled, trained or written."""
@@ -311,47 +313,6 @@ class Explain(Command):
     """State expansion per head, for architectures that have one."""
     num_heads: OwnInt = None
     """Heads, for architectures that have them."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Analyze(Reading):
-    """Look inside the models of a run or sweep, or published checkpoints; write the report."""
-
-    run_dir: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH ...")]]
-    """Folder of a run, comparison or sweep; or folders of published checkpoints."""
-    report: ReportDir = None
-    """Folder of the report; of published checkpoints, report/ here by default."""
-    text: Text = None
-    """The text on which published checkpoints are looked into."""
-    text_file: TextFile = None
-    """A file with that text."""
-    ids: Annotated[
-        tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: --text)")
-    ] = ()
-    """Token ids in its place, for a checkpoint without a tokenizer."""
-    tokens: int = 512
-    """Tokens of the text that are looked into, the first."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Inspect(Command):
-    """Say what a published checkpoint is, and whether it opens, without reading its weights."""
-
-    path: tyro.conf.Positional[Path]
-    """Its folder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Convert(Command):
-    """Make a published checkpoint of one in its authors' format, or of a pickled one."""
-
-    path: tyro.conf.Positional[Path]
-    """A folder with pytorch_model.bin and config.json, or a .pth file."""
-    # Not required by the parser, so that its absence can be answered in one line.
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(required)")
-    ] = None
-    """The folder to write: config.json and model.safetensors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -482,25 +443,6 @@ class Selfcheck(Command):
     has it) and float64."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON instead of a table."""
-
-
-COMMANDS: dict[str, type[Command]] = {
-    "train": Train,
-    "compare": Compare,
-    "sweep": Sweep,
-    "results": Results,
-    "systems": Systems,
-    "explain": Explain,
-    "analyze": Analyze,
-    "inspect": Inspect,
-    "convert": Convert,
-    "data": Data,
-    "lengths": Lengths,
-    "recommend": Recommend,
-    "bench": Bench,
-    "selfcheck": Selfcheck,
-}
-"""Name to options."""
 
 
 def completed(

@@ -18,7 +18,7 @@ from dsfjax import tasks
 from dsfjax._util import extensions
 from dsfjax._util.names import unknown
 from dsfjax.cli import options
-from dsfjax.cli.options import COMMANDS
+from dsfjax.cli.commands import COMMANDS
 from dsfjax.cli.usage import UsageError, usage_errors
 
 POSITIONAL = {
@@ -29,6 +29,8 @@ POSITIONAL = {
     "analyze": ("run_dir",),
     "inspect": ("path",),
     "convert": ("path",),
+    "reduce": ("path",),
+    "finetune": ("path",),
     "data": ("action", "names"),
     "lengths": ("run_dir",),
     "recommend": ("task",),
@@ -162,7 +164,7 @@ def _check_spelling(words: Sequence[str], commands: Mapping[str, type[options.Co
         _check(f"dsfjax {words[0]} has no option", name, sorted(["--help", *fields]))
         if name == "--help" or fields[name].default is False:
             continue
-        if name in seen and name != "--mixer-option":
+        if name in seen and name not in ("--mixer-option", "--task-option"):
             raise UsageError(f"expected {name} once, got it twice")  # the parser takes the last
         seen.add(name)
         rest = itertools.takewhile(lambda word: not word.startswith("--"), words[index + 1 :])
@@ -191,7 +193,8 @@ def _check_values(command: options.Command) -> None:
         for one in values:
             if isinstance(one, float) and not math.isfinite(one):
                 raise UsageError(f"expected {_flag(field.name)} to be finite, got {one}")
-        if field.default == () and len(set(values)) != len(values):
+        repeats = field.name == "ids"  # a text may have a token twice
+        if field.default == () and not repeats and len(set(values)) != len(values):
             raise UsageError(
                 f"expected distinct values of {_flag(field.name)}, got "
                 f"{' '.join(str(one) for one in values)}"

@@ -179,7 +179,7 @@ def estimates(configs: Mapping[str, TrainConfig], resources: Resources) -> Table
     return table
 
 
-def trackers_of(command: options.Training, folder: Path) -> list[Listener]:
+def trackers_of(command: options.Tracked, folder: Path) -> list[Listener]:
     """Who else is told of the evaluations.
 
     Args:

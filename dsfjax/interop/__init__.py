@@ -1,4 +1,4 @@
-"""Floor 7: modules and checkpoints of other projects, running on ours.
+"""Floor 8: modules and checkpoints of other projects, running on ours.
 
 `reference` gives a module of another project as a differentiable function of its own weights, under
 their own names and layouts. `language_model` turns a checkpoint of the paper's code into a

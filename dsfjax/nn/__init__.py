@@ -1,6 +1,8 @@
 """Floor 5: Flax NNX modules around systems, and `Model`, the same as plain functions."""
 
 from dsfjax.nn.binding import bind as bind
+from dsfjax.nn.binding import shapes_of as shapes_of
+from dsfjax.nn.buildable import Buildable as Buildable
 from dsfjax.nn.collect import Layers as Layers
 from dsfjax.nn.collect import collect_systems as collect_systems
 from dsfjax.nn.functional import Model as Model

@@ -34,8 +34,7 @@ def bind(make: Callable[[nnx.Rngs], M]) -> Callable[[dict[str, Any]], M]:
         >>> glu(params)(jnp.array([[3.0, 0.0]])).tolist()
         [[1.5]]
     """
-    module = nnx.eval_shape(lambda: make(nnx.Rngs(params=jax.random.key(0))))
-    graph, state = nnx.split(module)
+    graph, state = _abstract(make)
     names = jax.tree.structure(nnx.to_pure_dict(state))
 
     def bound(params: dict[str, Any]) -> M:
@@ -46,3 +45,24 @@ def bind(make: Callable[[nnx.Rngs], M]) -> Callable[[dict[str, Any]], M]:
         return nnx.merge(graph, params)
 
     return bound
+
+
+def shapes_of(make: Callable[[nnx.Rngs], nnx.Module]) -> dict[str, Any]:
+    """The parameters that `bind` expects, as `jax.ShapeDtypeStruct`.
+
+    Args:
+        make: As of `bind`.
+
+    Returns:
+        A nested dict by attribute name.
+
+    Example:
+        >>> from dsfjax.nn import GLU
+        >>> shapes_of(lambda rngs: GLU(2, 1, rngs=rngs))["linear"]["kernel"].shape
+        (2, 2)
+    """
+    return nnx.to_pure_dict(_abstract(make)[1])
+
+
+def _abstract(make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Any, Any]:
+    return nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=jax.random.key(0)))))

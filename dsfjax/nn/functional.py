@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from dsfjax.core import KernelSystem, Precision, System
 from dsfjax.engines import WHOLE, Shards
 from dsfjax.nn.binding import bind
+from dsfjax.nn.buildable import Buildable
 from dsfjax.nn.mixer import Surrounding
 from dsfjax.nn.model import DecodeState, SequenceModel
 from dsfjax.nn.model_config import ModelConfig
@@ -101,12 +102,12 @@ class Model(NamedTuple):
 
 
 def build(
-    config: ModelConfig, around: Surrounding | None = None, *, shards: Shards = WHOLE
+    config: ModelConfig | Buildable, around: Surrounding | None = None, *, shards: Shards = WHOLE
 ) -> Model:
     """The model of a config as pure functions.
 
     Args:
-        config: The model.
+        config: The model; one of another kind than `ModelConfig` is built by itself.
         around: What surrounds the recurrence, in place of ``config.surroundings``.
         shards: The devices that sequences are cut over; by default they are whole.
 
@@ -124,6 +125,13 @@ def build(
         >>> model.apply(params, jnp.arange(5)).shape, model.generate(params, jnp.arange(5), 3).shape
         ((5, 16), (3,))
     """
+    if isinstance(config, Buildable):
+        if around is not None or shards != WHOLE:
+            raise ValueError(
+                f"build: expected neither around nor shards with {type(config).__name__}, which "
+                "builds its model by itself."
+            )
+        return config.build()
     policy, exact = Precision.named(config.precision), replace(config, precision="float32")
 
     def make(rngs: nnx.Rngs, config: ModelConfig = exact) -> SequenceModel:

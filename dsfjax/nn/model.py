@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial, reduce
 from itertools import islice
 from typing import NamedTuple
@@ -181,7 +182,8 @@ class SequenceModel(nnx.Module):
     """Embedding, optional learned positions, blocks, final norm and head.
 
     Where sequences are cut over devices (``shards``), what is (L, …) here are the steps of one of
-    them; ``length`` counts those of the whole sequence.
+    them; ``length`` counts those of the whole sequence. With ``layers`` = () it has no blocks: what
+    is around them, for whoever runs them one by one.
     """
 
     def __init__(
@@ -190,6 +192,7 @@ class SequenceModel(nnx.Module):
         around: Surrounding | None = None,
         *,
         shards: Shards = WHOLE,
+        layers: Sequence[Layer] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.config, self.shards = config, shards
@@ -219,7 +222,7 @@ class SequenceModel(nnx.Module):
         self.blocks = nnx.Dict(
             {
                 f"block_{i}": Block(config, layer, around, shards=shards, rngs=rngs)
-                for i, layer in enumerate(config.layers)
+                for i, layer in enumerate(config.layers if layers is None else layers)
             }
         )
         self.norm_f = norm(config.norm, d, rngs=rngs)
@@ -315,7 +318,7 @@ class SequenceModel(nnx.Module):
         A layer with several mixers has as many, one of a bidirectional model twice as many, those
         on the reversed sequence last.
         """
-        h, found = self._embed(tokens, jnp.zeros((), jnp.int32), reset)[0], []
+        h, found = self.embedded(tokens, jnp.zeros((), jnp.int32), reset)[0], []
         r, backward = jnp.zeros_like(h), self._backward(tokens, reset, length)
         if backward is not None and reset is None:
             reset = jnp.zeros(tokens.shape[0], bool)  # so that all systems have the same structure
@@ -357,7 +360,7 @@ class SequenceModel(nnx.Module):
         self, token: Int[Array, ""] | Float[Array, " channels"], state: DecodeState
     ) -> tuple[Float[Array, " d"], DecodeState]:
         """Features (d,) of one token () or one step of values, and the state after it."""
-        (h,), position = self._embed(token[None], state.position, None)
+        (h,), position = self.embedded(token[None], state.position, None)
         r, before = jnp.zeros_like(h), iter(state.layers)
         layers: list[MixerState] = []
         for block in self._blocks():
@@ -378,7 +381,7 @@ class SequenceModel(nnx.Module):
         if state is not None:
             self._check_whole("a DecodeState")
         start = jnp.zeros((), jnp.int32) if state is None else state.position
-        h, position = self._embed(tokens, start, reset)
+        h, position = self.embedded(tokens, start, reset)
         r, before = jnp.zeros_like(h), iter(() if state is None else state.layers)
         layers: list[MixerState] = []
         backward, extra = self._backward(tokens, reset, length), iter(added or ())
@@ -455,7 +458,7 @@ class SequenceModel(nnx.Module):
         u, v = pooled(own & (index < second), second), pooled(own & (index >= second), stop)
         return ACTIVATIONS["gelu"](self.pair_map(pair_features(u, v)))
 
-    def _embed(self, tokens: Array, start: Array, reset: Array | None) -> tuple[Array, Array]:
+    def embedded(self, tokens: Array, start: Array, reset: Array | None) -> tuple[Array, Array]:
         """What enters the first block, and the position in its document of the token that follows.
 
         ``start`` is that of the first token, where no reset has come before it.

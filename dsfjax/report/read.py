@@ -22,7 +22,7 @@ from dsfjax.report.dynamics import read_dynamics
 from dsfjax.report.entries import Comparison, Curve, Entry
 from dsfjax.report.examine import Examination
 from dsfjax.tasks import Task
-from dsfjax.training import Loaded, MemberResult, TrainConfig, load
+from dsfjax.training import Loaded, MemberResult, RunError, TrainConfig, load
 from dsfjax.training.runs import program_of
 from dsfjax.training.storage.folder import read_config
 from dsfjax.training.storage.record import mean_in, row
@@ -44,6 +44,7 @@ def read(
 
     Raises:
         ValueError: If there is no finished run, or the runs are not of one task.
+        RunError: If one is not of our architectures.
     """
     if (run_dir / "compare.json").exists():
         rows = json.loads((run_dir / "compare.json").read_text(encoding="utf-8"))
@@ -57,6 +58,12 @@ def read(
             f"report: expected a finished run or comparison in {run_dir}, found neither "
             "compare.json nor result.json. Train one with `dsfjax compare` or `dsfjax train`."
         )
+    for _, loaded in runs:
+        if not isinstance(loaded.config.model, nn.ModelConfig):
+            raise RunError(
+                f"report: expected runs of our architectures in {run_dir}, got one of "
+                f"{loaded.config.model.mixer}; dsfjax analyze looks into it with --text or --ids"
+            )
     tasks = {loaded.config.task for _, loaded in runs}
     if len(tasks) != 1:
         raise ValueError(f"report: expected runs of one task in {run_dir}, got {len(tasks)} tasks.")
@@ -153,7 +160,7 @@ def _look(row: Mapping[str, Any], loaded: Loaded) -> Examination | _Nothing:
     # As NumPy's: to take a row of an array of JAX is a program for every shape.
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[index], loaded.params)
     # What was trained in bfloat16 is looked at in full precision.
-    exact = dataclasses.replace(loaded.config.model, precision="float32")
+    exact = dataclasses.replace(loaded.config.architecture, precision="float32")
     config = dataclasses.replace(loaded.config, model=exact)
     return Examination(program_of(config).model, params, config.task)
 
@@ -201,8 +208,8 @@ def _curve(member: MemberResult) -> Curve:
 
 
 def _bounds(config: TrainConfig) -> str:
-    names = dict.fromkeys(name for layer in config.model.layers for name in layer)
-    bounds = {name: nn.architecture(config.model, name).traits.bounds for name in names}
+    names = dict.fromkeys(name for layer in config.architecture.layers for name in layer)
+    bounds = {name: nn.architecture(config.architecture, name).traits.bounds for name in names}
     if len(bounds) == 1:
         return next(iter(bounds.values()))
     return "; ".join(f"{name} {text}" for name, text in bounds.items())
@@ -221,12 +228,12 @@ def _facts(runs: Sequence[Loaded]) -> dict[str, str]:
     }
     git = environment["git"]
     commit = f", commit {git['commit'][:9]}{' + changes' if git['dirty'] else ''}" if git else ""
-    both = any(config.model.bidirectional for config in configs)
+    both = any(config.architecture.bidirectional for config in configs)
     ways = "; two systems a layer, the second of the reversed sequence" if both else ""
     return {
         "Task": f"{task.title}: {task.describe()}",
-        "Model": f"layers: {each([c.model.num_layers for c in configs])}, "
-        f"d = {each([c.model.d_model for c in configs])}{ways}",
+        "Model": f"layers: {each([c.architecture.num_layers for c in configs])}, "
+        f"d = {each([c.architecture.d_model for c in configs])}{ways}",
         "Training": f"at most {each([c.steps for c in configs])} steps of "
         f"{each([c.batch_size for c in configs])} examples, AdamW, learning rates "
         f"{each([', '.join(f'{r:g}' for r in c.learning_rates) for c in configs])}, "

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from dsfjax._util import extensions
 from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose
-from dsfjax.nn import ModelConfig
+from dsfjax.nn import Buildable, ModelConfig
 from dsfjax.tasks import ACCURACY, HELD_OUT, TRAIN, Task
 from dsfjax.training.axes import Axis, at_least_0, axes_of, axis, check, positive
 from dsfjax.training.optimizer import OptimizerConfig
@@ -64,7 +64,8 @@ class TrainConfig:
 
     Attributes:
         task: The task.
-        model: The model; what it reads and answers is what the task shows and asks (`fitted`).
+        model: The model; what it reads and answers is what the task shows and asks (`fitted`). Or
+            one of another kind, `dsfjax.nn.Buildable`.
         optimizer: AdamW and its schedule.
         batch_size: Examples per step and member.
         accumulate: Parts of a batch that are computed one after the other, with the memory of one
@@ -99,7 +100,7 @@ class TrainConfig:
     """
 
     task: Task
-    model: ModelConfig
+    model: ModelConfig | Buildable
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batch_size: int = 64
     steps: int = 1000
@@ -205,6 +206,8 @@ class TrainConfig:
         if self.train_examples is not None and self.train_examples < 1:
             raise ValueError(f"expected train_examples >= 1 or None, got {self.train_examples}")
         self._check_sizes()
+        if self.probe_every is not None:
+            _ = self.architecture
         if self.probe_every is not None and (
             self.probe_every < 1 or self.probe_every % self.eval_every
         ):
@@ -235,6 +238,20 @@ class TrainConfig:
                 "expected train_examples None for a task with a training set of "
                 f"{self.task.size(TRAIN)} examples, got {self.train_examples}"
             )
+
+    @property
+    def architecture(self) -> ModelConfig:
+        """The model, for what looks inside of our architectures.
+
+        Raises:
+            ValueError: If it is of another kind.
+        """
+        if isinstance(self.model, ModelConfig):
+            return self.model
+        raise ValueError(
+            f"expected a run of one of our architectures, got one of {self.model.mixer}, which "
+            "reports and probes do not look into"
+        )
 
     @property
     def members(self) -> "tuple[Member, ...]":

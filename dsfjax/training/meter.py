@@ -83,7 +83,7 @@ def meter(config: TrainConfig, where: Layout, planned: int, *, measure: bool = F
 
 
 @functools.lru_cache(maxsize=32)
-def operations_per_token(config: nn.ModelConfig, task: Task) -> float:
+def operations_per_token(config: nn.ModelConfig | nn.Buildable, task: Task) -> float:
     """Arithmetic operations of a training step, per token: of the loss and its gradient.
 
     Args:
@@ -102,7 +102,9 @@ def operations_per_token(config: nn.ModelConfig, task: Task) -> float:
         >>> operations_per_token(model, task) > 6 * 8 * 8 * 12
         True
     """
-    model = nn.build(dataclasses.replace(config, remat=False))
+    if isinstance(config, nn.ModelConfig):
+        config = dataclasses.replace(config, remat=False)
+    model = nn.build(config)
     rows = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), held_out_data(task)
     )

@@ -170,8 +170,9 @@ def build(
         learning_rate: The peak :math:`α`, a number or a traced scalar.
         total_steps: Length of the schedule in steps; needed unless it is constant.
         weight_decay: In place of the config's; None takes that.
-        labels: ``Model.labels``: params to a tree of "decay", "no_decay" and "dynamics". Needed
-            with ``decay_all=False`` or a ``dynamics_rate`` other than 1, ignored otherwise.
+        labels: ``Model.labels``: params to a tree of "decay", "no_decay", "dynamics", and "frozen"
+            for what stays as it is and has no state here. Needed with ``decay_all=False`` or a
+            ``dynamics_rate`` other than 1.
 
     Returns:
         An optax gradient transformation.
@@ -225,4 +226,28 @@ def build(
     ]
     if config.clip is not None:
         parts.insert(0, optax.clip_by_global_norm(config.clip))
-    return optax.chain(*parts)
+    inner = optax.chain(*parts)
+    return inner if labels is None else _without_frozen(inner, labels)
+
+
+def _without_frozen(
+    inner: optax.GradientTransformation, labels: Callable[[PyTree], PyTree]
+) -> optax.GradientTransformation:
+    """A transformation that neither sees nor changes the parameters labelled "frozen"."""
+
+    def seen(tree: PyTree) -> PyTree:
+        # A node without leaves in the place of a parameter, as `optax.masked` has it; but without
+        # frozen parameters the state is that of the inner transformation itself.
+        return jax.tree.map(
+            lambda label, x: optax.MaskedNode() if label == "frozen" else x, labels(tree), tree
+        )
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        found, state = inner.update(seen(updates), state, None if params is None else seen(params))
+
+        def restored(x: Array, new: Any) -> Array:
+            return jnp.zeros_like(x) if isinstance(new, optax.MaskedNode) else new
+
+        return jax.tree.map(restored, updates, found), state
+
+    return optax.GradientTransformation(lambda params: inner.init(seen(params)), update)

@@ -76,7 +76,7 @@ def probe(config: TrainConfig, params: PyTree) -> dict[str, Any]:
         per model and task.
     """
     watched = tuple(aspect for aspect in aspects.registered() if aspect.probes)
-    run = _look(config.model, config.task, watched)
+    run = _look(config.architecture, config.task, watched)
     steepest, noted = jax.tree.map(np.asarray, run(params))
     rows = {
         where: {

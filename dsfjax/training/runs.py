@@ -432,7 +432,7 @@ def result_of(
     Returns:
         JSON data.
     """
-    model = nn.build(config.model)
+    model = _model(config.model)
     seconds = sum({line["step"]: line["seconds"] for line in lines}.values())
     steps = int(progress.step)
     metric = config.task.metric

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from dsfjax.analysis import gramians, hankel_singular_values
+from dsfjax.analysis import gramians, hankel_singular_values, mean_gramians
 from dsfjax.core import (
     Dense,
     DenseInput,
@@ -74,6 +74,14 @@ def test_lyapunov_recursions(name: str) -> None:
     for i, t in enumerate(AT):
         assert error(written_out(np.asarray(found.controllability[i]), system), P[t]) < 1e-12
         assert error(written_out(np.asarray(found.observability[i]), system), Q[t]) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["scalar", "diagonal_factored", "dense_output"])
+def test_means_over_all_steps(name: str) -> None:
+    system = zoo.system(name, L)
+    found = mean_gramians(system)
+    for got, each in zip(found, recursions(on_values(system)), strict=True):
+        assert error(written_out(np.asarray(got), system), np.mean(each, axis=0)) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["scalar", "diagonal_factored", "dense", "complex_lti"])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import dsfjax
 from dsfjax import aspects
 from dsfjax.aspects import EIGENVALUES
 from dsfjax.cli import main
+from dsfjax.interop import published
 from dsfjax.interop.published import inspect
 from dsfjax.report import of_text
 from tests.opened import HERE, WORDS, with_tokenizer
@@ -72,6 +74,52 @@ def test_analyze_names_the_tokens(
     with (out / "data" / "mixers.csv").open() as file:
         first, second = csv.DictReader(file)
     assert (first["layer"], second["layer"], first["state_size"]) == ("1", "2", "384")
+
+
+@pytest.mark.slow
+def test_analyze_reads_a_run_of_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Next to a published checkpoint, on the same ids."""
+    run, page = tmp_path / "own", tmp_path / "page"
+    words = ["--preset", "smoke", "--steps", "10", "--eval-every", "10", "--quick-compile"]
+    assert main(["train", "mqar", *words, "--mixer", "ssd", "--run-dir", str(run)]) == 0
+    look = of_text.look
+    some = (EIGENVALUES,)
+    monkeypatch.setattr(of_text, "look", lambda *x, **own: look(*x, **own, looks=some))
+    words = ["analyze", str(run), str(HERE / "mamba"), "--ids", "3", "5", "3", "--report"]
+    assert main([*words, str(page)]) == 0
+    assert capsys.readouterr().out.count("looked into") == 2
+    with (page / "data" / "mixers.csv").open() as file:
+        names = {row["model"] for row in csv.DictReader(file)}
+    assert names == {"own", "mamba"}
+
+
+@pytest.mark.slow
+def test_reduce_says_what_it_costs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Losses of the model as it is, of layers alone and of all, as that of the file."""
+    ids = "5 17 42 3 8 5 17".split()
+    words = ["reduce", str(HERE / "mamba"), "--states", "3", "--ids", *ids]
+    assert main([*words, "--out", str(tmp_path / "small")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "3 states per group of heads, on 7 tokens" in lines[0]
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    found = {name: cells[-2:] for name, *cells in rows}
+    for name, folder in (("nothing", HERE / "mamba"), ("2 layers together", tmp_path / "small")):
+        model = dsfjax.open(folder)
+        nats = float(published.mean_loss(model.logits(np.array(ids, int)), jnp.array(ids, int)))
+        assert found[name] == [f"{nats:.4f}", f"{nats / np.log(2):.4f}"]
+    assert {"layer 0", "layer 1"} <= set(found) and found["layer 0"] != found["nothing"]
+    assert main([*words, "--layers", "1", "--out", str(tmp_path / "small")]) == 2
+    assert "expected no such file" in capsys.readouterr().err
+
+
+def test_reduce_refuses(capsys: pytest.CaptureFixture) -> None:
+    words = ["reduce", str(HERE / "mamba"), "--ids", "3", "3", "4"]
+    assert main([*words, "--states", "9"]) == 2
+    assert "expected from 1 to 8 states, got 9" in capsys.readouterr().err
+    assert main(["reduce", str(HERE / "mamba"), "--states", "2"]) == 2
+    assert "one of --text, --text-file and --ids, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

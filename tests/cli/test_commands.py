@@ -101,7 +101,7 @@ def test_train_puts_every_option_where_it_belongs(
     assert (config.learning_rates, config.seeds) == ((0.02,), (5,))
     assert (config.steps, config.eval_every, config.batch_size) == (4, 2, 3)
     assert (config.task.num_kv_pairs, config.task.vocab_size) == (3, 40)  # type: ignore[attr-defined]
-    assert (config.model.d_model, config.model.vocab_size) == (8, 40)
+    assert (config.architecture.d_model, config.architecture.vocab_size) == (8, 40)
     assert config.optimizer.weight_decay == 0.0
     assert config.task.seq_len == presets.configs("smoke", "mqar")["ssd"].task.seq_len
 

@@ -49,15 +49,15 @@ def test_layers_of_several_architectures() -> None:
     words = "--layers ssd*2 softmax_attention --mixer-option ssd.num_groups=1"
     (name, config), *_ = plan(f"train mqar {words} --mixer-option bias=true").items()
     assert name == config.model.mixer == "2xssd+softmax_attention"
-    assert config.model.num_layers == 3  # the preset has one
-    assert config.model.options == (("bias", True), ("ssd.num_groups", 1))
+    assert config.architecture.num_layers == 3  # the preset has one
+    assert config.architecture.options == (("bias", True), ("ssd.num_groups", 1))
     both = "ssd&softmax_attention"
     found = plan(
         f"compare mqar --mixers {both} 2xssd+s6 --mixer-option s6.dt_rank=2 --num-layers 4"
     )
     assert list(found) == [both, "2xssd+s6"]
-    assert [x.model.options for x in found.values()] == [(), (("s6.dt_rank", 2),)]
-    assert [x.model.num_layers for x in found.values()] == [4, 4]
+    assert [x.architecture.options for x in found.values()] == [(), (("s6.dt_rank", 2),)]
+    assert [x.architecture.num_layers for x in found.values()] == [4, 4]
     with pytest.raises(ValueError, match="expected --mixer or --layers, got both"):
         plan("train mqar --mixer ssd --layers s6")
 
@@ -66,22 +66,22 @@ def test_options_of_architectures_are_typed_by_their_functions() -> None:
     (config,) = plan(
         "train mqar --mixer s6 --mixer-option dt_rank=2 --mixer-option scalar=true"
     ).values()
-    assert config.model.options == (("dt_rank", 2), ("scalar", True))
+    assert config.architecture.options == (("dt_rank", 2), ("scalar", True))
     found = plan(
         "compare mqar --mixers s6 ssd --mixer-option s6.dt_rank=none "
         "--mixer-option ssd.num_groups=1 --mixer-option init=authors"
     )
-    assert found["s6"].model.options == (("dt_rank", None), ("init", "authors"))
-    assert found["ssd"].model.options == (("init", "authors"), ("num_groups", 1))
+    assert found["s6"].architecture.options == (("dt_rank", None), ("init", "authors"))
+    assert found["ssd"].architecture.options == (("init", "authors"), ("num_groups", 1))
     swept = plan("sweep mqar --mixers ssd --mixer-option num_groups=1").values()
-    assert [config.model.options for config in swept] == [(("num_groups", 1),)]
+    assert [config.architecture.options for config in swept] == [(("num_groups", 1),)]
 
 
 def test_training_options_reach_the_config() -> None:
     words = "--clip 0.5 --b1 0.8 --b2 0.99 --eps 1e-6 --decay matrices --norm rms --mlp-ratio 2"
     words += " --embed-dropout 0.1 --dropout 0.3 --init-scale 0.5 --weight-decay 0.2"
     (config,) = plan(f"train mqar --mixer ssd {words}").values()
-    optimizer, model = config.optimizer, config.model
+    optimizer, model = config.optimizer, config.architecture
     assert (optimizer.clip, optimizer.b1, optimizer.b2, optimizer.eps) == (0.5, 0.8, 0.99, 1e-6)
     assert (optimizer.decay_all, optimizer.weight_decay) == (False, 0.2)
     assert (model.norm, model.mlp_ratio, model.embed_dropout) == ("rms", 2, 0.1)
@@ -93,8 +93,9 @@ def test_a_file_gives_what_the_options_do_not(file: Path) -> None:
     (config,) = plan(f"train {words}").values()  # task and mixer are those of the file
     assert (config.steps, config.eval_every, config.batch_size) == (8, 4, 32)  # the last: demo's
     assert config.model.mixer == "normalized_attention"
-    assert (config.model.d_model, config.model.norm, config.model.mlp_ratio) == (16, "rms", 2)
-    assert config.model.options == (("bias", True), ("normalizer", "softplus"))
+    own = config.architecture
+    assert (own.d_model, own.norm, own.mlp_ratio) == (16, "rms", 2)
+    assert own.options == (("bias", True), ("normalizer", "softplus"))
     assert (config.optimizer.clip, config.optimizer.b2) == (1.0, 0.95)
     assert not config.optimizer.decay_all
     assert config.learning_rates == (0.5,)
@@ -104,7 +105,7 @@ def test_a_file_gives_what_the_options_do_not(file: Path) -> None:
     found = plan(f"compare mqar --mixers ssd s6 {words}")
     assert {c.learning_rates for c in found.values()} == {(0.02, 0.01)}
     assert {c.seeds for c in found.values()} == {(4,)}
-    assert found["ssd"].model.options == (("num_groups", 1),)
+    assert found["ssd"].architecture.options == (("num_groups", 1),)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_a_run_is_trained_from_a_file_and_again_from_its_own_config(
     words += ["--mixer-option", "normalizer=softplus", "--run-dir", tmp_path / "run"]
     assert main([str(word) for word in words]) == 0
     config = load(tmp_path / "run").config
-    assert config.model.options == (("bias", True), ("normalizer", "softplus"))
+    assert config.architecture.options == (("bias", True), ("normalizer", "softplus"))
     assert config.optimizer.clip == 1.0
     # The file that a run writes describes it whole.
     (again,) = plan(f"train --config {tmp_path / 'run' / 'config.json'}").values()

@@ -47,10 +47,10 @@ def plan(text: str) -> dict[str, TrainConfig]:
 
 def test_every_shape_is_a_program() -> None:
     found = plan("--mixers ssd s6 --d-model 8 16 --num-layers 3 --seq-len 8 12")
-    shapes = [(c.model.mixer, c.task.seq_len, c.model.d_model) for c in found.values()]
+    shapes = [(c.model.mixer, c.task.seq_len, c.architecture.d_model) for c in found.values()]
     lengths = [(8, 8), (8, 16), (12, 8), (12, 16)]
     assert shapes == [(mixer, *size) for mixer in ("ssd", "s6") for size in lengths]
-    assert {c.model.num_layers for c in found.values()} == {3}
+    assert {c.architecture.num_layers for c in found.values()} == {3}
     names = [name.rpartition("-") for name in found]
     assert names[1][0] == "ssd-seq_len8-d_model16"
     assert [name[2] for name in names] == [config.fingerprint for config in found.values()]
@@ -78,7 +78,7 @@ def test_files(folder: Path) -> None:
     rows = json.loads((folder / "compare.json").read_text())
     assert len(rows) == 2
     for row in rows:
-        assert load(folder / row["mixer"]).config.model.d_model in (8, 16)
+        assert load(folder / row["mixer"]).config.architecture.d_model in (8, 16)
         assert row["best"]["weight_decay"] == 0
 
 

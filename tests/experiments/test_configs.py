@@ -98,7 +98,7 @@ SSD = 1 + D + D * (1 + 2 * N) + D + D * D + NORM
 def test_faithful_models_have_the_parameters_of_the_authors(
     mixer: str, block: int, positions: int
 ) -> None:
-    model = config("paper", mixer, (64, 4), D, N, faithful=True).model
+    model = config("paper", mixer, (64, 4), D, N, faithful=True).architecture
     model = dataclasses.replace(model, vocab_size=V, max_length=positions)
     assert num_parameters(nn.build(model)) == EMBEDDING + positions * D + 2 * block + NORM
 
@@ -132,7 +132,7 @@ def test_figure_2_has_both_ways_of_what_the_authors_ran_differently() -> None:
     found = fig2_normalization.configs("paper", False)
     series = {name.split(",")[0] for name in found}
     assert series == {*fig2_normalization.MIXERS, *fig2_normalization.QUIRKS.values()}
-    models = {name.split(",")[0]: each.model for name, each in found.items()}
+    models = {name.split(",")[0]: each.architecture for name, each in found.items()}
     assert models["normalized_attention with MLP"].block != models["normalized_attention"].block
     assert (models["ssd as scalar S6"].mixer, models["ssd"].mixer) == ("s6", "ssd")
     for experiment in (fig2_normalization, fig3_qlstm):

@@ -45,7 +45,7 @@ def test_which_tasks_have_them() -> None:
 
 def of(config: TrainConfig) -> tuple[Any, ...]:
     """What tells the sources apart."""
-    model, trained = config.model, config.optimizer
+    model, trained = config.architecture, config.optimizer
     rates = tuple(float(f"{rate:.3g}") for rate in config.learning_rates)
     return (
         *(model.d_model, model.num_layers, model.bidirectional, config.batch_size, config.steps),
@@ -116,11 +116,11 @@ def parameters(model: nn.ModelConfig) -> int:
 @pytest.mark.parametrize("mixer", presets.PAPER_MIXERS)
 def test_language_models_have_70_million_parameters(mixer: str) -> None:
     (config,) = presets.configs("paper", "language", [mixer]).values()
-    assert parameters(config.model) == pytest.approx(70e6, rel=0.03)
+    assert parameters(config.architecture) == pytest.approx(70e6, rel=0.03)
     assert (config.steps, config.batch_size, config.task.seq_len) == (130_000, 8, 1024)
 
 
 @pytest.mark.parametrize(("task", "mixer"), [("aan", "linear_attention"), ("cifar10", "ssd")])
 def test_models_can_be_made(task: str, mixer: str) -> None:
     (config,) = presets.configs("paper", task, [mixer]).values()
-    assert parameters(config.model) > 1e5
+    assert parameters(config.architecture) > 1e5

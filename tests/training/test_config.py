@@ -232,4 +232,4 @@ def test_preset_of_the_task_with_fields_of_a_mixer(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(MQARConfig, "presets", {"smoke": own})
     found = presets.configs("smoke", "mqar", ["ssd", "s6"])
     assert {config.steps for config in found.values()} == {12}
-    assert [config.model.d_model for config in found.values()] == [32, 16]
+    assert [config.architecture.d_model for config in found.values()] == [32, 16]

@@ -170,3 +170,32 @@ def test_dynamics_have_a_rate_of_their_own() -> None:
         optimizer.build(OptimizerConfig(schedule="constant", dynamics_rate=0.5), 0.1)
     with pytest.raises(ValueError, match="expected average in"):
         OptimizerConfig(average=1.0)
+
+
+def test_what_is_frozen_stays_and_has_no_state() -> None:
+    """Whatever its gradient; the others move as they do alone."""
+    params = {"a": jnp.array([1.0, -2.0]), "b": jnp.array([[3.0]])}
+    config = OptimizerConfig(schedule="constant", decay_all=False, clip=0.1, dynamics_rate=0.5)
+
+    def frozen(tree: Any) -> Any:
+        return {"a": jax.tree.map(lambda _: "frozen", tree["a"]), "b": "decay"}
+
+    def free(tree: Any) -> Any:
+        return jax.tree.map(lambda _: "decay", tree)
+
+    gradients = jax.tree.map(lambda x: 5 * x, params)
+    adamw = optimizer.build(config, 0.1, labels=frozen)
+    updates: Any
+    updates, state = adamw.update(gradients, adamw.init(params), params)
+    alone = optimizer.build(config, 0.1, labels=free)
+    own = {"b": params["b"]}
+    expected: Any
+    expected, of_own = alone.update({"b": gradients["b"]}, alone.init(own), own)
+    assert not updates["a"].any() and np.array_equal(updates["b"], expected["b"])
+    assert jax.tree.all(
+        jax.tree.map(np.array_equal, jax.tree.leaves(state), jax.tree.leaves(of_own))
+    )
+    plain = optimizer.build(OptimizerConfig(schedule="constant"), 0.1)
+    with_labels = optimizer.build(OptimizerConfig(schedule="constant"), 0.1, labels=free)
+    same = jax.tree.structure(plain.init(params)) == jax.tree.structure(with_labels.init(params))
+    assert same

@@ -55,7 +55,7 @@ def test_training_in_bfloat16_learns_with_master_weights_in_float32(tmp_path: Pa
     ],
 )
 def test_bfloat16_is_near_float32_and_is_computed_in_it(mixer: str) -> None:
-    config = dataclasses.replace(CONFIG.model, mixer=mixer)
+    config = dataclasses.replace(CONFIG.architecture, mixer=mixer)
     with jax.enable_x64(False):
         half, whole = build(config), build(dataclasses.replace(config, precision="float32"))
         params = jax.jit(whole.init)(jax.random.key(0))

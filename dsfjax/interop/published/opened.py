@@ -17,7 +17,7 @@ from jax.typing import ArrayLike, DTypeLike
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines import scan
 from dsfjax.interop.published.layerwise import Params, back, differentiable, through
-from dsfjax.interop.published.naming import Definition, Layer, Stream
+from dsfjax.interop.published.naming import REGISTRY, Definition, Layer, Stream
 from dsfjax.interop.published.running import Used
 from dsfjax.interop.published.sampling import check_sampling, sampled
 from dsfjax.interop.published.tensor_files import Config, write_folder
@@ -31,15 +31,15 @@ _PREFILL = 512
 
 
 class Opened:
-    """A published language model, by the names of its file. `dsfjax.open` makes one.
+    """A language model, by the names of its file. `dsfjax.open` makes one.
 
     Every layer is one function that assembles the Systems of its mixers and runs them: `logits`,
     `generate` and `systems` are three uses of the same lines. Layers with the same settings are one
     compiled program, so that compilation does not grow with their number.
 
     Attributes:
-        path: The folder.
-        config: Its config.json, as a dict.
+        path: The folder, of the checkpoint or of the run.
+        config: The config of the model, as a dict: config.json of a checkpoint.
         definition: The layers, and where their tensors are.
         params: Tensors of the layers that were opened, by the names of the file, in one dtype.
         dtype: That dtype.
@@ -239,9 +239,14 @@ class Opened:
 
         Raises:
             FileExistsError: If it has one.
-            ValueError: If names or shapes are not those of the model, or layers are missing.
+            ValueError: If names or shapes are not those of the model, or layers are missing; if it
+                is one of our own, for which there is no published format.
         """
         self._expect_whole()
+        if (kind := self.config.get("model_type")) not in REGISTRY:
+            raise ValueError(
+                f"save: expected a model of a published format, got {kind}; {self.path} holds it."
+            )
         path, params = Path(path), self.params if params is None else params
         given, own = ({n: x.shape for n, x in each.items()} for each in (params, self.params))
         if given != own:

@@ -1,4 +1,4 @@
-"""`dsfjax.open`: a published checkpoint as its exact Systems."""
+"""`dsfjax.open`: a published checkpoint, or a run of ours, as its exact Systems."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from dsfjax.interop.published.tensor_files import Config, Folder, read_json
 def open(  # noqa: A001 - dsfjax.open
     path: str | Path, *, dtype: DTypeLike | None = None, layers: Iterable[int] | None = None
 ) -> Opened:
-    """Open a published checkpoint.
+    """Open a published checkpoint, or what a run has trained.
 
     Args:
-        path: A folder with config.json and model.safetensors (or its shards and their index); or
-            "org/name" of the Hugging Face hub, which is fetched where huggingface_hub is installed.
+        path: A folder with config.json and model.safetensors (or its shards and their index);
+            "org/name" of the Hugging Face hub, which is fetched where huggingface_hub is installed;
+            or a finished run of our own, or a sweep or comparison: of its members the best is
+            opened.
         dtype: Of parameters and activations; that of the file by default. States and norms are
             computed in float32 at least.
         layers: Numbers of the layers to read, for `Opened.layer`; all by default.
@@ -38,8 +40,8 @@ def open(  # noqa: A001 - dsfjax.open
     Raises:
         FileNotFoundError: If there is no such folder, or a file of it is missing.
         ValueError: If a file is damaged; if a tensor is missing, unused, misshapen or not finite;
-            if the model type is not known, or a setting has no exact equivalent here; for float64
-            without ``jax_enable_x64``.
+            if the model type is not known, or a setting has no exact equivalent here; if a run is
+            not finished, or its model continues no text; for float64 without ``jax_enable_x64``.
 
     Example:
         >>> import dsfjax
@@ -55,6 +57,11 @@ def open(  # noqa: A001 - dsfjax.open
                 "open: expected jax_enable_x64 for float64; call "
                 'jax.config.update("jax_enable_x64", True) before anything is computed.'
             )
+    if any((Path(path) / name).exists() for name in ("result.json", "results.sqlite")):
+        # A checkpoint needs nothing of what trains and stores.
+        from dsfjax.interop.published.trained import open_run
+
+        return open_run(Path(path), dtype=dtype, layers=layers)
     found = inspect(path, layers=layers)
     dtype = found.folder.dtype() if dtype is None else jnp.dtype(dtype)
     params = found.folder.load(sorted(found.names), dtype, wide=found.definition.wide)
@@ -104,10 +111,7 @@ def inspect(path: str | Path, *, layers: Iterable[int] | None = None) -> Inspect
     folder = Folder(path)
     definition = define(config, folder.shapes)
     config.check_all_read()
-    count = len(definition.layers)
-    held = tuple(range(count)) if layers is None else tuple(sorted(set(layers)))
-    if not held or held[0] < 0 or held[-1] >= count:
-        raise ValueError(f"open: expected layers from 0 to {count - 1}, got {list(held)}.")
+    held = held_layers(len(definition.layers), layers)
     dtype = folder.dtype()
     shapes = {n: jax.ShapeDtypeStruct(s, dtype) for n, s in folder.shapes.items()}
     try:
@@ -115,7 +119,7 @@ def inspect(path: str | Path, *, layers: Iterable[int] | None = None) -> Inspect
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     left = sorted(n for n in folder.shapes.keys() - names if not n.endswith(definition.unused))
-    if left and len(held) == count:
+    if left and len(held) == len(definition.layers):
         raise ValueError(
             f"{folder.files[left[0]]}: {len(left)} tensors that nothing reads: "
             f"{', '.join(left[:5])}{', …' * (len(left) > 5)}. The model would not be the one that "
@@ -124,14 +128,26 @@ def inspect(path: str | Path, *, layers: Iterable[int] | None = None) -> Inspect
     return Inspected(path, config, folder, definition, held, names, systems)
 
 
+def held_layers(count: int, layers: Iterable[int] | None) -> tuple[int, ...]:
+    """The numbers of the layers to open, of so many; all by default.
+
+    Raises:
+        ValueError: If there are not these.
+    """
+    held = tuple(range(count)) if layers is None else tuple(sorted(set(layers)))
+    if not held or held[0] < 0 or held[-1] >= count:
+        raise ValueError(f"open: expected layers from 0 to {count - 1}, got {list(held)}.")
+    return held
+
+
 def _found(path: str | Path) -> Path:
     """The folder, fetched if it is a name of the hub and no folder."""
     folder = Path(path)
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         if (folder / "result.json").exists():
             raise ValueError(
-                f"{folder}: expected a published checkpoint, found a run of dsfjax; read it with "
-                "dsfjax.training.load."
+                f"{folder}: expected a published checkpoint, found a run of dsfjax; dsfjax.open "
+                "opens it."
             )
         return folder
     try:

@@ -33,6 +33,7 @@ class Run:
         nudges: Added to the outputs of the Systems, in their order, to differentiate by them.
 
     Attributes:
+        capacity: As given.
         left: What is to be remembered, by name.
         systems: Every System that was run, with its tokens.
     """
@@ -49,7 +50,7 @@ class Run:
         self.positions, self.reset = positions, reset
         self.left: dict[str, Any] = {}
         self.systems: list[Used] = []
-        self._state, self._capacity, self._nudges = state, capacity, nudges
+        self._state, self.capacity, self._nudges = state, capacity, nudges
         self._counts: dict[str, int] = {}
 
     @property
@@ -61,7 +62,7 @@ class Run:
     def reach(self) -> int:
         """How many steps a document may come to have, as far as that is known beforehand."""
         length = self.positions.shape[0]
-        return length if self._capacity is None else max(length, self._capacity - 1)
+        return length if self.capacity is None else max(length, self.capacity - 1)
 
     def recall(self, name: str, first: Any) -> Any:
         """What was left under a name after the tokens before; ``first`` at the beginning."""
@@ -106,14 +107,20 @@ class Run:
         """Run a System that has this run's ``reset`` from where the tokens before ended."""
         name = self._next("state")
         h0 = self.recall(name, None)
-        if h0 is None and isinstance(system, KernelSystem) and self._capacity is not None:
-            h0 = system.cache(self._capacity, u.dtype)
+        if h0 is None and isinstance(system, KernelSystem) and self.capacity is not None:
+            h0 = system.cache(self.capacity, u.dtype)
         y, after = scan(system, u, h0)
         self.leave(name, after)
         if self._nudges is not None:
             y = y + self._nudges[len(self.systems)]
         self.systems.append((system, u))
         return y
+
+    def shown(self, systems: Sequence[Used]) -> tuple[Array, ...] | None:
+        """Show Systems that a layer runs by itself; what it has to add to their outputs, if any."""
+        first = len(self.systems)
+        self.systems.extend(systems)
+        return None if self._nudges is None else tuple(self._nudges[first : len(self.systems)])
 
     def conv(
         self,

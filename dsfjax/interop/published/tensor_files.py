@@ -397,23 +397,31 @@ class Folder:
             wide: These are in float32 at least.
 
         Raises:
-            ValueError: If a tensor has an entry that is not finite, or cannot be read.
+            ValueError: As of `read`.
         """
-        found = {}
-        for name in names:
-            file = self.files[name]
-            if self.dtypes[name] not in _DTYPES:
-                raise ValueError(
-                    f"{file}: {name}: expected one of {', '.join(_DTYPES)}, got "
-                    f"{self.dtypes[name]}."
-                )
-            try:
-                with self._open(file, framework="numpy") as opened:
-                    value = opened.get_tensor(name)
-            except (self._error, OSError) as error:
-                raise ValueError(f"{file}: {name}: cannot be read: {error}.") from error
-            if not np.isfinite(value).all():
-                raise ValueError(f"{file}: {name}: expected finite numbers, got NaN or infinity.")
+
+        def cast(name: str) -> Array:
             own = jnp.promote_types(dtype, jnp.float32) if name.endswith(wide) else dtype
-            found[name] = jnp.asarray(value, own)
-        return found
+            return jnp.asarray(self.read(name), own)
+
+        return {name: cast(name) for name in names}
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor as it is stored.
+
+        Raises:
+            ValueError: If it has an entry that is not finite, or cannot be read.
+        """
+        file = self.files[name]
+        if self.dtypes[name] not in _DTYPES:
+            raise ValueError(
+                f"{file}: {name}: expected one of {', '.join(_DTYPES)}, got {self.dtypes[name]}."
+            )
+        try:
+            with self._open(file, framework="numpy") as opened:
+                value = opened.get_tensor(name)
+        except (self._error, OSError) as error:
+            raise ValueError(f"{file}: {name}: cannot be read: {error}.") from error
+        if not np.isfinite(value).all():
+            raise ValueError(f"{file}: {name}: expected finite numbers, got NaN or infinity.")
+        return value

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from dsfjax import tasks
 from dsfjax._util.fields import convert
 from dsfjax._util.names import choose
+from dsfjax.nn import ModelConfig, buildable
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
     Returns:
         Nested dicts and lists, without the fields marked :data:`LATER` that have their defaults.
-        A task says its name first.
+        A task says its name first, a model of another kind than `ModelConfig` its kind.
 
     Examples:
         >>> from dsfjax.nn import ModelConfig
@@ -64,6 +65,9 @@ def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
         name = tasks.name_in(data)
         data.pop("name", None)
         return cast(T, from_dict(tasks.kind(name), data, where=where))
+    if kind is ModelConfig and isinstance(data, Mapping) and "kind" in data:
+        own = {name: value for name, value in data.items() if name != "kind"}
+        return cast(T, from_dict(buildable.kind_in(data), own, where=where))
     if not isinstance(data, Mapping):
         raise TypeError(f"{where}: expected an object of {kind.__name__}, got {data!r}")
     values = values_of(kind, data, where)
@@ -140,7 +144,7 @@ def strings(value: Any, where: str) -> tuple[str, ...]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         fields = [f for f in dataclasses.fields(value) if not _left_out(f, getattr(value, f.name))]
-        name = tasks.named(value) if isinstance(value, tasks.Task) else {}
+        name = tasks.named(value) if isinstance(value, tasks.Task) else buildable.named(value)
         return name | {f.name: _plain(getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}

@@ -142,7 +142,7 @@ def test_sweep_writes_a_run_per_mixer_and_resumes(tmp_path: Path) -> None:
 
 def test_sweep_checks_every_model_first(tmp_path: Path) -> None:
     configs = presets.configs("smoke", "mqar")
-    model = dataclasses.replace(configs["ssd"].model, num_heads=5)
+    model = dataclasses.replace(configs["ssd"].architecture, num_heads=5)
     configs["ssd"] = dataclasses.replace(configs["ssd"], model=model)
     with pytest.raises(ValueError, match="not divisible by 5"):
         sweep(configs, tmp_path)
