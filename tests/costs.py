@@ -129,6 +129,8 @@ KEPT = (
     "systems::test_normalized_attention?all options-exp?",
     "systems::test_rg_lru?True?",
     "systems::test_forgetting_attention",
+    "systems::test_attention_with_groups_norms_rotation_and_a_cap?softmax_attention?",
+    "systems::test_packed_is_alone_is_prefill_and_step?softmax_attention-practised?",
     "systems::test_gradients_are_those_of_the_loop?lstm?",
     "core::test_vmap_over_systems?dense?",
     "engines::test_newton_is_the_loop?elementwise?",

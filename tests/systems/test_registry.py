@@ -89,6 +89,16 @@ def test_groups_must_divide_the_heads() -> None:
         systems.get("ssd", d_model=8, num_heads=4, num_groups=3)
 
 
+@pytest.mark.parametrize("name", ["softmax_attention", "forgetting_attention"])
+def test_rotation_needs_pairs_and_a_base(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: expected an even d_state .* got d_state = 3"):
+        systems.get(name, d_model=8, d_state=3, rope_base=10_000.0)
+    with pytest.raises(ValueError, match=rf"{name}: expected rope_base > 0, got -1"):
+        systems.get(name, d_model=8, d_state=4, rope_base=-1.0)
+    with pytest.raises(ValueError, match="num_heads = 4 is not divisible by 3"):
+        systems.get(name, d_model=8, d_state=4, num_heads=4, num_groups=3)
+
+
 def test_unknown_choices_are_named() -> None:
     with (
         unchecked(),

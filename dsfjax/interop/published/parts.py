@@ -12,13 +12,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.naming import Definition, Kind, Layer, Stream, Weights, layer
 from dsfjax.interop.published.tensor_files import Config
+from dsfjax.systems.primitives import rms_norm as rms_norm
+from dsfjax.systems.primitives import rotary_frequencies
+from dsfjax.systems.primitives import rotated as rotated
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -37,16 +39,6 @@ def linear(w: Weights, x: Array, out: int, *, bias: bool = False) -> Array:
     """The map x Wᵀ + b, with W (out, in) under ``weight`` and b under ``bias``."""
     y = x @ w("weight", out, x.shape[-1]).T
     return y + w("bias", out) if bias else y
-
-
-def rms_norm(x: Array, weight: Array | None, eps: float, *, plus_one: bool = False) -> Array:
-    """RMS norm: x / √(mean x² + ε), times the weight or 1 + weight; in float32 at least."""
-    wide = x.astype(state_dtype(x.dtype))
-    y = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    if weight is not None:
-        scale = weight.astype(y.dtype)
-        y = y * (1 + scale if plus_one else scale)
-    return y.astype(x.dtype)
 
 
 def norm_then_gate(
@@ -70,25 +62,6 @@ def layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float) -
 def soft_cap(x: Array, cap: float | None) -> Array:
     """The cap c tanh(x / c), or x itself."""
     return x if cap is None else cap * jnp.tanh(x / cap)
-
-
-def rotated(
-    x: Float[Array, "L H m"], positions: Int[Array, " L"], frequencies: tuple[float, ...]
-) -> Float[Array, "L H m"]:
-    """Rotary positions on the first 2·len(frequencies) channels, halves paired.
-
-    (x_i, x_{i+n}) is rotated by the angle position · frequency_i (arXiv:2104.09864, in the layout
-    of GPT-NeoX); the channels after them stay as they are.
-    """
-    n = len(frequencies)
-    if n == 0:
-        return x
-    wide = state_dtype(x.dtype)
-    angle = positions.astype(wide)[:, None] * jnp.asarray(np.array(frequencies), wide)
-    cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
-    a, b = (part.astype(wide) for part in (x[..., :n], x[..., n : 2 * n]))
-    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return jnp.concatenate([turned.astype(x.dtype), x[..., 2 * n :]], axis=-1)
 
 
 def frequencies(
@@ -131,7 +104,7 @@ def frequencies(
         return ()
     base = rope.number("rope_theta")
     size = int(head_dim * rope.number("partial_rotary_factor", share))
-    found = [base ** (-2 * i / size) for i in range(size // 2)]
+    found = list(rotary_frequencies(size, base))
     if name == "linear":
         found = [f / rope.number("factor") for f in found]
     elif name == "llama3":
