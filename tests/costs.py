@@ -68,6 +68,7 @@ KEPT = (
     "ops::test_values_states_and_gradients?mlstm_state?",
     "ops::test_values_states_and_gradients?attn_varlen_window_sink?",
     "ops::test_a_system_is_asked_for_as_the_op_is_called",
+    "ops::test_values_and_states_in_one_go_and_in_pieces",
     "ops::test_packed_sequences_are_separate_ones_static_or_traced",
     "nn::test_prefill_and_steps_are_the_full_pass?ssd-practice?",
     "nn::test_sampling_follows_the_temperature",

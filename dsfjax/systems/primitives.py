@@ -17,7 +17,6 @@ from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines.recurrence import project
 
 Init = Literal["published", "authors"]
-MAX_SQRT_GRADIENT = 1000.0
 
 
 def affine(W: Array, u: Array, bias: Array | None = None, *, wide: bool = False) -> Array:
@@ -174,26 +173,6 @@ def log_softplus(x: Array) -> Array:
     return jnp.where(x < -30, x, jnp.log(jax.nn.softplus(jnp.where(x < -30, -30, x))))
 
 
-def complement(log_a: Array, start: Array, reset: Array | None = None) -> Array:
-    """√(1 − a²) of a decay (L, …), and 1 where a document starts, as no state is kept there.
-
-    Args:
-        log_a: Log decays (L, …).
-        start: Boolean (L,), as `Architecture.read` gives it to ``signals``.
-        reset: Boolean (L,) of further starts, or None.
-
-    Returns:
-        The factor (L, …). Its gradient is bounded where a → 1.
-
-    Example:
-        >>> complement(jnp.log(jnp.array([0.6, 0.8])), jnp.array([False, True])).tolist()
-        [0.800000011920929, 1.0]
-    """
-    kept = _bounded_sqrt(-jnp.expm1(2 * log_a))
-    start = start if reset is None else start | reset
-    return jnp.where(start.reshape(-1, *[1] * (log_a.ndim - 1)), 1, kept)
-
-
 def divide(name: str, total: int, parts: int, what: str) -> int:
     """The quotient total / parts, or an error that names the nearest divisor."""
     if parts < 1 or total % parts:
@@ -226,16 +205,3 @@ def weights_decay(params: Any) -> Any:
         for name, value in params._asdict().items()
     }
     return type(params)(**kinds)
-
-
-@jax.custom_jvp
-def _bounded_sqrt(x: Array) -> Array:
-    """√x with a derivative of at most `MAX_SQRT_GRADIENT`."""
-    return jnp.sqrt(x)
-
-
-@_bounded_sqrt.defjvp
-def _bounded_sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    floor = 1 / (4 * MAX_SQRT_GRADIENT**2)
-    return jnp.sqrt(x), dx * (0.5 / jnp.sqrt(jnp.maximum(x, floor)))
