@@ -178,11 +178,13 @@ def test_reset_runs_segments_apart(name: str) -> None:
     [
         *(
             pytest.param(
-                name, {}, marks=() if name in (*PAPER, *REPRESENTATIVES) else pytest.mark.slow
+                *(name, {}),
+                id=name,
+                marks=() if name in (*PAPER, *REPRESENTATIVES) else pytest.mark.slow,
             )
             for name in NAMES
         ),
-        ("qlstm", {"coupled": True}),
+        pytest.param("qlstm", {"coupled": True}, id="qlstm-coupled"),
         *(
             pytest.param(
                 *(name, PRACTISED), id=f"{name}-practised", marks=pytest.mark.slow if i else ()
@@ -352,6 +354,7 @@ def test_traits_tell_the_structure(name: str) -> None:
 
 STATE_SIZES = {
     "2d": 2 * D_MODEL,
+    "4d": 4 * D_MODEL,
     "d · 2n": 6 * D_MODEL,
     "d · (m + 1)(m + 2)/2": 10 * D_MODEL,
     "d · m(m + 1)/2": 6 * D_MODEL,
