@@ -133,6 +133,8 @@ KEPT = (
     "systems::test_attention_with_groups_norms_rotation_and_a_cap?softmax_attention?",
     "systems::test_packed_is_alone_is_prefill_and_step?softmax_attention-practised?",
     "systems::test_gradients_are_those_of_the_loop?lstm?",
+    "selfcheck::test_an_op_of_ones_own_is_checked",
+    "selfcheck::test_every_op_is_checked",
     "systems::test_newton_finds_the_states_of_an_slstm_from_nothing?sigmoid?",
     "core::test_vmap_over_systems?dense?",
     "engines::test_newton_is_the_loop?elementwise?",

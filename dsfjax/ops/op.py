@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import jax.numpy as jnp
@@ -151,13 +151,22 @@ class Op(Generic[P, R]):
         """Names of the arguments that make the System."""
         return frozenset(inspect.signature(self.assemble).parameters)
 
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Its arguments by name."""
+        return self._signature.parameters
+
+    @functools.cached_property
+    def hints(self) -> dict[str, Any]:
+        """The annotations of its arguments by name."""
+        return typing.get_type_hints(self._function)
+
     @functools.cached_property
     def axes(self) -> dict[str, tuple[str, ...]]:
         """The axes of every array argument that can have but one shape, from its annotation."""
-        hints = typing.get_type_hints(self._function)
         found = {}
-        for name in self._signature.parameters:
-            hint = hints.get(name)
+        for name in self.parameters:
+            hint = self.hints.get(name)
             options = [getattr(x, "dim_str", None) for x in (hint, *typing.get_args(hint))]
             dims = [x for x in options if isinstance(x, str)]
             if len(dims) == 1:
