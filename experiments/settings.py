@@ -26,6 +26,8 @@ Task = tuple[int, int]
 
 ATTENTION = ("softmax_attention", "linear_attention", "normalized_attention")
 RECURRENT = ("qlstm", "qlstm_reversed", "rg_lru")
+FEW_STATES = (*RECURRENT, "lstm", "gru")
+"""Those with a number or two per channel for a state."""
 TRAIN_EXAMPLES, EPOCHS = 100_000, 64
 BATCH_SIZES = {64: 512, 128: 256, 256: 128, 512: 64}
 
@@ -63,7 +65,7 @@ def config(
     model = replace(
         made.architecture,
         d_model=d_model,
-        d_state=None if mixer in RECURRENT else d_state,
+        d_state=None if mixer in FEW_STATES else d_state,
         options=tuple(sorted(own.items())),
     )
     if faithful and mixer == "normalized_attention":
@@ -88,7 +90,7 @@ def _small(mixer: str, task: Task) -> TrainConfig:
     length, pairs = task
     vocab = 2 * length
     # A state of one number per channel takes smaller steps.
-    rates = (2e-3, 5e-3, 1e-2) if mixer in RECURRENT else (4e-3, 9e-3, 2e-2)
+    rates = (2e-3, 5e-3, 1e-2) if mixer in FEW_STATES else (4e-3, 9e-3, 2e-2)
     return TrainConfig(
         MQARConfig(vocab_size=vocab, seq_len=length, num_kv_pairs=pairs),
         ModelConfig(mixer, vocab, block="mamba", surroundings="practice"),
@@ -106,9 +108,9 @@ def _small(mixer: str, task: Task) -> TrainConfig:
 
 def _paper(mixer: str, task: Task) -> TrainConfig:
     length, pairs = task
-    batch = BATCH_SIZES[length] // (2 if mixer in RECURRENT else 1)
+    batch = BATCH_SIZES[length] // (2 if mixer in FEW_STATES else 1)
     steps_per_epoch = math.ceil(TRAIN_EXAMPLES / batch)
-    attention, positions = mixer in ATTENTION, mixer in ATTENTION + RECURRENT
+    attention, positions = mixer in ATTENTION, mixer in ATTENTION + FEW_STATES
     options: dict[str, Any] = {"bias": True} if attention else {}
     if mixer in ("qlstm", "qlstm_reversed"):
         options = {"value_map": False}

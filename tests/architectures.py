@@ -7,7 +7,7 @@ from dsfjax.training.presets import PAPER_MIXERS
 from tests.systems_zoo import slow_unless
 
 PAPER = PAPER_MIXERS
-CARRY_MORE = ("lstm", "gru", "gsa", "mesa_net", "mlstm", "rwkv4")
+CARRY_MORE = ("lstm", "gru", "slstm", "gsa", "mesa_net", "mlstm", "rwkv4")
 """Those whose steps read the state, or that carry more than it."""
 NOT_CUT = (*CARRY_MORE, "forgetting_attention")
 """Those whose sequences are not cut over devices; weights that decay are not exchanged."""

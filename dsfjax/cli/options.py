@@ -431,7 +431,7 @@ class Bench(Command):
 
 @dataclasses.dataclass(frozen=True)
 class Selfcheck(Command):
-    """Check every engine on this device against float64; the exit code is 1 if one is off."""
+    """Check every engine and op on this device against float64; exit code 1 if one is off."""
 
     precision: Annotated[
         tuple[str, ...],

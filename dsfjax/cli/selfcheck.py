@@ -20,13 +20,13 @@ DEFAULT = ("float32", "bfloat16", "tf32")
 
 
 def main(command: options.Selfcheck) -> int:
-    """Check every engine on every structure and print what was found.
+    """Check every engine on every structure, and every op, and print what was found.
 
     Args:
         command: The options.
 
     Returns:
-        The exit code: 0, or 1 if an engine is off.
+        The exit code: 0, or 1 if an engine or op is off.
 
     Raises:
         UsageError: For an unknown precision, or if this device has none of those that are given.
@@ -40,7 +40,7 @@ def main(command: options.Selfcheck) -> int:
     if not precisions:
         raise UsageError(f"nothing to check in {', '.join(asked)}: {missing[asked[0]]}")
     screen, began, checks = console(), time.monotonic(), []
-    with screen.status("checking the engines") as status:
+    with screen.status("checking engines and ops") as status:
         for check in selfcheck(precisions):
             checks.append(check)
             status.update(f"{check.structure}, {check.method}, {check.precision}")
@@ -94,7 +94,7 @@ def _complaint(check: Check) -> str:
 
 
 def _table(precisions: Sequence[str], checks: Sequence[Check]) -> Table:
-    """A row per structure and engine, with the errors in every precision."""
+    """A row per structure and engine, and per op, with the errors in every precision."""
     off = sum(not check.ok for check in checks)
     verdict = f"{off} of {len(checks)} off" if off else f"all {len(checks)} within"
     table = Table(
@@ -104,7 +104,7 @@ def _table(precisions: Sequence[str], checks: Sequence[Check]) -> Table:
         f"{jax.devices()[0].device_kind}: {verdict}",
         title_justify="left",
     )
-    for head in ("structure", "engine"):
+    for head in ("structure or op", "engine"):
         table.add_column(head, no_wrap=True)
     for name in precisions:
         table.add_column(f"{name}\nvalue", justify="right", no_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Int, Shaped
@@ -65,6 +66,34 @@ def starts(
     """
     first = (jnp.arange(length) == 0) & ~jnp.asarray(continued)
     return first if reset is None else first | reset
+
+
+def positions(
+    length: int,
+    reset: Bool[Array, " L"] | None = None,
+    before: Int[Array, ""] | int = 0,
+) -> Int[Array, " L"]:
+    """The place of every step in its document, from 0 on.
+
+    Args:
+        length: L, the number of steps.
+        reset: Boolean (L,) or None.
+        before: Place of the first step, unless it starts a document: how many steps of its
+            document came before.
+
+    Returns:
+        int32 (L,). The last one plus 1 is ``before`` of the steps that follow.
+
+    Example:
+        >>> positions(5, jnp.array([False, False, True, False, False]), before=7).tolist()
+        [7, 8, 0, 1, 2]
+    """
+    index = jnp.arange(length, dtype=jnp.int32)
+    continued = jnp.asarray(before, jnp.int32) + index
+    if reset is None:
+        return continued
+    start = jax.lax.cummax(jnp.where(reset, index, -1))
+    return jnp.where(start < 0, continued, index - start)
 
 
 def reset_from_lengths(lengths: Shaped[Array, " K"], length: int) -> Bool[Array, " L"]:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from dsfjax import systems
 from dsfjax.core import KernelSystem, Precision, System
+from dsfjax.core.resets import positions
 from dsfjax.engines import WHOLE, Shards
 from dsfjax.nn.mixer import Mixer, MixerState, Surrounding
 from dsfjax.nn.model_config import ModelConfig
@@ -476,11 +477,12 @@ class SequenceModel(nnx.Module):
             # Rows beyond the last of the table are NaN, but ids below 0 would count from its end.
             h = self.embed(jnp.where(ids < 0, size, ids))
         index = self.shards.steps(tokens.shape[0])
-        position = start + index
-        if reset is not None:
-            last = jax.lax.cummax(jnp.where(reset, index, -1))
-            since = index - jnp.maximum(last, self.shards.largest_before(last[-1], -1))
-            position = jnp.where(since <= index, since, position)
+        before = start + index[0]
+        if reset is not None and self.shards.axis_name:
+            # The last document that starts on a device before this one reaches this one's steps.
+            last = self.shards.largest_before(jnp.max(jnp.where(reset, index, -1)), -1)
+            before = jnp.where(last < 0, before, index[0] - last)
+        position = positions(tokens.shape[0], reset, before)
         if self.config.embed_scale != 1:
             h = h * self.config.embed_scale
         if self.config.max_length:

@@ -55,6 +55,7 @@ from dsfjax.ops.mamba_ssm import ssd_minimal_discrete as ssd_minimal_discrete
 from dsfjax.ops.mamba_ssm_3 import mamba3_mimo as mamba3_mimo
 from dsfjax.ops.mamba_ssm_3 import mamba3_siso_combined as mamba3_siso_combined
 from dsfjax.ops.mesa import chunk_mesa_net as chunk_mesa_net
+from dsfjax.ops.mesa import mesa_net_decoding_one_step as mesa_net_decoding_one_step
 from dsfjax.ops.mlstm_kernels import mlstm as mlstm
 from dsfjax.ops.mlstm_kernels import (
     mlstm_chunkwise__native_autograd as mlstm_chunkwise__native_autograd,
@@ -84,6 +85,7 @@ from dsfjax.ops.preconditioned import (
     fused_recurrent_precond_gated_delta_rule as fused_recurrent_precond_gated_delta_rule,
 )
 from dsfjax.ops.preconditioned import fused_recurrent_precond_kda as fused_recurrent_precond_kda
+from dsfjax.ops.real_gated import rg_lru as rg_lru
 from dsfjax.ops.rwkv import chunk_rwkv6 as chunk_rwkv6
 from dsfjax.ops.rwkv import chunk_rwkv7 as chunk_rwkv7
 from dsfjax.ops.rwkv import fused_recurrent_rwkv4 as fused_recurrent_rwkv4
@@ -107,7 +109,7 @@ def names() -> tuple[str, ...]:
 def table() -> str:
     """Which function of which package is which of ours, as a table in Markdown."""
     rows = [
-        (f"`{op.peer}.{name}`", f"`{op.text(name)}`")
+        (f"`{op.path(name)}`", f"`{op.text(name)}`")
         for name, op in sorted(_REGISTRY.items(), key=lambda item: (item[1].peer, item[0]))
     ]
     head = [("your call", "`dsfjax.ops.`"), ("---", "---")]

@@ -146,3 +146,67 @@ def chunk_mesa_net(
         segment_ids=segment_ids,
     )
     return o, h_kk, h_kv
+
+
+def _one_step(
+    q: Array,
+    k: Array,
+    v: Array,
+    g: Array,
+    lamb: Array,
+    beta: Array,
+    prev_h_kk: Array,
+) -> tuple[Assembled, Assembled]:
+    q, k, v, g, beta = (x[None] for x in (q, k, v, g, beta))
+    first = covariance(k, g, beta)
+    rows = scan(*first, prev_h_kk)[0].reshape(1, k.shape[2], *k.shape[1:])
+    return first, solved(q, k, v, g, beta, rows, lamb)
+
+
+@op(_one_step, "fla.ops.mesa_net")
+def mesa_net_decoding_one_step(
+    q: Float[Array, "B H K"],
+    k: Float[Array, "B H K"],
+    v: Float[Array, "B H V"],
+    g: Float[Array, "B H"],
+    lamb: Float[Array, "H K"],
+    beta: Float[Array, "B H"],
+    prev_h_kk: Float[Array, "B H K K"],
+    prev_h_kv: Float[Array, "B H K V"],
+) -> tuple[Array, Array, Array]:
+    r"""One step of `chunk_mesa_net`, without an axis of time.
+
+    .. math:: H = e^{g} H' + β k k^\top, \quad S = e^{g} S' + β k v^\top, \quad
+              y = S^\top (H + \mathrm{diag}(λ))^{-1} q .
+
+    The Systems are those of one step, as of `chunk_mesa_net`; λ comes before β.
+
+    Args:
+        q: Queries.
+        k: Keys.
+        v: Values.
+        g: Log decay per head.
+        lamb: λ > 0.
+        beta: β, the weight of the step.
+        prev_h_kk: H', of the steps before.
+        prev_h_kv: S', of the steps before.
+
+    Returns:
+        ``(o, H, S)``: o [B, H, V]; states at least float32.
+
+    References:
+        von Oswald et al. (2025), arXiv:2506.05233.
+
+    Example:
+        >>> one, state = jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1, 1))
+        >>> o, *states = mesa_net_decoding_one_step(
+        ...     *(one, one, one, jnp.zeros((1, 1)), jnp.ones((1, 1)), jnp.ones((1, 1))),
+        ...     *(state, state),
+        ... )
+        >>> round(o.item(), 4), [state.item() for state in states]
+        (0.6667, [2.0, 2.0])
+    """
+    q, k, v, g, beta = (x[:, None] for x in (q, k, v, g, beta))
+    o, h_kk, h_kv = chunk_mesa_net(q, k, v, g, beta, lamb, prev_h_kk, prev_h_kv, True)
+    assert h_kk is not None and h_kv is not None
+    return o[:, 0], h_kk, h_kv

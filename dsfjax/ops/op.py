@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ class Op(Generic[P, R]):
     Attributes:
         names: Its names in `dsfjax.ops`; several where the peer has several for the same numbers.
         peer: Module in which the peer has them.
+        peer_name: Its name there, where that is another; None where it is the same.
         assemble: From those arguments of the function that make the System, of one sequence and by
             their names, to `Assembled`, or to a tuple of those where one System reads what another
             has given.
@@ -50,10 +51,12 @@ class Op(Generic[P, R]):
         assemble: Callable[..., Assembled | tuple[Assembled, ...]],
         peer: str,
         names: tuple[str, ...],
+        peer_name: str | None = None,
     ) -> None:
         self.names, self.peer, self.assemble = names, peer, assemble
+        self.peer_name = peer_name
         functools.update_wrapper(self, function)
-        peers = ", ".join(f"``{peer}.{name}``" for name in names)
+        peers = ", ".join(f"``{self.path(name)}``" for name in names)
         self.__doc__ = f"{inspect.getdoc(function) or ''}\n\nCounterpart of {peers}."
         self._function = function
 
@@ -89,7 +92,8 @@ class Op(Generic[P, R]):
     ) -> Assembled | tuple[Assembled, ...]:
         """`system` and `tokens` at once."""
         self._refuse_unknown(kwargs)
-        bound, taken = self._signature.bind(*args, **kwargs), self._taken
+        # In part: a state that the op cannot do without is not needed for its System.
+        bound, taken = self._signature.bind_partial(*args, **kwargs), self._taken
         for given in bound.arguments:
             if given not in taken:
                 raise TypeError(
@@ -98,6 +102,12 @@ class Op(Generic[P, R]):
                 )
         bound.apply_defaults()
         own = {name: x for name, x in bound.arguments.items() if name in taken}
+        for name in self._signature.parameters:
+            if name in taken and name not in own:
+                raise TypeError(
+                    f"{self.names[0]}.system: expected {name!r}, got nothing for it; give it as to "
+                    "the op, without the axis B."
+                )
         if reset is None:
             return self.assemble(**own)
         if "reset" not in taken:
@@ -118,6 +128,10 @@ class Op(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<dsfjax.ops.{self.text()}>"
 
+    def path(self, name: str) -> str:
+        """Where the peer has what is called ``name`` here."""
+        return f"{self.peer}.{self.peer_name or name}"
+
     def text(self, name: str | None = None) -> str:
         """How it is called, by one of its names, with the defaults that say something."""
         found, keywords = [], False
@@ -137,13 +151,22 @@ class Op(Generic[P, R]):
         """Names of the arguments that make the System."""
         return frozenset(inspect.signature(self.assemble).parameters)
 
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Its arguments by name."""
+        return self._signature.parameters
+
+    @functools.cached_property
+    def hints(self) -> dict[str, Any]:
+        """The annotations of its arguments by name."""
+        return typing.get_type_hints(self._function)
+
     @functools.cached_property
     def axes(self) -> dict[str, tuple[str, ...]]:
         """The axes of every array argument that can have but one shape, from its annotation."""
-        hints = typing.get_type_hints(self._function)
         found = {}
-        for name in self._signature.parameters:
-            hint = hints.get(name)
+        for name in self.parameters:
+            hint = self.hints.get(name)
             options = [getattr(x, "dim_str", None) for x in (hint, *typing.get_args(hint))]
             dims = [x for x in options if isinstance(x, str)]
             if len(dims) == 1:
@@ -152,7 +175,10 @@ class Op(Generic[P, R]):
 
 
 def op(
-    assemble: Callable[..., Assembled | tuple[Assembled, ...]], peer: str, *other_names: str
+    assemble: Callable[..., Assembled | tuple[Assembled, ...]],
+    peer: str,
+    *other_names: str,
+    peer_name: str | None = None,
 ) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Make a function an `Op` and register it.
 
@@ -160,10 +186,11 @@ def op(
         assemble: See `Op`.
         peer: Module in which the peer has a function of that name.
         other_names: Further names of the peer for a function of the same numbers.
+        peer_name: The peer's name, where it is not that of the function: that of a module.
     """
 
     def wrap(function: Callable[P, R]) -> Op[P, R]:
-        made = Op(function, assemble, peer, (function.__name__, *other_names))
+        made = Op(function, assemble, peer, (function.__name__, *other_names), peer_name)
         REGISTRY.update({name: made for name in made.names})
         return made
 

@@ -10,60 +10,43 @@ matrices belong to another state (a normaliser) or do not exist (keys and weight
 changes). Gradients, from cotangents of outputs and last state, are compared with those of the
 sequential engine in float64. Inputs are rounded to the precision first, so that errors are those
 of the computation alone.
+
+Every op of `dsfjax.ops` is run as it is called (`called`), and its results and gradients are
+compared with those of the same call in float64 on the host.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dsfjax import ops
 from dsfjax._util.ahead import compiled, quick_options
-from dsfjax._util.errors import BOUNDS, host, lacks, normwise
+from dsfjax._util.errors import BOUNDS, lacks, normwise
 from dsfjax._util.names import choose
 from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.core import KernelSystem, KVCache, Precision, to_dense
 from dsfjax.core.policy import DEFAULT
 from dsfjax.engines import methods, scan
+from dsfjax.selfcheck.called import Called
+from dsfjax.selfcheck.found import Check
 from dsfjax.selfcheck.problems import STRUCTURES, Problem
-
-
-class Check(NamedTuple):
-    """One engine on one structure in one precision.
-
-    Attributes:
-        structure: Of the transition and the maps around it.
-        method: The engine.
-        precision: "float32", "bfloat16", "tf32" or "float64".
-        value_error: Normwise, the worse of outputs and last state; infinite where anything is NaN.
-        gradient_error: Normwise, the worst over the arrays of the system, u and h0.
-        worst: The array with that gradient error.
-        value_bound: What the value error may be.
-        gradient_bound: What the gradient error may be.
-        failure: The exception, if the engine raised one.
-    """
-
-    structure: str
-    method: str
-    precision: str
-    value_error: float
-    gradient_error: float
-    worst: str
-    value_bound: float
-    gradient_bound: float
-    failure: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the engine ran and both errors are within their bounds."""
-        within = self.value_error <= self.value_bound
-        return within and self.gradient_error <= self.gradient_bound and self.failure is None
+from dsfjax.selfcheck.programs import (
+    Program,
+    as_arrays,
+    float64_on_host,
+    input_dtype,
+    lowered,
+    parted,
+    policy_of,
+    widened,
+)
 
 
 def selfcheck(
@@ -72,20 +55,23 @@ def selfcheck(
     structures: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Iterator[Check]:
-    """Check every engine on every structure it runs.
+    """Check every engine on every structure it runs, and every op.
 
     Args:
         precisions: Of "float32", "bfloat16", "tf32" and "float64". The first three are those that
             commands take; bfloat16 rounds the arrays of the system and the tokens, tf32 the
-            operands of products.
-        structures: Names of `dsfjax.selfcheck.STRUCTURES`; all by default.
-        seed: Of the random systems.
+            operands of products, on which ops, that compute in full precision, are not checked.
+        structures: Names of `dsfjax.selfcheck.STRUCTURES` and of `dsfjax.ops.names()`; by default
+            all. An op of several names is checked once.
+        seed: Of the random systems and arguments.
 
     Yields:
-        A `Check` for each structure, precision and engine, in this order, from the default device.
+        A `Check` for each structure, precision and engine, in this order, then for each op and
+        precision, from the default device.
 
     Raises:
-        ValueError: For an unknown precision, or tf32 on a device without it.
+        ValueError: For an unknown precision, tf32 on a device without it, an unknown structure, or
+            an op of your own whose annotations do not say the axes of its arrays.
 
     Numerics:
         Bounds (value, gradient): 2e-6 and 1e-5 in float32 at full precision of products, 2^-6 and
@@ -100,9 +86,18 @@ def selfcheck(
         choose("precision", precision, BOUNDS)
         if reason := lacks(precision):
             raise ValueError(f"selfcheck: expected another precision, got {precision}: {reason}.")
-    names = list(STRUCTURES) if structures is None else structures
-    for structure in compiled((_Structure(name, precisions, seed) for name in names), lead=2):
-        yield from structure.checks()
+    names = [*STRUCTURES, *ops.names()] if structures is None else structures
+    for name in names:
+        choose("structure or op", name, (*STRUCTURES, *ops.names()))
+    # Not by name: one op may have several.
+    called = dict.fromkeys(getattr(ops, name) for name in names if name not in STRUCTURES)
+
+    def subjects() -> Iterator[_Structure | Called]:
+        yield from (_Structure(name, precisions, seed) for name in names if name in STRUCTURES)
+        yield from (Called(op, precisions, seed) for op in called)
+
+    for subject in compiled(subjects(), lead=2):
+        yield from subject.checks()
 
 
 class _Structure:
@@ -110,21 +105,21 @@ class _Structure:
 
     def __init__(self, name: str, precisions: Sequence[str], seed: int) -> None:
         self.name = name
-        with _wide():
+        with float64_on_host():
             exact = STRUCTURES[name](np.random.default_rng(seed))
-            wide = _widened(exact)
-            self.dense = _lowered(jax.jit(to_dense), wide.system) if _has_matrices(wide) else None
+            wide = widened(exact)
+            self.dense = lowered(jax.jit(to_dense), wide.system) if _has_matrices(wide) else None
             shapes = jax.eval_shape(lambda problem: _outputs(problem, "sequential"), wide)
             # Tf32 has the inputs of float32, and so the same reference.
-            dtypes = dict.fromkeys(map(_dtype, precisions))
+            dtypes = dict.fromkeys(map(input_dtype, precisions))
             self.problems = {dtype: _rounded(exact, dtype) for dtype in dtypes}
             self.bars = {dtype: _cotangents(shapes, dtype) for dtype in dtypes}
             bars = next(iter(self.bars.values()))
-            self.sequential = _pull_back(wide, "sequential", DEFAULT, _widened(bars))
+            self.sequential = _pull_back(wide, "sequential", DEFAULT, widened(bars))
         self.engines = {}
         for precision in precisions:
-            dtype = _dtype(precision)
-            problem, bars, policy = self.problems[dtype], self.bars[dtype], _policy(precision)
+            dtype = input_dtype(precision)
+            problem, bars, policy = self.problems[dtype], self.bars[dtype], policy_of(precision)
             with jax.enable_x64(dtype == "float64"):
                 self.engines[precision] = {
                     method: _pull_back(problem, method, policy, bars)
@@ -144,25 +139,25 @@ class _Structure:
         references = {dtype: self._reference(dtype) for dtype in self.problems}
         for precision, programs in self.engines.items():
             for method, program in programs.items():
-                yield self._check(precision, method, program, *references[_dtype(precision)])
+                yield self._check(precision, method, program, *references[input_dtype(precision)])
 
     def _reference(self, dtype: str) -> tuple[Any, list[np.ndarray]]:
         """Outputs and last state, and the gradients, in float64."""
         problem = self.problems[dtype]
-        with _wide():
-            wide = _widened(problem)
-            out, gradients = self.sequential(*_split(wide), _widened(self.bars[dtype]))
+        with float64_on_host():
+            wide = widened(problem)
+            out, gradients = self.sequential(*parted(wide), widened(self.bars[dtype]))
             dense = None if self.dense is None else self.dense(wide.system)
             return _expected(problem, dense, out), [np.asarray(x) for x in gradients]
 
     def _check(
-        self, precision: str, method: str, program: _Program, expected: Any, gradients: list[Any]
+        self, precision: str, method: str, program: Program, expected: Any, gradients: list[Any]
     ) -> Check:
-        bounds, dtype = BOUNDS[precision], _dtype(precision)
+        bounds, dtype = BOUNDS[precision], input_dtype(precision)
         problem = self.problems[dtype]
         try:
             with jax.enable_x64(dtype == "float64"):
-                out, found = program(*_split(_arrays(problem)), _arrays(self.bars[dtype]))
+                out, found = program(*parted(as_arrays(problem)), as_arrays(self.bars[dtype]))
         except Exception as error:  # an engine that raises is off; the others are still checked
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             return Check(self.name, method, precision, math.inf, math.inf, "", *bounds, reason)
@@ -174,52 +169,9 @@ class _Structure:
         return Check(self.name, method, precision, value_error, errors[worst], leaf, *bounds)
 
 
-class _Program:
-    """A program; what goes wrong on its way is raised when it is called."""
-
-    def __init__(self, lower: Callable[[], Any]) -> None:
-        self._stage, self._error = None, None
-        self._reach(lower)
-
-    def _reach(self, stage: Callable[[], Any]) -> None:
-        try:
-            self._stage = stage()
-        except Exception as error:
-            self._error = error
-
-    def compile(self, **options: Any) -> None:
-        if self._error is None:
-            self._reach(lambda: self._stage.compile(options or None))  # type: ignore[union-attr]
-
-    def __call__(self, *arguments: Any) -> Any:
-        if self._error is not None:
-            raise self._error
-        return self._stage(*arguments)  # type: ignore[misc]
-
-
-def _lowered(function: Any, *arguments: Any) -> _Program:
-    return _Program(lambda: function.lower(*arguments))
-
-
-@contextlib.contextmanager
-def _wide() -> Iterator[None]:
-    """Float64 on the host."""
-    with jax.enable_x64(True), jax.default_device(host()):
-        yield
-
-
-def _dtype(precision: str) -> str:
-    """Dtype to which the inputs are rounded."""
-    return precision if precision == "float64" else _policy(precision).compute or "float32"
-
-
-def _policy(precision: str) -> Precision:
-    return DEFAULT if precision == "float64" else Precision.named(precision)
-
-
-def _pull_back(problem: Problem, method: str, policy: Precision, bars: Any) -> _Program:
+def _pull_back(problem: Problem, method: str, policy: Precision, bars: Any) -> Program:
     """Outputs and gradients to everything that is differentiable."""
-    problem = _arrays(problem)
+    problem = as_arrays(problem)
     structure = jax.tree.structure(problem)
 
     @jax.jit
@@ -233,7 +185,7 @@ def _pull_back(problem: Problem, method: str, policy: Precision, bars: Any) -> _
         bars = jax.tree.map(lambda bar, x: bar.astype(x.dtype), bars, out)
         return out, jax.tree.leaves(pull(bars))
 
-    return _lowered(run, *_split(problem), _arrays(bars))
+    return lowered(run, *parted(problem), as_arrays(bars))
 
 
 def _outputs(problem: Problem, method: str, policy: Precision = DEFAULT) -> tuple[Array, Any]:
@@ -248,7 +200,7 @@ def _has_matrices(problem: Problem) -> bool:
 
 def _expected(problem: Problem, dense: Any, sequential: Any) -> Any:
     """Outputs and last state in float64: by NumPy, or else what the sequential engine gave."""
-    system, u, h0 = _widened(problem)
+    system, u, h0 = widened(problem)
     if not has_finite_state(system):
         y, cache = sequential
         return (_attention(system, np.asarray(u)) if system.transition is None else y), cache
@@ -295,13 +247,6 @@ def _cotangents(shapes: Any, dtype: str) -> Any:
     return np.asarray(y.astype(jnp.dtype(dtype)), np.float64), h if dtype == "float64" else single
 
 
-def _split(tree: Any) -> tuple[dict[int, Array], dict[int, Array]]:
-    """The real and complex leaves, and the others, by number."""
-    leaves = dict(enumerate(jax.tree.leaves(tree)))
-    arrays = {i: x for i, x in leaves.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
-    return arrays, {i: x for i, x in leaves.items() if i not in arrays}
-
-
 def _names(problem: Problem) -> list[str]:
     return [
         jax.tree_util.keystr(path).lstrip(".")
@@ -322,16 +267,3 @@ def _rounded(problem: Problem, dtype: str) -> Problem:
     state = np.float64 if dtype == "float64" else np.float32
     system, u = jax.tree.map(lambda x: cast(x, jnp.dtype(dtype)), problem[:2])
     return Problem(system, u, jax.tree.map(lambda x: cast(x, state), problem.h0))
-
-
-def _arrays(tree: Any) -> Any:
-    return jax.tree.map(jnp.asarray, tree)
-
-
-def _widened(tree: Any) -> Any:
-    def cast(x: Any) -> Array:
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            return jnp.asarray(x)
-        return jnp.asarray(x, jnp.complex128 if np.iscomplexobj(x) else jnp.float64)
-
-    return jax.tree.map(cast, tree)

@@ -35,6 +35,10 @@ from dsfjax.core import (
     ValueSkip,
     pytree,
 )
+from dsfjax.engines.nonlinear import EntryInput
+from dsfjax.ops.momentum import Momentum
+from dsfjax.systems.gated_cell import FirstEntries, Gated
+from dsfjax.systems.mamba3 import Trapezoid
 
 LENGTH = 300  # no multiple of a chunk, and on a CPU longer than a segment of most structures
 H, N, P, D_TOKEN = 2, 8, 4, 5
@@ -180,6 +184,33 @@ def _normalized(g: _Draw, eta: Normalizer) -> Problem:
     return Problem(system, g.normal(LENGTH, system.token_width), h0)
 
 
+def _trapezoid(g: _Draw) -> Problem:
+    """A complex state next to what was written in the step before (Mamba-3)."""
+    A = Trapezoid(g.phases(LENGTH, H, N), jnp.abs(g.normal(LENGTH, H)))
+    B, C = OuterInput(g.complex(LENGTH, H, 2 * N)), InnerOutput(g.complex(LENGTH, H, 2 * N))
+    return g.problem(System(A, B, C, reset=g.reset(), state_shape=(H, 2 * N, P)))
+
+
+def _momentum(g: _Draw) -> Problem:
+    """A state and its momentum."""
+    alpha, mu, beta = (jax.nn.sigmoid(g.normal(LENGTH, H)) for _ in range(3))
+    A = Momentum(alpha, mu, beta, *(x[..., 0] for x in g.low_rank(1)))
+    B, C = OuterInput(g.normal(LENGTH, H, 2 * N)), InnerOutput(g.normal(LENGTH, H, 2 * N))
+    return g.problem(System(A, B, C, reset=g.reset(), state_shape=(H, 2 * N, P)))
+
+
+def _gated(g: _Draw) -> Problem:
+    """The derivative of a cell with four gates and two parts of its state (LSTM)."""
+    parts, gates = 2, 4
+    A = Gated(
+        0.3 * g.normal(LENGTH, parts, gates, P),
+        0.3 * g.normal(LENGTH, parts, parts, P),
+        0.3 * g.normal(gates, 1, P, P),
+    )
+    shape = (1, parts * P, 1)
+    return g.problem(System(A, EntryInput(), FirstEntries(P), reset=g.reset(), state_shape=shape))
+
+
 def _moved_keys(g: _Draw) -> Problem:
     """Keys that a Householder-like matrix moves from step to step (PaTH)."""
     w = g.normal(LENGTH, 2, N, 1)
@@ -204,6 +235,9 @@ _MAKERS: dict[str, Callable[[_Draw], Problem]] = {
         DiagonalPlusLowRank(-jnp.abs(g.normal(LENGTH, H, N)), *g.low_rank(2))
     ),
     "dense": lambda g: g.around(Dense(g.normal(LENGTH, H, N, N) / (2 * math.sqrt(N)))),
+    "trapezoid": _trapezoid,
+    "momentum": _momentum,
+    "gated recurrent weights": _gated,
     "your own transition": lambda g: g.around(Turning(g.normal(LENGTH, H, N // 2))),
     "scalar, rank 2, before the update": _rank_two,
     "diagonal per state, read over p": _over_channels,

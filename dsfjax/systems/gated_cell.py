@@ -1,7 +1,7 @@
 r"""Gated recurrent cells as architectures: the affine system along their own trajectory.
 
-A gated cell (LSTM, GRU) has a state s of k parts of d channels. Its first part is its output and
-the one that the recurrent weights read; everything else goes channel by channel:
+A gated cell (LSTM, GRU, sLSTM) has a state s of k parts of d channels. Its first part is its output
+and the one that the recurrent weights read; everything else goes channel by channel:
 
 .. math:: x_t = W_u u_t + b, \qquad r_t = W_h s_{t-1}^{(1)}, \qquad s_t = φ(x_t, r_t, s_{t-1}),
 
@@ -11,7 +11,8 @@ with g gates in x and r. So the derivative of a step has a form of its own,
    P_t = \frac{∂φ}{∂r}, \quad K_t = \frac{∂φ}{∂s},
 
 where E_1 takes the first part and all blocks of P_t and K_t are diagonal: g·k·d + k²·d numbers per
-step, and the weights once, in place of k²·d² per step. A step of the system costs what a step of
+step, and the weights once, in place of k²·d² per step. W_h may be block-diagonal over H heads of p
+channels. A step of the system costs what a step of
 the cell costs.
 
 The signals of the tokens are these blocks and v_t = s_t − A_t s_{t−1}. A loop over the steps of the
@@ -47,7 +48,7 @@ class Gated(Transition):
     Attributes:
         gates: P_t, (T, k, g, d).
         keep: K_t, (T, k, k, d).
-        W_h: Recurrent weights (g, d, d), constant in time.
+        W_h: Recurrent weights (g, H, p, p) with d = H·p, constant in time.
     """
 
     gates: Array
@@ -61,18 +62,21 @@ class Gated(Transition):
 
     def matrix(self) -> Array:
         """A_t of every step, (T, 1, n, n)."""
-        steps, k, _, d = self.gates.shape
+        (steps, k, g, d), (_, heads, p, _) = self.gates.shape, self.W_h.shape
         gates, keep, W_h = (x.astype(self.dtype) for x in (self.gates, self.keep, self.W_h))
-        eye = jnp.eye(d, dtype=self.dtype)
+        eye, own = (jnp.eye(size, dtype=self.dtype) for size in (d, heads))
         blocks = jnp.einsum("tkjd,de->tkdje", keep, eye)
-        read = jnp.einsum("tkgd,gde->tkde", gates, W_h, precision="highest")
+        gates = gates.reshape(steps, k, g, heads, p)
+        read = jnp.einsum("tkghp,ghpq,hi->tkhpiq", gates, W_h, own, precision="highest")
+        read = read.reshape(steps, k, d, d)
         return blocks.at[:, :, :, 0].add(read).reshape(steps, 1, k * d, k * d)
 
     def apply(self, h: Array, precision: str = "highest") -> Array:
         """A_t h_t: one product with the weights, and elementwise ones."""
         _, k, _, d = self.gates.shape
         s = h.reshape(h.shape[0], k, d, h.shape[3])
-        r = jnp.einsum("gde,tep->tgdp", self.W_h.astype(h.dtype), s[:, 0], precision=precision)
+        r = recurrent(self.W_h.astype(h.dtype), s[:, 0].swapaxes(1, 2), precision)  # (T, p, g, d)
+        r = jnp.moveaxis(r, 1, 3)
         gates, keep = (x.astype(h.dtype)[..., None] for x in (self.gates, self.keep))
         new = (gates * r[:, None]).sum(axis=2) + (keep * s[:, None]).sum(axis=2)
         return new.reshape(-1, *h.shape[1:])
@@ -85,6 +89,19 @@ class Gated(Transition):
     def describe(self) -> str:
         """The structure in words."""
         return "gated recurrent weights"
+
+
+def recurrent(W_h: Array, h: Array, precision: str = "highest") -> Array:
+    """What the recurrent weights (g, H, p, p) make of outputs (…, d), (…, g, d)."""
+    (g, heads, p, _), lead = W_h.shape, h.shape[:-1]
+    h = h.reshape(*lead, heads, p)
+    r = jnp.einsum("ghpq,...hq->...ghp", W_h, h, precision=precision)
+    return r.reshape(*lead, g, heads * p)
+
+
+def _in_heads(W_h: Array) -> Array:
+    """Weights (g, d, d) of one head, or (g, H, p, p), as (g, H, p, p)."""
+    return W_h.reshape(W_h.shape[0], -1, *W_h.shape[-2:])
 
 
 @pytree
@@ -126,7 +143,8 @@ def gated_cell(
     """The architecture of a gated cell.
 
     Args:
-        init: ``init(key) -> params``, a NamedTuple with W_u (g, d, d), W_h (g, d, d), bias (g, d).
+        init: ``init(key) -> params``, a NamedTuple with W_u (g, d, d), bias (g, d), and W_h
+            (g, d, d) or, block-diagonal over H heads, (g, H, p, p).
         update: φ, elementwise over channels.
         parts: k, parts of the state.
         traits: As of `Architecture`.
@@ -139,22 +157,21 @@ def gated_cell(
     def signals(
         params: Any, u: Array, start: Array | None = None, h: Array | None = None
     ) -> Signals:
-        dtype, d = state_dtype(u.dtype), params.W_h.shape[-1]
+        dtype, d = state_dtype(u.dtype), params.bias.shape[-1]
         start = starts(u.shape[0]) if start is None else start
         first = jnp.zeros((parts, d), dtype) if h is None else h.reshape(parts, d).astype(dtype)
         x = affine(params.W_u, u, params.bias, wide=True)
         own = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-        W_h = own.W_h
+        W_h = _in_heads(own.W_h)
 
         def advance(s: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
             x_t, starts_here = now
             before = jnp.where(starts_here, 0, s)
-            r = jnp.einsum("gde,e->gd", W_h, before[0], precision="highest")
-            s = update(own, x_t, r, before)
+            s = update(own, x_t, recurrent(W_h, before[0]), before)
             return s, (before, s)
 
         _, (before, after) = jax.lax.scan(advance, first, (x, start))
-        r = jnp.einsum("gde,le->lgd", W_h, before[:, 0], precision="highest")
+        r = recurrent(W_h, before[:, 0])
 
         # φ goes channel by channel: one derivative per gate and part, for all channels at once.
         def slope(towards: Array) -> Array:
@@ -171,7 +188,7 @@ def gated_cell(
 
     def assemble(params: Any, signals: Signals, *, reset: Array | None = None) -> System:
         _, parts, d = signals.v.shape
-        A = Gated(signals.gates, signals.keep, params.W_h)
+        A = Gated(signals.gates, signals.keep, _in_heads(params.W_h))
         shape = (1, parts * d, 1)
         return System(A, EntryInput(), FirstEntries(d), reset=reset, state_shape=shape)
 
@@ -194,7 +211,6 @@ def cell_of(update: Update) -> Callable[[Any, Array, Array], Array]:
 
     def cell(params: Any, s: Array, u_t: Array) -> Array:
         x = jnp.einsum("gde,e->gd", params.W_u, u_t, precision="highest") + params.bias
-        r = jnp.einsum("gde,e->gd", params.W_h, s[0], precision="highest")
-        return update(params, x, r, s)
+        return update(params, x, recurrent(_in_heads(params.W_h), s[0]), s)
 
     return cell

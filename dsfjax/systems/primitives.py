@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jaxtyping import Float, Int
 
 from dsfjax._util.names import choose
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines.recurrence import project
 
 Init = Literal["published", "authors"]
-MAX_SQRT_GRADIENT = 1000.0
 
 
 def affine(W: Array, u: Array, bias: Array | None = None, *, wide: bool = False) -> Array:
@@ -39,6 +40,78 @@ def low_rank(
 ) -> Array:
     """A gate of low rank, W_up f(W_down u_t) + bias, in at least float32."""
     return affine(up, activation(affine(down, u, wide=True)), bias)
+
+
+def rms_norm(
+    x: Float[Array, "*rows m"],
+    weight: Float[Array, " m"] | None,
+    eps: float,
+    *,
+    plus_one: bool = False,
+) -> Float[Array, "*rows m"]:
+    """RMS norm of the last axis: x / √(mean x² + ε), times the weight or 1 + weight.
+
+    Computed in float32 at least, and given in the dtype of x.
+
+    Example:
+        >>> rms_norm(jnp.array([3.0, -3.0]), jnp.array([1.0, 2.0]), 0.0).tolist()
+        [1.0, -2.0]
+    """
+    wide = x.astype(state_dtype(x.dtype))
+    y = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    if weight is not None:
+        scale = weight.astype(y.dtype)
+        y = y * jnp.broadcast_to(1 + scale if plus_one else scale, y.shape)
+    return y.astype(x.dtype)
+
+
+def rotary_frequencies(channels: int, base: float) -> tuple[float, ...]:
+    """The frequencies of rotary positions, base^(−2i/channels) radians per step, one per pair.
+
+    Example:
+        >>> rotary_frequencies(4, 100.0)
+        (1.0, 0.1)
+    """
+    return tuple(base ** (-2 * i / channels) for i in range(channels // 2))
+
+
+def rotated(
+    x: Float[Array, "L H m"],
+    positions: Int[Array, " L"],
+    frequencies: tuple[float, ...],
+    *,
+    amplitude: float = 1.0,
+) -> Float[Array, "L H m"]:
+    """Rotary positions on the first 2·len(frequencies) channels, halves paired.
+
+    (x_i, x_{i+n}) is rotated by the angle position · frequency_i (arXiv:2104.09864, in the layout
+    of GPT-NeoX); the channels after them stay as they are. So qᵀk depends on how far the positions
+    lie apart alone.
+
+    Args:
+        x: Queries or keys (L, H, m).
+        positions: Of the steps in their document (L,).
+        frequencies: In radians per step; none for no rotation.
+        amplitude: Of the channels that are rotated, next to what they were.
+
+    Returns:
+        The same, rotated, of the dtype of x; angles are float32 at least.
+
+    Example:
+        >>> x = jnp.array([[[1.0, 0.0]], [[1.0, 0.0]]])
+        >>> turned = rotated(x, jnp.arange(2), (math.pi / 4,))
+        >>> [round(channel, 3) for channel in turned[1, 0].tolist()]
+        [0.707, 0.707]
+    """
+    n = len(frequencies)
+    if n == 0:
+        return x
+    wide = state_dtype(x.dtype)
+    angle = positions.astype(wide)[:, None] * jnp.asarray(np.array(frequencies), wide)[None]
+    cos, sin = (amplitude * wave(angle)[:, None] for wave in (jnp.cos, jnp.sin))
+    a, b = (part.astype(wide) for part in (x[..., :n], x[..., n : 2 * n]))
+    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return jnp.concatenate([turned.astype(x.dtype), x[..., 2 * n :]], axis=-1)
 
 
 def decay_of_step(A_log: Array, z: Array) -> Array:
@@ -105,26 +178,6 @@ def log_softplus(x: Array) -> Array:
     return jnp.where(x < -30, x, jnp.log(jax.nn.softplus(jnp.where(x < -30, -30, x))))
 
 
-def complement(log_a: Array, start: Array, reset: Array | None = None) -> Array:
-    """√(1 − a²) of a decay (L, …), and 1 where a document starts, as no state is kept there.
-
-    Args:
-        log_a: Log decays (L, …).
-        start: Boolean (L,), as `Architecture.read` gives it to ``signals``.
-        reset: Boolean (L,) of further starts, or None.
-
-    Returns:
-        The factor (L, …). Its gradient is bounded where a → 1.
-
-    Example:
-        >>> complement(jnp.log(jnp.array([0.6, 0.8])), jnp.array([False, True])).tolist()
-        [0.800000011920929, 1.0]
-    """
-    kept = _bounded_sqrt(-jnp.expm1(2 * log_a))
-    start = start if reset is None else start | reset
-    return jnp.where(start.reshape(-1, *[1] * (log_a.ndim - 1)), 1, kept)
-
-
 def divide(name: str, total: int, parts: int, what: str) -> int:
     """The quotient total / parts, or an error that names the nearest divisor."""
     if parts < 1 or total % parts:
@@ -157,16 +210,3 @@ def weights_decay(params: Any) -> Any:
         for name, value in params._asdict().items()
     }
     return type(params)(**kinds)
-
-
-@jax.custom_jvp
-def _bounded_sqrt(x: Array) -> Array:
-    """√x with a derivative of at most `MAX_SQRT_GRADIENT`."""
-    return jnp.sqrt(x)
-
-
-@_bounded_sqrt.defjvp
-def _bounded_sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    floor = 1 / (4 * MAX_SQRT_GRADIENT**2)
-    return jnp.sqrt(x), dx * (0.5 / jnp.sqrt(jnp.maximum(x, floor)))

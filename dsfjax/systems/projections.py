@@ -13,12 +13,20 @@ from dsfjax.systems.primitives import Init, affine, divide, projection
 
 
 def init_qkv(
-    key: Array, *, d_model: int, d_state: int, num_heads: int, bias: bool, init: Init
+    key: Array,
+    *,
+    d_model: int,
+    d_state: int,
+    num_heads: int,
+    num_groups: int | None = None,
+    bias: bool,
+    init: Init,
 ) -> dict[str, Any]:
-    """Parameters W_q, W_k (H, n, d), W_v (H, p, d) and their biases (zero, or None)."""
+    """Parameters W_q (H, n, d), W_k (G, n, d), W_v (G, p, d) and their biases (zero, or None)."""
+    groups = num_heads if num_groups is None else num_groups
     p = d_model // num_heads
     keys = jax.random.split(key, 3)
-    shapes = {"q": (num_heads, d_state), "k": (num_heads, d_state), "v": (num_heads, p)}
+    shapes = {"q": (num_heads, d_state), "k": (groups, d_state), "v": (groups, p)}
     params: dict[str, Any] = {}
     for k, (name, shape) in zip(keys, shapes.items(), strict=True):
         params[f"W_{name}"] = projection(k, (*shape, d_model), init)
@@ -27,7 +35,7 @@ def init_qkv(
 
 
 def project_qkv(params: Any, u: Array) -> tuple[Array, Array, Array]:
-    """q, k (L, H, n) and v (L, H, p) of the tokens."""
+    """Q (L, H, n), k (L, G, n) and v (L, G, p) of the tokens."""
     return (
         affine(params.W_q, u, params.bias_q),
         affine(params.W_k, u, params.bias_k),

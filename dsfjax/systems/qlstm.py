@@ -10,8 +10,9 @@ from jax import Array
 
 from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
 from dsfjax.core.resets import starts
+from dsfjax.ops.real_gated import complement
 from dsfjax.systems.architecture import Architecture, Traits
-from dsfjax.systems.primitives import Init, affine, complement, labels_without_decay, projection
+from dsfjax.systems.primitives import Init, affine, labels_without_decay, projection
 
 
 class Params(NamedTuple):

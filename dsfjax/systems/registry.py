@@ -40,6 +40,7 @@ from dsfjax.systems import (
     s4d,
     s5,
     sliding_window_attention,
+    slstm,
 )
 from dsfjax.systems.architecture import Architecture
 from dsfjax.systems.contract import check
@@ -67,6 +68,7 @@ _FAMILY: dict[str, tuple[Callable[..., Architecture], Surrounding]] = {
     "s5": (s5.s5, s5.PRACTICE),
     "lstm": (lstm.lstm, lstm.PRACTICE),
     "gru": (gru.gru, gru.PRACTICE),
+    "slstm": (slstm.slstm, slstm.PRACTICE),
     "min_gru": (min_gru.min_gru, min_gru.PRACTICE),
     "min_lstm": (min_lstm.min_lstm, min_lstm.PRACTICE),
     "mamba3": (mamba3.mamba3, mamba3.PRACTICE),

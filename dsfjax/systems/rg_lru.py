@@ -8,20 +8,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
-from dsfjax.core.dtypes import state_dtype
+from dsfjax.core import System
 from dsfjax.core.resets import starts
+from dsfjax.ops.real_gated import complement, decay_and_gate, gated_channels
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
-    complement,
     divide,
     inverse_softplus,
     labels_without_decay,
     projection,
 )
-
-DECAY_SCALE = 8.0
 
 
 class Params(NamedTuple):
@@ -89,27 +86,18 @@ def rg_lru(
 
     def signals(params: Params, u: Array, start: Array | None = None) -> Signals:
         start = starts(u.shape[0]) if start is None else start
-        v, dtype = u.reshape(u.shape[0], *params.a_param.shape), state_dtype(u.dtype)
-
-        def gate(W: Array, bias: Array) -> Array:
-            z = jnp.einsum("lhi,hji->lhj", v.astype(dtype), W.astype(dtype), precision="highest")
-            return jax.nn.sigmoid(z + bias[None].astype(dtype))
-
-        r = gate(params.W_r, params.bias_r)
-        log_a = -DECAY_SCALE * jax.nn.softplus(params.a_param)[None].astype(dtype) * r
-        return Signals(log_a, gate(params.W_i, params.bias_i), v, start)
+        v = u.reshape(u.shape[0], *params.a_param.shape)
+        a_gate, input_gate = (
+            (W.swapaxes(1, 2), bias)
+            for W, bias in ((params.W_r, params.bias_r), (params.W_i, params.bias_i))
+        )
+        return Signals(*decay_and_gate(v, params.a_param, a_gate, input_gate), v, start)
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         scale = signals.i
         if coupled:
             scale = complement(signals.log_a, signals.start, reset) * scale
-        return System(
-            Diagonal(signals.log_a[:, :, None, :]),
-            OuterInput(scale=scale),
-            InnerOutput(),
-            reset=reset,
-            state_shape=(params.a_param.shape[0], 1, params.a_param.shape[1]),
-        )
+        return gated_channels(signals.log_a, scale, reset=reset)
 
     shared = "yes: a_t, as √(1 − a_t²)" if coupled else "no"
     traits = Traits("diagonal, per channel", "d", shared, "(0, 1)", "none")

@@ -22,6 +22,9 @@ def sliding_window_attention(
     num_heads: int = 1,
     window: int = 128,
     keep_first: int = 0,
+    num_groups: int | None = None,
+    rope_base: float | None = None,
+    qk_norm: bool = False,
     soft_cap: float | None = None,
     init: Init = "published",
 ) -> Architecture:
@@ -35,6 +38,9 @@ def sliding_window_attention(
         num_heads: H, divides d_model.
         window: W, the steps that a query sees.
         keep_first: First steps of a document that every query sees, too (arXiv:2309.17453).
+        num_groups: G, heads of k and v, divides H; by default H.
+        rope_base: As of `dsfjax.systems.softmax_attention.softmax_attention`.
+        qk_norm: Whether q and k have an RMS norm per head.
         soft_cap: c: scores are c tanh(x/c) (Gemma 2, arXiv:2408.00118); None for x.
         init: "published": weights N(0, 1/d); "authors": N(0, 0.02²).
 
@@ -49,12 +55,27 @@ def sliding_window_attention(
         [0.0, 0.5, 0.5]
     """
     divide("sliding_window_attention", d_model, num_heads, "d_model")
-    whole = softmax_attention(d_model=d_model, d_state=d_state, num_heads=num_heads, init=init)
+    whole = softmax_attention(
+        d_model=d_model,
+        d_state=d_state,
+        num_heads=num_heads,
+        num_groups=num_groups,
+        rope_base=rope_base,
+        qk_norm=qk_norm,
+        soft_cap=soft_cap,
+        init=init,
+    )
+
+    def carry(
+        params: Params, signals: Signals, *, reset: Array | None = None, past: Array | None = None
+    ) -> tuple[KernelSystem, Array | None]:
+        system, past = whole.advance(params, signals, reset=reset, past=past)
+        assert isinstance(system, KernelSystem)
+        return dataclasses.replace(system, window=window, keep_first=keep_first), past
 
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> KernelSystem:
-        system = whole.assemble(params, signals, reset=reset)
-        return dataclasses.replace(system, window=window, keep_first=keep_first, soft_cap=soft_cap)
+        return carry(params, signals, reset=reset)[0]
 
     state, bounds = "at most W · (m + d)", "unbounded (η reads q_t)"
     traits = Traits("kernel, window", state, "yes: W_K, W_V and η", bounds, "Σ exp(qᵀk)")
-    return whole._replace(assemble=assemble, traits=traits)
+    return whole._replace(assemble=assemble, carry=carry, traits=traits)

@@ -86,7 +86,9 @@ def test_count_is_that_of_xla(name: str, phase: str) -> None:
     assert found.flops == pytest.approx(expected["flops"], rel=0.1)
     ratio = found.bytes / expected["bytes accessed"]
     cached = phase == "decode" and any(isinstance(s, KernelSystem) for s in layers(name))
-    assert (0.5 if cached or name in ("lstm", "gru") else 0.75) < ratio < 1.1
+    # Where a loop finds the states, every part of them is copied into its buffers: sLSTM has four.
+    least = {"lstm": 0.5, "gru": 0.5, "slstm": 0.45}.get(name, 0.5 if cached else 0.75)
+    assert least < ratio < 1.1
 
 
 @pytest.mark.parametrize("name", slow_unless({"ssd", "softmax_attention"}, systems.names()))

@@ -2,13 +2,15 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_jvp, check_vjp
 
-from dsfjax import scan, select
+from dsfjax import InnerOutput, OuterInput, Scalar, System, scan, select
 from dsfjax.core.composition import flip_time
 from dsfjax.engines.chunked import Chunked
 from tests import reference_loop as reference
@@ -146,3 +148,27 @@ def test_the_gradient_to_a_zero_decay_is_zero(name):
         gradient = np.asarray(got.gradients[0])
         assert np.all(gradient[zero] == 0), method
         assert np.any(gradient[~zero] != 0), method
+
+
+@pytest.mark.slow
+def test_a_batch_of_outputs_of_higher_rank_in_float32() -> None:
+    """Written as a sum, its gradient to the decays ends the process on a CPU with jax 0.10."""
+    rng = np.random.default_rng(0)
+    k = jnp.asarray(rng.standard_normal((2, 20, 2, 4)), jnp.float32)
+
+    def run(k: Any, method: str) -> Any:
+        C = InnerOutput(jnp.stack([k, 2 * k], axis=1), rank=2)
+        A, shape = Scalar(-jnp.abs(k[..., 0])), (2, 4, 4)
+        system = System(A, OuterInput(k), C, state_shape=shape, length=20)
+        return scan(system, k.reshape(20, -1), method=method)[0]
+
+    @jax.jit
+    def slopes(k: Any) -> Any:
+        return [
+            jax.grad(lambda k, m=m: jnp.sin(jax.vmap(partial(run, method=m))(k)).sum())(k)
+            for m in ("chunked", "sequential")
+        ]
+
+    found, expected = slopes(k)
+    assert found.dtype == jnp.float32
+    assert reference.error(found, expected) < 1e-5

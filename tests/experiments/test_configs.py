@@ -7,9 +7,10 @@ import pytest
 
 from dsfjax import nn
 from dsfjax.analysis import num_parameters
+from dsfjax.nn.surroundings import surrounding
 from dsfjax.tasks.data import MissingDataError
 from dsfjax.training.runs import program_of
-from experiments import fig2_normalization, fig3_qlstm, table_wikitext
+from experiments import fig2_normalization, fig3_qlstm, recurrent_cells, table_wikitext
 from experiments.experiment import Experiment, run_name
 from experiments.page import EXPERIMENTS
 from experiments.settings import Scale, config
@@ -56,9 +57,26 @@ def test_models_of_the_table_of_language_have_as_many_parameters() -> None:
     assert max(sizes) / min(sizes) < 1.05, sizes
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", SCALES)
+def test_recurrent_cells_have_the_parameters_and_surroundings_of_the_qlstm(scale: Scale) -> None:
+    found = recurrent_cells.configs(scale, False)
+    models = {name: nn.build(each.model) for name, each in found.items()}
+    for name, each in found.items():
+        cell, where = name.split(", ", 1)
+        other = found[f"qlstm, {where}"]
+        sizes = [num_parameters(models[x]) for x in (name, f"qlstm, {where}")]
+        assert abs(sizes[0] / sizes[1] - 1) < (0.15 if scale == "demo" else 0.05), (name, sizes)
+        around = [
+            surrounding(x.architecture.mixer, x.architecture.surroundings) for x in (each, other)
+        ]
+        assert around[0] == around[1], cell
+        assert (each.learning_rates, each.batch_size) == (other.learning_rates, other.batch_size)
+
+
 def test_experiments_share_runs() -> None:
     names = ("convergence", "fig1_state_expansion", "fig2_normalization", "fig3_qlstm")
-    names += ("heatmap_mqar", "table_normalizers", "coupling")
+    names += ("heatmap_mqar", "table_normalizers", "coupling", "recurrent_cells")
     runs = {
         e.name: {run_name(each) for each in e.configs("small", False).values()}
         for e in EXPERIMENTS
@@ -70,6 +88,7 @@ def test_experiments_share_runs() -> None:
     assert len(figures - runs["heatmap_mqar"]) == 8  # what the authors ran differently
     assert len(runs["table_normalizers"] & runs["fig2_normalization"]) == 4
     assert len(runs["coupling"] & runs["fig3_qlstm"]) == 4
+    assert runs["fig3_qlstm"] < runs["recurrent_cells"]
 
 
 # Numbers of parameters of the authors' language model with d = 32, n = 16, 64 tokens and 32

@@ -23,6 +23,15 @@ MODELS = [(name, SMALL) for name in systems.names()] + [
     ("s6", {"surroundings": "practice", "block": "mamba", "norm": "rms", "num_layers": 1}),
     ("ssd", {"surroundings": "practice", "head": "untied"}),
     ("linear_attention", {"surroundings": "practice", "block": "transformer"}),
+    # No learned positions: those of the tokens turn queries and keys.
+    (
+        "softmax_attention",
+        {
+            "surroundings": "practice",
+            "d_state": 4,
+            "options": (("num_groups", 1), ("qk_norm", True), ("rope_base", 50.0)),
+        },
+    ),
 ]
 IDS = [f"{name}-{own.get('surroundings', 'paper')}" for name, own in MODELS]
 # Those of whom another of the same kind is among the quick ones.

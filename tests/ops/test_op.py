@@ -293,6 +293,33 @@ def test_the_delta_product_is_delta_rules_in_a_row() -> None:
     close(last[0], S)
 
 
+def test_one_step_of_mesa_net_is_the_last_of_many() -> None:
+    q, k, v = draw(2, 3, 2, 3), draw(2, 3, 2, 3, seed=1), draw(2, 3, 2, 4)
+    g, beta, lamb = -np.abs(draw(2, 3, 2)), np.abs(draw(2, 3, 2, seed=1)), 1 + draw(2, 3) ** 2
+
+    @compiled
+    def run(arrays: Any, lamb: Any) -> Any:
+        q, k, v, g, beta = arrays
+        whole = ops.chunk_mesa_net(q, k, v, g, beta, lamb, output_final_state=True)
+        q, k, v, g, beta = (x[:, :2] for x in arrays)
+        states = ops.chunk_mesa_net(q, k, v, g, beta, lamb, output_final_state=True)[1:]
+        q, k, v, g, beta = (x[:, 2] for x in arrays)
+        step = q, k, v, g, lamb, beta
+        one = ops.mesa_net_decoding_one_step(*step, states[0], states[1])
+        h_kk, h_kv = (x[0] for x in states)
+        row = [x if x is lamb else x[0] for x in step]
+        system = ops.mesa_net_decoding_one_step.system(*row, h_kk)[1]
+        tokens = ops.mesa_net_decoding_one_step.tokens(*row, h_kk)[1]
+        return whole, one, dsfjax.scan(system, tokens, h_kv, method="sequential")
+
+    (o, *states), (last, *after), (y, h) = run([q, k, v, g, beta], lamb)
+    close(last, o[:, 2])
+    for found, expected in zip(after, states, strict=True):
+        close(found, expected)
+    close(y.reshape(2, 4), o[0, 2])
+    close(h, states[1][0])
+
+
 def test_the_systems_behind_an_op() -> None:
     q, k, v, s = (jnp.asarray(draw(4, h, n)) for h, n in ((2, 3), (1, 3), (1, 2), (1, 5)))
     first, second = ops.chunk_gsa.system(q, k, v, s, -(s**2))
@@ -323,6 +350,14 @@ def test_a_system_is_asked_for_as_the_op_is_called() -> None:
     assert after.reset is None and before.reset.tolist() == [False, False, True, False]
     with pytest.raises(TypeError, match="chunk_comba.system: .* got 'initial_state'; give it to"):
         ops.chunk_comba.system(x, x, x, x, g, initial_state=x)
+    with pytest.raises(TypeError, match="chunk_comba.system: expected 'k', got nothing for it"):
+        ops.chunk_comba.system(x)
+    # A state that the op cannot do without is not needed for its System.
+    assert ops.fused_recurrent_rwkv4.system(g[0], g[0], g, g).length == 4
+    one = jnp.ones((1, 2))
+    step: dict[str, Any] = {"x": one, "dt": one, "A": -jnp.ones((1, 2, 3)), "B": jnp.ones((1, 3))}
+    step |= {"C": step["B"], "dt_softplus": True}
+    assert ops.selective_state_update.system(**step).state_shape == (1, 3, 2)
     with pytest.raises(TypeError, match="unknown argument 'bta'; did you mean 'beta'"):
         ops.chunk_comba.system(x, x, x, x, g, bta=g)
 

@@ -46,6 +46,7 @@ def layer(finite: bool, signed: bool, rng: np.random.Generator) -> dict[str, Any
     for query, value in PAIRS:
         kernel[query, value] += 1.0
     growing = 0.0 if finite else 0.25
+    channels = 16 if finite else 1
     use = StateUse(np.exp(-0.2 * np.arange(STATES)), 12.0, 6.0)
     return {
         "eigenvalues": Eigenvalues(moduli / moduli.sum(), phases, np.sort(rng.random(5)), growing),
@@ -61,7 +62,7 @@ def layer(finite: bool, signed: bool, rng: np.random.Generator) -> dict[str, Any
             until_asked=0.3,
         ),
         "state_use": use if finite else StateUse(None, None, None),
-        "phi": PhiMap(kernel, *(2 * [16 if finite else 1]), PAIRS),
+        "phi": PhiMap(kernel, channels, channels, PAIRS),
         "stability": Flow(
             growing=growing,
             exponents=np.linspace(-0.3, -0.05, 6),

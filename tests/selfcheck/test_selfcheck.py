@@ -1,30 +1,39 @@
 """The self check passes as things are, and sees an engine that is off."""
 
 import dataclasses
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
+from jaxtyping import Float
 
+from dsfjax import ops
 from dsfjax._util.errors import lacks, normwise
 from dsfjax.core import (
     Dense,
-    Diagonal,
-    DiagonalPlusLowRank,
+    DenseInput,
+    DenseOutput,
+    InputMap,
     KernelSystem,
-    Scalar,
+    Normalizer,
+    OutputMap,
+    Skip,
+    Transition,
     to_dense,
 )
 from dsfjax.engines import Chunked
 from dsfjax.engines import methods as methods_of
 from dsfjax.engines.chunks.elementwise import ELEMENTWISE
+from dsfjax.ops.op import REGISTRY, Op, op
 from dsfjax.selfcheck import STRUCTURES, Check, selfcheck
 from dsfjax.selfcheck import check as checks
-from dsfjax.selfcheck.problems import Turning
+from dsfjax.selfcheck.called import Called, arguments
 from tests import reference_loop
 from tests.engine_runs import Altered
 
@@ -36,9 +45,86 @@ def structure(system: Any) -> type:
     return KernelSystem if isinstance(system, KernelSystem) else type(system.A)
 
 
+def concrete(kind: type) -> Iterator[type]:
+    """The classes of the package that are a kind and are made, not only inherited from."""
+    for sub in kind.__subclasses__():
+        if sub.__module__.startswith("dsfjax.") and not inspect.isabstract(sub):
+            yield sub
+        yield from concrete(sub)
+
+
 def test_every_structure_is_checked() -> None:
-    found = {structure(make(np.random.default_rng(0)).system) for make in STRUCTURES.values()}
-    assert found == {Scalar, Diagonal, DiagonalPlusLowRank, Dense, Turning, KernelSystem}
+    systems = [make(np.random.default_rng(0)).system for make in STRUCTURES.values()]
+    assert {structure(system) for system in systems} == {KernelSystem, *concrete(Transition)}
+    ours = [system for system in systems if not isinstance(system, KernelSystem)]
+    for part, kind in (("B", InputMap), ("C", OutputMap), ("D", Skip), ("eta", Normalizer)):
+        found = {type(getattr(system, part)) for system in ours}
+        assert found - {type(None)} == set(concrete(kind)), part
+
+
+def test_every_op_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is registered later, too, by each of its arguments that varies over time."""
+    found: list[Any] = []
+
+    class Seen:
+        def __init__(self, what: Any, *_: Any) -> None:
+            found.append(what)
+
+        def compile(self) -> Any:
+            return self
+
+        def checks(self) -> Any:
+            return ()
+
+    monkeypatch.setattr(checks, "_Structure", Seen)
+    monkeypatch.setattr(checks, "Called", Seen)
+    assert list(selfcheck()) == []
+    assert found == [*STRUCTURES, *dict.fromkeys(REGISTRY[name] for name in ops.names())]
+    for one in dict.fromkeys(REGISTRY.values()):
+        arrays, static = arguments(one)
+        needed = {n for n, x in one.parameters.items() if x.default is x.empty}
+        assert needed <= {*arrays, *static}, one
+        assert all(np.isfinite(x).all() for x in arrays.values()), one
+
+
+@pytest.fixture
+def own_op(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Op[Any, Any]]:
+    """Make a function an op of gated linear attention for one test."""
+    monkeypatch.setattr("dsfjax.ops.op.REGISTRY", {})
+    return op(ops.chunk_gla.assemble, "my_package")
+
+
+def test_an_op_of_ones_own_is_checked(own_op: Any) -> None:
+    def mine(q: Float[Array, "B T D"], g: Float[Array, "B T D"]) -> Array:
+        return ops.fused_recurrent_hgrn(q, g)[0]
+
+    (check,) = Called(own_op(mine), ("float32",), 0).compile().checks()
+    assert check.ok and (check.structure, check.method) == ("mine", "auto")
+    assert check.worst in ("q", "g") and check.value_error > 0
+
+    def off(q: Float[Array, "B T D"]) -> Array:
+        return q * jnp.asarray(1 if q.dtype == jnp.float64 else 1 + 1e-4, q.dtype)
+
+    (check,) = Called(own_op(off), ("float32",), 0).compile().checks()
+    assert not check.ok and check.value_error == pytest.approx(1e-4, rel=0.01)
+
+    def fails(q: Float[Array, "B T D"]) -> Array:
+        raise RuntimeError("no such kernel")
+
+    (check,) = Called(own_op(fails), ("float32",), 0).compile().checks()
+    assert check.failure == "RuntimeError: no such kernel" and not check.ok
+
+    def bare(q: Any) -> Any:
+        return q
+
+    with pytest.raises(ValueError, match="bare: expected the axes of 'q' in its annotation"):
+        arguments(own_op(bare))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [x.names[0] for x in dict.fromkeys(REGISTRY.values())])
+def test_every_op_passes(name: str) -> None:
+    assert not [c for c in selfcheck(("float32", "bfloat16"), structures=[name]) if not c.ok]
 
 
 # Of the other two the sequential engine is the reference, and the loop would take minutes.
@@ -59,9 +145,15 @@ def test_reference_is_the_loop_over_the_parts(name: str) -> None:
         expected = reference_loop.attention(*problem[:2])[0]
         np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-12)
         return
-    if isinstance(problem.system.A, Turning):  # the loop knows structures, and this has its matrix
-        A = Dense(problem.system.A.matrix())
-        problem = problem._replace(system=dataclasses.replace(problem.system, A=A))
+    system = problem.system
+    if not type(system.A).__module__.startswith("dsfjax.core"):
+        # The loop knows the parts that are built in, and these have their matrices.
+        system = dataclasses.replace(system, A=Dense(system.A.matrix()))
+        if not type(system.B).__module__.startswith("dsfjax.core"):
+            shape = system.state_shape
+            B, C = DenseInput(system.B.matrix(shape)), DenseOutput(system.C.matrix(shape))
+            system = dataclasses.replace(system, B=B, C=C)
+        problem = problem._replace(system=system)
     expected = reference_loop.run(*problem)
     np.testing.assert_allclose(y, expected.y, rtol=1e-10, atol=1e-11)
     np.testing.assert_allclose(h, expected.h_last, rtol=1e-10, atol=1e-11)

@@ -23,6 +23,7 @@ few = pytest.mark.parametrize(
     "name", slow_unless({"softmax_attention", "normalized_attention", "s6", "rg_lru"}, NAMES)
 )
 KERNELS = ("softmax_attention", "sliding_window_attention", "forgetting_attention")
+PRACTISED = {"d_state": 4, "num_groups": 1, "rope_base": 50.0, "qk_norm": True, "soft_cap": 1.5}
 SMALL_RANGE = ("linear_attention", "normalized_attention")
 # Dense maps around the state, or several values written in a step: no kernel from value to output.
 WITHOUT_KERNEL = ("lru", "s5", "deltaproduct")
@@ -177,11 +178,19 @@ def test_reset_runs_segments_apart(name: str) -> None:
     [
         *(
             pytest.param(
-                name, {}, marks=() if name in (*PAPER, *REPRESENTATIVES) else pytest.mark.slow
+                *(name, {}),
+                id=name,
+                marks=() if name in (*PAPER, *REPRESENTATIVES) else pytest.mark.slow,
             )
             for name in NAMES
         ),
-        ("qlstm", {"coupled": True}),
+        pytest.param("qlstm", {"coupled": True}, id="qlstm-coupled"),
+        *(
+            pytest.param(
+                *(name, PRACTISED), id=f"{name}-practised", marks=pytest.mark.slow if i else ()
+            )
+            for i, name in enumerate(KERNELS)
+        ),
     ],
 )
 def test_packed_is_alone_is_prefill_and_step(name: str, own: dict[str, Any]) -> None:
@@ -345,6 +354,7 @@ def test_traits_tell_the_structure(name: str) -> None:
 
 STATE_SIZES = {
     "2d": 2 * D_MODEL,
+    "4d": 4 * D_MODEL,
     "d · 2n": 6 * D_MODEL,
     "d · (m + 1)(m + 2)/2": 10 * D_MODEL,
     "d · m(m + 1)/2": 6 * D_MODEL,

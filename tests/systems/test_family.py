@@ -386,7 +386,8 @@ def attention(weight: Any, epsilon: float = 0.0, window: int = LENGTH) -> Any:
             for t in range(len(u)):
                 steps = range(max(0, t + 1 - window), t + 1)
                 weights = [weight(p, u, t, s, h) for s in steps]
-                values = sum(w * (p.W_v[h] @ u[s]) for w, s in zip(weights, steps, strict=True))
+                W_v = p.W_v[h * len(p.W_v) // 2]  # that of its group
+                values = sum(w * (W_v @ u[s]) for w, s in zip(weights, steps, strict=True))
                 y[t, h] = values / (sum(weights) + epsilon)
         return y
 
@@ -523,3 +524,28 @@ def test_forgetting_attention() -> None:
         return math.exp(scores(p, u, t, s, h)) * gates.prod()
 
     compare("forgetting_attention", attention(weight))
+
+
+# As language models have it, with one key and value head for both query heads.
+PRACTISED = {"d_state": 4, "num_groups": 1, "rope_base": 50.0, "qk_norm": True, "soft_cap": 1.5}
+
+
+@pytest.mark.parametrize(
+    "name", ["softmax_attention", slow("sliding_window_attention"), slow("forgetting_attention")]
+)
+def test_attention_with_groups_norms_rotation_and_a_cap(name: str) -> None:
+    def placed(x: np.ndarray, norm: np.ndarray, t: int) -> np.ndarray:
+        x = norm * x / np.sqrt((x**2).mean() + 1e-6)
+        turn = np.exp(1j * t * 50.0 ** (-np.arange(2) / 2))
+        z = (x[:2] + 1j * x[2:]) * turn
+        return np.concatenate([z.real, z.imag])
+
+    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
+        q, k = placed(p.W_q[h] @ u[t], p.q_norm, t), placed(p.W_k[0] @ u[s], p.k_norm, s)
+        decay = 1.0
+        if name == "forgetting_attention":
+            decay = sigmoid(u[s + 1 : t + 1] @ p.W_f[h] + p.bias_f[h]).prod()
+        return math.exp(1.5 * np.tanh(q @ k / 2 / 1.5)) * decay
+
+    own = {"window": 3} if name == "sliding_window_attention" else {}
+    compare(name, attention(weight, **own), **PRACTISED, **own)

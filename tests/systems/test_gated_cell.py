@@ -1,4 +1,4 @@
-"""LSTM and GRU: the published equations, the derivative in its own form, gradients of the loop."""
+"""LSTM, GRU, sLSTM: the published equations, the derivative in its own form, gradients."""
 
 import functools
 from typing import Any
@@ -8,15 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax import linearize, scan, systems
-from dsfjax.systems import gru, lstm
+from dsfjax import linearize, scan, solve, systems
+from dsfjax.engines.nonlinear import loop
+from dsfjax.systems import gru, lstm, slstm
+from dsfjax.systems.gated_cell import cell_of
 from tests.reference_loop import error
-from tests.systems.small import D_MODEL, as_numpy, case, tokens
+from tests.systems.small import D_MODEL, as_numpy, case, cast, tokens
 
 LENGTH, RESET = 7, jnp.arange(7) == 4
-PARTS = {"lstm": 2, "gru": 1}
-CELLS: dict[str, Any] = {"lstm": lstm.cell, "gru": gru.cell}
-both = pytest.mark.parametrize("name", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
+PARTS = {"lstm": 2, "gru": 1, "slstm": 4}
+CELLS: dict[str, Any] = {"lstm": lstm.cell, "gru": gru.cell, "slstm": slstm.cell}
+every = pytest.mark.parametrize(
+    "name", [*("lstm", "slstm"), pytest.param("gru", marks=pytest.mark.slow)]
+)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -33,6 +37,8 @@ def by_hand(name: str, params: Any, u: np.ndarray, s: np.ndarray) -> np.ndarray:
             i, f, g, o = (p.W_u[k] @ u[t] + p.W_h[k] @ h + p.bias[k] for k in range(4))
             c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
             s = np.stack([sigmoid(o) * np.tanh(c), c])
+        elif name == "slstm":
+            s = slstm_by_hand(p, u[t], s)
         else:
             (h,) = s
             r, z = (sigmoid(p.W_u[k] @ u[t] + p.W_h[k] @ h + p.bias[k]) for k in range(2))
@@ -42,11 +48,28 @@ def by_hand(name: str, params: Any, u: np.ndarray, s: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
+def slstm_by_hand(p: Any, u: np.ndarray, s: np.ndarray, exponential: bool = False) -> np.ndarray:
+    """One step in plain coordinates, C = c e^m and N = n e^m, and back."""
+    h, c, n, m = s
+    heads = h.reshape(p.W_h.shape[1], -1)
+    i, f, z, o = (
+        p.W_u[k] @ u + np.concatenate([R @ x for R, x in zip(p.W_h[k], heads, strict=True)]) + b
+        for k, b in enumerate(p.bias)
+    )
+    forget = np.exp(f) if exponential else sigmoid(f)
+    C = forget * c * np.exp(m) + np.exp(i) * np.tanh(z)
+    N = forget * n * np.exp(m) + np.exp(i)
+    m = np.where(n == 0, i, np.maximum(np.log(forget) + m, i))
+    return np.stack([sigmoid(o) * C / N, C / np.exp(m), N / np.exp(m), m])
+
+
 @functools.cache
 def results(name: str) -> Any:
     """Outputs, states, A and its actions, and gradients of system and loop, by one program."""
     arch, params, _ = case(name)
     s0 = jnp.asarray(np.random.default_rng(1).standard_normal((PARTS[name], D_MODEL)))
+    if name == "slstm":
+        s0 = s0.at[2].set(jnp.abs(s0[2]))  # n, a sum of exponentials
     weights = jnp.asarray(np.random.default_rng(2).standard_normal((LENGTH, D_MODEL)))
     direction = jnp.asarray(np.random.default_rng(3).standard_normal((LENGTH, 1, s0.size, 2)))
 
@@ -77,7 +100,7 @@ def results(name: str) -> Any:
     return run(params, tokens(LENGTH), s0), (params, np.asarray(tokens(LENGTH)), s0), direction
 
 
-@both
+@every
 def test_states_are_those_of_the_published_equations(name: str) -> None:
     ((y, h_last, states, _), *_), (params, u, s0), _ = results(name)
     expected = by_hand(name, params, u, np.asarray(s0))
@@ -86,7 +109,7 @@ def test_states_are_those_of_the_published_equations(name: str) -> None:
     assert error(h_last.reshape(expected[-1].shape), expected[-1]) < 1e-14
 
 
-@both
+@every
 def test_transition_is_the_derivative_in_its_own_form(name: str) -> None:
     (_, _, _, matrix, (moved, rescaled), general), _, direction = results(name)
     assert error(matrix, general) < 1e-14
@@ -94,11 +117,48 @@ def test_transition_is_the_derivative_in_its_own_form(name: str) -> None:
     assert error(rescaled, np.exp(0.7) * np.asarray(moved)) < 1e-14
 
 
-@both
+@every
 def test_gradients_are_those_of_the_loop(name: str) -> None:
     (_, slopes, expected, *_), _, _ = results(name)
     for a, b in zip(jax.tree.leaves(slopes), jax.tree.leaves(expected), strict=True):
         assert error(a, b) < 1e-12
+
+
+@pytest.mark.parametrize("forget", ["sigmoid", pytest.param("exponential", marks=pytest.mark.slow)])
+def test_newton_finds_the_states_of_an_slstm_from_nothing(forget: Any) -> None:
+    """From the zero state and the guess 0, where its normaliser is 0."""
+    params, u = case("slstm").params, tokens(LENGTH)
+    cell, zero = cell_of(slstm.update(forget)), jnp.zeros((4, D_MODEL))
+
+    @jax.jit
+    def run(params: Any, u: Any) -> Any:
+        found = solve(cell, params, u, zero, reset=RESET)
+        return found, loop(cell, params, u, zero, reset=RESET)
+
+    found, states = run(params, u)
+    p, s, expected = as_numpy(params), np.asarray(zero), []
+    for t in range(LENGTH):
+        s = slstm_by_hand(p, np.asarray(u[t]), 0 * s if RESET[t] else s, forget == "exponential")
+        expected.append(s)
+    assert error(states, np.stack(expected)) < 1e-14
+    assert error(found.states, np.stack(expected)) < 1e-12
+    assert 1 < found.iterations <= LENGTH
+
+
+def test_exponential_gates_of_an_slstm_do_not_overflow() -> None:
+    """In float32, in which e^200 has no number; its outputs are bounded by 1."""
+    arch, params, _ = case("slstm")
+    params = cast(params._replace(bias=params.bias.at[0].add(200).at[0, 0].add(-400)), "float32")
+
+    def loss(params: Any, u: Any) -> Any:
+        given: Any = arch.system_and_tokens(params, u, reset=RESET)
+        y = scan(*given)[0]
+        return y.sum(), y
+
+    slope = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, y), slopes = slope(params, cast(40 * tokens(LENGTH), "float32"))
+    assert float(jnp.abs(y).max()) < 1 + 1e-5
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
 
 
 def test_state_and_system_that_are_not_there_are_asked_for() -> None:

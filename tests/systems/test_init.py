@@ -23,6 +23,7 @@ MATRICES = {
     "rg_lru": ("W_r", "W_i"),
     "lstm": ("W_u", "W_h"),
     "gru": ("W_u", "W_h"),
+    "slstm": ("W_u", "W_h"),
 }
 
 
@@ -56,13 +57,15 @@ def test_weights_are_normal_with_the_documented_variance(name: str, init: str) -
         check_normal(W, 0.02 if init == "authors" else 1 / math.sqrt(W.shape[-1]))
     for field, value in params._asdict().items():
         if field.startswith("bias") and field != "bias_dt":
-            # The forget gate of an LSTM, its second, starts open.
-            zero = value if value is None or name != "lstm" else np.delete(value, 1, axis=0)
+            # The forget gate of an LSTM or sLSTM, its second, starts open.
+            zero = value
+            if value is not None and name in ("lstm", "slstm"):
+                zero = np.delete(value, 1, axis=0)
             assert zero is None or (zero == 0).all(), field
 
 
 def test_every_architecture_of_the_paper_is_here() -> None:
-    assert set(MATRICES) == {*PAPER, "lstm", "gru"}
+    assert set(MATRICES) == {*PAPER, "lstm", "gru", "slstm"}
 
 
 @pytest.mark.parametrize(("name", "own"), [("s6", {}), ("ssd", {"num_heads": WIDE})])

@@ -34,9 +34,9 @@ def test_names_begin_with_those_of_the_paper() -> None:
 
 def test_names_beyond_the_paper() -> None:
     known = (
-        "sliding_window_attention forgetting_attention lru s4 s4d s5 lstm gru min_gru min_lstm "
-        "mamba3 retnet lightning gla hgrn2 gsa mlstm rwkv4 rwkv6 rwkv7 deltanet gated_deltanet "
-        "deltaproduct kda gdn2 comba momentum_delta mesa_net based rebased performer"
+        "sliding_window_attention forgetting_attention lru s4 s4d s5 lstm gru slstm min_gru "
+        "min_lstm mamba3 retnet lightning gla hgrn2 gsa mlstm rwkv4 rwkv6 rwkv7 deltanet "
+        "gated_deltanet deltaproduct kda gdn2 comba momentum_delta mesa_net based rebased performer"
     )
     assert systems.names()[8:] == tuple(known.split())
 
@@ -87,6 +87,16 @@ def test_heads_must_divide(name: str) -> None:
 def test_groups_must_divide_the_heads() -> None:
     with pytest.raises(ValueError, match="num_heads = 4 is not divisible by 3"):
         systems.get("ssd", d_model=8, num_heads=4, num_groups=3)
+
+
+@pytest.mark.parametrize("name", ["softmax_attention", "forgetting_attention"])
+def test_rotation_needs_pairs_and_a_base(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: expected an even d_state .* got d_state = 3"):
+        systems.get(name, d_model=8, d_state=3, rope_base=10_000.0)
+    with pytest.raises(ValueError, match=rf"{name}: expected rope_base > 0, got -1"):
+        systems.get(name, d_model=8, d_state=4, rope_base=-1.0)
+    with pytest.raises(ValueError, match="num_heads = 4 is not divisible by 3"):
+        systems.get(name, d_model=8, d_state=4, num_heads=4, num_groups=3)
 
 
 def test_unknown_choices_are_named() -> None:

@@ -218,9 +218,14 @@ def decayed_products(
         if exclusive:  # what t reads before its update has decayed by the steps up to t − 1
             alpha = jnp.pad(alpha[:, :-1], [(0, 0), (1, 0), (0, 0)])
         scores = jnp.einsum("tgkn,sgjn->gtksj", readers, writers, precision=precision)
-        # (G, 1, c, k, c, j) times (G, H/G, c, 1, c, 1)
-        alpha = alpha.reshape(scores.shape[0], -1, steps, 1, steps, 1)
-        return (scores[:, None] * alpha).reshape(heads, steps * k, steps * j)
+        alpha = alpha.reshape(scores.shape[0], -1, steps, steps)
+        if k * j == 1:
+            weights = scores[:, None] * alpha[:, :, :, None, :, None]
+        else:
+            # Not as a product of broadcast arrays: the gradient to α would be a sum over k and j on
+            # which XLA's CPU back end of jax 0.10 crashes.
+            weights = jnp.einsum("gtksj,ghts->ghtksj", scores, alpha, precision=precision)
+        return weights.reshape(heads, steps * k, steps * j)
     # A decay per state stands inside of the sum over n. Start with the steps by themselves, then
     # join halves: between two neighbouring blocks α = exp(P_t) exp(Q_s) goes to the two vectors.
     readers, writers = by_head(readers, heads), by_head(writers, heads)

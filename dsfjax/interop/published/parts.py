@@ -17,6 +17,7 @@ from jaxtyping import Float
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.naming import Definition, Kind, Layer, Stream, Weights, layer
 from dsfjax.interop.published.tensor_files import Config
+from dsfjax.systems.primitives import rms_norm as rms_norm
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -35,16 +36,6 @@ def linear(w: Weights, x: Array, out: int, *, bias: bool = False) -> Array:
     """The map x Wᵀ + b, with W (out, in) under ``weight`` and b under ``bias``."""
     y = x @ w("weight", out, x.shape[-1]).T
     return y + w("bias", out) if bias else y
-
-
-def rms_norm(x: Array, weight: Array | None, eps: float, *, plus_one: bool = False) -> Array:
-    """RMS norm: x / √(mean x² + ε), times the weight or 1 + weight; in float32 at least."""
-    wide = x.astype(state_dtype(x.dtype))
-    y = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    if weight is not None:
-        scale = weight.astype(y.dtype)
-        y = y * (1 + scale if plus_one else scale)
-    return y.astype(x.dtype)
 
 
 def norm_then_gate(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.tensor_files import Config
+from dsfjax.systems import primitives
 
 _ROTATED = "partial_rotary_factor"
 
@@ -97,27 +96,18 @@ class Rotation:
 
     def frequencies(self) -> np.ndarray:
         """ω (m/2,), in radians per step, float64."""
-        rates = self.theta ** (-2 * np.arange(self.channels // 2) / self.channels)
+        rates = np.array(primitives.rotary_frequencies(self.channels, self.theta))
         return rates if self.scaling is None else self.scaling(rates)
 
 
 def rotated(
     x: Float[Array, "L H m"], positions: Int[Array, " L"], rotation: Rotation | None
 ) -> Float[Array, "L H m"]:
-    """Rotary positions on the first channels, halves paired; x itself without a rotation.
-
-    (x_i, x_{i+n}) is rotated by the angle position · ω_i, in the layout of GPT-NeoX, with n
-    frequencies, and multiplied by the amplitude; the channels after the first 2n stay as they are.
-    """
+    """Rotary positions on the first channels of heads; x itself without a rotation."""
     if rotation is None:
         return x
-    wide, rates = state_dtype(x.dtype), rotation.frequencies()
-    n = len(rates)
-    angle = positions.astype(wide)[:, None] * jnp.asarray(rates, wide)
-    cos, sin = (rotation.amplitude * wave(angle)[:, None] for wave in (jnp.cos, jnp.sin))
-    a, b = (part.astype(wide) for part in (x[..., :n], x[..., n : 2 * n]))
-    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return jnp.concatenate([turned.astype(x.dtype), x[..., 2 * n :]], axis=-1)
+    rates = tuple(rotation.frequencies().tolist())
+    return primitives.rotated(x, positions, rates, amplitude=rotation.amplitude)
 
 
 def rotation_of(

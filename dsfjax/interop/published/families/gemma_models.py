@@ -10,13 +10,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
-from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.families.attention_models import rotary_attention
 from dsfjax.interop.published.naming import Definition, Layer, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import (
@@ -30,8 +27,7 @@ from dsfjax.interop.published.parts import (
 from dsfjax.interop.published.rotary import Rotation, rotation_of
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
-from dsfjax.systems.primitives import complement
-from dsfjax.systems.rg_lru import DECAY_SCALE
+from dsfjax.ops import rg_lru
 
 _KINDS = ("sliding_attention", "full_attention")
 _ACTIVATIONS = ("gelu_pytorch_tanh", "gelu_new", "gelu", "silu")
@@ -171,26 +167,14 @@ def gemma3(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Definition:
 
 
 def _rg_lru(w: Weights, u: Array, run: Run, heads: int) -> Array:
-    """h_t = a_t h_{t−1} + √(1 − a_t²) i_t u_t, and i_t u_t at the start of a document."""
-    length, width = u.shape
-    p, wide = width // heads, state_dtype(u.dtype)
-    blocks = u.reshape(length, heads, p).astype(wide)
-
-    def gate(name: str) -> Array:
-        weight, bias = w(f"{name}_gate_weight", heads, p, p), w(f"{name}_gate_bias", heads, p)
-        z = jnp.einsum("lhi,hij->lhj", blocks, weight.astype(wide), precision="highest")
-        return jax.nn.sigmoid(z + bias.astype(wide))
-
-    rate = jax.nn.softplus(w("recurrent_param", width).astype(wide)).reshape(heads, p)
-    log_a = -DECAY_SCALE * gate("recurrent") * rate
-    system = System(
-        Diagonal(log_a[:, :, None, :]),
-        OuterInput(scale=complement(log_a, run.starts) * gate("input")),
-        InnerOutput(),
-        reset=run.reset,
-        state_shape=(heads, 1, p),
-    )
-    return run.scan(system, u).astype(u.dtype)
+    """RG-LRU of the tokens u (L, d)."""
+    width = u.shape[1]
+    p = width // heads
+    weights = {"a_param": w("recurrent_param", width)}
+    for ours, name in (("a_gate", "recurrent_gate"), ("input_gate", "input_gate")):
+        weights[f"{ours}_w"] = w(f"{name}_weight", heads, p, p)
+        weights[f"{ours}_b"] = w(f"{name}_bias", heads, p)
+    return run.op(rg_lru, u, run.positions, **weights).reshape(u.shape).astype(u.dtype)
 
 
 def recurrent_block(
