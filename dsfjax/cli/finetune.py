@@ -117,6 +117,8 @@ def _evaluation(command: opened_options.Finetune) -> dict[str, int]:
 
 def _task(command: opened_options.Finetune) -> tasks.Task:
     """The task with its options."""
+    if not command.task:
+        raise UsageError("expected --task, a task whose token ids are those of the checkpoint")
     hints, known = typing.get_type_hints(tasks.kind(command.task)), tasks.options(command.task)
     own: dict[str, Any] = {}
     for word in command.task_option:

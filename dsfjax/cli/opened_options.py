@@ -67,7 +67,7 @@ class Finetune(Tracked, Reading):
 
     path: tyro.conf.Positional[Path]
     """Its folder."""
-    task: str = "language"
+    task: Annotated[str, tyro.conf.arg(metavar="TASK", help_behavior_hint="(required)")] = ""
     """The task, one whose token ids are those of the checkpoint."""
     task_option: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],

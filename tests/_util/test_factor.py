@@ -56,5 +56,6 @@ def test_analyses_factorise_one_matrix_after_the_other() -> None:
     found = batches(analysis.state_use, diagonal)
     found += batches(analysis.eigenvalues, dense)
     found += batches(analysis.lyapunov_exponents, dense)
+    found += batches(lambda s: analysis.balancing(analysis.mean_gramians(s), 2), diagonal)
     assert {name for name, _ in found} >= {"eigh", "svd", "eig"}
     assert [axes for _, axes in found] == [2] * len(found)

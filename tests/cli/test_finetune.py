@@ -14,7 +14,9 @@ from dsfjax.cli import main
 from tests.opened import HERE
 from tests.training.processes import python, start
 
-WORDS = ["finetune", str(HERE / "mamba"), "--layers", "1", "--rate", "1e-2", "--batch-size", "4"]
+LANGUAGE = ["--task", "language"]
+WORDS = ["finetune", str(HERE / "mamba"), *LANGUAGE, "--layers", "1", "--rate", "1e-2"]
+WORDS += ["--batch-size", "4"]
 OF_TASK = ["corpus=wikitext103", "tokens=words", "seq_len=16"]
 WORDS += [word for option in OF_TASK for word in ("--task-option", option)]
 WORDS += ["--eval-examples", "8"]
@@ -61,9 +63,10 @@ def test_a_kill_leaves_no_trace(
     [
         (["--task", "languge"], "unknown task 'languge'; did you mean 'language'?"),
         (["--task", "digits", "--task-option", "sequence=1"], "unknown option of digits"),
-        (["--task-option", "tokens"], "expected --task-option OPTION=VALUE, got 'tokens'"),
+        ([], "expected --task, a task whose token ids are those of the checkpoint"),
+        ([*LANGUAGE, "--task-option", "tokens"], "expected --task-option OPTION=VALUE, got"),
         (["--task", "mqar"], "at most the 64 tokens of the checkpoint, got 8192"),
-        (["--steps", "30"], "expected steps to be a multiple of eval_every = 50, got 30"),
+        ([*LANGUAGE, "--steps", "30"], "steps to be a multiple of eval_every = 50, got 30"),
     ],
 )
 def test_refusals(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:

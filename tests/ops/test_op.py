@@ -302,11 +302,12 @@ def test_one_step_of_mesa_net_is_the_last_of_many() -> None:
         q, k, v, g, beta = arrays
         whole = ops.chunk_mesa_net(q, k, v, g, beta, lamb, output_final_state=True)
         q, k, v, g, beta = (x[:, :2] for x in arrays)
-        states = ops.chunk_mesa_net(q, k, v, g, beta, lamb, output_final_state=True)[1:]
+        _, h_kk, h_kv = ops.chunk_mesa_net(q, k, v, g, beta, lamb, output_final_state=True)
+        assert h_kk is not None and h_kv is not None
         q, k, v, g, beta = (x[:, 2] for x in arrays)
         step = q, k, v, g, lamb, beta
-        one = ops.mesa_net_decoding_one_step(*step, states[0], states[1])
-        h_kk, h_kv = (x[0] for x in states)
+        one = ops.mesa_net_decoding_one_step(*step, h_kk, h_kv)
+        h_kk, h_kv = h_kk[0], h_kv[0]
         row = [x if x is lamb else x[0] for x in step]
         system = ops.mesa_net_decoding_one_step.system(*row, h_kk)[1]
         tokens = ops.mesa_net_decoding_one_step.tokens(*row, h_kk)[1]
