@@ -270,13 +270,13 @@ def _numbers() -> dict[str, tuple[str, Callable[[Any], Any]]]:
 
 
 def _rows(models: Sequence[Looked]) -> list[dict[str, Any]]:
-    found = []
+    found, numbers = [], _numbers()
     for each in models:
         layers = {name: dict(numbered(own)) for name, own in each.findings.items()}
         for i, mixer in enumerate(each.mixers, 1):
             own = {
                 key: read(layers[name][i]) if i in layers.get(name, {}) else None
-                for key, (name, read) in _numbers().items()
+                for key, (name, read) in numbers.items()
             }
             found.append(
                 {
