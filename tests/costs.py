@@ -33,6 +33,7 @@ MOST_SECONDS = 0.5
 # One example of what is otherwise a product, and what would be missed most: run every time,
 # whatever they cost. Patterns of `name_of`; fnmatch reads brackets as sets, so they are "?".
 KEPT = (
+    "analysis::test_a_head_alone_has_its_own_kernel?diagonal_full?",
     "engines::test_every_method_has_the_gradients_of_sequential?scalar-65?",
     "engines::test_every_method_has_the_gradients_of_sequential?low_rank-65?",
     "engines::test_every_method_has_the_gradients_of_sequential?complex_per_state-65?",
