@@ -84,35 +84,36 @@ def measure(system: System | KernelSystem, u: Array, dy: Array, asked: Asked) ->
     """
     del dy
     length = u.shape[0]
-    row, every = _channels(system, length)
+    row, shown, every = _channels(system, length)
 
-    def entries(t: Array) -> tuple[Array, Array]:
+    def entries(t: Array) -> Array:
         found = row(t)
-        shown = found.shape[0]
-        mean = found[0] if shown == 1 else jnp.sqrt(jnp.mean(found**2, axis=0))
-        return mean, jnp.asarray(shown)
+        return found[0] if shown == 1 else jnp.sqrt(jnp.mean(found**2, axis=0))
 
-    kernel, shown = map_rows(entries, length, 1)
+    kernel = map_rows(entries, length, 1)
     queries, sources = asked
     pairs = jnp.zeros((0, 2), queries.dtype)
     if sources is not None:
         pairs = jnp.stack([queries, sources.astype(queries.dtype)], axis=1)
-    return Measured(kernel, shown[0], jnp.asarray(every), pairs)
+    return Measured(kernel, jnp.asarray(shown), jnp.asarray(every), pairs)
 
 
-def _channels(system: System | KernelSystem, length: int) -> tuple[Callable[[Array], Array], int]:
-    """The function t ↦ Φ_{t,·}, (channels, L), and how many channels there are."""
+def _channels(
+    system: System | KernelSystem, length: int
+) -> tuple[Callable[[Array], Array], int, int]:
+    """The function t ↦ Φ_{t,·}, (channels, L), how many channels that are, and how many in all."""
     if has_finite_state(system) and not has_channels(system):
         full = token_rows(system, length)
         every = system.output_width * system.token_width
-        return lambda t: jnp.moveaxis(full(t), 1, 2).reshape(-1, length), every
-    every = 1
+        return lambda t: jnp.moveaxis(full(t), 1, 2).reshape(-1, length), every, every
+    shown = every = 1
     if has_finite_state(system):
         every = on_values("report", system).state_shape[2]
-        shown = np.linspace(0, every - 1, min(every, MOST_CHANNELS)).round().astype(int)
-        system = of_head("report", system, 0, jnp.asarray(shown))
+        shown = min(every, MOST_CHANNELS)
+        channels = np.linspace(0, every - 1, shown).round().astype(int)
+        system = of_head("report", system, 0, jnp.asarray(channels))
     row = kernel_rows("report", system, length)
-    return lambda t: row(t)[:, 0].T, every
+    return lambda t: row(t)[:, 0].T, shown, every
 
 
 def summarise(found: Measured) -> PhiMap:

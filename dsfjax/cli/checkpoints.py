@@ -150,7 +150,7 @@ def reduce(command: opened_options.Reduce) -> int:
     Raises:
         UsageError: If it does not open, its states cannot be made smaller, or there is no text.
     """
-    with usage_errors(*_REFUSED, FileExistsError):
+    with usage_errors(*_REFUSED):
         text = _text(command)
         if command.out is not None:
             writable(command.out)
