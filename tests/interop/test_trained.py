@@ -15,7 +15,7 @@ from dsfjax import Opened, nn
 from dsfjax.interop.published import trained as published_runs
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks.mqar import MQARConfig
-from dsfjax.training import Loaded, MemberResult, TrainConfig, load, sweep
+from dsfjax.training import Loaded, MemberResult, RunError, TrainConfig, load, sweep
 from tests.opened import distance
 
 TASK = MQARConfig(vocab_size=32, seq_len=16, num_kv_pairs=2)
@@ -113,6 +113,19 @@ def test_what_does_not_continue_text_is_refused(own: dict[str, Any], message: st
     object.__setattr__(one, "model", dataclasses.replace(one.architecture, **own))
     with pytest.raises(ValueError, match=f"a model that continues text.*{message}"):
         opened(one, {"embed": jnp.ones((2, 3))})
+
+
+def test_members_of_several_tasks_have_no_best(tmp_path: Path) -> None:
+    """Their scores may be of one kind, and still are no order."""
+    point = config("untied").members[0]
+    ended = MemberResult(run="", member=0, mixer="", point=point, status="finished")
+    members = [
+        dataclasses.replace(ended, eval_score=score, config={"task": task})
+        for score, task in ((0.5, {"name": "digits"}), (1.0, {}))
+    ]
+    with pytest.raises(RunError, match="expected finished runs of one task, got 2 tasks"):
+        published_runs.best(tmp_path, members)
+    assert published_runs.best(tmp_path, [members[0], members[0]]) is members[0]
 
 
 @pytest.mark.slow

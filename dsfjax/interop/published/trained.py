@@ -7,6 +7,7 @@ names that they have in the run, joined by dots.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -46,10 +47,10 @@ def open_run(
     """
     member = None
     if not (folder / "result.json").exists():
-        one = _best(folder, read_results(folder))
+        one = best(folder, read_results(folder))
         folder, member = folder / one.run, one.member
     loaded = load(folder)
-    member = _best(folder, loaded.members).member if member is None else member
+    member = best(folder, loaded.members).member if member is None else member
     names = _by_name(loaded.params)
     params = {name: jnp.asarray(x[member], dtype) for name, x in names.items()}
     model, dtype = loaded.config.model, next(iter(params.values())).dtype
@@ -64,13 +65,15 @@ def open_run(
     return Opened(path, config, definition, params, dtype, held)
 
 
-def _best(folder: Path, members: Iterable[MemberResult]) -> MemberResult:
+def best(folder: Path, members: Iterable[MemberResult]) -> MemberResult:
     """The member with the best score."""
     ended = [member for member in members if member.status != "failed"]
-    if len(metrics := {member.metric for member in ended}) != 1:
+    # Scores of different tasks, or of one in different settings, are no order.
+    tasks = {json.dumps(member.config.get("task"), sort_keys=True) for member in ended}
+    if len(tasks) != 1:
         raise RunError(
-            f"{folder}: expected finished runs of one task, got {len(metrics)} kinds of score; "
-            "open the folder of one run in it"
+            f"{folder}: expected finished runs of one task, got {len(tasks)} tasks; open the "
+            "folder of one run in it"
         )
     return min(ended, key=lambda member: member.metric.order(member.score))
 
