@@ -16,9 +16,7 @@ PY := $(VENV)/bin/python
 # into the modules are a third of the time until the first test.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
-# Large temporaries stay with the process instead of being mapped anew at every call, which costs a
-# page fault each; the same for all contestants, and said in their tables.
-BENCH := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 $(VENV)/bin/dsfjax bench --repeats 3 --out bench
+BENCH := $(VENV)/bin/dsfjax bench --repeats 3 --out bench
 
 # Two stamps at once would mean two installs into one environment.
 .NOTPARALLEL:

@@ -3,6 +3,7 @@
 import gc
 import sys
 
+from dsfjax._util.allocation import keep_freed_memory
 from dsfjax._util.interrupt import end_at_once
 
 _EXTRA = ("rich", "tyro", "matplotlib")
@@ -15,6 +16,7 @@ def main() -> int:
         The exit code of `dsfjax.cli.main`; 2 if the packages of the extra ``cli`` are missing.
     """
     end_at_once()
+    keep_freed_memory()
     try:
         from dsfjax.cli import main as run
 

@@ -24,6 +24,7 @@ from typing import Annotated, Any, NamedTuple, cast
 import tyro
 from matplotlib.figure import Figure
 
+from dsfjax._util.allocation import keep_freed_memory
 from dsfjax._util.limits import cores
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
@@ -139,6 +140,7 @@ def main(experiment: Experiment, words: Sequence[str] | None = None) -> dict[str
     options = tyro.cli(Options, prog=prog, description=experiment.about, args=words)
     if options.data_dir is not None:
         reading.use(options.data_dir)
+    keep_freed_memory()
     # Members run one after another on a device of a CPU, so it has one for every core.
     reserve(cores() if options.devices is None else options.devices)
     return run(experiment, options, f"{prog} {shlex.join(words)}".rstrip())

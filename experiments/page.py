@@ -76,7 +76,7 @@ def renew(page: Path = HERE / "README.md", results: Path = HERE / "results") -> 
     """
     text = page.read_text(encoding="utf-8")
     parts = {"claims": claims, "tables": tables, "lengths": lengths, "spectra": spectra}
-    parts |= {"points": points}
+    parts |= {"throughput": throughput, "points": points}
     for marker, part in parts.items():
         pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", re.DOTALL)
         table = "\n".join(part(results))
@@ -248,6 +248,33 @@ def _looked_into(results: Path) -> Iterator[tuple[str, Experiment, list[dict[str
             found = [point for point in known if "spectra" in point]
             if found:
                 yield scale, experiment, found
+
+
+def throughput(results: Path) -> Iterator[str]:
+    """What `experiments.throughput` measured, with the promise next to every ratio.
+
+    Args:
+        results: Folder with a folder of results per scale.
+
+    Yields:
+        Lines of Markdown.
+    """
+    for scale in SCALES:
+        found = _read(results, scale, "throughput")
+        if not found:
+            continue
+        machine = found["machine"]
+        versions = machine["versions"]
+        yield (
+            f"`{found['command']}`, medians of {found['repeats']} rounds; {machine['processor']}, "
+            f"{machine['devices']} × {machine['device']}, jax {versions['jax']}:\n"
+        )
+        yield from _head("what", "on", "ours", "other", "ratio", "promised")
+        for row in found["rows"]:
+            numbers = (f"{x:,.{0 if x > 1000 else 1}f} {row['unit']}" for x in (row["ours"], row["other"]))
+            wanted = "–" if row["wanted"] is None else f"{row['wanted']:g}"
+            yield _line(row["what"], row["case"], *numbers, f"{row['ratio']:.2f}", wanted)
+        yield ""
 
 
 def points(results: Path) -> Iterator[str]:

@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
+from dsfjax._util.allocation import keep_freed_memory
 from dsfjax._util.limits import cores
 from dsfjax.bench.timing import take_turns
 from dsfjax.cli.output import console
@@ -60,6 +61,7 @@ def main(options: Options) -> None:
     Args:
         options: The options.
     """
+    keep_freed_memory()
     reserve(cores())
     rows = []
     for mixer in options.mixers:

@@ -28,13 +28,19 @@ ROWS = (
         "MNIST, 14 × 14",
         "mnist",
         {},
-        {"pool": 2, "steps": 800, "learning_rates": (5e-3,), "eval_every": 200},
+        {
+            "pool": 2,
+            "batch_size": 16,
+            "steps": 2000,
+            "learning_rates": (5e-3,),
+            "eval_every": 400,
+        },
     ),
     Row(
         "text, 1,000 bytes",
         "imdb_bytes",
         {},
-        {"batch_size": 8, "steps": 600, "learning_rates": (5e-3,), "eval_every": 200},
+        {"batch_size": 8, "steps": 1000, "learning_rates": (5e-3,), "eval_every": 250},
     ),
     Row(
         "ListOps, at most 256 symbols",

@@ -26,6 +26,7 @@ from rich.table import Table
 
 from dsfjax import nn, tasks
 from dsfjax._util import limits
+from dsfjax._util.allocation import keep_freed_memory
 from dsfjax.bench import machine
 from dsfjax.bench.timing import take_turns
 from dsfjax.cli.output import console
@@ -306,6 +307,7 @@ def main(options: Options, command: str = "") -> list[Row]:
     """
     if options.data_dir is not None:
         reading.use(options.data_dir)
+    keep_freed_memory()
     reserve(limits.cores())
 
     def seconds(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from dsfjax._util import allocation
 from dsfjax._util.limits import cores
 
 PACKAGES = (
@@ -35,8 +36,8 @@ def describe() -> dict[str, Any]:
     Returns:
         ``device``, ``devices`` (how many), ``backend``, ``processor``, ``cores`` (of the machine),
         ``usable_cores`` (of this process), ``python``, ``platform``, ``versions`` (null where not
-        installed), and ``allocator`` and ``threads``: environment variables that are set, of those
-        that matter.
+        installed), ``allocator`` and ``threads``: what is done with freed memory, and the
+        environment variables that are set, of those that matter.
 
     Example:
         >>> sorted(describe())
@@ -54,7 +55,8 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "allocator": {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
+        "allocator": {"freed memory": "kept" if allocation.is_kept() else "given back"}
+        | {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
         "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
     }
 

@@ -89,7 +89,7 @@ def environment(results: Results) -> str:
             f"cores      {found['usable_cores']} of {found['cores']} usable{torch}",
             f"rates      {rates.bytes_per_s / 1e9:.1f} GB/s copied, "
             f"{rates.flops_per_s / 1e9:,.0f} Gflop/s {results.precision} products",
-            f"allocator  {allocator or 'as the C library has it'}",
+            f"allocator  {allocator}",
             f"set        {threads or 'no thread or XLA variables'}",
             f"versions   Python {found['python']}, {versions}",
         )

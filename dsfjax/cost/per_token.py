@@ -155,10 +155,14 @@ def _training(model: SequenceModel, params: Any, length: int, batch: int) -> Pha
 
 
 def _prefill(model: SequenceModel, params: Any, length: int, batch: int) -> Phase:
+    def read(params: Any, tokens: Any) -> Any:
+        # What reads both ways has the whole sequence or nothing: no state goes on from it.
+        if not getattr(model, "causal", True):
+            return model.apply(params, tokens)
+        return model.prefill(params, tokens, model.init_state(params, length))
+
     def run(params: Any, tokens: Any) -> Any:
-        return jax.vmap(lambda t: model.prefill(params, t, model.init_state(params, length)))(
-            tokens
-        )
+        return jax.vmap(lambda t: read(params, t))(tokens)
 
     tokens = abstract_tokens(model, batch, length)
     return _per_token(count_operations(run, params, tokens), batch * length)

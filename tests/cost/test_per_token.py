@@ -1,5 +1,6 @@
 """Costs of models against XLA's own analysis, and sizes against the models themselves."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -143,6 +144,19 @@ def test_billions_of_parameters_and_the_rule_of_six() -> None:
     itemsize = found.parameter_bytes / found.parameters
     assert found.decode.bytes == pytest.approx(itemsize * used, rel=0.02)
     assert "parameters   3" in str(found) and "decode" in str(found)
+
+
+def test_what_reads_both_ways_is_read_at_once() -> None:
+    config = nn.ModelConfig("linear_attention", vocab_size=8, d_model=4, num_heads=1)
+    one = cost(nn.build(config), 16, phases=("training", "prefill"))
+    both = nn.build(
+        dataclasses.replace(config, bidirectional=True, head="classifier", num_classes=8)
+    )
+    found = cost(both, 16, phases=("training", "prefill"))
+    for phase in ("training", "prefill"):
+        ratio = getattr(found, phase).flops / getattr(one, phase).flops
+        assert 1.3 < ratio < 2.2  # two mixers, one embedding and one head
+    assert found.prefill.flops < found.training.flops
 
 
 def test_a_batch_shares_the_parameters() -> None:

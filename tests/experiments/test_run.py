@@ -11,10 +11,12 @@ import matplotlib.image
 import pytest
 from matplotlib.text import Text
 
+from dsfjax.bench import machine
 from dsfjax.tasks import ACCURACY, name_of
 from dsfjax.tasks.data import MissingDataError
 from dsfjax.tasks.metric import to_json
 from dsfjax.training import read_results
+from dsfjax.training.storage import files
 from experiments import (
     convergence,
     fig2_normalization,
@@ -22,6 +24,7 @@ from experiments import (
     page,
     plots,
     table_normalizers,
+    throughput,
 )
 from experiments import points as measured
 from experiments.experiment import RULE, Options, run, run_name, write
@@ -192,6 +195,14 @@ def test_the_page_is_renewed_from_the_json(tmp_path: Path) -> None:
     write(experiment, canned(experiment), tmp_path / "results" / "small")
     readme = tmp_path / "README.md"
     readme.write_text((page.HERE / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    row = ["packed", "L = 4", 35_685.4, 10_698.4, "tokens/s", 3.34, 2]
+    measured = {
+        "command": "python -m experiments.throughput",
+        "repeats": 5,
+        "machine": machine.describe(),
+        "rows": [throughput.Row(*row)._asdict()],
+    }
+    files.write_json(tmp_path / "results" / "small" / "throughput.json", measured)
     page.renew(readme, tmp_path / "results")
     once = readme.read_text(encoding="utf-8")
     # In every pair the mean of softplus is 2/7 higher; in one, 0 and 28.6 ± 5 % are both not told
@@ -206,6 +217,8 @@ def test_the_page_is_renewed_from_the_json(tmp_path: Path) -> None:
     row = " | ".join(f"{x} ± 5.0 %" for x in ("28.6", "42.9", "57.1", "71.4"))
     assert f"| {image} | {row} | 10.0 % | 20.0 % |" in once
     assert f"| table_normalizers | {image} | exp | 0.100 | 0.500 | 0.900 | 25.0 % | yes |" in once
+    line = "| packed | L = 4 | 35,685 tokens/s | 10,698 tokens/s | 3.34 | 2 |"
+    assert line in once and "`python -m experiments.throughput`, medians of 5 rounds; " in once
     page.renew(readme, tmp_path / "results")
     assert readme.read_text(encoding="utf-8") == once
 
