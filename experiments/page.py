@@ -271,7 +271,8 @@ def throughput(results: Path) -> Iterator[str]:
         )
         yield from _head("what", "on", "ours", "other", "ratio", "promised")
         for row in found["rows"]:
-            numbers = (f"{x:,.{0 if x > 1000 else 1}f} {row['unit']}" for x in (row["ours"], row["other"]))
+            both = (row["ours"], row["other"])
+            numbers = (f"{x:,.{0 if x > 1000 else 1}f} {row['unit']}" for x in both)
             wanted = "–" if row["wanted"] is None else f"{row['wanted']:g}"
             yield _line(row["what"], row["case"], *numbers, f"{row['ratio']:.2f}", wanted)
         yield ""

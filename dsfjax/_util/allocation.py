@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
 
     By default the GNU C library maps every large block anew and gives it back when it is freed.
     XLA on a CPU allocates its temporaries at every call, so that every training step would pay for
-    a page fault, and for the zeros of a new page, at every 4 KiB it writes. The price is that memory
-    once used is not given back to the system before the process ends: this is for processes
+    a page fault, and for the zeros of a new page, at every 4 KiB it writes. The price is that
+    memory once used is not given back to the system before the process ends: this is for processes
     that are our own, such as a command's, and is never called by the library.
 
     Returns:
