@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import typing
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 
 from dsfjax import nn, tasks
-from dsfjax._util.fields import parse
-from dsfjax._util.names import choose
+from dsfjax._util import tokenizer
 from dsfjax.cli import opened_options
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
@@ -18,6 +15,7 @@ from dsfjax.cli.training import trackers_of
 from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.interop import published
 from dsfjax.interop.published import finetuning
+from dsfjax.tasks.language_modelling import Language
 from dsfjax.training import (
     MemoryShortage,
     OptimizerConfig,
@@ -30,6 +28,8 @@ from dsfjax.training.trackers import Together
 
 PUBLISHED = "published"
 """Folder of the trained checkpoint in the run directory."""
+LANGUAGE = tasks.name_of(Language())
+"""The task whose tokens may be those of the checkpoint."""
 
 
 def main(command: opened_options.Finetune) -> int:
@@ -81,7 +81,7 @@ def plan(command: opened_options.Finetune) -> TrainConfig:
         ValueError: If a name is unknown, or the options do not fit each other.
         TypeError: If a value has the wrong type.
     """
-    task = _task(command)
+    task = task_of(command)
     if not task.vocab_size:
         raise UsageError(f"expected a task of token ids, got {command.task}, which has values")
     # A run may be continued from another working directory.
@@ -104,7 +104,7 @@ def plan(command: opened_options.Finetune) -> TrainConfig:
         eval_every=command.eval_every,
         eval_examples=command.eval_examples,
         seeds=(command.seed,),
-        learning_rates=(command.rate,),
+        learning_rates=(command.lr,),
         stop_at=None,
         checkpoint_every=1,
         imports=(finetuning.__name__, *command.imports),
@@ -115,16 +115,21 @@ def _evaluation(command: opened_options.Finetune) -> dict[str, int]:
     return {"num_examples": command.eval_examples, "batch_size": command.batch_size}
 
 
-def _task(command: opened_options.Finetune) -> tasks.Task:
-    """The task with its options."""
+def task_of(command: opened_options.Finetune) -> tasks.Task:
+    """The task with its options; its tokens are those of a checkpoint with a tokenizer.
+
+    Args:
+        command: The options.
+
+    Raises:
+        UsageError: If no task is named.
+        ValueError: If its options do not fit each other.
+    """
     if not command.task:
-        raise UsageError("expected --task, a task whose token ids are those of the checkpoint")
-    hints, known = typing.get_type_hints(tasks.kind(command.task)), tasks.options(command.task)
-    own: dict[str, Any] = {}
-    for word in command.task_option:
-        name, equals, text = word.partition("=")
-        if not equals:
-            raise UsageError(f"expected --task-option OPTION=VALUE, got {word!r}")
-        choose(f"option of {command.task}", name, known)
-        own[name] = parse(hints[name], text, f"option {name} of {command.task}")
-    return tasks.get(command.task, **own)
+        raise UsageError("expected a task after the checkpoint, one whose token ids are its own")
+    known = tasks.options(command.task)
+    own = {name: getattr(command, name, None) for name in known}
+    file = command.path.resolve() / tokenizer.FILE
+    if command.task == LANGUAGE and own["tokens"] is None and file.exists():
+        own["tokens"] = str(file)
+    return tasks.get(command.task, **{k: v for k, v in own.items() if v is not None})

@@ -67,14 +67,14 @@ class Finetune(Tracked, Reading):
 
     path: tyro.conf.Positional[Path]
     """Its folder."""
-    task: Annotated[str, tyro.conf.arg(metavar="TASK", help_behavior_hint="(required)")] = ""
-    """The task, one whose token ids are those of the checkpoint."""
-    task_option: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
-        tyro.conf.arg(metavar="OPTION=VALUE", help_behavior_hint="(repeatable)"),
-    ] = ()
-    """An option of the task, such as tokens=bpe or seq_len=256; "dsfjax train TASK --help" lists
-    them."""
+    # Not required by the parser, so that its absence can be answered in one line.
+    task: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(metavar="TASK", help_behavior_hint="(required)"),
+    ] = ""
+    """The task, one whose token ids are those of the checkpoint; its options are then options of
+    this command. The tokens of a language task are those of the checkpoint, if it has a
+    tokenizer."""
     layers: Annotated[
         tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: all)")
     ] = ()
@@ -82,7 +82,7 @@ class Finetune(Tracked, Reading):
     among it."""
     steps: int = 200
     """Training steps, a multiple of eval-every."""
-    rate: float = 1e-4
+    lr: float = 1e-4
     """Peak learning rate."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""

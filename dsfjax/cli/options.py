@@ -446,7 +446,7 @@ class Selfcheck(Command):
 
 
 def completed(
-    command: type[Training],
+    command: type[Command],
     fields: Mapping[str, dataclasses.Field[Any]],
     axes: Sequence[Any],
     presets: Mapping[str, str] | None = None,
@@ -454,7 +454,7 @@ def completed(
     """The options of a command with those of a task, and one for each axis of a grid.
 
     Args:
-        command: ``Train``, ``Compare`` or ``Sweep``.
+        command: ``Train``, ``Compare``, ``Sweep``, or another about one task.
         fields: The task's own, by name (`dsfjax.tasks.options`). Whole numbers, which change a
             shape or a law, have several values in a sweep.
         axes: The axes (`dsfjax.training.config.AXES`). ``Train`` takes one value of each.
@@ -464,20 +464,22 @@ def completed(
         A subclass of the command.
     """
     added = []
-    if presets:
+    default = "the preset's" if issubclass(command, Training) else "the task's"
+    if issubclass(command, Training) and presets:
         known = "; ".join(f"{name} ({about})" for name, about in presets.items())
         hint = tyro.conf.arg(help=f"Where the other options start from: {known}.")
-        default = dataclasses.field(default=command.preset, kw_only=True)
-        added.append(("preset", Annotated[str, hint], default))
+        preset = dataclasses.field(default=command.preset, kw_only=True)
+        added.append(("preset", Annotated[str, hint], preset))
     for axis in axes:
         one = issubclass(command, Train)
         about = axis.about if one else f"{axis.about} Several values are trained together."
-        added.append(_option(axis.one if one else axis.flag, axis.kind, about, several=not one))
+        name = axis.one if one else axis.flag
+        added.append(_option(name, axis.kind, about, default, several=not one))
     for name, field in fields.items():
         kind = type(field.default)
         about = field.metadata.get("help", f"Option {name.replace('_', ' ')} of the task.")
         several = issubclass(command, Sweep) and kind is int
-        added.append(_option(name, kind, about, several=several))
+        added.append(_option(name, kind, about, default, several=several))
     return dataclasses.make_dataclass(
         command.__name__,
         added,
@@ -487,11 +489,13 @@ def completed(
     )
 
 
-def _option(name: str, kind: type, about: str, *, several: bool) -> tuple[str, Any, Any]:
+def _option(
+    name: str, kind: type, about: str, default: str, *, several: bool
+) -> tuple[str, Any, Any]:
     hint = tyro.conf.arg(
         metavar=f"{kind.__name__.upper()}{' ...' if several else ''}",
         help=about,
-        help_behavior_hint="(default: the preset's)",
+        help_behavior_hint=f"(default: {default})",
     )
     typed = Annotated[tuple[kind, ...] if several else kind | None, hint]
     return name, typed, dataclasses.field(default=() if several else None, kw_only=True)

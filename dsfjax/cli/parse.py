@@ -17,7 +17,7 @@ import tyro
 from dsfjax import tasks
 from dsfjax._util import extensions
 from dsfjax._util.names import unknown
-from dsfjax.cli import options
+from dsfjax.cli import opened_options, options
 from dsfjax.cli.commands import COMMANDS
 from dsfjax.cli.usage import UsageError, usage_errors
 
@@ -30,7 +30,7 @@ POSITIONAL = {
     "inspect": ("path",),
     "convert": ("path",),
     "reduce": ("path",),
-    "finetune": ("path",),
+    "finetune": ("path", "task"),
     "data": ("action", "names"),
     "lengths": ("run_dir",),
     "recommend": ("task",),
@@ -95,13 +95,18 @@ def _commands(words: Sequence[str]) -> dict[str, type[options.Command]]:
     with usage_errors(ValueError):
         extensions.load(_values(rest, "--import"))
     kind = COMMANDS[name]
-    if not issubclass(kind, options.Training):
+    before = {options.Training: 0, opened_options.Finetune: 1}
+    skipped = next((n for one, n in before.items() if issubclass(kind, one)), None)
+    if skipped is None:
         return COMMANDS
     # A task may come after other options, but a first word is meant to be one.
     first = itertools.takewhile(lambda word: not word.startswith("-"), rest)
-    chosen = list(first) or [word for word in rest if word in tasks.names()][:1]
+    chosen = [*first][skipped:] or [word for word in rest if word in tasks.names()][:1]
     for word in chosen:
         _check("unknown task", word, tasks.names())
+    if not issubclass(kind, options.Training):
+        fields = {k: v for task in chosen for k, v in tasks.options(task).items()}
+        return COMMANDS | {name: options.completed(kind, fields, ())}
     # These bring Flax, which other commands need not wait for.
     from dsfjax.training import presets
     from dsfjax.training.config import AXES
@@ -164,7 +169,7 @@ def _check_spelling(words: Sequence[str], commands: Mapping[str, type[options.Co
         _check(f"dsfjax {words[0]} has no option", name, sorted(["--help", *fields]))
         if name == "--help" or fields[name].default is False:
             continue
-        if name in seen and name not in ("--mixer-option", "--task-option"):
+        if name in seen and name != "--mixer-option":
             raise UsageError(f"expected {name} once, got it twice")  # the parser takes the last
         seen.add(name)
         rest = itertools.takewhile(lambda word: not word.startswith("--"), words[index + 1 :])

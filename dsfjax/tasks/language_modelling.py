@@ -5,8 +5,8 @@ With tokens :math:`w_1, …, w_n` of a text of b bytes and m words,
 .. math:: \text{perplexity} = \exp\Big( -\frac{1}{m} \sum_i \log p(w_i \mid w_{<i}) \Big), \qquad
     \text{bits per byte} = -\frac{1}{b \ln 2} \sum_i \log p(w_i \mid w_{<i}),
 
-which do not depend on what the tokens are: bytes, words or GPT-2's byte pairs. A word is what white
-space separates, and the end of a line counts as one, as WikiText has it.
+which do not depend on what the tokens are (`dsfjax.tasks.tokenization`). A word is what white space
+separates, and the end of a line counts as one, as WikiText has it.
 
 A text is cut into windows of ``seq_len`` tokens that do not overlap, and every window starts from
 an empty state, in training and in evaluation (segment evaluation; a window that slides would give
@@ -16,16 +16,15 @@ next.
 
 References:
     Merity et al. (2016), Pointer Sentinel Mixture Models, arXiv:1609.07843 (WikiText). Maas et al.
-    (2011), ACL (reviews). Karpathy (2015), char-rnn (tiny-shakespeare). Radford et al. (2019),
-    GPT-2 (byte pairs). Witten and Bell (1991), IEEE Trans. Inf. Theory 37 (the smoothing of pairs).
+    (2011), ACL (reviews). Karpathy (2015), char-rnn (tiny-shakespeare). Witten and Bell (1991),
+    IEEE Trans. Inf. Theory 37 (the smoothing of pairs).
 """
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,13 +36,9 @@ from dsfjax.tasks.data import Preparation, Read
 from dsfjax.tasks.metric import ACCURACY, BITS_PER_BYTE, PERPLEXITY, Baseline, Metric
 from dsfjax.tasks.protocol import TRAIN, Example, Preset, cross_entropy, option
 from dsfjax.tasks.supply import Windows
+from dsfjax.tasks.tokenization import ENCODINGS, Encoding, encoding, words_of
 
 SPLITS = ("train", "validation", "test")
-TOKENS = ("bytes", "words", "bpe")
-NEWLINE = 10
-"""The byte that ends a line, and a review."""
-EOS = b"<eos>"
-BPE_FILES = ("gpt2_bpe/encoder.json", "gpt2_bpe/vocab.bpe")
 
 
 class Corpus(NamedTuple):
@@ -116,103 +111,40 @@ CORPORA = {
 """Name to text."""
 
 
-def _words_of(text: bytes) -> list[bytes]:
-    """What white space separates, and `EOS` for the end of every line."""
-    lines = text.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    found: list[bytes] = []
-    for line in lines:
-        found += line.split()
-        found.append(EOS)
-    return found
-
-
-def _as_bytes(texts: list[bytes], read: Read) -> tuple[list[np.ndarray], int]:
-    del read
-    return [np.frombuffer(text, np.uint8) for text in texts], 256
-
-
-def _as_words(texts: list[bytes], read: Read) -> tuple[list[np.ndarray], int]:
-    del read
-    each = [_words_of(text) for text in texts]
-    ids = {word: i for i, word in enumerate(dict.fromkeys(each[0]))}
-    try:
-        return [np.array([ids[word] for word in words], np.int32) for words in each], len(ids)
-    except KeyError as error:
-        raise data.DataError(
-            f"language: expected only words of the training text, got {error.args[0]!r} in another "
-            "split; use tokens='bytes' or 'bpe'."
-        ) from error
-
-
-def _as_byte_pairs(texts: list[bytes], read: Read) -> tuple[list[np.ndarray], int]:
-    """GPT-2's tokens, of every line with its end."""
-    encode, size = byte_pairs(read)
-    found = []
-    for text in texts:
-        # Other characters at which Python would cut lines, such as U+0085, occur within reviews.
-        lines = [line + "\n" for line in data.text(text, "the text").split("\n")]
-        lines[-1] = lines[-1].removesuffix("\n")
-        found.append(np.concatenate([np.array(ids, np.uint16) for ids in encode(lines)]))
-    return found, size
-
-
-def byte_pairs(read: Read = data.read) -> tuple[Callable[[list[str]], list[list[int]]], int]:
-    """GPT-2's byte-pair encoding.
-
-    Args:
-        read: Reads the files of the data set "gpt2_bpe".
-
-    Returns:
-        A function of texts to token ids, and the size of the vocabulary.
-
-    Raises:
-        ImportError: Without the package tokenizers (the extra "data").
-    """
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    vocabulary = json.loads(read(BPE_FILES[0]))
-    lines = data.text(read(BPE_FILES[1]), BPE_FILES[1]).split("\n")
-    merges: Any = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#v")]
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore
-    return (lambda texts: [e.ids for e in tokenizer.encode_batch(texts)]), len(vocabulary)
-
-
-_TOKENIZERS = {"bytes": _as_bytes, "words": _as_words, "bpe": _as_byte_pairs}
-
-
-def _prepare(corpus: Corpus, tokens: str, read: Read) -> dict[str, np.ndarray]:
+def _prepare(corpus: Corpus, tokens: Encoding, read: Read) -> dict[str, np.ndarray]:
     texts = list(corpus.split(read))
     own = corpus.files if len(corpus.files) == len(SPLITS) else (corpus.files[0],) * len(SPLITS)
     for name, path, text in zip(SPLITS, own, texts, strict=True):
         data.text(text, f"{path}, {name} split")  # bytes that are not UTF-8 are named
-    streams, size = _TOKENIZERS[tokens](texts, read)
+    streams, size = tokens.encode(texts, read)
     made = {"vocab_size": np.array(size)}
     for name, text, stream in zip(SPLITS, texts, streams, strict=True):
         made[name] = stream
-        made[f"{name}_sizes"] = np.array([len(text), len(_words_of(text))])
+        made[f"{name}_sizes"] = np.array([len(text), len(words_of(text))])
     return made
 
 
-def _preparation(name: str, corpus: Corpus, tokens: str) -> Preparation:
-    return data.register(
-        Preparation(
-            name=f"{name}-{tokens}",
-            data_set=corpus.data_set,
-            files=corpus.files + (BPE_FILES if tokens == "bpe" else ()),
-            make=functools.partial(_prepare, corpus, tokens),
-        )
+def preparation(corpus: str, tokens: str) -> Preparation:
+    """What makes the tokens of a text.
+
+    Args:
+        corpus: One of `CORPORA`.
+        tokens: As of `Language`.
+    """
+    text, how = CORPORA[corpus], encoding(tokens)
+    return Preparation(
+        name=f"{corpus}-{how.name}",
+        data_set=text.data_set,
+        files=text.files + how.files,
+        make=functools.partial(_prepare, text, how),
+        known=how.known,
     )
 
 
-PREPARATIONS = {
-    (name, tokens): _preparation(name, corpus, tokens)
-    for name, corpus in CORPORA.items()
-    for tokens in TOKENS
-    if tokens != "words" or corpus.words
-}
+for _name, _corpus in CORPORA.items():
+    for _tokens in ENCODINGS:
+        if _tokens != "words" or _corpus.words:
+            data.register(preparation(_name, _tokens))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +153,8 @@ class Language(Windows):
 
     Args:
         corpus: The text, one of `CORPORA`.
-        tokens: What is predicted: "bytes", "words" (WikiText), or "bpe" (GPT-2's byte pairs).
+        tokens: What is predicted: "bytes", "words" (WikiText), "bpe" (GPT-2's byte pairs), or the
+            tokens of a ``tokenizer.json``, by its path (texts without documents).
         seq_len: L, tokens of a window.
         packed: Whether documents follow each other in a window; else each has a window of its own,
             cut at ``seq_len`` and padded. Only where lines are documents.
@@ -231,6 +164,7 @@ class Language(Windows):
 
     Raises:
         ValueError: If the options do not fit together.
+        FileNotFoundError: If there is no such ``tokenizer.json``.
 
     Example:
         >>> task = Language("tinyshakespeare", seq_len=128)
@@ -239,7 +173,9 @@ class Language(Windows):
     """
 
     corpus: str = option("wikitext2", f"The text: {', '.join(CORPORA)}.")
-    tokens: str = option("bytes", "What is predicted: bytes, words or bpe.")
+    tokens: str = option(
+        "bytes", "What is predicted: bytes, words, bpe, or the path of a tokenizer.json."
+    )
     seq_len: int = option(256, "Tokens of a window.")
     packed: bool = option(True, "Whether documents follow each other in a window.")
     streamed: bool = option(False, "Whether the host sends every block of windows.")
@@ -265,13 +201,18 @@ class Language(Windows):
 
     def __post_init__(self) -> None:
         choose("corpus", self.corpus, CORPORA)
-        choose("tokens", self.tokens, TOKENS)
         choose("judged_on", self.judged_on, SPLITS[1:])
-        if (self.corpus, self.tokens) not in PREPARATIONS:
+        corpus, how = CORPORA[self.corpus], encoding(self.tokens)
+        if self.tokens == "words" and not corpus.words:
             having = ", ".join(name for name, corpus in CORPORA.items() if corpus.words)
             raise ValueError(
                 f"Language: expected tokens of bytes or bpe for {self.corpus}, got 'words', which "
                 f"need a text in which unknown words are marked: {having}."
+            )
+        if corpus.documents and how.newline is None:
+            raise ValueError(
+                f"Language: expected tokens of bytes or bpe for {self.corpus}, whose lines are "
+                f"documents, got {self.tokens!r}, of which no token is known to end a line."
             )
         if self.streamed and not self.packed:
             raise ValueError(
@@ -280,7 +221,7 @@ class Language(Windows):
             )
         if self.seq_len < 1:
             raise ValueError(f"Language: expected seq_len >= 1, got {self.seq_len}.")
-        if not self.packed and not CORPORA[self.corpus].documents:
+        if not self.packed and not corpus.documents:
             having = ", ".join(name for name, corpus in CORPORA.items() if corpus.documents)
             raise ValueError(
                 f"Language: expected packed=True for {self.corpus}, which is one text; only "
@@ -290,12 +231,13 @@ class Language(Windows):
     @property
     def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The text and its tokens."""
-        kinds = {"bytes": "bytes", "words": "words", "bpe": "byte pairs"}
-        return f"{CORPORA[self.corpus].title}, {kinds[self.tokens]}"
+        return f"{CORPORA[self.corpus].title}, {encoding(self.tokens).called}"
 
     def provenance(self) -> str:
         """The files of the text and of the encoding."""
-        return PREPARATIONS[self.corpus, self.tokens].provenance()
+        made = self._preparation()
+        digests = (f"tokenizer.json sha256:{digest[:12]}" for digest in made.known)
+        return ", ".join((made.provenance(), *digests))
 
     @property
     def metric(self) -> Metric:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -325,8 +267,11 @@ class Language(Windows):
         """Windows overlap in the one token that is read and predicted."""
         return self.seq_len
 
+    def _preparation(self) -> Preparation:
+        return preparation(self.corpus, self.tokens)
+
     def _prepared(self) -> dict[str, np.ndarray]:
-        return PREPARATIONS[self.corpus, self.tokens].arrays()
+        return self._preparation().arrays()
 
     def _part(self, split: str) -> str:
         return "train" if split == TRAIN else self.judged_on
@@ -367,8 +312,9 @@ class Language(Windows):
         return Example(row[:-1], steps, row[1:], (steps < counted) * 1.0, length=counted)
 
     def _newline(self) -> int:
-        # In GPT-2's vocabulary the end of a line is token 198, and nothing else ends one.
-        return 198 if self.tokens == "bpe" else NEWLINE
+        newline = encoding(self.tokens).newline
+        assert newline is not None  # a text without documents has not asked
+        return newline
 
     def measure(
         self, outputs: Float[Array, "*batch k"], targets: Shaped[Array, "..."]
@@ -409,7 +355,7 @@ class Language(Windows):
         }
 
     def _key(self) -> tuple[object, ...]:
-        own = PREPARATIONS[self.corpus, self.tokens]
+        own = self._preparation()
         return (own.name, own.key(), self.judged_on, 1)
 
     def describe(self) -> str:
@@ -419,7 +365,9 @@ class Language(Windows):
 
     def slug(self) -> str:
         """The text, its tokens and the length of a window."""
-        return f"{self.corpus}-{self.tokens}-L{self.seq_len}" + ("" if self.packed else "-padded")
+        return f"{self.corpus}-{encoding(self.tokens).name}-L{self.seq_len}" + (
+            "" if self.packed else "-padded"
+        )
 
 
 def _documents(

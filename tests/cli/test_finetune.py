@@ -3,23 +3,22 @@
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dsfjax
-from dsfjax.cli import main
+from dsfjax.cli import finetune, main, parse
 from tests.opened import HERE
 from tests.training.processes import python, start
 
-LANGUAGE = ["--task", "language"]
-WORDS = ["finetune", str(HERE / "mamba"), *LANGUAGE, "--layers", "1", "--rate", "1e-2"]
-WORDS += ["--batch-size", "4"]
-OF_TASK = ["corpus=wikitext103", "tokens=words", "seq_len=16"]
-WORDS += [word for option in OF_TASK for word in ("--task-option", option)]
-WORDS += ["--eval-examples", "8"]
+WORDS = ["finetune", str(HERE / "mamba"), "language", "--layers", "1", "--lr", "1e-2"]
+WORDS += ["--corpus", "wikitext103", "--tokens", "words", "--seq-len", "16"]
+WORDS += ["--batch-size", "4", "--eval-examples", "8"]
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +57,37 @@ def test_a_kill_leaves_no_trace(
     assert {n.split(".")[2] for n in before if (before[n] != after[n]).any()} == {"1"}
 
 
+def test_a_text_is_in_the_tokens_of_the_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    monkeypatch.setenv("DSFJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DSFJAX_DATA", str(data))
+    folder = tmp_path / "mamba"
+    shutil.copytree(HERE / "mamba", folder)
+
+    def asked(*more: str) -> Any:
+        return parse.parse(["finetune", str(folder), "language", "--corpus", "wikitext103", *more])
+
+    assert finetune.task_of(asked()).slug() == "wikitext103-bytes-L256"
+    vocabulary = {word: i for i, word in enumerate("to be or not that is".split())}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="to"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(folder / "tokenizer.json"))
+    config = finetune.plan(asked("--seq-len", "16", "--eval-examples", "8"))
+    assert config.task.vocab_size == 6 and config.task.seq_len == 16
+    assert finetune.task_of(asked("--tokens", "bytes")).slug() == "wikitext103-bytes-L256"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--task", "languge"], "unknown task 'languge'; did you mean 'language'?"),
-        (["--task", "digits", "--task-option", "sequence=1"], "unknown option of digits"),
-        ([], "expected --task, a task whose token ids are those of the checkpoint"),
-        ([*LANGUAGE, "--task-option", "tokens"], "expected --task-option OPTION=VALUE, got"),
-        (["--task", "mqar"], "at most the 64 tokens of the checkpoint, got 8192"),
-        ([*LANGUAGE, "--steps", "30"], "steps to be a multiple of eval_every = 50, got 30"),
+        (["languge"], "unknown task 'languge'; did you mean 'language'?"),
+        (["digits", "--corpus", "x"], "dsfjax finetune has no option '--corpus'"),
+        ([], "expected a task after the checkpoint, one whose token ids are its own"),
+        (["language", "--seq-len", "x"], "expected --seq-len to be an integer, got 'x'"),
+        (["mqar"], "at most the 64 tokens of the checkpoint, got 8192"),
+        (["language", "--steps", "30"], "steps to be a multiple of eval_every = 50, got 30"),
     ],
 )
 def test_refusals(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:

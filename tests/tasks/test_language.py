@@ -11,7 +11,8 @@ import pytest
 
 from dsfjax import tasks
 from dsfjax.tasks import HELD_OUT, TRAIN, data, stream
-from dsfjax.tasks.language_modelling import Language, byte_pairs
+from dsfjax.tasks.language_modelling import Language
+from dsfjax.tasks.tokenization import byte_pairs
 from tests.tasks.conftest import MakeUp
 
 LINES = b" = Title = \n\n the cat sat on the mat \n a cat , a mat \n"
@@ -113,6 +114,37 @@ def test_frequencies_of_tokens_and_pairs(texts: Path) -> None:
     assert 0 < letters["linear"].score < letters["trivial"].score < letters["chance"].score == 8
 
 
+def test_tokens_of_a_file(texts: Path, tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {word: i for i, word in enumerate(("?", "the", "mat", "cat", "a", "\n"))}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="?"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(" +"), "removed")
+    file = tmp_path / "own" / "tokenizer.json"
+    file.parent.mkdir()
+    made.save(str(file))
+    task, words = Language("wikitext2", str(file), 4), Language("wikitext2", "words", 4)
+    assert task.title == "WikiText-2, tokens of own" and task.vocab_size == 6
+    # " the mat \n a cat \n", where a line ends with a token and not with a word
+    assert task.arrays(HELD_OUT).tolist() == [1, 2, 5, 4, 3, 5]
+    assert task.arrays(HELD_OUT).dtype == np.uint16
+    assert task._factors() == words._factors()
+    assert "tokenizer.json sha256:" in task.provenance()
+    # The ids belong to the content of the file, not to its name.
+    slug = task.slug()
+    made.add_tokens(["cat \n"])
+    made.save(str(file))
+    assert task.vocab_size == 7 and task.slug() != slug
+    with pytest.raises(ValueError, match="expected tokens of bytes or bpe for imdb, whose lines"):
+        Language("imdb", str(file))
+    with pytest.raises(FileNotFoundError, match="none.json: expected a tokenizer, found none"):
+        Language("wikitext2", str(tmp_path / "none.json"))
+    file.write_text("{}")
+    with pytest.raises(ValueError, match="tokenizer.json: expected a tokenizer, got"):
+        Language("wikitext2", str(file))
+    with pytest.raises(ValueError, match="unknown tokens 'byts'; did you mean 'bytes'?"):
+        Language("wikitext2", "byts")
+
+
 def test_what_is_wrong_is_named(texts: Path, made_up: MakeUp) -> None:
     with pytest.raises(ValueError, match="expected tokens of bytes or bpe for imdb"):
         Language("imdb", "words")
@@ -153,8 +185,9 @@ def test_a_stream_depends_on_the_step_alone(texts: Path) -> None:
 @pytest.mark.slow
 def test_byte_pairs_are_those_of_gpt2(data_dir: Path) -> None:
     pytest.importorskip("tokenizers")
-    encode, size = byte_pairs()
-    assert (encode(["Hello world"]), size) == ([[15496, 995]], 50_257)
+    found = byte_pairs()
+    assert found.encode("Hello world").ids == [15496, 995]
+    assert found.get_vocab_size() == 50_257
 
 
 @pytest.mark.slow

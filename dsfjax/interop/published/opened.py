@@ -14,6 +14,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from dsfjax._util import tokenizer
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.engines import scan
 from dsfjax.interop.published.layerwise import Params, back, differentiable, through
@@ -76,21 +77,7 @@ class Opened:
             FileNotFoundError: If the folder has none.
             ValueError: If it cannot be read.
         """
-        file = self.path / "tokenizer.json"
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file}: expected a tokenizer, found none; give token ids instead of text."
-            )
-        try:
-            from tokenizers import Tokenizer
-        except ImportError as error:
-            raise ImportError("tokenizer: tokenizers is missing: pip install 'dsfjax[open]'") from (
-                error
-            )
-        try:
-            return Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises the class itself
-            raise ValueError(f"{file}: expected a tokenizer, got: {error}.") from error
+        return tokenizer.read(self.path / tokenizer.FILE)
 
     def logits(self, ids: Ids) -> Array:
         """Logits of the next token at every step.

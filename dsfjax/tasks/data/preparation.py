@@ -28,6 +28,7 @@ class Preparation:
         files: Paths of the files that it reads; () if it generates its arrays.
         make: Makes the arrays; it is given a function from path to content.
         version: Raised when ``make`` changes what it makes.
+        known: What the arrays depend on beside these, such as the checksum of a file of the user's.
         from_tfds: Makes the same arrays of what tensorflow-datasets has; it is given a function
             from the name of a split to its examples. None where that is not supported.
     """
@@ -37,6 +38,7 @@ class Preparation:
     files: tuple[str, ...]
     make: Callable[[Read], Mapping[str, np.ndarray]]
     version: int = 1
+    known: tuple[str, ...] = ()
     from_tfds: Callable[[Records], Mapping[str, np.ndarray]] | None = None
 
     @property
@@ -82,8 +84,12 @@ class Preparation:
             ValueError: For another source.
         """
         if choose("source of data", source, self.sources) == TFDS:
-            return (self.version, version_of(self.data_set))
-        return (self.version, *(file_of(path).sha256 or _stamp(path) for path in self.files))
+            return (self.version, *self.known, version_of(self.data_set))
+        return (
+            self.version,
+            *self.known,
+            *(file_of(path).sha256 or _stamp(path) for path in self.files),
+        )
 
     def provenance(self, source: str = FILES) -> str:
         """Which data the arrays are made of, for the record of a result.
