@@ -404,7 +404,11 @@ class Folder:
             own = jnp.promote_types(dtype, jnp.float32) if name.endswith(wide) else dtype
             return jnp.asarray(self.read(name), own)
 
-        return {name: cast(name) for name in names}
+        # The largest first: a tensor is there twice while it is read and cast, and so is not on top
+        # of all others.
+        names = list(names)
+        made = {n: cast(n) for n in sorted(names, key=lambda n: -math.prod(self.shapes[n]))}
+        return {name: made[name] for name in names}
 
     def read(self, name: str) -> np.ndarray:
         """A tensor as it is stored.
