@@ -19,6 +19,9 @@ from dsfjax.analysis.dimension import EffectiveDimension as EffectiveDimension
 from dsfjax.analysis.dimension import effective_dimension as effective_dimension
 from dsfjax.analysis.dimension import state_covariance as state_covariance
 from dsfjax.analysis.dimension import state_use as state_use
+from dsfjax.analysis.effects import Effect as Effect
+from dsfjax.analysis.effects import effect as effect
+from dsfjax.analysis.effects import response as response
 from dsfjax.analysis.equivalence import Coordinates as Coordinates
 from dsfjax.analysis.equivalence import Equivalence as Equivalence
 from dsfjax.analysis.equivalence import Lemma1 as Lemma1
@@ -35,12 +38,9 @@ from dsfjax.analysis.horizon import count_horizons as count_horizons
 from dsfjax.analysis.horizon import half_life as half_life
 from dsfjax.analysis.horizon import horizons as horizons
 from dsfjax.analysis.horizon import survival as survival
-from dsfjax.analysis.interventions import Effect as Effect
-from dsfjax.analysis.interventions import effect as effect
 from dsfjax.analysis.interventions import freeze_decay as freeze_decay
 from dsfjax.analysis.interventions import replace_gate as replace_gate
 from dsfjax.analysis.interventions import replace_write as replace_write
-from dsfjax.analysis.interventions import response as response
 from dsfjax.analysis.interventions import scale_gate as scale_gate
 from dsfjax.analysis.interventions import scale_head as scale_head
 from dsfjax.analysis.interventions import scale_write as scale_write

@@ -10,12 +10,12 @@ they are keywords. `names` lists the functions, `table` says which is which.
 from dsfjax.ops.conv import causal_conv1d_fn as causal_conv1d_fn
 from dsfjax.ops.conv import causal_conv1d_update as causal_conv1d_update
 from dsfjax.ops.delta import chunk_delta_rule as chunk_delta_rule
-from dsfjax.ops.delta import chunk_gated_delta_product as chunk_gated_delta_product
 from dsfjax.ops.delta import chunk_gated_delta_rule as chunk_gated_delta_rule
 from dsfjax.ops.delta import chunk_gdn as chunk_gdn
 from dsfjax.ops.delta import fused_recurrent_delta_rule as fused_recurrent_delta_rule
 from dsfjax.ops.delta import fused_recurrent_gated_delta_rule as fused_recurrent_gated_delta_rule
 from dsfjax.ops.delta import fused_recurrent_gdn as fused_recurrent_gdn
+from dsfjax.ops.delta_product import chunk_gated_delta_product as chunk_gated_delta_product
 from dsfjax.ops.dplr import chunk_comba as chunk_comba
 from dsfjax.ops.dplr import chunk_dplr_delta_rule as chunk_dplr_delta_rule
 from dsfjax.ops.dplr import chunk_gated_oja_rule as chunk_gated_oja_rule
@@ -45,10 +45,10 @@ from dsfjax.ops.linear import fused_recurrent_retention as fused_recurrent_reten
 from dsfjax.ops.linear import fused_recurrent_simple_gla as fused_recurrent_simple_gla
 from dsfjax.ops.linear import parallel_retention as parallel_retention
 from dsfjax.ops.linear import parallel_simple_gla as parallel_simple_gla
-from dsfjax.ops.mamba_ssm import mamba_chunk_scan_combined as mamba_chunk_scan_combined
-from dsfjax.ops.mamba_ssm import (
+from dsfjax.ops.mamba_split import (
     mamba_split_conv1d_scan_combined as mamba_split_conv1d_scan_combined,
 )
+from dsfjax.ops.mamba_ssm import mamba_chunk_scan_combined as mamba_chunk_scan_combined
 from dsfjax.ops.mamba_ssm import selective_scan_fn as selective_scan_fn
 from dsfjax.ops.mamba_ssm import selective_state_update as selective_state_update
 from dsfjax.ops.mamba_ssm import ssd_minimal_discrete as ssd_minimal_discrete

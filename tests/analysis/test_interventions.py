@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dsfjax import DenseInput, KernelSystem, Scalar, System, ValueSkip, to_dense
-from dsfjax.analysis import interventions as on
+from dsfjax import analysis as on
 from tests import systems_zoo as zoo
 from tests.checks import unchecked
 from tests.engine_runs import COMPILE_FAST

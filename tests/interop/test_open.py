@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save_file
 
 import dsfjax
 from dsfjax import KernelSystem, analysis
-from dsfjax.analysis import interventions as on
 from dsfjax.interop.published import opened as opened_module
 from dsfjax.interop.published.naming import REGISTRY
 from tests.opened import FAMILIES, FOLDER, HERE, QUICK, distance, opened, reference
@@ -274,7 +273,7 @@ def test_an_intervention_is_exact() -> None:
     layers = model.systems(ids)
     ((system, u),) = layers[0]
     assert isinstance(system, dsfjax.System)
-    changed = on.scale_write(system, 0, 0.0)
+    changed = analysis.scale_write(system, 0, 0.0)
     y, without = (dsfjax.scan(s, u)[0] for s in (system, changed))
     zero = jax.tree.map(jnp.zeros_like, model.output_gradients(ids))
     nudges = ((without - y,), *zero[1:])
