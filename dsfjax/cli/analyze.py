@@ -30,6 +30,8 @@ def main(command: opened_options.Analyze) -> int:
         from dsfjax.cli import checkpoints  # what reads them is not needed for runs
 
         return checkpoints.analyze(command)
+    if command.stream:
+        raise UsageError("expected a text with --stream: one of --text, --text-file and --ids")
     if len(command.run_dir) != 1:
         raise UsageError(
             f"expected one run, comparison or sweep, got {len(command.run_dir)} folders; several "

@@ -116,24 +116,27 @@ def analyze(command: opened_options.Analyze) -> int:
         UsageError: If one does not open, or there is no text of at least two tokens.
     """
     out = command.report or Path("report")
-    models = {}
+    models, longer = {}, {}
     with usage_errors(*_REFUSED):
         writable(out)
         text = _text(command)
         for path in command.run_dir:
             model = published.open(path)
-            ids = _ids(command, model, text)
+            every = _ids(command, model, text)
+            ids = every[: command.tokens]
             words = () if text is None else of_text.text_of(model, ids)
             name = path.resolve().name
             name = name if name not in models else f"{name}-{len(models) + 1}"
             models[name] = (model, ids, words)
+            if command.stream:
+                longer[name] = every
 
     def said(text: str) -> None:
         console().print(f"report: {text}", soft_wrap=True, highlight=False, markup=False)
         console().file.flush()
 
     title = f"Inside {', '.join(models)}"
-    page = of_text.report(models, out, title, said=said)
+    page = of_text.report(models, out, title, longer=longer, said=said)
     console().print(f"report: {page}", soft_wrap=True)
     return 0
 
@@ -186,13 +189,17 @@ def _loss(model: published.Opened, ids: Array) -> tuple[str, str]:
 
 
 def _ids(command: opened_options.OnText, model: published.Opened, text: str | None) -> list[int]:
-    """The first tokens of the text, which are tokens of the model."""
+    """The first tokens of the text, or all that stream, which are tokens of the model."""
     ids = list(command.ids) if text is None else model.tokenizer.encode(text).ids
-    ids = ids[: command.tokens]
+    ids = ids if _streams(command) else ids[: command.tokens]
     if len(ids) < 2:
         raise UsageError(f"expected a text of at least 2 tokens, got {len(ids)}")
     model.check_ids(ids)
     return ids
+
+
+def _streams(command: opened_options.OnText) -> bool:
+    return isinstance(command, opened_options.Analyze) and command.stream
 
 
 def _text(command: opened_options.OnText) -> str | None:
@@ -209,6 +216,7 @@ def _text(command: opened_options.OnText) -> str | None:
         return command.text
     try:
         with command.text_file.open(encoding="utf-8") as file:
-            return file.read(64 * command.tokens)  # what is read is cut to the tokens anyway
+            # What does not stream is cut to the tokens anyway.
+            return file.read() if _streams(command) else file.read(64 * command.tokens)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"expected a text in UTF-8, got {command.text_file}: {error}") from error

@@ -37,6 +37,9 @@ class Analyze(OnText, Reading):
     run_dir: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH ...")]]
     """Folder of a run, comparison or sweep; or folders of published checkpoints, or of runs that
     are to read a text, too."""
+    stream: bool = False
+    """Let opened models also read the whole text, in pieces of --tokens whose states pass from one
+    to the next: bits per token and what a step keeps, along it."""
     report: ReportDir = None
     """Folder of the report; of published checkpoints, report/ here by default."""
 

@@ -22,7 +22,8 @@ from dsfjax.aspects.style import SEQUENTIAL, SETTINGS, colormap, small
 from dsfjax.core import KernelSystem, System
 from dsfjax.cost import count_operations
 from dsfjax.interop.published.opened import Opened, mean_loss
-from dsfjax.report import sections
+from dsfjax.report import along, sections
+from dsfjax.report.along import Along
 from dsfjax.report.export import write_findings
 from dsfjax.report.html import Cell, Column, figure, grid, note, section, table
 from dsfjax.report.page import data_files, document
@@ -64,6 +65,7 @@ class Looked:
         flops: Operations per token.
         ids: The text.
         tokens: The text in words.
+        along: What was seen along a longer text, of which this is the beginning.
     """
 
     mixer: str
@@ -74,6 +76,7 @@ class Looked:
     flops: float
     ids: tuple[int, ...]
     tokens: tuple[str, ...]
+    along: Along | None = None
 
 
 def look(
@@ -176,7 +179,9 @@ def write(models: Sequence[Looked], out: Path | str, title: str) -> Path:
         The page.
     """
     out = Path(out)
-    files = write_findings(models, {"mixers": _rows(models)}, out / "data")
+    streamed = [each.along for each in models if each.along is not None]
+    own = {"mixers": _rows(models), "along": along.rows(streamed)}
+    files = write_findings(models, own, out / "data")
     first = models[0]
     shared = all(each.ids == first.ids for each in models)
     facts = {
@@ -188,6 +193,7 @@ def write(models: Sequence[Looked], out: Path | str, title: str) -> Path:
         _side_by_side(models),
         _layers(models),
         _left(models),
+        *([along.shown(streamed)] if streamed else []),
         *[sections.of_aspect(models, aspect) for aspect in aspects.registered()],
     ]
     page = out / "index.html"
@@ -368,6 +374,7 @@ def report(
     out: Path | str,
     title: str,
     *,
+    longer: Mapping[str, Sequence[int]] | None = None,
     said: Callable[[str], Any] = str,
 ) -> Path:
     """`look` into several models and `write` the page.
@@ -376,6 +383,7 @@ def report(
         models: By name, a model, the text as its tokens, and those in words.
         out: Folder of the report.
         title: Heading of the page.
+        longer: By name, a longer text that begins so, to be read piece by piece.
         said: Told of every stage, with its time.
 
     Returns:
@@ -385,8 +393,13 @@ def report(
     def seen() -> Iterator[Looked]:
         for name, (model, ids, tokens) in models.items():
             began = time.perf_counter()
-            yield look(model, ids, tokens, name=name)
+            found = look(model, ids, tokens, name=name)
             took = time.perf_counter() - began
             said(f"{name}: {model.num_layers} layers looked into in {took:.1f} s")
+            if (text := (longer or {}).get(name)) is not None:
+                found = dataclasses.replace(
+                    found, along=along.read(model, text, piece=len(ids), name=name, said=said)
+                )
+            yield found
 
     return write(list(seen()), out, title)

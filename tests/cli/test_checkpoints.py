@@ -87,9 +87,14 @@ def test_analyze_reads_a_run_of_ours(
     look = of_text.look
     some = (EIGENVALUES,)
     monkeypatch.setattr(of_text, "look", lambda *x, **own: look(*x, **own, looks=some))
-    words = ["analyze", str(run), str(HERE / "mamba"), "--ids", "3", "5", "3", "--report"]
-    assert main([*words, str(page)]) == 0
-    assert capsys.readouterr().out.count("looked into") == 2
+    words = ["analyze", str(run), str(HERE / "mamba"), "--ids", "3", "5", "3", "7", "--report"]
+    assert main([*words, str(page), "--tokens", "3", "--stream"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("looked into") == out.count("tokens 0 to 3: ") == 2
+    assert out.count("tokens 3 to 4: ") == 2
+    assert "Along the text" in (page / "index.html").read_text(encoding="utf-8")
+    with (page / "data" / "along.csv").open() as file:
+        assert {row["begin"] for row in csv.DictReader(file)} == {"0", "3"}
     with (page / "data" / "mixers.csv").open() as file:
         names = {row["model"] for row in csv.DictReader(file)}
     assert names == {"own", "mamba"}
@@ -132,6 +137,7 @@ def test_reduce_refuses(capsys: pytest.CaptureFixture) -> None:
         ("--text word", "tokenizer.json: expected a tokenizer, found none"),
         ("--text-file /no/such/file", "expected a text in UTF-8"),
         ("--ids 3 4 --tokens 1", "--tokens of at least 2"),
+        ("--stream", "one of --text, --text-file and --ids, got 0 of them"),
     ],
 )
 def test_analyze_refuses(

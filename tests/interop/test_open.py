@@ -61,6 +61,20 @@ def test_prompts_are_read_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert np.array_equal(whole, np.stack(alone))
 
 
+@pytest.mark.parametrize("name", FAMILY)
+def test_pieces_are_the_whole_text(name: str) -> None:
+    model, ids = opened(name), reference(name)["input_ids_a"][0][:12]
+    pieces = list(model.pieces(ids, 5))
+    assert [(p.begin, len(p.ids)) for p in pieces] == [(0, 5), (5, 5), (10, 2)]
+    assert distance(jnp.concatenate([p.logits for p in pieces]), model.logits(ids)) < 1e-12
+    counts = [len(layer) for layer in model.systems(ids)]
+    for piece in pieces:
+        assert [len(layer) for layer in piece.systems] == counts
+        assert all(len(u) == len(piece.ids) for layer in piece.systems for _, u in layer)
+    with pytest.raises(ValueError, match="a length of at least 2, got"):
+        next(model.pieces(ids, 1))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients(name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,23 @@ if TYPE_CHECKING:
 Ids = ArrayLike | Sequence[Any]
 State = tuple[dict[str, Any], ...]
 _PREFILL = 512
+
+
+class Piece(NamedTuple):
+    """A stretch of a text that a model reads piece by piece.
+
+    Attributes:
+        begin: Place of its first token in the text.
+        ids: Its tokens, (L,).
+        logits: Of the token after each, (L, vocabulary).
+        systems: As of `Opened.systems`, on these tokens. Their states begin where the piece before
+            has ended; attention also reads keys and values before, which are not among these.
+    """
+
+    begin: int
+    ids: Array
+    logits: Array
+    systems: tuple[tuple[Used, ...], ...]
 
 
 class Opened:
@@ -132,6 +149,43 @@ class Opened:
         """
         passed = self._forward(self.params, self._tokens(ids), show=True)
         return tuple(used for _, used in passed[1:-1])
+
+    def pieces(self, ids: Ids, length: int = _PREFILL) -> Iterator[Piece]:
+        """Read a long text piece by piece, with the states that the piece before has left.
+
+        Logits are those of the whole text at once, up to rounding. States are constant in size;
+        caches of attention without a window grow with the text.
+
+        Args:
+            ids: Tokens (L,).
+            length: Tokens of a piece, at least two; the last one may be shorter.
+
+        Yields:
+            The pieces.
+        """
+        ids = self._tokens(ids)
+        if ids.ndim != 1 or length < 2:
+            raise ValueError(
+                "pieces: expected token ids (L,) and a length of at least 2, got "
+                f"{list(ids.shape)} and {length}."
+            )
+        state: State | None = None
+        for begin in range(0, len(ids), length):
+            part = ids[begin : begin + length]
+            positions = jnp.arange(begin, begin + len(part))
+            stream: Stream = {"ids": part}
+            states, systems = [], []
+            for i, (one, tensors) in enumerate(self._every(self.params)):
+                stream, left, used = through(
+                    *(one.program, tensors, stream, positions, None if state is None else state[i]),
+                    capacity=len(ids) + 1,
+                    keep=True,
+                    show=True,
+                )
+                states.append(left)
+                systems.append(used)
+            state = tuple(states)
+            yield Piece(begin, part, stream["logits"], tuple(systems[1:-1]))
 
     def output_gradients(self, ids: Ids) -> tuple[tuple[Array, ...], ...]:
         """∂L/∂y of every System that `systems` gives, L the mean of −log p(next token).
