@@ -183,7 +183,7 @@ def draw_bits(models: Sequence[Along]) -> Any:
     names = [each.mixer for each in models]
     palette = colors(names)
     with matplotlib.rc_context(SETTINGS):
-        drawn, ax = small(6.6, 2.6, (0.6, 0.2, 0.3, 0.5))
+        drawn, ax = small(6.6, 2.4, (0.6, 0.5, 0.15, 0.15))
         for each in models:
             style = LINES[turn(names, each.mixer) % len(LINES)]
             middle = (each.begins + each.ends) / 2
@@ -215,7 +215,8 @@ def draw_kept(each: Along) -> Any:
     import matplotlib
 
     with matplotlib.rc_context(SETTINGS):
-        drawn, ax = small(6.6, 1.4 + 0.16 * min(len(each.columns), 32), (0.5, 0.9, 0.3, 0.5))
+        height = min(max(len(each.columns), 5), 32) * 0.2
+        drawn, ax = small(6.6, height + 0.85, (0.5, 0.5, 0.15, 0.35))
         image = ax.imshow(
             each.kept.T,
             cmap=colormap(SEQUENTIAL),
@@ -231,5 +232,5 @@ def draw_kept(each: Along) -> Any:
         ax.set_ylabel("mixer")
         ax.set_xlabel("token")
         ax.set_title(each.mixer)
-        drawn.colorbar(image, ax=ax, label="median |λ|")
+        drawn.colorbar(image, ax=ax, fraction=0.05, pad=0.02)
     return drawn
