@@ -147,9 +147,12 @@ class PlainLines(Listener):
         self._console.file.flush()
 
     def started(self, name: str, config: TrainConfig) -> None:
-        """Say that the program is being compiled."""
+        """Remember how many members it has."""
         self._configs[name] = config
-        members = len(config.members)
+
+    def compiling(self, name: str) -> None:
+        """Say that the program is being compiled."""
+        members = len(self._configs[name].members)
         self._say(f"{name}: compiling {members} member{'s' if members > 1 else ''} as one program")
 
     def compiled(self, name: str, where: Layout) -> None:
@@ -199,8 +202,12 @@ class LiveTable(Listener):
 
     def started(self, name: str, config: TrainConfig) -> None:
         """Add a bar and a table."""
-        self._tasks[name] = self._bars.add_task(name, total=config.steps, news="compiling")
+        self._tasks[name] = self._bars.add_task(name, total=config.steps, news="")
         self._configs[name], self._lines[name] = config, {}
+
+    def compiling(self, name: str) -> None:
+        """Say that the program is being compiled."""
+        self._bars.update(self._tasks[name], news="compiling")
 
     def compiled(self, name: str, where: Layout) -> None:
         """Say how members are laid out."""

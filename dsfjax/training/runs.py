@@ -75,7 +75,10 @@ class Listener:
     """Is told how a run goes on, on the thread that trains; this one does nothing with it."""
 
     def started(self, name: str, config: TrainConfig) -> None:
-        """Hear that a run begins: it compiles, then trains."""
+        """Hear of a run, which may have been finished before."""
+
+    def compiling(self, name: str) -> None:
+        """Hear that the program of a run is being compiled, after which it trains."""
 
     def restored(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Hear what a run has done before: it goes on after these lines, or is finished."""
@@ -195,6 +198,7 @@ def train(
         result = devices.agree(lambda: run_folder.finished(folder, config))
         listener.started(name, config)
         if result is None:
+            listener.compiling(name)
             result = _run(config, plan, folder, name, listener, resources)
         elif devices.is_primary():
             listener.restored(name, read_metrics(folder))

@@ -213,6 +213,7 @@ def _tell(
     if name not in seen:
         seen[name] = 0
         listener.started(name, config)
+        listener.compiling(name)
     for lines in by_step(line for line in read_metrics(path) if line["step"] > seen[name]):
         seen[name] = lines[0]["step"]
         listener.evaluated(name, lines)

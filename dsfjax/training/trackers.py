@@ -41,6 +41,11 @@ class Together(Listener):
         for one in self._listeners:
             one.started(name, config)
 
+    def compiling(self, name: str) -> None:
+        """Tell all."""
+        for one in self._listeners:
+            one.compiling(name)
+
     def restored(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Tell all."""
         for one in self._listeners:

@@ -43,6 +43,7 @@ LINES = [line(0.5), line(0.75, rate=0.2, member=1), line(None, loss=None, member
 def drive(console: Console) -> type:
     with progress(console) as listener:
         listener.started("ssd", CONFIG)
+        listener.compiling("ssd")
         listener.compiled("ssd", layout(4, jax.devices()[:1], at_most=2))
         listener.evaluated("ssd", LINES)
         listener.finished("ssd", RESULT)
@@ -65,6 +66,7 @@ def test_memory_and_mfu_are_said_where_they_are_known() -> None:
     file = io.StringIO()
     with progress(Console(file=file)) as listener:
         listener.started("ssd", CONFIG)
+        listener.compiling("ssd")
         known = {"memory_bytes": 3 * 2**29, "mfu": 0.4567}
         listener.evaluated("ssd", [line(0.5) | known])
         listener.finished("ssd", RESULT | known)

@@ -71,6 +71,9 @@ class Heard(Listener):
     def started(self, name: str, config: TrainConfig) -> None:
         self.events.append(("started", name))
 
+    def compiling(self, name: str) -> None:
+        self.events.append(("compiling", name))
+
     def evaluated(self, name: str, lines: list[dict[str, Any]]) -> None:
         self.events.append((f"step {lines[0]['step']}", name))
 
@@ -115,7 +118,7 @@ def test_resumes_bit_for_bit(step: int, finished: Path, tmp_path: Path) -> None:
         compiling.cache_clear()  # as in another process
     heard = Heard()
     train(CONFIG, folder, listener=heard)
-    assert heard.events[1] == (f"step {step // 4 * 4 + 2}", "linear_attention")
+    assert heard.events[2] == (f"step {step // 4 * 4 + 2}", "linear_attention")
     assert_same_run(finished, folder)
 
 
@@ -128,7 +131,7 @@ def test_resumes_after_a_torn_line_and_a_torn_checkpoint(finished: Path, tmp_pat
     shutil.rmtree(folder / "checkpoints" / "step_00000008" / "state")
     heard = Heard()
     train(CONFIG, folder, listener=heard)
-    assert heard.events[1] == ("step 6", "linear_attention")
+    assert heard.events[2] == ("step 6", "linear_attention")
     assert (folder / "checkpoints" / "broken_step_00000008").is_dir()
     assert_same_run(finished, folder)
 
@@ -139,7 +142,7 @@ def test_killed_between_last_checkpoint_and_result(finished: Path, tmp_path: Pat
         train(CONFIG, folder, listener=KillAt(12))
     heard = Heard()
     train(CONFIG, folder, listener=heard)
-    assert [event for event, _ in heard.events] == ["started", "finished"]
+    assert [event for event, _ in heard.events] == ["started", "compiling", "finished"]
     assert_same_run(finished, folder)
 
 
@@ -314,7 +317,7 @@ def test_metrics_are_made_whole_from_the_checkpoint(
         path.write_text("".join(lines[:5] + lines[6:]))
     heard = Heard()
     train(CONFIG, folder, listener=heard)
-    assert heard.events[1] == ("step 10", "linear_attention")
+    assert heard.events[2] == ("step 10", "linear_attention")
     assert_same_run(finished, folder)
 
 
