@@ -38,7 +38,9 @@ ROWS = (
 
 def _better(one: str, other: str) -> Claim:
     words = f"{one} predicts text better than {other}.".replace("_", " ").capitalize()
-    return Claim(words, better={"series": one}, worse={"series": other})
+    # Widths differ where the number of parameters is the same.
+    width = {"d_model": "largest"}
+    return Claim(words, better={"series": one, **width}, worse={"series": other, **width})
 
 
 EXPERIMENT = Experiment(
