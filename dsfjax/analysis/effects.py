@@ -13,7 +13,7 @@ so that a change δ of the write w_s changes y_t by C_t A_t ⋯ A_{s+1} δ / η_
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Shaped
@@ -31,9 +31,7 @@ from dsfjax.core import (
 from dsfjax.engines import scan
 from dsfjax.engines.nonlinear import EntryInput
 
-Gate = Literal["input", "forget", "output"]
 Number = Array | float | int
-AnySystem = TypeVar("AnySystem", System, KernelSystem)
 
 
 class Effect(NamedTuple):
@@ -87,7 +85,7 @@ def effect(
         >>> A = dsfjax.Scalar(jnp.log(jnp.array([[0.5]])))
         >>> s = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 1))
         >>> u = jnp.array([[8.0], [1.0], [1.0]])
-        >>> found = effect(s, u, scale_write(s, 0, 0.0, length=3))
+        >>> found = effect(s, u, dsfjax.analysis.scale_write(s, 0, 0.0, length=3))
         >>> found.through_kernel[:, 0].tolist(), found.by_running[:, 0].tolist()
         ([-8.0, -4.0, -2.0], [-8.0, -4.0, -2.0])
     """

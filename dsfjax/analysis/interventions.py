@@ -18,6 +18,7 @@ from jaxtyping import Array, Shaped
 
 from dsfjax._util.jitted import jitted
 from dsfjax._util.names import choose
+from dsfjax.analysis.effects import Number
 from dsfjax.core import (
     DenseInput,
     DenseOutput,
@@ -39,7 +40,6 @@ from dsfjax.core.transitions import Transition
 from dsfjax.engines.recurrence import prepare
 
 Gate = Literal["input", "forget", "output"]
-Number = Array | float | int
 AnySystem = TypeVar("AnySystem", System, KernelSystem)
 
 

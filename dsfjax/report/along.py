@@ -95,8 +95,9 @@ def read(
 
 def _bits(logits: Array, ids: Array) -> float:
     """Mean of −log₂ p of tokens, from the logits before each."""
-    logs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    return float(-jnp.take_along_axis(logs, ids[:, None], axis=-1).mean() / np.log(2))
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, ids[:, None], axis=-1)[:, 0]
+    return float((jax.nn.logsumexp(logits, axis=-1) - chosen).mean() / np.log(2))
 
 
 def _kept(used: tuple[tuple[System, Array], ...]) -> np.ndarray:
