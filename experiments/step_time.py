@@ -61,7 +61,6 @@ def main(options: Options) -> None:
     Args:
         options: The options.
     """
-    keep_freed_memory()
     reserve(cores())
     rows = []
     for mixer in options.mixers:
@@ -121,4 +120,5 @@ def our_block(made: TrainConfig, *, apart: bool = False) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main(tyro.cli(Options, prog="python -m experiments.step_time", description=__doc__))

@@ -307,7 +307,6 @@ def main(options: Options, command: str = "") -> list[Row]:
     """
     if options.data_dir is not None:
         reading.use(options.data_dir)
-    keep_freed_memory()
     reserve(limits.cores())
 
     def seconds(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
@@ -337,6 +336,7 @@ def main(options: Options, command: str = "") -> list[Row]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     name = "python -m experiments.throughput"
     chosen = tyro.cli(Options, prog=name, description=__doc__)
     main(chosen, f"{name} --scale {chosen.scale} --repeats {chosen.repeats}")

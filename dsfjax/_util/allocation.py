@@ -18,10 +18,6 @@ def keep_freed_memory() -> bool:
 
     Returns:
         Whether the C library knows of it; others are left as they are.
-
-    Examples:
-        >>> keep_freed_memory() is (platform.libc_ver()[0] == "glibc")
-        True
     """
     global _kept
     if platform.libc_ver()[0] == "glibc":

@@ -474,12 +474,12 @@ def completed(
         one = issubclass(command, Train)
         about = axis.about if one else f"{axis.about} Several values are trained together."
         name = axis.one if one else axis.flag
-        added.append(_option(name, axis.kind, about, default, several=not one))
+        added.append(_option(name, axis.kind, about, default, not one))
     for name, field in fields.items():
         kind = type(field.default)
         about = field.metadata.get("help", f"Option {name.replace('_', ' ')} of the task.")
         several = issubclass(command, Sweep) and kind is int
-        added.append(_option(name, kind, about, default, several=several))
+        added.append(_option(name, kind, about, default, several))
     return dataclasses.make_dataclass(
         command.__name__,
         added,
@@ -489,9 +489,7 @@ def completed(
     )
 
 
-def _option(
-    name: str, kind: type, about: str, default: str, *, several: bool
-) -> tuple[str, Any, Any]:
+def _option(name: str, kind: type, about: str, default: str, several: bool) -> tuple[str, Any, Any]:
     hint = tyro.conf.arg(
         metavar=f"{kind.__name__.upper()}{' ...' if several else ''}",
         help=about,

@@ -156,7 +156,7 @@ def _training(model: SequenceModel, params: Any, length: int, batch: int) -> Pha
 
 def _prefill(model: SequenceModel, params: Any, length: int, batch: int) -> Phase:
     def read(params: Any, tokens: Any) -> Any:
-        # What reads both ways has the whole sequence or nothing: no state goes on from it.
+        # What reads both ways has the whole sequence or nothing: no state continues from it.
         if not getattr(model, "causal", True):
             return model.apply(params, tokens)
         return model.prefill(params, tokens, model.init_state(params, length))

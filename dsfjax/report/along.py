@@ -17,7 +17,7 @@ from dsfjax import aspects
 from dsfjax.aspects.eigenvalues import EIGENVALUES, QUANTILES
 from dsfjax.aspects.style import LINES, SEQUENTIAL, SETTINGS, colormap, colors, small, turn
 from dsfjax.core import System
-from dsfjax.interop.published.opened import Opened
+from dsfjax.interop.published.opened import Opened, mean_loss
 from dsfjax.report.html import figure, grid, section
 
 _MEDIAN = QUANTILES.index(0.5)
@@ -69,13 +69,16 @@ def read(
     """
     begins, ends, bits, kept = [], [], [], []
     columns: tuple[int, ...] = ()
-    last: Array | None = None
+    ended: tuple[Array, Array] | None = None  # the last logits and token of the piece before
     for part in model.pieces(np.asarray(ids), piece):
         begin, end = part.begin, part.begin + len(part.ids)
         # The first token of a piece is predicted by the last logits of the piece before.
-        logits = part.logits[:-1] if last is None else jnp.concatenate([last, part.logits[:-1]])
-        last = part.logits[-1:]
-        bits.append(_bits(logits, part.ids[len(part.ids) - len(logits) :]))
+        own = part.logits, part.ids
+        joined = (
+            own if ended is None else [jnp.concatenate(x) for x in zip(ended, own, strict=True)]
+        )
+        ended = part.logits[-1:], part.ids[-1:]
+        bits.append(float(mean_loss(*joined) / np.log(2)))
         begins.append(begin)
         ends.append(end)
         used = [each for layer in part.systems for each in layer]
@@ -91,13 +94,6 @@ def read(
         np.stack(kept),
         columns,
     )
-
-
-def _bits(logits: Array, ids: Array) -> float:
-    """Mean of −log₂ p of tokens, from the logits before each."""
-    logits = logits.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, ids[:, None], axis=-1)[:, 0]
-    return float((jax.nn.logsumexp(logits, axis=-1) - chosen).mean() / np.log(2))
 
 
 def _kept(used: tuple[tuple[System, Array], ...]) -> np.ndarray:

@@ -24,6 +24,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -203,6 +204,8 @@ class Language(Windows):
         choose("corpus", self.corpus, CORPORA)
         choose("judged_on", self.judged_on, SPLITS[1:])
         corpus, how = CORPORA[self.corpus], encoding(self.tokens)
+        if how.known:  # a file, which a run that is continued in another folder finds as well
+            object.__setattr__(self, "tokens", str(Path(self.tokens).expanduser().resolve()))
         if self.tokens == "words" and not corpus.words:
             having = ", ".join(name for name, corpus in CORPORA.items() if corpus.words)
             raise ValueError(

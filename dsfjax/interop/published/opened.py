@@ -173,19 +173,8 @@ class Opened:
         for begin in range(0, len(ids), length):
             part = ids[begin : begin + length]
             positions = jnp.arange(begin, begin + len(part))
-            stream: Stream = {"ids": part}
-            states, systems = [], []
-            for i, (one, tensors) in enumerate(self._every(self.params)):
-                stream, left, used = through(
-                    *(one.program, tensors, stream, positions, None if state is None else state[i]),
-                    capacity=len(ids) + 1,
-                    keep=True,
-                    show=True,
-                )
-                states.append(left)
-                systems.append(used)
-            state = tuple(states)
-            yield Piece(begin, part, stream["logits"], tuple(systems[1:-1]))
+            logits, state, used = self._continue(part, positions, state, len(ids) + 1, show=True)
+            yield Piece(begin, part, logits, used[1:-1])
 
     def output_gradients(self, ids: Ids) -> tuple[tuple[Array, ...], ...]:
         """∂L/∂y of every System that `systems` gives, L the mean of −log p(next token).
@@ -255,16 +244,16 @@ class Opened:
         logits = jnp.zeros(())
         for begin in range(0, ids.shape[1], _PREFILL):
             part = slice(begin, begin + _PREFILL)
-            logits, state = self._continue(
+            logits, state, _ = self._continue(
                 ids[:, part], positions[:, part], state, total, starting=True
             )
         found, place = [], positions[:, -1:]
         for i in range(n):
-            token = sampled(logits, jax.random.fold_in(key, i), temperature, top_k, top_p)
+            token = sampled(logits[:, -1], jax.random.fold_in(key, i), temperature, top_k, top_p)
             found.append(token)
             if i + 1 < n:
                 place = place + 1
-                logits, state = self._continue(token[:, None], place, state, total)
+                logits, state, _ = self._continue(token[:, None], place, state, total)
         new = jnp.stack(found, axis=1)
         return new[0] if single else new
 
@@ -305,22 +294,29 @@ class Opened:
         capacity: int,
         *,
         starting: bool = False,
-    ) -> tuple[Array, State]:
-        """Logits of the last of further tokens (B, L), and the state after them."""
+        show: bool = False,
+    ) -> tuple[Array, State, tuple[tuple[Used, ...], ...]]:
+        """Logits of further tokens (L,) or (B, L), the state after them, and the Systems.
+
+        Unless these are shown, logits are of the last step only: there may be many ids.
+        """
         stream: Stream = {"ids": ids}
         states: list[dict[str, Any]] = []
+        systems: list[tuple[Used, ...]] = []
         for i, (one, tensors) in enumerate(self._every(self.params)):
-            if one is self.definition.head:  # of the last step only: there may be many ids
+            if one is self.definition.head and not show:
                 stream, positions = jax.tree.map(lambda x: x[:, -1:], (stream, positions))
-            stream, left, _ = through(
+            stream, left, used = through(
                 *(one.program, tensors, stream, positions, None if state is None else state[i]),
-                batched=True,
+                batched=ids.ndim == 2,
                 capacity=capacity,
                 starting=starting,
                 keep=True,
+                show=show,
             )
             states.append(left)
-        return stream["logits"][:, -1], tuple(states)
+            systems.append(used)
+        return stream["logits"], tuple(states), tuple(systems)
 
     @cached_property
     def _names(self) -> dict[Layer, dict[str, str]]:
