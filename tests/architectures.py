@@ -9,8 +9,6 @@ from tests.systems_zoo import slow_unless
 PAPER = PAPER_MIXERS
 CARRY_MORE = ("lstm", "gru", "slstm", "gsa", "mesa_net", "mlstm", "rwkv4")
 """Those whose steps read the state, or that carry more than it."""
-NOT_CUT = (*CARRY_MORE, "forgetting_attention")
-"""Those whose sequences are not cut over devices; weights that decay are not exchanged."""
 FAMILY = systems.names()[len(PAPER) :]
 # One per structure of A, B, C and η that the paper's eight do not have, for the tests that show
 # the most in the least time; with the others, what is beyond the paper runs among the slow tests.

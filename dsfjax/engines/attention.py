@@ -322,6 +322,20 @@ def _to_the_end(
     return jnp.where(slot < jnp.where(spoilt, step, -1).max(axis=0)[None], jnp.nan, log_weight)
 
 
+def decays_to_the_end(system: KernelSystem, length: int, dtype: Any) -> tuple[Array, Array] | None:
+    """Logarithms of the decays from every step to the last, (L, H), and over all steps, (H,).
+
+    None without decays of the weights.
+    """
+    decay, spoilt = _decay(system, length, dtype)
+    each = _to_the_end(decay, decay, spoilt, jnp.zeros((), jnp.int32))
+    if decay is None or spoilt is None or each is None:
+        return None
+    last = jax.tree.map(lambda x: x[-1], decay)
+    total = jnp.where(last.zeros == 0, last.coarse + last.fine, -jnp.inf)
+    return each, jnp.where(spoilt.any(axis=0), jnp.nan, total)
+
+
 def _kept(system: KernelSystem, cache: KVCache, h0: KVCache | None) -> KVCache:
     """The cache without the slots that no later step can see."""
     if system.most_slots is None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Int, Shaped
 
+from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem, KVCache
 from dsfjax.core.policy import DEFAULT, Precision
 from dsfjax.core.system import System
@@ -62,6 +63,20 @@ class Shards(NamedTuple):
     def steps(self, length: int) -> Int[Array, " L"]:
         """The numbers within the whole sequence of this device's ``length`` steps."""
         return self.index * length + jnp.arange(length, dtype=jnp.int32)
+
+    def place(self, length: int, reset: Bool[Array, " L"] | None = None) -> Int[Array, ""]:
+        """The place in its document of this device's first step, did no document start there.
+
+        Args:
+            length: This device's steps.
+            reset: True where a document starts, of these steps.
+        """
+        index = self.steps(length)
+        if self.axis_name is None or reset is None:
+            return index[0]
+        # The last document that starts on a device before this one reaches this one's steps.
+        last = self.largest_before(jnp.max(jnp.where(reset, index, -1)), -1)
+        return jnp.where(last < 0, index[0], index[0] - last)
 
     def own(self, whole: Shaped[Array, "S ..."]) -> Shaped[Array, "L ..."]:
         """This device's rows of an array that every device has.
@@ -190,8 +205,7 @@ def scan_shards(
         same on all devices. Values and gradients are those of `scan` on the whole sequence.
 
     Raises:
-        ValueError: As `scan`; for a kernel system whose weights decay or whose keys move, or that
-            is given a past.
+        ValueError: As `scan`; for a kernel system whose keys move, or that is given a past.
 
     Numerics:
         Twice the work of `scan` per step (the summary, then the outputs), on L / devices steps.
@@ -232,11 +246,11 @@ def scan_shards(
 
 def _past(shards: Shards, system: KernelSystem, u: Array, h0: object) -> KVCache:
     """What the steps before this device's have written, in a cache with room for all others."""
-    if system.transition is not None or system.log_decay is not None:
+    if system.key_transition is not None:
         raise ValueError(
-            "scan_shards: expected a KernelSystem with constant weights and keys, got one with a "
-            "transition or log_decay between key and query. It cannot be cut over devices; leave "
-            "the sequence whole and divide the batch instead."
+            "scan_shards: expected a KernelSystem whose keys stay where they are, got one with the "
+            f"transition {type(system.key_transition).__name__} between key and query. It cannot "
+            "be cut over devices; leave the sequence whole and divide the batch instead."
         )
     if h0 is not None:
         raise ValueError(
@@ -255,4 +269,13 @@ def _past(shards: Shards, system: KernelSystem, u: Array, h0: object) -> KVCache
         first = shards.largest_before(slots.max(), 0)
     # The slots from this device's steps on are written again or seen by no query.
     k, v = joined(system.k), joined(attention.values(system, u))
-    return KVCache(k, v, first, jnp.asarray(shards.index * length, jnp.int32))
+    begin, log_weight = jnp.asarray(shards.index * length, jnp.int32), None
+    if (decays := attention.decays_to_the_end(system, length, state_dtype(v.dtype))) is not None:
+        each, total = decays
+        # A slot of part j decays to the end of its part and over the parts between j and this one.
+        part = jnp.arange(shards.count)
+        between = (part[:, None] < part) & (part < shards.index)
+        after = jnp.where(between[:, :, None], shards.gathered(total), 0).sum(axis=1)
+        log_weight = shards.gathered(each) + after[:, None]
+        log_weight = log_weight.reshape(-1, log_weight.shape[-1])
+    return KVCache(k, v, first, begin, log_weight)

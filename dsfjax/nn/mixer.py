@@ -16,7 +16,7 @@ from dsfjax.core import KernelSystem, KVCache, Precision, System
 from dsfjax.engines import WHOLE, Shards, materialize, scan, scan_shards, step
 from dsfjax.nn.pieces import ACTIVATIONS, GLU, CausalConv, dropout, linear, norm, param_dtype
 from dsfjax.nn.precision import products
-from dsfjax.systems import Architecture, Surrounding
+from dsfjax.systems import Architecture, Place, Surrounding
 
 BARE, DEFAULT = Surrounding(), Precision()
 
@@ -72,16 +72,17 @@ class Mixer(nnx.Module):
                 "attention_dropout: expected 0 where sequences are cut over devices, none of which "
                 f"has the attention matrix, got {attention_dropout}; use residual_dropout."
             )
-        if shards.axis_name and (arch.reads_state or arch.past is not None):
-            raise ValueError(
-                "Mixer: expected an architecture that carries its state alone, which no signals "
-                "depend on, where sequences are cut over devices; use sequence_shards = 1."
-            )
         d_inner = around.expand * d_model
         self.arch, self.around, self.method, self.d_model = arch, around, method, d_model
         self.precision, self.shards = precision, shards
         self.attention_dropout = attention_dropout
         params = arch.init(rngs.params())
+        past = None if arch.past is None else jax.eval_shape(arch.past, params)
+        if shards.axis_name and (arch.reads_state or not isinstance(past, Place | None)):
+            raise ValueError(
+                "Mixer: expected an architecture that carries its state alone, which no signals "
+                "depend on, where sequences are cut over devices; use sequence_shards = 1."
+            )
         self.params_type = type(params)
         self.core = nnx.Dict(
             {k: nnx.Param(v) for k, v in params._asdict().items() if v is not None}
@@ -221,6 +222,8 @@ class Mixer(nnx.Module):
             pairs = zip(around.conv_on, parts, branches, strict=True)
             signals = signals._replace(**{name: part.reshape(b.shape) for name, part, b in pairs})
         past = None if state is None else state.past
+        if self.arch.past is not None and self.shards.axis_name:
+            past = Place(self.shards.place(x.shape[0], reset))
         system, past = self.arch.advance(params, signals, reset=reset, past=past)
         return system, self.arch.values(signals), tail, past
 

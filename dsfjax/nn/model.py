@@ -328,21 +328,16 @@ class SequenceModel(nnx.Module):
                 )
             h = self.embed(tokens)
         else:
-            size = self.config.vocab_size
-            ids = token_ids("model", tokens, size)
+            vocabulary = self.config.vocab_size
+            ids = token_ids("model", tokens, vocabulary)
             # Rows beyond the last of the table are NaN, but ids below 0 would count from its end.
-            h = self.embed(jnp.where(ids < 0, size, ids))
-        index = self.shards.steps(tokens.shape[0])
-        before = start + index[0]
-        if reset is not None and self.shards.axis_name:
-            # The last document that starts on a device before this one reaches this one's steps.
-            last = self.shards.largest_before(jnp.max(jnp.where(reset, index, -1)), -1)
-            before = jnp.where(last < 0, before, index[0] - last)
-        position = positions(tokens.shape[0], reset, before)
+            h = self.embed(jnp.where(ids < 0, vocabulary, ids))
+        size = tokens.shape[0]
+        position = positions(size, reset, start + self.shards.place(size, reset))
         if self.config.embed_scale != 1:
             h = h * self.config.embed_scale
         if self.config.max_length:
-            if (length := self.shards.count * tokens.shape[0]) > self.config.max_length:
+            if (length := self.shards.count * size) > self.config.max_length:
                 raise ValueError(
                     f"the model has {self.config.max_length} learned positions (max_length), got a "
                     f"sequence of {length} tokens"

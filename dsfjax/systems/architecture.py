@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import Array
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from dsfjax.core import KernelSystem, OuterInput, System
 from dsfjax.core.composition import with_length
@@ -43,6 +43,19 @@ def tokens_are_values(params: Any) -> None:
     """The value map of an architecture whose values are its tokens: None."""
 
 
+class Place(NamedTuple):
+    """A past that is no more than where the next step lies in its document.
+
+    What starts at a `Place` can start in the middle of a sequence that is cut over devices, each of
+    which knows where its steps are.
+
+    Attributes:
+        index: The number of the next step, () integer; 0 before the first.
+    """
+
+    index: Int[Array, ""] | int = 0
+
+
 class Architecture(NamedTuple):
     """A sequence mixer as pure functions; `dsfjax.systems.get` returns one.
 
@@ -70,8 +83,9 @@ class Architecture(NamedTuple):
             (LSTM), which runs step by step to find them. Its values are not linear in the tokens,
             and its sequences cannot be cut over devices.
         past: ``past(params) -> past``, what is carried from step to step next to the state, before
-            the first token: a running maximum (mLSTM), or the state of a system whose outputs are
-            signals of this one (GSA, MesaNet). None where the state is all.
+            the first token: a running maximum (mLSTM), the state of a system whose outputs are
+            signals of this one (GSA, MesaNet), or a `Place` (rotary positions). None where the
+            state is all.
         carry: ``carry(params, signals, *, reset=None, past) -> (System, past)``, with ``past`` that
             of the tokens before and after. ``assemble`` is then this from the initial past.
     """

@@ -12,7 +12,7 @@ from jax import Array
 from dsfjax.core import KernelSystem
 from dsfjax.ops import parallel_attn
 from dsfjax.systems import softmax_heads
-from dsfjax.systems.architecture import Architecture, Traits
+from dsfjax.systems.architecture import Architecture, Place, Traits
 from dsfjax.systems.primitives import Init, affine, divide, weights_decay
 from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import Surrounding
@@ -99,8 +99,8 @@ def forgetting_attention(
         return Signals(q, k, v, log_f)
 
     def carry(
-        params: Params, signals: Signals, *, reset: Array | None = None, past: Array | None = None
-    ) -> tuple[KernelSystem, Array | None]:
+        params: Params, signals: Signals, *, reset: Array | None = None, past: Place | None = None
+    ) -> tuple[KernelSystem, Place | None]:
         q, k, v, log_f = signals
         q, k, past = softmax_heads.placed(params, q, k, angles, reset=reset, past=past)
         system = parallel_attn.system(q, k, v, log_f, window_size=window, reset=reset)

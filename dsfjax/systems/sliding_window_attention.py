@@ -7,7 +7,7 @@ import dataclasses
 from jax import Array
 
 from dsfjax.core import KernelSystem
-from dsfjax.systems.architecture import Architecture, Traits
+from dsfjax.systems.architecture import Architecture, Place, Traits
 from dsfjax.systems.primitives import Init, divide
 from dsfjax.systems.softmax_attention import Params, Signals, softmax_attention
 from dsfjax.systems.surrounding import CONVOLVED
@@ -67,8 +67,8 @@ def sliding_window_attention(
     )
 
     def carry(
-        params: Params, signals: Signals, *, reset: Array | None = None, past: Array | None = None
-    ) -> tuple[KernelSystem, Array | None]:
+        params: Params, signals: Signals, *, reset: Array | None = None, past: Place | None = None
+    ) -> tuple[KernelSystem, Place | None]:
         system, past = whole.advance(params, signals, reset=reset, past=past)
         assert isinstance(system, KernelSystem)
         return dataclasses.replace(system, window=window, keep_first=keep_first), past

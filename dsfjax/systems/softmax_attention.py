@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from dsfjax.core import KernelSystem, System, truncate_kernel
 from dsfjax.systems import projections, softmax_heads
-from dsfjax.systems.architecture import Architecture, Traits
+from dsfjax.systems.architecture import Architecture, Place, Traits
 from dsfjax.systems.primitives import Init, labels_without_decay
 
 
@@ -109,8 +109,8 @@ def softmax_attention(
         return Signals(*projections.project_qkv(params, u))
 
     def carry(
-        params: Params, signals: Signals, *, reset: Array | None = None, past: Array | None = None
-    ) -> tuple[KernelSystem, Array | None]:
+        params: Params, signals: Signals, *, reset: Array | None = None, past: Place | None = None
+    ) -> tuple[KernelSystem, Place | None]:
         q, k, past = softmax_heads.placed(
             params, signals.q, signals.k, angles, reset=reset, past=past
         )

@@ -10,7 +10,7 @@ et al. 2020, arXiv:2010.04245; as in Qwen3, arXiv:2505.09388). H/G heads share a
 (Ainslie et al. 2023, arXiv:2305.13245).
 
 q and k are rotated to their places before the scores, R_t q and R_s k, so that a cache keeps keys
-that no later step has to touch. What is carried next to it (`Architecture.past`) is the place of
+that no later step has to touch. What is carried next to it (`Architecture.past`) is the `Place` of
 the step that follows in its document.
 """
 
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.resets import positions
+from dsfjax.systems.architecture import Place
 from dsfjax.systems.primitives import divide, rms_norm, rotary_frequencies, rotated
 
 EPSILON = 1e-6
@@ -61,10 +62,10 @@ def norms(d_state: int, qk_norm: bool) -> dict[str, Any]:
     return dict.fromkeys(NORMS, jnp.ones(d_state) if qk_norm else None)
 
 
-def start(params: Any) -> Array:
+def start(params: Any) -> Place:
     """The place of the first token, 0, as `Architecture.past`."""
     del params
-    return jnp.zeros((), jnp.int32)
+    return Place(jnp.zeros((), jnp.int32))
 
 
 def placed(
@@ -74,8 +75,8 @@ def placed(
     angles: tuple[float, ...],
     *,
     reset: Array | None,
-    past: Array | None,
-) -> tuple[Array, Array, Array | None]:
+    past: Place | None,
+) -> tuple[Array, Array, Place | None]:
     """Q (L, H, m) and k (L, G, m) with their norms, rotated to their places.
 
     Args:
@@ -93,6 +94,6 @@ def placed(
         q, k = rms_norm(q, params.q_norm, EPSILON), rms_norm(k, params.k_norm, EPSILON)
     if not angles:
         return q, k, past
-    places = positions(q.shape[0], reset, 0 if past is None else past)
+    places = positions(q.shape[0], reset, 0 if past is None else past.index)
     q, k = (rotated(x, places, angles) for x in (q, k))
-    return q, k, places[-1] + 1
+    return q, k, Place(places[-1] + 1)

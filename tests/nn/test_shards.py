@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsfjax import engines, nn, systems
-from tests.architectures import NOT_CUT
+from tests.architectures import CARRY_MORE
 from tests.nn.small import config, perturbed, tokens
 from tests.reference_loop import error
 
@@ -78,8 +78,23 @@ def test_attention_that_reads_both_ways_and_pools() -> None:
     check(own, reset=RESET, length=jnp.array(10))
 
 
+@pytest.mark.parametrize("reset", [None, RESET])
+def test_places_and_decays_of_attention_are_those_of_the_whole_sequence(reset: Any) -> None:
+    options = (("rope_base", 100.0), ("num_groups", 1), ("window", 7))
+    own = config("forgetting_attention", d_state=4, options=options, **ONE_LAYER)
+    check(own, reset=reset)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("mixer", [x for x in systems.names() if x not in NOT_CUT])
+@pytest.mark.parametrize("mixer", ["softmax_attention", "sliding_window_attention"])
+def test_rotary_positions_of_a_sequence_that_is_read_both_ways(mixer: str) -> None:
+    options = (("rope_base", 100.0), ("num_groups", 1))
+    sizes = {"d_state": 4, "options": options, **ONE_LAYER}
+    check(config(mixer, bidirectional=True, **sizes), reset=RESET)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixer", [x for x in systems.names() if x not in CARRY_MORE])
 def test_every_architecture(mixer: str) -> None:
     own = config(mixer, surroundings="practice", bidirectional=True, remat=True, **ONE_LAYER)
     check(own, reset=RESET, length=jnp.array(10))

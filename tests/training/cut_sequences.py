@@ -21,10 +21,10 @@ from dsfjax.training.devices import layout
 from dsfjax.training.loop import run
 from dsfjax.training.program import members
 from dsfjax.training.runs import program_of
-from tests.architectures import NOT_CUT, PAPER, REPRESENTATIVES
+from tests.architectures import CARRY_MORE, PAPER, REPRESENTATIVES
 from tests.training.small_config import CONFIG
 
-ARCHITECTURES = [name for name in (*PAPER, *REPRESENTATIVES) if name not in NOT_CUT]
+ARCHITECTURES = [name for name in (*PAPER, *REPRESENTATIVES) if name not in CARRY_MORE]
 """One of every structure; `tests/nn/test_shards.py` has all, on one device for several."""
 CUT = Resources(sequence_shards=4)
 """Of the eight devices; the other two divide the members or the batches."""
