@@ -21,12 +21,12 @@ import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.metadata import version
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 
 from dsfjax._util.limits import cores
+from dsfjax._util.versions import at_least
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -103,7 +103,7 @@ def quick_options(level: int = 0) -> dict[str, Any]:
     options: dict[str, Any] = {"xla_backend_optimization_level": level}
     if level == 0:
         options["xla_llvm_disable_expensive_passes"] = True
-    if version("jaxlib").startswith("0.10."):
+    if not at_least("jaxlib", 0, 11):
         # Later releases have other names for these, and an unknown one is an error.
         options |= {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
     return options

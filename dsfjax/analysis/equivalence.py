@@ -327,7 +327,7 @@ def _read_off(a: _Channels, b: _Channels, restarts: np.ndarray) -> np.ndarray:
 
     def quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The factor of x that gives y in the least-squares sense, NaN where x or y vanishes."""
-        along, norm = (np.conj(x) * y).sum(axis=2).real, (np.abs(x) ** 2).sum(axis=2)
+        along, norm = np.real((np.conj(x) * y).sum(axis=2)), (np.abs(x) ** 2).sum(axis=2)
         defined = (norm > 0) & (along != 0)
         return np.where(defined, along / np.where(norm > 0, norm, 1), np.nan)
 

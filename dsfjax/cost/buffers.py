@@ -20,6 +20,7 @@ from dsfjax.cost.jaxpr_rules import (
     REDUCTIONS,
     RELABELLED,
     TRANSCENDENTAL,
+    loop_sizes,
     nbytes,
 )
 from dsfjax.engines.guard import RARE
@@ -152,14 +153,15 @@ class Graph:
             elif name == "cond" and (passed := _passed(params["branches"], reads)) is not None:
                 makes = passed
             elif name == "scan" and params["length"] == 1:
-                stacked = params["num_consts"] + params["num_carry"]
+                constants, carry = loop_sizes(params)
+                stacked = constants + carry
                 body = params["jaxpr"].jaxpr
                 rows = [
                     self._put("reshape", [value], [var.aval], {})[0]
                     for value, var in zip(reads[stacked:], body.invars[stacked:], strict=True)
                 ]
                 makes = self._inline(body, reads[:stacked] + rows)
-                for i in range(params["num_carry"], len(makes)):
+                for i in range(carry, len(makes)):
                     makes[i] = self._put("reshape", [makes[i]], [avals[i]], {})[0]
             else:
                 makes = self._put(name, reads, avals, params)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from dsfjax._util.versions import at_least
 
 
 def size(aval: Any) -> int:
@@ -33,7 +36,8 @@ CALLS = _names(
 ELEMENTWISE = _names(
     "add add_any sub mul div rem max min neg sign abs floor ceil round select_n clamp and or xor "
     "not eq ne lt le gt ge convert_element_type is_finite square integer_pow nextafter conj "
-    "reduce_precision shift_left shift_right_logical shift_right_arithmetic population_count clz"
+    "one_minus_square reduce_precision shift_left shift_right_logical shift_right_arithmetic "
+    "population_count clz"
 )
 TRANSCENDENTAL = _names(
     "exp exp2 log log1p expm1 tanh logistic sin cos tan asin acos atan sinh cosh asinh acosh atanh "
@@ -51,8 +55,9 @@ EXPANDED = {
     "erf_inv": (37, 2),
     "erfc": (60, 1),
     "exp2": (1, 1),
-    "lgamma": (52, 4),
+    "lgamma": (353, 0) if at_least("jaxlib", 0, 12) else (52, 4),
     "logistic": (3, 1),
+    "one_minus_square": (2, 0),
     "sinh": (10, 3),
 }
 # The same numbers in the same order.
@@ -81,6 +86,14 @@ OPAQUE = _names(
     "dot_general conv_general_dilated cumsum cumprod cummax cummin cumlogsumexp sort "
     "triangular_solve lu lu_pivots_to_permutation threefry2x32"
 )
+
+
+def loop_sizes(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many constants and how many carried values a scan has, by its parameters."""
+    if "num_consts" in params:  # jax before 0.12
+        return params["num_consts"], params["num_carry"]
+    constants, carry, _ = params["ft_in"].unpack()
+    return len(constants), len(carry)
 
 
 def flops(eqn: Any) -> int:

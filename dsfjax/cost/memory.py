@@ -31,10 +31,10 @@ from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr
 
+from dsfjax._util.versions import at_least
 from dsfjax.cost.buffers import BARRIER, FUSIBLE, Graph, Node, Value
-from dsfjax.cost.jaxpr_rules import UPDATES
+from dsfjax.cost.jaxpr_rules import UPDATES, loop_sizes
 
 # What arrays of different sizes need together, over what is alive: the compiler's placement of
 # those of five architectures left gaps of 2 to 9 %.
@@ -95,7 +95,7 @@ def peak_memory(
     return memory_of(jax.make_jaxpr(f)(*args), flags)
 
 
-def memory_of(closed: ClosedJaxpr, donated: Sequence[bool] | None = None) -> Memory:
+def memory_of(closed: Any, donated: Sequence[bool] | None = None) -> Memory:
     """`peak_memory` of a function that has been traced.
 
     Args:
@@ -106,7 +106,9 @@ def memory_of(closed: ClosedJaxpr, donated: Sequence[bool] | None = None) -> Mem
     Returns:
         A `Memory`.
     """
-    graph = Graph(closed.jaxpr, jax.default_backend() != "cpu")
+    # On a CPU XLA left the barriers of what is computed again out before jaxlib 0.11.1.
+    barriers = jax.default_backend() != "cpu" or at_least("jaxlib", 0, 11, 1)
+    graph = Graph(closed.jaxpr, barriers)
     free = Counter(
         value.kind for value, given in zip(graph.inputs, donated or (), strict=False) if given
     )
@@ -220,8 +222,8 @@ def _carry(node: Node) -> list[Value]:
     """The operands that a loop writes to."""
     params = node.params
     if node.name == "scan":
-        first = params["num_consts"]
-        return node.reads[first : first + params["num_carry"]]
+        first, count = loop_sizes(params)
+        return node.reads[first : first + count]
     if node.name == "while":
         return node.reads[params["cond_nconsts"] + params["body_nconsts"] :]
     return []
@@ -232,7 +234,7 @@ def _inside(node: Node) -> int:
     if node.name == "cond":
         return max(_peak(body, frozenset()) for body in node.bodies)
     params, (body,) = node.params, node.bodies
-    first = params["num_consts"] if node.name == "scan" else params["body_nconsts"]
+    first = loop_sizes(params)[0] if node.name == "scan" else params["body_nconsts"]
     count = len(_carry(node))
     stacked = node.makes[count:] if node.name == "scan" else []
     # A row of what a loop goes through is cut out, unless element-wise operations read it in place.

@@ -49,4 +49,5 @@ def hippo(num_states: int) -> HiPPO:
     P = np.sqrt(n + 0.5)
     normal = A + np.outer(P, P)  # −½ I plus a skew-symmetric matrix
     imaginary, V = np.linalg.eigh(-1j * (normal + 0.5 * np.eye(num_states)))
-    return HiPPO(A, P, root, -0.5 + 1j * imaginary, V)
+    spectrum = -0.5 + 1j * imaginary
+    return HiPPO(A, P, root, spectrum.astype(np.complex128), V.astype(np.complex128))
