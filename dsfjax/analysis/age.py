@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from dsfjax._util.jitted import jitted
 from dsfjax.analysis.normalizer import has_finite_state, num_output_heads
-from dsfjax.analysis.phi import kernel_rows, map_rows, on_values, token_rows
+from dsfjax.analysis.phi import each_row, map_rows, on_values, token_rows
 from dsfjax.core import (
     DenseInput,
     DenseOutput,
@@ -87,18 +87,17 @@ def mean_age(system: System | KernelSystem, *, length: int | None = None) -> Flo
 
 def _by_rows(system: System, steps: int) -> Array:
     """Ages with the weights |Φ|, of a dense B or C those of all entries of a token together."""
-    index, on_values = jnp.arange(steps), system.acts_on_values
-    rows = kernel_rows("mean_age", system, steps) if on_values else token_rows(system, steps)
+    index = jnp.arange(steps)
 
-    def row(t: Array) -> Array:
-        return rows(t) if on_values else jnp.abs(rows(t)).sum(axis=2).T[:, None]
-
-    def age(t: Array) -> Array:
-        weight = jnp.abs(row(t))
+    def age(t: Array, row: Array) -> Array:
+        weight = jnp.abs(row)
         distance = (t - index).astype(weight.dtype)[:, None, None]
         return (weight * distance).sum(axis=0) / weight.sum(axis=0)
 
-    return map_rows(age, steps, _ROWS)
+    if system.acts_on_values:
+        return each_row("mean_age", system, steps, age)
+    entries = token_rows(system, steps)
+    return map_rows(lambda t: age(t, jnp.abs(entries(t)).sum(axis=2).T[:, None]), steps, _ROWS)
 
 
 @singledispatch

@@ -1,16 +1,17 @@
 r"""The kernel Φ as what a model looks at: rows, receptive fields, attention maps, Jacobians.
 
 Every structure has a kernel, so a state space model or an RNN has an "attention map" as well. Its
-rows come one at a time, without the L×L array: the output y_t is linear in the values, and head h,
-channel j of it reads head h, channel j of the values alone, so one pullback of y_t gives the whole
-row Φ_{t,·} of every head and channel.
+rows come one at a time, without the L×L array. Head h, channel j of an output reads head h, channel
+j of the values alone. So one run of L copies of the system, of which copy s is given a one at step
+s, has the row Φ_{t,·} of every head and channel as its outputs at step t; and since y_t is linear
+in the values, one pullback of it gives a row by itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -18,11 +19,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int, Key
 
 from dsfjax._util.jitted import jitted
-from dsfjax.analysis.normalizer import channel_maps, has_finite_state
+from dsfjax.analysis.normalizer import channel_maps, has_finite_state, normalized
 from dsfjax.core import KernelSystem, System, steps
+from dsfjax.core.composition import with_length
 from dsfjax.core.dense import skip_matrix
+from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.transitions import group_of
-from dsfjax.engines import log_normalizer, scan
+from dsfjax.engines import by_steps, log_normalizer, scan, step
 from dsfjax.engines.attention import score_rows
 
 T = TypeVar("T")
@@ -36,9 +39,46 @@ def kernel_rows(owner: str, system: System | KernelSystem, steps: int) -> Row:
 
     Numerics:
         A row costs one backward pass of `scan`, O(L N) work and memory, and for a `KernelSystem`
-        O(L H m).
+        O(L H m). For all rows in their order `each_row` takes less.
     """
     return _kernel_rows(system, owner, steps)
+
+
+def each_row(
+    owner: str,
+    system: System | KernelSystem,
+    length: int,
+    f: Callable[[Array, Array], T],
+    *,
+    block: int = 1,
+) -> T:
+    """``f(t, Φ_{t,·})`` of every row of `kernel_rows`, stacked.
+
+    Numerics:
+        Of a finite state one run of L copies of it, O(L² N) work and O(L N) memory: 2.5 times
+        faster than row after row (64 channels of 16 states, L = 512, 2 cores). Of a `KernelSystem`
+        ``block`` rows at a time.
+    """
+    if has_finite_state(system):
+        return _row_after_row(_on_single_values(owner, system), length, f)
+    row = kernel_rows(owner, system, length)
+    return map_rows(lambda t: f(t, row(t)), length, block)
+
+
+def _row_after_row(values: System, length: int, f: Callable[[Array, Array], T]) -> T:
+    heads, _, p = values.state_shape
+    paper = normalized(values, length=length)
+    arrays, step_of = by_steps(paper, length)
+    index = jnp.arange(length)
+
+    def advance(h: Array, now: tuple[Array, list[Array]]) -> tuple[Array, T]:
+        t, arrays = now
+        ones = jnp.where((index == t)[:, None], jnp.ones((1, heads * p), values.real_dtype), 0)
+        y, h = jax.vmap(partial(step, with_length(step_of(arrays), 1)))(ones, h)  # type: ignore[assignment]
+        return h, f(t, y.reshape(length, heads, p))
+
+    start = jnp.zeros((length, *paper.carried_shape), state_dtype(paper.dtype))
+    return jax.lax.scan(advance, start, (index, arrays))[1]
 
 
 @singledispatch
@@ -48,13 +88,8 @@ def _kernel_rows(system: Any, owner: str, steps: int) -> Row:
 
 @_kernel_rows.register
 def _(system: System, owner: str, steps: int) -> Row:
-    values = on_values(owner, system)
+    values = _on_single_values(owner, system)
     heads, _, p = values.state_shape
-    if values.B.rank * values.C.rank > 1:
-        raise ValueError(
-            f"{owner}: expected one value and one output per channel; with an input or output of "
-            "higher rank Φ has several entries there. Use jacobian_norms."
-        )
     zeros = jnp.zeros((steps, heads * p), system.real_dtype)
     _, pullback = jax.vjp(lambda v: scan(values, v)[0], zeros)
 
@@ -62,6 +97,17 @@ def _(system: System, owner: str, steps: int) -> Row:
         return pullback(zeros.at[t].set(1))[0].reshape(steps, heads, p)
 
     return row
+
+
+def _on_single_values(owner: str, system: System) -> System:
+    """`on_values` of a system with one value and one output per channel."""
+    values = on_values(owner, system)
+    if values.B.rank * values.C.rank > 1:
+        raise ValueError(
+            f"{owner}: expected one value and one output per channel; with an input or output of "
+            "higher rank Φ has several entries there. Use jacobian_norms."
+        )
+    return values
 
 
 @_kernel_rows.register
@@ -280,7 +326,7 @@ def receptive_field(
         system: A finite or kernel system with values between W and Φ.
         share: q, in (0, 1].
         length: L, needed only if nothing in the system varies in time.
-        block: Rows of Φ held at a time.
+        block: Rows of Φ held at a time, of a `KernelSystem`.
 
     Returns:
         r (L, H), or (L, H, p) if Φ varies over the value channels; 1 means the present step alone,
@@ -291,7 +337,7 @@ def receptive_field(
             `jacobian_norms`).
 
     Numerics:
-        O(block · L N) memory and O(L² N) work: no L×L array.
+        O(L N) memory and O(L² N) work: no L×L array.
 
     Example:
         >>> import dsfjax
@@ -302,12 +348,11 @@ def receptive_field(
     """
     length = steps(system, length, owner="receptive_field")
     _check_share("receptive_field", share)
-    row = kernel_rows("receptive_field", system, length)
 
-    def reach_of(t: Array) -> Array:
-        return _reach(jnp.abs(row(t)), t, share)
+    def reach_of(t: Array, row: Array) -> Array:
+        return _reach(jnp.abs(row), t, share)
 
-    found = map_rows(reach_of, length, block)
+    found = each_row("receptive_field", system, length, reach_of, block=block)
     return found[:, :, 0] if found.shape[2] == 1 else found
 
 

@@ -1,6 +1,6 @@
 """Who reads what: the kernel Φ of one sequence, the attention map of any mixer."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.analysis.phi import (
+    each_row,
     has_channels,
-    kernel_rows,
     map_rows,
     of_head,
     on_values,
@@ -83,14 +83,7 @@ def measure(system: System | KernelSystem, u: Array, dy: Array, asked: Asked) ->
     Where B or C is dense, the mean is over all pairs of output and token channels.
     """
     del dy
-    length = u.shape[0]
-    row, shown, every = _channels(system, length)
-
-    def entries(t: Array) -> Array:
-        found = row(t)
-        return found[0] if shown == 1 else jnp.sqrt(jnp.mean(found**2, axis=0))
-
-    kernel = map_rows(entries, length, 1)
+    kernel, shown, every = _kernel(system, u.shape[0])
     queries, sources = asked
     pairs = jnp.zeros((0, 2), queries.dtype)
     if sources is not None:
@@ -98,22 +91,29 @@ def measure(system: System | KernelSystem, u: Array, dy: Array, asked: Asked) ->
     return Measured(kernel, jnp.asarray(shown), jnp.asarray(every), pairs)
 
 
-def _channels(
-    system: System | KernelSystem, length: int
-) -> tuple[Callable[[Array], Array], int, int]:
-    """The function t ↦ Φ_{t,·}, (channels, L), how many channels that are, and how many in all."""
+def _kernel(system: System | KernelSystem, length: int) -> tuple[Array, int, int]:
+    """Φ (L, L), the number of channels that it is the mean of, and how many there are."""
+
+    def mean(row: Array) -> Array:
+        """Of a row (…, channels), the root mean square."""
+        return row[..., 0] if row.shape[-1] == 1 else jnp.sqrt(jnp.mean(row**2, axis=-1))
+
     if has_finite_state(system) and not has_channels(system):
         full = token_rows(system, length)
         every = system.output_width * system.token_width
-        return lambda t: jnp.moveaxis(full(t), 1, 2).reshape(-1, length), every, every
+
+        def of_entries(t: Array) -> Array:
+            return mean(jnp.moveaxis(full(t), 1, 0).reshape(length, -1))
+
+        return map_rows(of_entries, length, 1), every, every
     shown = every = 1
     if has_finite_state(system):
         every = on_values("report", system).state_shape[2]
         shown = min(every, MOST_CHANNELS)
         channels = np.linspace(0, every - 1, shown).round().astype(int)
         system = of_head("report", system, 0, jnp.asarray(channels))
-    row = kernel_rows("report", system, length)
-    return lambda t: row(t)[:, 0].T, shown, every
+    kernel = each_row("report", system, length, lambda _, row: mean(row[:, 0]))
+    return kernel, shown, every
 
 
 def summarise(found: Measured) -> PhiMap:

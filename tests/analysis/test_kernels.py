@@ -17,7 +17,7 @@ from dsfjax.analysis import (
     reach,
     receptive_field,
 )
-from dsfjax.analysis.phi import kernel_rows, map_rows, of_head, token_rows
+from dsfjax.analysis.phi import each_row, kernel_rows, map_rows, of_head, token_rows
 from tests import systems_zoo
 from tests.reference_loop import error
 
@@ -52,15 +52,17 @@ def kernel(name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ON_VALUES)
 def test_rows_are_those_of_the_kernel(name: str) -> None:
-    def rows(system: Any) -> jax.Array:
-        return map_rows(kernel_rows("test", system, L), L, 4)
+    def rows(system: Any) -> Any:
+        in_order = each_row("test", system, L, lambda _, row: row, block=4)
+        return in_order, map_rows(kernel_rows("test", system, L), L, 4)
 
-    got = np.asarray(jax.jit(rows)(build(name))).transpose(2, 3, 0, 1)
-    expected = kernel(name)
-    if got.shape != expected.shape:  # a channel axis of broadcast parts
-        expected = np.broadcast_to(expected, got.shape)
-    assert error(got, expected) < 1e-13
-    assert (np.triu(got, 1) == 0).all()
+    for found in jax.jit(rows)(build(name)):
+        got = np.asarray(found).transpose(2, 3, 0, 1)
+        expected = kernel(name)
+        if got.shape != expected.shape:  # a channel axis of broadcast parts
+            expected = np.broadcast_to(expected, got.shape)
+        assert error(got, expected) < 1e-13
+        assert (np.triu(got, 1) == 0).all()
 
 
 @pytest.mark.parametrize("name", [*ON_VALUES[:-1], "diagonal_signed"])
