@@ -32,6 +32,7 @@ from jaxtyping import Array, Float
 
 from dsfjax._util.factor import one_by_one
 from dsfjax._util.jitted import jitted
+from dsfjax._util.running import running
 from dsfjax.analysis.normalizer import channel_maps, finite, normalized
 from dsfjax.analysis.phi import on_values
 from dsfjax.core import KernelSystem, System, steps
@@ -335,7 +336,7 @@ def _covariances(A: Array, F: Array, steps: int, at: Sequence[int]) -> Array:
         (P, kept), (index, live, slot) = carry, segment
         if diagonal:
             a = take(A, index, live, 1)
-            to_end = jnp.cumprod(a[::-1], axis=0)[::-1]
+            to_end = running(jnp.multiply, 1, a, reverse=True)
             W = jnp.concatenate([to_end[1:], jnp.ones_like(a[:1])])
             W = jnp.broadcast_to(take(W, jnp.arange(len(a)), live, 0), (len(a), *zero.shape[:3]))
             P = _transport(to_end[0], P)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dsfjax._util.jitted import jitted
+from dsfjax._util.running import running
 from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.analysis.spectrum import carried_log_moduli, count_per_head, starts
 from dsfjax.core import KernelSystem, System
@@ -89,7 +90,7 @@ def horizons(
     steps, heads, k = log_modulus.shape
     columns = log_modulus.reshape(steps, heads * k)
     zero = jnp.isneginf(columns)
-    total = jnp.cumsum(jnp.where(zero, 0, columns), axis=0)
+    total = running(jnp.add, 0, jnp.where(zero, 0, columns))
 
     def ends(search: Callable[[Array, Array], Array]) -> Callable[[Array], Array]:
         one = partial(_below, search=search, log_epsilon=math.log(epsilon))

@@ -104,11 +104,11 @@ def look(
     """
     looks = aspects.registered() if looks is None else tuple(looks)
     ids = jnp.asarray(ids)
-    layers = model.systems(ids)
+    logits, layers, gradients = model.passes(ids)
     used = [(i, *each) for i, layer in enumerate(layers) for each in layer]
     if not used:
         raise ValueError(f"{model.path}: expected layers that mix tokens, found none.")
-    dy = [g for layer in model.output_gradients(ids) for g in layer]
+    dy = [g for layer in gradients for g in layer]
     stacks = aspects.stacks([(s, u) for _, s, u in used], dy)
     asked = aspects.Asked(jnp.array([[len(ids) - 1]]), None)
     measure = jax.jit(lambda one, asked: aspects.measure(looks, (one,), asked))
@@ -125,7 +125,7 @@ def look(
         findings[PHI_MAPS.name] = SomeLayers(
             (i, dataclasses.replace(layer, tokens=words)) for i, layer in numbered(maps)
         )
-    loss = float(mean_loss(model.logits(ids), ids))
+    loss = float(mean_loss(logits, ids))
     flops = count_operations(model.apply, model.params, ids).flops / len(ids)
     return Looked(
         name or model.path.resolve().name,

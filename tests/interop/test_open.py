@@ -97,7 +97,9 @@ def test_gradients(name: str) -> None:
 def test_gradients_to_outputs_are_those_of_the_loss(name: str) -> None:
     """Layer by layer, and by differentiating the whole model."""
     model, ids = opened(name), jnp.asarray(reference(name)["input_ids_a"][0])
-    found = model.output_gradients(ids)
+    logits, systems, found = model.passes(ids)
+    assert distance(logits, model.logits(ids)) < 1e-12
+    assert jax.tree.structure(systems) == jax.tree.structure(model.systems(ids))
     zero = jax.tree.map(jnp.zeros_like, found)
     expected = jax.grad(
         lambda nudges: opened_module.mean_loss(model.apply(model.params, ids, nudges=nudges), ids)
@@ -289,7 +291,7 @@ def test_an_intervention_is_exact() -> None:
     assert isinstance(system, dsfjax.System)
     changed = analysis.scale_write(system, 0, 0.0)
     y, without = (dsfjax.scan(s, u)[0] for s in (system, changed))
-    zero = jax.tree.map(jnp.zeros_like, model.output_gradients(ids))
+    zero = jax.tree.map(jnp.zeros_like, model.passes(ids).gradients)
     nudges = ((without - y,), *zero[1:])
     found = model.apply(model.params, ids, nudges=nudges)
     assert distance(model.apply(model.params, ids, nudges=zero), model.logits(ids)) == 0

@@ -94,7 +94,7 @@ def test_it_continues_prompts_padded_or_not(run: tuple[Opened, nn.Model, Any]) -
 
 def test_nudges_are_added_to_the_outputs_of_systems(run: tuple[Opened, nn.Model, Any]) -> None:
     model, own, params = run
-    gradients = model.output_gradients(IDS[0])
+    gradients = model.passes(IDS[0]).gradients
     flat = tuple(x for layer in gradients for x in layer)
     expected = own.head(params, own.features(params, IDS[0], added=flat))
     assert distance(model.apply(model.params, IDS[0], nudges=gradients), expected) < 1e-12

@@ -16,7 +16,6 @@ from jax.typing import ArrayLike, DTypeLike
 
 from dsfjax._util import tokenizer
 from dsfjax.core.dtypes import state_dtype
-from dsfjax.engines import scan
 from dsfjax.interop.published.layerwise import Params, back, differentiable, through
 from dsfjax.interop.published.naming import REGISTRY, Definition, Layer, Stream
 from dsfjax.interop.published.running import Used
@@ -46,6 +45,21 @@ class Piece(NamedTuple):
     ids: Array
     logits: Array
     systems: tuple[tuple[Used, ...], ...]
+
+
+class Passes(NamedTuple):
+    """What a pass through a model and one back see of a text.
+
+    Attributes:
+        logits: Of the token after each, (L, vocabulary).
+        systems: As of `Opened.systems`.
+        gradients: ∂L/∂y of every System, L the mean of −log p(next token): per layer and System,
+            (L, d_out).
+    """
+
+    logits: Array
+    systems: tuple[tuple[Used, ...], ...]
+    gradients: tuple[tuple[Array, ...], ...]
 
 
 class Opened:
@@ -176,14 +190,14 @@ class Opened:
             logits, state, used = self._continue(part, positions, state, len(ids) + 1, show=True)
             yield Piece(begin, part, logits, used[1:-1])
 
-    def output_gradients(self, ids: Ids) -> tuple[tuple[Array, ...], ...]:
-        """∂L/∂y of every System that `systems` gives, L the mean of −log p(next token).
+    def passes(self, ids: Ids) -> Passes:
+        """All that one pass through the layers and one back see of a text.
 
         Args:
             ids: Tokens (L,), at least two.
 
         Returns:
-            Per layer and System, (L, d_out).
+            `Passes`.
         """
         ids = self._tokens(ids)
         if ids.ndim != 1 or len(ids) < 2:
@@ -197,11 +211,12 @@ class Opened:
         for (one, tensors), (stream, _), (_, used) in zip(
             every[:0:-1], passed[-2::-1], passed[:0:-1], strict=True
         ):
-            nudges = tuple(jnp.zeros_like(jax.eval_shape(scan, s, u)[0]) for s, u in used)
+            nudges = tuple(jnp.zeros((len(ids), s.output_width), u.dtype) for s, u in used)
             positions = jnp.arange(len(ids))
             down, own = back(one.program, tensors, stream, positions, nudges, down)
             found.append(own)
-        return tuple(found[:0:-1])
+        systems = tuple(used for _, used in passed[1:-1])
+        return Passes(after["logits"], systems, tuple(found[:0:-1]))
 
     def layer(self, index: int) -> OpenedLayer:
         """One layer, for its own input; the only thing that a partly opened model runs."""
