@@ -103,3 +103,25 @@ def xlstm(folder: Path) -> Path:
     shapes = {f"backbone.blocks.0.{name}": x for name, x in layer.items()}
     shapes |= {"backbone.embeddings.weight": (9, 12), "lm_head.weight": (9, 12)}
     return written(folder, config, shapes | {"backbone.out_norm.weight": (12,)})
+
+
+def gla(folder: Path, **own: Any) -> Path:
+    """GLA with two layers: two heads with keys of three channels, and convolutions."""
+    config = {
+        **{"model_type": "gla", "vocab_size": 9, "hidden_size": 12, "num_hidden_layers": 2},
+        **{"num_heads": 2, "expand_k": 0.5, "expand_v": 1.0, "use_short_conv": True},
+        **{"conv_size": 2, "intermediate_size": 8, "norm_eps": 1e-20, **own},
+    }
+    maps = {"q_proj": 6, "k_proj": 6, "v_proj": 12, "g_proj": 12, "o_proj": 12, "gk_proj.0": 16}
+    layer: dict[str, tuple[int, ...]] = {
+        f"attn.{name}.weight": (out, 12) for name, out in maps.items()
+    }
+    if config["use_short_conv"]:
+        layer |= {f"attn.{x}_conv1d.weight": (maps[f"{x}_proj"], 1, 2) for x in "qkv"}
+    layer |= {"attn.gk_proj.1.weight": (6, 16), "attn.gk_proj.1.bias": (6,)}
+    layer |= {"attn.g_norm_swish_gate.weight": (6,), "mlp.down_proj.weight": (12, 8)}
+    layer |= {f"mlp.{name}_proj.weight": (8, 12) for name in ("gate", "up")}
+    layer |= {f"{name}_norm.weight": (12,) for name in ("attn", "mlp")}
+    shapes = {f"model.layers.{i}.{name}": x for i in range(2) for name, x in layer.items()}
+    shapes |= {"model.embeddings.weight": (9, 12), "lm_head.weight": (9, 12)}
+    return written(folder, config, shapes | {"model.norm.weight": (12,)})

@@ -12,7 +12,7 @@ from dsfjax import Opened
 from dsfjax.analysis import Gramians
 from dsfjax.interop import published
 from dsfjax.interop.published import measure_states, reduce
-from tests.opened import distance, mamba2, opened, reference, xlstm
+from tests.opened import distance, gla, mamba2, opened, reference, xlstm
 
 IDS = jnp.asarray(np.random.default_rng(1).integers(0, 9, 24))
 
@@ -107,6 +107,30 @@ def test_a_projection_keeps_what_queries_read(tmp_path: Path) -> None:
     assert less.kept[0] < 1 and distance(less.model.logits(IDS), model.logits(IDS)) > 1e-4
     again = dsfjax.open(small.save(tmp_path / "small"), dtype="float64")
     assert np.array_equal(again.logits(IDS), small.logits(IDS))
+
+
+@pytest.mark.parametrize("conv", [False, True])
+@pytest.mark.parametrize("layers", [None, [1]])
+def test_keys_of_gla_that_nothing_reads_are_not_missed(
+    layers: list[int] | None, conv: bool, tmp_path: Path
+) -> None:
+    """A decay per key; q is divided by the root of the number of keys, 3 in each of 2 heads."""
+    model = dsfjax.open(gla(tmp_path / "folder", use_short_conv=conv), dtype="float64")
+    model = changed(model, **zeroed(model, "0.attn.q_proj.weight", [0, 4]))
+    model = changed(model, **zeroed(model, "1.attn.q_proj.weight", [2, 3]))
+    reduced = reduce(model, 2, measure_states(model, IDS, layers=layers)).model
+    assert distance(reduced.logits(IDS), model.logits(IDS)) < 1e-12
+    assert reduced.config["expand_k"] == pytest.approx((3 if layers else 2) * 2 / 12)
+    again = dsfjax.open(reduced.save(tmp_path / "small"), dtype="float64")
+    assert np.array_equal(again.logits(IDS), reduced.logits(IDS))
+    less = reduce(model, 1, measure_states(model, IDS, layers=layers)).model
+    assert distance(less.logits(IDS), model.logits(IDS)) > 1e-6
+
+
+def test_keys_of_gla_that_would_not_be_zero_are_refused(tmp_path: Path) -> None:
+    model = dsfjax.open(gla(tmp_path / "folder", feature_map="sigmoid"), dtype="float64")
+    with pytest.raises(ValueError, match="or GLA with a key per head, got Diagonal"):
+        measure_states(model, IDS)
 
 
 @pytest.mark.parametrize(

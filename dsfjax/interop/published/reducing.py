@@ -7,10 +7,10 @@ maps with other weights. Mean Gramians over a text balance them (`dsfjax.analysi
 that :math:`q'^\top k' ≈ q^\top k`.
 
 Where something that is not linear follows the maps (the SiLU after the convolution of SSD) or every
-state has a decay of its own (S6), a projection has no place in the format. Leaving states out has
-one: it commutes with all that works on each state by itself. L and R then are rows of the identity,
-those of the states i with the largest :math:`\sum_c \bar P_{ii} \bar Q_{ii}` over the channels c
-that share B and C, the square of how much a state is driven and read.
+state has a decay of its own (S6, GLA), a projection has no place in the format. Leaving states out
+has one: it commutes with all that works on each state by itself. L and R then are rows of the
+identity, those of the states i with the largest :math:`\sum_c \bar P_{ii} \bar Q_{ii}` over the
+channels c that share B and C, the square of how much a state is driven and read.
 
 A layer that is reduced further than others has rows of zeros: nothing writes or reads these states,
 so the numbers are those of the smaller layer, and a format with one size for all layers has it.
@@ -75,12 +75,12 @@ class Family(NamedTuple):
 
     Attributes:
         tensor: By which tensor a layer is known to have them; its prefix is that of the mixer.
-        states: From the settings of the layer.
+        states: From the settings of the layer; None where none can be left out.
         resized: The settings of a config for another size, from it, the config and the groups.
     """
 
     tensor: str
-    states: Callable[[Mapping[str, Any]], States]
+    states: Callable[[Mapping[str, Any]], States | None]
     resized: Callable[[int, Mapping[str, Any], int], dict[str, Any]]
 
 
@@ -113,23 +113,42 @@ def _mlstm(own: Mapping[str, Any]) -> States:
     return States(heads, key // heads, tuple(rows), projected=True, scaled=True)
 
 
+def _gla(own: Mapping[str, Any]) -> States | None:
+    """None where heads share keys or where what is not read or written would not be zero."""
+    if own["kv_heads"] != own["heads"] or own["feature"] == "sigmoid":
+        return None
+    written = ["k_proj.weight", "gk_proj.1.weight", "gk_proj.1.bias"]
+    read = ["q_proj.weight"]
+    if own["conv"] is not None:
+        written, read = [*written, "k_conv1d.weight"], [*read, "q_conv1d.weight"]
+    rows = [Rows(name, 0) for name in written] + [Rows(name, 0, reads=True) for name in read]
+    # Through a SiLU no factor passes; but for its ε, the norm of the outputs takes it away.
+    linear = own["conv"] is None and own["feature"] is None
+    return States(own["heads"], own["key"], tuple(rows), scaled=linear)
+
+
 def _named(setting: str) -> Callable[[int, Mapping[str, Any], int], dict[str, Any]]:
     return lambda size, config, groups: {setting: size}
 
 
-def _key_factor(size: int, config: Mapping[str, Any], groups: int) -> dict[str, Any]:
-    """``qk_dim_factor`` is over the width, and what it gives is rounded down."""
-    width = config.get("hidden_size") or config["embedding_dim"]
-    factor = groups * size / width
-    exact = int(factor * width) == groups * size
-    return {"qk_dim_factor": factor if exact else math.nextafter(factor, math.inf)}
+def _factor(setting: str) -> Callable[[int, Mapping[str, Any], int], dict[str, Any]]:
+    """Of all keys over the width; what it gives is rounded down."""
+
+    def resized(size: int, config: Mapping[str, Any], groups: int) -> dict[str, Any]:
+        width = config.get("hidden_size") or config["embedding_dim"]
+        factor = groups * size / width
+        exact = int(factor * width) == groups * size
+        return {setting: factor if exact else math.nextafter(factor, math.inf)}
+
+    return resized
 
 
 FAMILIES: dict[str, Family] = {
     "mamba": Family("mixer.A_log", _s6, _named("state_size")),
     "mamba2": Family("mixer.A_log", _ssd, _named("state_size")),
     "nemotron_h": Family("mixer.A_log", _ssd, _named("ssm_state_size")),
-    "xlstm": Family("mlstm_layer.out_proj.weight", _mlstm, _key_factor),
+    "xlstm": Family("mlstm_layer.out_proj.weight", _mlstm, _factor("qk_dim_factor")),
+    "gla": Family("attn.gk_proj.1.weight", _gla, _factor("expand_k")),
 } | {
     name: Family("mamba.A_log", _ssd, _named("mamba_d_state"))
     for name in ("bamba", "falcon_h1", "granitemoehybrid", "zamba2")
@@ -165,7 +184,7 @@ def measure_states(
 
     Raises:
         ValueError: For a layer whose state cannot be made smaller, with its structure: expected
-            are S6, SSD and mLSTM, without norms of B and C. If these are not tokens (L,).
+            are S6, SSD, mLSTM and GLA, without norms of B and C. If these are not tokens (L,).
     """
     if np.ndim(ids) != 1 or np.size(ids) < 2:
         raise ValueError(f"reduce: expected at least two tokens (L,), got {list(np.shape(ids))}.")
@@ -181,8 +200,8 @@ def measure_states(
             )
             raise ValueError(
                 f"reduce: layer {i} of {model.config.get('model_type')}: expected S6 or SSD "
-                f"without norms of B and C, or mLSTM, got {structure or 'no mixer'}; choose other "
-                "layers or another model."
+                "without norms of B and C, mLSTM, or GLA with a key per head, got "
+                f"{structure or 'no mixer'}; choose other layers or another model."
             )
     if not chosen:
         raise ValueError(f"reduce: expected a layer with a state, found none in {model.path}.")
@@ -256,11 +275,12 @@ def _places(model: Opened) -> dict[int, States]:
     family = FAMILIES.get(model.config.get("model_type", ""))
     if family is None:
         return {}
-    return {
+    found = {
         i: family.states(dict(model.definition.layers[i].settings))
         for i in model.held
         if family.tensor in model.definition.layers[i].tensors(model.params)
     }
+    return {i: states for i, states in found.items() if states is not None}
 
 
 def _maps(
