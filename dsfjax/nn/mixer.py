@@ -37,6 +37,24 @@ class MixerState(NamedTuple):
     past: Any = None
 
 
+class _Read(NamedTuple):
+    """What a mixer makes of its tokens.
+
+    Attributes:
+        system: The System, which acts on values.
+        values: The values.
+        tail: What the next tokens need of these (`MixerState.conv`).
+        past: What is carried next to the state.
+        solved: Outputs and last state, where they are known without a scan; else None.
+    """
+
+    system: System | KernelSystem
+    values: Array
+    tail: Array | None
+    past: Any
+    solved: tuple[Array, Array] | None
+
+
 class Mixer(nnx.Module):
     r"""An architecture with its surroundings.
 
@@ -139,29 +157,36 @@ class Mixer(nnx.Module):
         Returns:
             Output (L, d_model) and the state after the sequence.
         """
-        system, tokens, tail, past = self._system(x, state, reset)
+        read = self._read(x, state, reset)
         if key is not None and self.attention_dropout:
             rate = self.attention_dropout if rate is None else rate
-            y, h = _attend_with_dropout(system, tokens, rate, key, state), None
+            y, h = _attend_with_dropout(read.system, read.values, rate, key, state), None
+        elif read.solved is not None:
+            y, h = read.solved
         else:
             h0 = None if state is None else state.h
-            y, h = self._scan(system, tokens, h0)
+            y, h = self._scan(read.system, read.values, h0)
         y = y if added is None else y + added
-        return self._output(x, y), MixerState(tail, h, jnp.array(True), past)  # type: ignore[arg-type]
+        return self._output(x, y), MixerState(read.tail, h, jnp.array(True), read.past)  # type: ignore[arg-type]
 
     def step(
         self, x: Float[Array, " d"], state: MixerState
     ) -> tuple[Float[Array, " d"], MixerState]:
         """Mix one token x (d_model,) with constant memory; `__call__` on a sequence of length 1."""
-        system, tokens, tail, past = self._system(x[None], state, None)
-        y, h = step(system, tokens[0], state.h, precision=self.precision)
-        return self._output(x[None], y[None])[0], MixerState(tail, h, jnp.array(True), past)
+        read = self._read(x[None], state, None)
+        if read.solved is not None:
+            (y,), h = read.solved
+        else:
+            y, h = step(read.system, read.values[0], state.h, precision=self.precision)
+        after = MixerState(read.tail, h, jnp.array(True), read.past)
+        return self._output(x[None], y[None])[0], after
 
     def system(
         self, x: Float[Array, "L d"], *, reset: Bool[Array, " L"] | None = None
     ) -> tuple[System | KernelSystem, Float[Array, "L e"]]:
         """The System of a sequence x (L, d_model), and the tokens that enter it (L, …)."""
-        return self._system(x, None, reset)[:2]
+        read = self._read(x, None, reset)
+        return read.system, read.values
 
     def init_state(self, max_length: int) -> MixerState:
         """The state before the first token; a kernel's cache gets ``max_length`` slots."""
@@ -169,10 +194,10 @@ class Mixer(nnx.Module):
         token = jax.ShapeDtypeStruct((1, self.d_model), dtype)
 
         def first(x: Array) -> tuple[Array | None, Array | KVCache]:
-            system, tokens, tail, _ = self._system(x, None, None)
+            system, values, tail, *_ = self._read(x, None, None)
             if isinstance(system, KernelSystem):
                 return tail, system.cache(max_length, dtype)
-            return tail, scan(system, tokens)[1]
+            return tail, scan(system, values)[1]
 
         past = None if self.arch.past is None else self.arch.past(self.parameters())
         shapes = jax.eval_shape(first, token)
@@ -192,9 +217,7 @@ class Mixer(nnx.Module):
             run = partial(scan_shards, **self.shards._asdict())
         return run(system, tokens, h0, method=self.method, precision=self.precision)
 
-    def _system(
-        self, x: Array, state: MixerState | None, reset: Array | None
-    ) -> tuple[System | KernelSystem, Array, Array | None, Any]:
+    def _read(self, x: Array, state: MixerState | None, reset: Array | None) -> _Read:
         around, params, tail = self.around, self.parameters(), None
         activation = ACTIVATIONS[around.conv_activation]
         carried = None if state is None else state.conv
@@ -225,7 +248,10 @@ class Mixer(nnx.Module):
         if self.arch.past is not None and self.shards.axis_name:
             past = Place(self.shards.place(x.shape[0], reset))
         system, past = self.arch.advance(params, signals, reset=reset, past=past)
-        return system, self.arch.values(signals), tail, past
+        # What has changed the signals since they were found is not in what was found with them.
+        found = None if around.token_shift or around.conv_on else self.arch.solved
+        solved = None if found is None else found(signals)
+        return _Read(system, self.arch.values(signals), tail, past, solved)
 
     def _convolved(self, x: Array, tail: Array | None, reset: Array | None) -> tuple[Array, Array]:
         """The short convolution of x, and its own tail; ``tail`` has the inputs before x."""

@@ -88,6 +88,10 @@ class Architecture(NamedTuple):
             state is all.
         carry: ``carry(params, signals, *, reset=None, past) -> (System, past)``, with ``past`` that
             of the tokens before and after. ``assemble`` is then this from the initial past.
+        solved: ``solved(signals) -> (y, h)``, the outputs (L, d_out) and the last state (H, n, p)
+            where the search for the signals has found them: those of a `dsfjax.scan` of the
+            assembled System, which nobody then has to run, nor to differentiate. None where a scan
+            finds them.
     """
 
     init: Callable[[Array], Any]
@@ -100,6 +104,7 @@ class Architecture(NamedTuple):
     reads_state: bool = False
     past: Callable[[Any], Any] | None = None
     carry: Callable[..., tuple[Any, Any]] | None = None
+    solved: Callable[[Any], tuple[Array, Array]] | None = None
 
     def read(
         self,

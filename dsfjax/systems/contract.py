@@ -61,6 +61,12 @@ def check(name: str, arch: Any, d_model: int) -> None:
         expected = f"a System that reads the {values} values of a step (signals.v, flattened)"
         raise ValueError(_message(name, expected, f"one that reads {system.token_width}"))
     _check_value_map(name, arch, params, (values, d_model))
+    if arch.solved is not None and isinstance(system, System):
+        found = tuple(x.shape for x in jax.eval_shape(arch.solved, signals))
+        shapes = (_STEPS, system.output_width), system.carried_shape
+        if found != shapes:
+            expected = f"solved to return outputs {shapes[0]} and the last state {shapes[1]}"
+            raise ValueError(_message(name, expected, found))
     labels = jax.tree.structure(arch.labels(params))
     if labels != jax.tree.structure(params):
         expected = f"labels of the structure of params, {jax.tree.structure(params)}"

@@ -16,7 +16,9 @@ channels. A step of the system costs what a step of
 the cell costs.
 
 The signals of the tokens are these blocks and v_t = s_t − A_t s_{t−1}. A loop over the steps of the
-cell finds them; `dsfjax.engines.nonlinear` has the theory and the way for any cell.
+cell finds them, and with them the outputs: whoever only wants these, as a mixer does, has them
+without the blocks (`Architecture.solved`). `dsfjax.engines.nonlinear` has the theory and the way
+for any cell.
 """
 
 from __future__ import annotations
@@ -130,11 +132,12 @@ def _(C: FirstEntries, system: System, h: Array, precision: str) -> Array:
 
 
 class Signals(NamedTuple):
-    """Derivatives P_t (L, k, g, d) and K_t (L, k, k, d), and v_t = s_t − A_t s_{t−1}, (L, k, d)."""
+    """P_t (L, k, g, d) and K_t (L, k, k, d), v_t = s_t − A_t s_{t−1} and s_t itself (L, k, d)."""
 
     gates: Array
     keep: Array
     v: Array
+    s: Array
 
 
 def gated_cell(
@@ -184,13 +187,16 @@ def gated_cell(
         slopes = jax.vmap(slope, out_axes=2)(jnp.eye(len(W_h) + parts, dtype=dtype))
         gates, keep = jnp.split(slopes, [len(W_h)], axis=2)
         moved = (gates * r[:, None]).sum(axis=2) + (keep * before[:, None]).sum(axis=2)
-        return Signals(gates, keep, (after - moved).astype(u.dtype))
+        return Signals(gates, keep, (after - moved).astype(u.dtype), after)
 
     def assemble(params: Any, signals: Signals, *, reset: Array | None = None) -> System:
         _, parts, d = signals.v.shape
         A = Gated(signals.gates, signals.keep, _in_heads(params.W_h))
         shape = (1, parts * d, 1)
         return System(A, EntryInput(), FirstEntries(d), reset=reset, state_shape=shape)
+
+    def solved(signals: Signals) -> tuple[Array, Array]:
+        return signals.s[:, 0].astype(signals.v.dtype), signals.s[-1].reshape(1, -1, 1)
 
     def value_map(params: Any) -> Array:
         raise ValueError(
@@ -199,7 +205,8 @@ def gated_cell(
         )
 
     labels = labels_without_decay(*vectors)
-    return Architecture(init, signals, assemble, value_map, labels, traits, reads_state=True)
+    parts_of_it = init, signals, assemble, value_map, labels, traits
+    return Architecture(*parts_of_it, reads_state=True, solved=solved)
 
 
 def cell_of(update: Update) -> Callable[[Any, Array, Array], Array]:

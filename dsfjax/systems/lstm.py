@@ -57,9 +57,10 @@ def lstm(*, d_model: int, init: Init = "published") -> Architecture:
         The `Architecture`; state (1, 2d, 1). Its signals depend on the state (``reads_state``).
 
     Numerics:
-        A loop over the steps finds the trajectory, in at least float32, and the System repeats it:
-        twice the work of a plain LSTM. Where the cell is chaotic (a positive Lyapunov exponent) the
-        two drift apart as any two roundings of it do.
+        A loop over the steps finds the trajectory, in at least float32: a mixer takes its outputs,
+        for the work of a plain LSTM. The System repeats it, for those who look at it. Where the
+        cell is chaotic (a positive Lyapunov exponent) the two drift apart as any two roundings of
+        it do.
 
     References:
         Hochreiter, Schmidhuber (1997), Neural Computation 9(8). Gers, Schmidhuber, Cummins (2000),

@@ -87,10 +87,11 @@ def test_count_is_that_of_xla(name: str, phase: str) -> None:
     assert found.flops == pytest.approx(expected["flops"], rel=0.1)
     ratio = found.bytes / expected["bytes accessed"]
     cached = phase == "decode" and any(isinstance(s, KernelSystem) for s in layers(name))
-    # Where a loop finds the states, every part of them is copied into its buffers: sLSTM has four,
-    # momentum a pair. A running maximum (RWKV-4) is found by levels, each of which is padded first.
-    looped = {"lstm": 0.5, "gru": 0.5, "slstm": 0.45, "momentum_delta": 0.5, "rwkv4": 0.5}
-    least = looped.get(name, 0.5 if cached else 0.75)
+    # Where a loop finds the states, every part of them is copied into its buffers: momentum has a
+    # pair. A running maximum (RWKV-4) is found by levels, each of which is padded first.
+    least = {"momentum_delta": 0.5, "rwkv4": 0.5}.get(name, 0.5 if cached else 0.75)
+    if phase == "decode" and name in ("lstm", "gru", "slstm"):  # the state, once more
+        least = 0.65
     assert least < ratio < 1.1
 
 

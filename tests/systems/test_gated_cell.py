@@ -81,6 +81,11 @@ def results(name: str) -> Any:
         (states,) = rest
         return jnp.sum(weights * jnp.sin(y)), (y, h_last, states, system.A)
 
+    def by_search(params: Any, u: Any, s0: Any) -> Any:
+        read = arch.read(params, u, reset=RESET, continued=True, h=s0.reshape(1, -1, 1))
+        y, h_last = arch.solved(read)
+        return jnp.sum(weights * jnp.sin(y)), (y, h_last)
+
     def by_loop(params: Any, u: Any, s0: Any) -> Any:
         def advance(s: Any, now: Any) -> Any:
             s = CELLS[name](params, jnp.where(now[1], 0, s), now[0])
@@ -91,11 +96,13 @@ def results(name: str) -> Any:
     @jax.jit
     def run(*point: Any) -> Any:
         found, slopes = jax.grad(by_system, (0, 1, 2), has_aux=True)(*point)[::-1]
+        solved, others = jax.grad(by_search, (0, 1, 2), has_aux=True)(*point)[::-1]
         expected = jax.grad(by_loop, (0, 1, 2))(*point)
         A = found[-1]
         general, _ = linearize(CELLS[name], *point, reset=RESET)
         actions = A.apply(direction), A.rescale(jnp.full((LENGTH, 1), 0.7)).apply(direction)
-        return found, slopes, expected, A.matrix(), actions, general.A.matrix()
+        slopes = slopes, others
+        return found, slopes, expected, A.matrix(), actions, general.A.matrix(), solved
 
     return run(params, tokens(LENGTH), s0), (params, np.asarray(tokens(LENGTH)), s0), direction
 
@@ -111,7 +118,7 @@ def test_states_are_those_of_the_published_equations(name: str) -> None:
 
 @every
 def test_transition_is_the_derivative_in_its_own_form(name: str) -> None:
-    (_, _, _, matrix, (moved, rescaled), general), _, direction = results(name)
+    (_, _, _, matrix, (moved, rescaled), general, _), _, direction = results(name)
     assert error(matrix, general) < 1e-14
     assert error(moved, np.asarray(matrix) @ np.asarray(direction)) < 1e-14
     assert error(rescaled, np.exp(0.7) * np.asarray(moved)) < 1e-14
@@ -120,8 +127,16 @@ def test_transition_is_the_derivative_in_its_own_form(name: str) -> None:
 @every
 def test_gradients_are_those_of_the_loop(name: str) -> None:
     (_, slopes, expected, *_), _, _ = results(name)
-    for a, b in zip(jax.tree.leaves(slopes), jax.tree.leaves(expected), strict=True):
-        assert error(a, b) < 1e-12
+    for found in slopes:
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert error(a, b) < 1e-12
+
+
+@every
+def test_what_the_search_has_found_is_what_a_scan_finds(name: str) -> None:
+    ((y, h_last, *_), *_, solved), _, _ = results(name)
+    assert error(solved[0], y) < 1e-14
+    assert error(solved[1], h_last) < 1e-14 and solved[1].shape == h_last.shape
 
 
 @pytest.mark.parametrize("forget", ["sigmoid", pytest.param("exponential", marks=pytest.mark.slow)])
