@@ -83,6 +83,7 @@ def results(name: str) -> Any:
 
     def by_search(params: Any, u: Any, s0: Any) -> Any:
         read = arch.read(params, u, reset=RESET, continued=True, h=s0.reshape(1, -1, 1))
+        assert arch.solved is not None
         y, h_last = arch.solved(read)
         return jnp.sum(weights * jnp.sin(y)), (y, h_last)
 
