@@ -151,12 +151,16 @@ def _backward(
     dmatrix = ddiagonal = None
     if matrix is not None:
         dmatrix = jnp.einsum("lhnp,lhmp->lhnm", G, before, precision=precision)
+        dmatrix = _sum_of_shared(dmatrix, matrix)
     if diagonal is not None:
-        ddiagonal = G * before
-        # A decay that several states have in common gets the sum of their cotangents.
-        axes = tuple(i for i in (1, 2, 3) if diagonal.shape[i] == 1 and ddiagonal.shape[i] != 1)
-        ddiagonal = ddiagonal.sum(axis=axes, keepdims=True)
+        ddiagonal = _sum_of_shared(G * before, diagonal)
     return ddiagonal, dmatrix, G, dh0
+
+
+def _sum_of_shared(cotangent: Array, x: Array) -> Array:
+    """What several heads or states have in common gets the sum of their cotangents."""
+    axes = [i for i, size in enumerate(x.shape) if size == 1 and cotangent.shape[i] != 1]
+    return cotangent.sum(axis=axes, keepdims=True)
 
 
 _states.defvjp(_forward, _backward)

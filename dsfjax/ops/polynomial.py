@@ -11,7 +11,7 @@ from dsfjax.core import (
     SummedNormalizer,
     taylor_features,
 )
-from dsfjax.ops.batch import run, scaled, times
+from dsfjax.ops.batch import run, scaled, times, wide
 from dsfjax.ops.linear import attention, no_decay
 from dsfjax.ops.op import Assembled, op
 
@@ -25,7 +25,8 @@ def _based(
     *,
     reset: Array | None = None,
 ) -> Assembled:
-    c, b = (taylor_features(x, 2) for x in (scaled(q, scale), k))
+    # Features cancel in the scores, so that they are not rounded to what the tokens are kept in.
+    c, b = (taylor_features(wide(x), 2) for x in (scaled(q, scale), k))
     eta = SummedNormalizer(epsilon=1e-6) if use_norm else None
     return attention(no_decay(v), c, b, v, reset, eta)
 
@@ -77,7 +78,8 @@ def _rebased(
 ) -> Assembled:
     # The second order of the Taylor features gives (qᵀk)²/2.
     first = 1 + q.shape[-1]
-    c, b = (taylor_features(x, 2)[..., first:] for x in (scaled(q, None if use_scale else 1.0), k))
+    q = scaled(q, None if use_scale else 1.0)
+    c, b = (taylor_features(wide(x), 2)[..., first:] for x in (q, k))
     eta = SummedNormalizer(epsilon=eps) if use_normalize else None
     return attention(no_decay(v), times(c, 2.0), b, v, reset, eta)
 

@@ -28,9 +28,10 @@ from tests.engine_runs import (
 LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
 # The quick tests take one structure per chunk algorithm, over a chunk's end: the length, and so the
 # program, is that of the other files of gradients. JAX differentiates a normaliser and a gate: one
-# structure each, within a chunk.
+# structure each, within a chunk; so has a transition that heads share.
 OVER = ("scalar", "diagonal_per_state", "diagonal_factored", "complex_per_state", "low_rank")
 QUICK = dict.fromkeys(OVER, 65) | dict.fromkeys(("scalar_summed", "diagonal_full", "dense"), 7)
+QUICK["dense_shared"] = 3
 SLOW = pytest.mark.slow
 CASES = [
     pytest.param(name, length, marks=() if QUICK.get(name) == length else SLOW)  # pyright: ignore[reportArgumentType]
