@@ -25,6 +25,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from dsfjax._util.allocation import keep_freed_memory
+from dsfjax._util.atomic import lock
 from dsfjax._util.limits import cores
 from dsfjax.cli.output import console
 from dsfjax.cli.progress import progress
@@ -205,18 +206,20 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
         )
         for name, each in configs.items()
     ]
-    made += _earlier(out / f"{experiment.name}.json", known, {point["run"] for point in made})
-    result = {
-        "experiment": experiment.name,
-        "scale": options.scale,
-        "faithful": options.faithful,
-        "command": command,
-        "rule": rule(metric, any(after.test_task(each.task) for each in configs.values())),
-        "environment": environment.describe(),
-        "points": sorted(made, key=lambda point: order.index(point["name"])),
-    }
-    if configs:
-        write(experiment, result, out)
+    # Calls for other points may end at the same time: none may lose what another has written.
+    with lock(out):
+        made += _earlier(out / f"{experiment.name}.json", known, {point["run"] for point in made})
+        result = {
+            "experiment": experiment.name,
+            "scale": options.scale,
+            "faithful": options.faithful,
+            "command": command,
+            "rule": rule(metric, any(after.test_task(each.task) for each in configs.values())),
+            "environment": environment.describe(),
+            "points": sorted(made, key=lambda point: order.index(point["name"])),
+        }
+        if configs:
+            write(experiment, result, out)
     if failed:
         raise RuntimeError(f"{experiment.name}: {len(failed)} points failed: {failed}")
     return result

@@ -11,6 +11,7 @@ import matplotlib.image
 import pytest
 from matplotlib.text import Text
 
+from dsfjax._util.atomic import LOCK, lock
 from dsfjax.bench import machine
 from dsfjax.tasks import ACCURACY, name_of
 from dsfjax.tasks.data import MissingDataError
@@ -19,6 +20,7 @@ from dsfjax.training import read_results
 from dsfjax.training.storage import files
 from experiments import (
     convergence,
+    experiment,
     fig2_normalization,
     heatmap_mqar,
     page,
@@ -71,11 +73,26 @@ def test_the_json_says_what_the_store_says(done: tuple[Path, dict[str, Any]]) ->
 
 def test_the_files_are_whole(done: tuple[Path, dict[str, Any]]) -> None:
     out = done[0] / "out"
-    assert sorted(path.name for path in out.iterdir()) == [
-        f"table_normalizers.{kind}" for kind in ("json", "pdf", "png")
-    ]
+    files = [path.name for path in out.iterdir() if path.name != LOCK]
+    assert sorted(files) == [f"table_normalizers.{kind}" for kind in ("json", "pdf", "png")]
     assert (out / "table_normalizers.pdf").read_bytes().startswith(b"%PDF")
     assert matplotlib.image.imread(out / "table_normalizers.png").std() > 0.01
+
+
+def test_another_call_waits_while_a_result_is_read_and_written(
+    done: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, free = done[0], []
+
+    def written(*given: Any) -> None:
+        with lock(given[-1], wait=False) as mine:
+            free.append(mine)
+
+    monkeypatch.setattr(experiment, "write", written)
+    options = Options(devices=1, only="exp, L=", run_dir=folder / "runs", out=folder / "other")
+    run(table_normalizers.EXPERIMENT, options)
+    with lock(folder / "other", wait=False) as mine:
+        assert free == [False] and mine
 
 
 def test_what_is_finished_stays_and_is_not_trained_again(
