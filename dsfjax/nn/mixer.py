@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 
 from dsfjax._util.names import choose
 from dsfjax.core import KernelSystem, KVCache, Precision, System
+from dsfjax.core.composition import with_length
 from dsfjax.engines import WHOLE, Shards, materialize, scan, scan_shards, step
 from dsfjax.nn.pieces import ACTIVATIONS, GLU, CausalConv, dropout, linear, norm, param_dtype
 from dsfjax.nn.precision import products
@@ -186,7 +187,7 @@ class Mixer(nnx.Module):
     ) -> tuple[System | KernelSystem, Float[Array, "L e"]]:
         """The System of a sequence x (L, d_model), and the tokens that enter it (L, …)."""
         read = self._read(x, None, reset)
-        return read.system, read.values
+        return with_length(read.system, x.shape[0]), read.values
 
     def init_state(self, max_length: int) -> MixerState:
         """The state before the first token; a kernel's cache gets ``max_length`` slots."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax import KernelSystem, OuterInput, System, analysis, systems
+from dsfjax import KernelSystem, OuterInput, System, analysis, nn, systems
 from dsfjax.analysis import eigenvalues
 from dsfjax.nn import Layers, collect_systems
 from tests.checks import unchecked
@@ -101,3 +101,11 @@ def test_spectra_and_memory_of_every_architecture(mixer: str) -> None:
         # The first output that shows the token: its own, or the next where it is read before.
         first = 3 if np.any(late) else 2
         np.testing.assert_allclose(kept.output[:, 0, first], 1, rtol=1e-5)
+
+
+def test_a_constant_system_says_how_long_its_sequence_is() -> None:
+    """Else a tool that is not told the length would look at one step."""
+    model = nn.build(small.config("s4d", num_layers=1))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    ((system, u),) = jax.eval_shape(model.systems, params, tokens()[0])
+    assert system.A.log_a.shape[0] == 1 and system.length == u.shape[0] == L
