@@ -75,8 +75,9 @@ def peak_memory(
 
     Numerics:
         See `dsfjax.cost.memory` for what is followed. Next to ``compiled.memory_analysis()`` on a
-        CPU (jaxlib 0.10) training steps of all eight architectures (two layers, d = 64, L = 256,
-        batch 16) were −7 to +2 % off, two of them with more layers, d = 128 and L = 512 −2 %, three
+        CPU (jaxlib 0.10) training steps of the paper's eight architectures (two layers, d = 64, L =
+        256, batch 16) were −7 to +2 % off (of the others S4D +40 %, MesaNet +17 %, Based −13 %, the
+        rest within 10 %), two of them with more layers, d = 128 and L = 512 −2 %, three
         members that are mostly parameters +2 %, and a language model of 64 million parameters
         (softmax attention, 12 layers, L = 1024, batch 8; 8.2 GiB) −3 %. With ``remat`` the latter
         took more than without on a CPU, and the estimate was 11 % too low.
