@@ -250,6 +250,17 @@ def test_every_analysis_runs():
         "receptive_field": lambda s: analysis.receptive_field(s),
         "attention_map": lambda s: analysis.attention_map(s, 5),
         "equivalent": lambda s: analysis.equivalent(s, s),
+        "mean_gramians": lambda s: analysis.mean_gramians(s),
+        "written": lambda s: analysis.written(s, U),
+        "response": lambda s: analysis.response(s, 2, analysis.written(s, U)[2]),
+        "effect": lambda s: analysis.effect(s, U, analysis.scale_write(s, 2, 0.0)),
+        "scale_write": lambda s: scan(analysis.scale_write(s, 2, 0.5, head=0), U)[0],
+        "replace_write": lambda s: scan(
+            *analysis.replace_write(s, U, 2, value=jnp.ones(H * P)), method="sequential"
+        )[0],
+        "scale_gate": lambda s: scan(analysis.scale_gate(s, "forget", 0.5, step=3), U)[0],
+        "replace_gate": lambda s: scan(analysis.replace_gate(s, "output", 1.0, step=3), U)[0],
+        "freeze_decay": lambda s: scan(analysis.freeze_decay(s, 3), U)[0],
     }
     run = compiled(lambda s: {name: call(s) for name, call in calls.items()})
     mine, reference = run(system), run(dense)
