@@ -20,6 +20,8 @@ def interrupted(folder: Path, line: str, seconds: float) -> tuple[int, str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # Tests that run in the background of a shell would hand down that it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert any(line in said for said in process.stdout)
