@@ -99,7 +99,7 @@ figure.tight_layout()
 # %%
 step = 3
 changed = analysis.scale_write(system, step, 0.0)
-nudges = jax.tree.map(jnp.zeros_like, [list(layer) for layer in model.output_gradients(ids)])
+nudges = jax.tree.map(jnp.zeros_like, [list(layer) for layer in model.passes(ids).gradients])
 nudges[0][0] = dsfjax.scan(changed, u)[0] - y
 logits = model.logits(ids)
 without = model.apply(model.params, ids, nudges=[tuple(layer) for layer in nudges])
