@@ -30,9 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dsfjax._util.accumulation import running
 from dsfjax._util.factor import one_by_one
 from dsfjax._util.jitted import jitted
-from dsfjax._util.running import running
 from dsfjax.analysis.normalizer import channel_maps, finite, normalized
 from dsfjax.analysis.phi import on_values
 from dsfjax.core import KernelSystem, System, steps

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dsfjax._util.accumulation import running
 from dsfjax._util.jitted import jitted
-from dsfjax._util.running import running
 from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.analysis.spectrum import carried_log_moduli, count_per_head, starts
 from dsfjax.core import KernelSystem, System
