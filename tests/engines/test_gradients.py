@@ -31,7 +31,7 @@ LENGTHS = (1, 2, 3, 7, 8, 63, 64, 65, 257)
 # structure each, within a chunk; so has a transition that heads share.
 OVER = ("scalar", "diagonal_per_state", "diagonal_factored", "complex_per_state", "low_rank")
 QUICK = dict.fromkeys(OVER, 65) | dict.fromkeys(("scalar_summed", "diagonal_full", "dense"), 7)
-QUICK["dense_shared"] = 3
+QUICK = QUICK | {"dense_shared": 3}
 SLOW = pytest.mark.slow
 CASES = [
     pytest.param(name, length, marks=() if QUICK.get(name) == length else SLOW)  # pyright: ignore[reportArgumentType]
