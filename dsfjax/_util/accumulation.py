@@ -1,24 +1,26 @@
-"""Running sums and products over the first axis of large arrays."""
+"""Running sums and products over the first axis of arrays."""
 
-from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+_KINDS = {
+    "sum": (jnp.add, 0, jax.lax.cumsum),
+    "product": (jnp.multiply, 1, jax.lax.cumprod),
+}
 
-def running(
-    combine: Callable[[Array, Array], Array], start: float, x: Array, *, reverse: bool = False
-) -> Array:
-    """The first rows combined up to every row, by a loop.
 
-    `jnp.cumsum` and its like go over an array once per level of a tree of rows. A loop goes over it
-    once, which on a CPU takes a tenth of the time where rows are long: 0.016 s in place of 0.21 s
-    for 512 rows of 24,576 numbers. Rows that are short are better left to `jnp.cumsum`.
+def running(kind: Literal["sum", "product"], x: Array, *, reverse: bool = False) -> Array:
+    """The sums or products of all rows up to each row.
+
+    `jnp.cumsum` goes over the array once per level of a tree of rows, which suits devices that
+    compute many rows at once. On a CPU a loop, which goes over it once, takes a fraction of the
+    time.
 
     Args:
-        combine: Such as ``jnp.add``.
-        start: What is combined with the first row.
+        kind: Which of the two.
         x: Rows (T, …).
         reverse: Whether to begin with the last row.
 
@@ -26,9 +28,14 @@ def running(
         An array like ``x``.
 
     Example:
-        >>> running(jnp.add, 0, jnp.array([1.0, 2.0, 3.0])).tolist()
+        >>> running("sum", jnp.array([1.0, 2.0, 3.0])).tolist()
         [1.0, 3.0, 6.0]
+        >>> running("product", jnp.array([2.0, 3.0, 4.0]), reverse=True).tolist()
+        [24.0, 12.0, 4.0]
     """
+    combine, start, by_levels = _KINDS[kind]
+    if jax.default_backend() != "cpu":
+        return by_levels(x, axis=0, reverse=reverse)
 
     def advance(total: Array, row: Array) -> tuple[Array, Array]:
         total = combine(total, row)

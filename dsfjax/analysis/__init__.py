@@ -45,13 +45,13 @@ from dsfjax.analysis.interventions import scale_gate as scale_gate
 from dsfjax.analysis.interventions import scale_head as scale_head
 from dsfjax.analysis.interventions import scale_write as scale_write
 from dsfjax.analysis.interventions import written as written
+from dsfjax.analysis.jacobians import jacobian_norms as jacobian_norms
 from dsfjax.analysis.normalizer import normalized as normalized
 from dsfjax.analysis.normalizer import normalizers as normalizers
 from dsfjax.analysis.phi import AttentionMap as AttentionMap
 from dsfjax.analysis.phi import ImpulseResponse as ImpulseResponse
 from dsfjax.analysis.phi import attention_map as attention_map
 from dsfjax.analysis.phi import impulse_response as impulse_response
-from dsfjax.analysis.phi import jacobian_norms as jacobian_norms
 from dsfjax.analysis.phi import reach as reach
 from dsfjax.analysis.phi import receptive_field as receptive_field
 from dsfjax.analysis.reduction import Balancing as Balancing

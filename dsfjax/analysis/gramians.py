@@ -336,7 +336,7 @@ def _covariances(A: Array, F: Array, steps: int, at: Sequence[int]) -> Array:
         (P, kept), (index, live, slot) = carry, segment
         if diagonal:
             a = take(A, index, live, 1)
-            to_end = running(jnp.multiply, 1, a, reverse=True)
+            to_end = running("product", a, reverse=True)
             W = jnp.concatenate([to_end[1:], jnp.ones_like(a[:1])])
             W = jnp.broadcast_to(take(W, jnp.arange(len(a)), live, 0), (len(a), *zero.shape[:3]))
             P = _transport(to_end[0], P)

@@ -90,7 +90,7 @@ def horizons(
     steps, heads, k = log_modulus.shape
     columns = log_modulus.reshape(steps, heads * k)
     zero = jnp.isneginf(columns)
-    total = running(jnp.add, 0, jnp.where(zero, 0, columns))
+    total = running("sum", jnp.where(zero, 0, columns))
 
     def ends(search: Callable[[Array, Array], Array]) -> Callable[[Array], Array]:
         one = partial(_below, search=search, log_epsilon=math.log(epsilon))

@@ -35,7 +35,6 @@ def whole(run_dir: Path) -> Comparison:
     return read.read(run_dir)
 
 
-@pytest.mark.slow  # what `run_dir` trains
 def _of_the_runs(page: str) -> str:
     """A page without its last section, which also has results that come with the package."""
     own, heading, _ = page.partition("Which architecture, by all results on tasks like this")
@@ -43,6 +42,7 @@ def _of_the_runs(page: str) -> str:
     return own
 
 
+@pytest.mark.slow  # what `run_dir` trains
 def test_page_and_data(run_dir: Path, tmp_path: Path) -> None:
     page, verdict = write(run_dir, tmp_path / "report")
     assert page == tmp_path / "report" / "index.html"
