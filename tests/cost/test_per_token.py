@@ -53,6 +53,17 @@ def real(name: str) -> bool:
 
 
 QUICK = {"ssd", "s6", "softmax_attention"}
+# Our bytes over XLA's where it copies more than elsewhere. A loop that finds states copies each of
+# their parts into its buffers (momentum has a pair), a running maximum by levels (RWKV-4) pads each
+# of them, and decoding copies the state of a cell once more.
+COPIED = {
+    ("rwkv4", "training"): 0.58,
+    ("rwkv4", "prefill"): 0.69,
+    ("momentum_delta", "training"): 0.65,
+    ("lstm", "decode"): 0.69,
+    ("gru", "decode"): 0.73,
+    ("slstm", "decode"): 0.68,
+}
 
 
 def functions(name: str, phase: str) -> tuple[Any, tuple[Any, ...]]:
@@ -87,12 +98,10 @@ def test_count_is_that_of_xla(name: str, phase: str) -> None:
     assert found.flops == pytest.approx(expected["flops"], rel=0.1)
     ratio = found.bytes / expected["bytes accessed"]
     cached = phase == "decode" and any(isinstance(s, KernelSystem) for s in layers(name))
-    # Where a loop finds the states, every part of them is copied into its buffers: momentum has a
-    # pair. A running maximum (RWKV-4) is found by levels, each of which is padded first.
-    least = {"momentum_delta": 0.5, "rwkv4": 0.5}.get(name, 0.5 if cached else 0.75)
-    if phase == "decode" and name in ("lstm", "gru", "slstm"):  # the state, once more
-        least = 0.65
-    assert least < ratio < 1.1
+    if (known := COPIED.get((name, phase))) is not None:
+        assert ratio == pytest.approx(known, abs=0.03)
+        return
+    assert (0.5 if cached else 0.75) < ratio < 1.1
 
 
 @pytest.mark.parametrize("name", slow_unless({"ssd", "softmax_attention"}, systems.names()))
