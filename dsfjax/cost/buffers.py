@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal
 
 from dsfjax.cost.jaxpr_rules import (
@@ -217,14 +218,16 @@ class Graph:
     def _kernels(self) -> dict[Node, Node]:
         """For each operation that a kernel takes with it, and for its last: which that is."""
         follows: set[Node] = set()  # what is made of a sum alone, step by step
-        for node in self.nodes:
+        # There are none of complex numbers.
+        own = [node for node in self.nodes if not _is_complex(node.makes[0])]
+        for node in own:
             if node.name in SUMS or (
                 node.name in TAKEN | RELABELLED | {"broadcast_in_dim"}
                 and any(x.node in follows and len(x.readers) == 1 for x in node.reads)
             ):
                 follows.add(node)
         kernel: dict[Node, Node] = {}
-        for node in reversed(self.nodes):
+        for node in reversed(own):
             name, value = node.name, node.makes[0]
             if name in TAKEN | RELABELLED | KERNELS or (
                 name == "broadcast_in_dim" and node in follows
@@ -301,6 +304,10 @@ class Graph:
                     if value.literal is not None:
                         found[*node.makes[0].kind, value.literal] = node.makes[0].size
         return found
+
+
+def _is_complex(value: Value) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.complexfloating)
 
 
 def _bodies(node: Node) -> list[Jaxpr]:

@@ -5,14 +5,15 @@ minutes for a large model. This follows what it does, by rules that were read of
 
 * **One graph.** Calls, rules of custom derivatives and loops of one step are inlined, and equal
   expressions are computed once. So what a backward pass "computes again" outside of a loop is kept
-  after all. On a CPU that is true within ``jax.checkpoint``, too: its compiler drops the barriers
-  that should prevent it. Elsewhere they count.
+  after all. On a CPU that is true within ``jax.checkpoint``, too, before jaxlib 0.11.1, whose
+  compiler drops the barriers that should prevent it. Otherwise they count.
 * **Fusion.** Element-wise operations are part of what reads them, so their results are nowhere in
   memory. In memory is what is read by anything else (a product, a loop, a scatter), and what has
   several readers and is dear (an exponential, a division).
 * **Kernels of sums and products.** A reduction or a product takes the element-wise operations that
   only it reads with it. What such a kernel reads is in memory, also a vector that was broadcast to
-  a matrix. A reader that sees the same array in another shape has a copy of its own.
+  a matrix. A reader that sees the same array in another shape has a copy of its own. There are no
+  such kernels of complex numbers.
 * **Order.** Operations run in the order in which their operands are ready, first come, first
   served. So all that can be computed early is, and then waits for its reader.
 * **Life.** An array lives from the operation that makes it to the last that reads it; an
@@ -76,10 +77,11 @@ def peak_memory(
     Numerics:
         See `dsfjax.cost.memory` for what is followed. Next to ``compiled.memory_analysis()`` on a
         CPU (jaxlib 0.10) training steps of the paper's eight architectures (two layers, d = 64, L =
-        256, batch 16) were −7 to +2 % off (of the others S4D +40 %, MesaNet +17 %, Based −13 %, the
-        rest within 10 %), two of them with more layers, d = 128 and L = 512 −2 %, three
-        members that are mostly parameters +2 %, and a language model of 64 million parameters
-        (softmax attention, 12 layers, L = 1024, batch 8; 8.2 GiB) −3 %. With ``remat`` the latter
+        256, batch 16) were −7 to +2 % off. Of the others MesaNet is +17 % off, Based −13 %, the
+        rest less than 10 % (``tests/cost/test_memory.py``). Two of the eight with more layers, d =
+        128 and L = 512 were −2 % off, three members that are mostly parameters +2 %, and a language
+        model of 64 million parameters (softmax attention, 12 layers, L = 1024, batch 8; 8.2 GiB)
+        −3 %. With ``remat`` the latter
         took more than without on a CPU, and the estimate was 11 % too low.
 
     Example:

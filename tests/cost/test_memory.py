@@ -70,8 +70,11 @@ def test_a_stack_of_layers(f: Callable[..., Any], weights: Any) -> None:
     assert found.total == pytest.approx(expected.total, rel=0.1)
 
 
-# By how much the estimate is off where that is more than a tenth, for reasons that are not known.
-OFF = {"s4d": "+40 %", "mesa_net": "+17 %", "based": "-13 %"}
+# By how much the estimate is off where that is more than a tenth.
+OFF = {
+    "mesa_net": "+17 %, for an unknown reason",
+    "based": "-13 %: the features are copied into other layouts, which is not followed",
+}
 
 
 @pytest.mark.slow
