@@ -19,8 +19,8 @@
 #
 # $$h_t = \Lambda_t h_{t-1} + B_t u_t, \qquad y_t = C_t h_t + D_t u_t .$$
 #
-# An *architecture* is no more than a rule that makes these matrices from the tokens. Below, the
-# eight architectures of the paper read the same 48 tokens. In the code $\Lambda$ is called `A`, and
+# An *architecture* is a rule that makes these matrices from the tokens. Below, the eight
+# architectures of the paper read the same 48 tokens. In the code $\Lambda$ is called `A`, and
 # its *type* says what structure it has.
 
 # %%

@@ -106,7 +106,7 @@ def xlstm(folder: Path) -> Path:
 
 
 def gla(folder: Path, **own: Any) -> Path:
-    """GLA with two layers: two heads with keys of three channels, and convolutions."""
+    """GLA with two layers: two heads with keys of three channels, by default with convolutions."""
     config = {
         **{"model_type": "gla", "vocab_size": 9, "hidden_size": 12, "num_hidden_layers": 2},
         **{"num_heads": 2, "expand_k": 0.5, "expand_v": 1.0, "use_short_conv": True},

@@ -44,13 +44,13 @@ def tokens_are_values(params: Any) -> None:
 
 
 class Place(NamedTuple):
-    """A past that is no more than where the next step lies in its document.
+    """The position of the next step in its document, where nothing else is carried.
 
-    What starts at a `Place` can start in the middle of a sequence that is cut over devices, each of
-    which knows where its steps are.
+    An architecture with this `Architecture.past` also runs where a sequence is cut over devices,
+    since each device knows the position of its first step.
 
     Attributes:
-        index: The number of the next step, () integer; 0 before the first.
+        index: The position, () integer; 0 before the first step.
     """
 
     index: Int[Array, ""] | int = 0
@@ -89,9 +89,8 @@ class Architecture(NamedTuple):
         carry: ``carry(params, signals, *, reset=None, past) -> (System, past)``, with ``past`` that
             of the tokens before and after. ``assemble`` is then this from the initial past.
         solved: ``solved(signals) -> (y, h)``, the outputs (L, d_out) and the last state (H, n, p)
-            where the search for the signals has found them: those of a `dsfjax.scan` of the
-            assembled System, which nobody then has to run, nor to differentiate. None where a scan
-            finds them.
+            of a cell whose signals already required running it. They equal those of `dsfjax.scan`
+            on the assembled System, and a mixer uses them instead of that scan. None for others.
     """
 
     init: Callable[[Array], Any]

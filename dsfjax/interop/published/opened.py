@@ -48,10 +48,10 @@ class Piece(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """What a pass through a model and one back see of a text.
+    """What one forward and one backward pass of a model compute on a text.
 
     Attributes:
-        logits: Of the token after each, (L, vocabulary).
+        logits: Logits of the next token at every step, (L, vocabulary).
         systems: As of `Opened.systems`.
         gradients: ∂L/∂y of every System, L the mean of −log p(next token): per layer and System,
             (L, d_out).
@@ -191,7 +191,7 @@ class Opened:
             yield Piece(begin, part, logits, used[1:-1])
 
     def passes(self, ids: Ids) -> Passes:
-        """All that one pass through the layers and one back see of a text.
+        """Logits, Systems and gradients of a text, by one forward and one backward pass.
 
         Args:
             ids: Tokens (L,), at least two.

@@ -7,10 +7,11 @@ maps with other weights. Mean Gramians over a text balance them (`dsfjax.analysi
 that :math:`q'^\top k' ≈ q^\top k`.
 
 Where something that is not linear follows the maps (the SiLU after the convolution of SSD) or every
-state has a decay of its own (S6, GLA), a projection has no place in the format. Leaving states out
-has one: it commutes with all that works on each state by itself. L and R then are rows of the
-identity, those of the states i with the largest :math:`\sum_c \bar P_{ii} \bar Q_{ii}` over the
-channels c that share B and C, the square of how much a state is driven and read.
+state has a decay of its own (S6, GLA), a projection has no place in the format. Selecting
+states has one: it commutes with everything that works on each state by itself. L and R are then
+rows of the identity: those of the states i with the largest
+:math:`\sum_c \bar P_{ii} \bar Q_{ii}` over the channels c that share B and C, which measures how
+strongly a state is driven and read.
 
 A layer that is reduced further than others has rows of zeros: nothing writes or reads these states,
 so the numbers are those of the smaller layer, and a format with one size for all layers has it.
