@@ -110,7 +110,7 @@ def gla(folder: Path, **own: Any) -> Path:
     config = {
         **{"model_type": "gla", "vocab_size": 9, "hidden_size": 12, "num_hidden_layers": 2},
         **{"num_heads": 2, "expand_k": 0.5, "expand_v": 1.0, "use_short_conv": True},
-        **{"conv_size": 2, "intermediate_size": 8, "norm_eps": 1e-20, **own},
+        **{"conv_size": 2, "intermediate_size": 8, **own},
     }
     maps = {"q_proj": 6, "k_proj": 6, "v_proj": 12, "g_proj": 12, "o_proj": 12, "gk_proj.0": 16}
     layer: dict[str, tuple[int, ...]] = {
