@@ -110,7 +110,7 @@ class Options:
         devices: Devices to cut the members over; by default all, on a CPU one per core.
         seeds: Only the first of the scale's seeds.
         only: Train only points whose name has this text; the result also has those that are
-            finished.
+            finished, and those that this or another experiment has left in the folder of results.
         run_dir: Where the runs are; those that are finished are not run again.
         out: Where results are written.
         data_dir: Folder of data sets, as for the commands (by default DSFJAX_DATA).
@@ -208,7 +208,7 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
     ]
     # Calls for other points may end at the same time: none may lose what another has written.
     with lock(out):
-        made += _earlier(out / f"{experiment.name}.json", known, {point["run"] for point in made})
+        made += _earlier(out, experiment, known, {point["run"] for point in made})
         result = {
             "experiment": experiment.name,
             "scale": options.scale,
@@ -225,14 +225,25 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
     return result
 
 
-def _earlier(path: Path, known: Mapping[str, str], new: Collection[str]) -> list[dict[str, Any]]:
-    """Points of a result whose runs are no longer here; the name of a run stands for its config."""
-    found = files.read_json(path)["points"] if path.exists() else []
-    return [
-        point
-        for point in found
-        if point["run"] not in new and known.get(point["run"]) == point["name"]
-    ]
+def _earlier(
+    out: Path, experiment: Experiment, known: Mapping[str, str], new: Collection[str]
+) -> list[dict[str, Any]]:
+    """Points of results whose runs are no longer here; the name of a run stands for its config.
+
+    Those of another experiment that shares the run are taken where they say as much.
+    """
+    own = out / f"{experiment.name}.json"
+    asked = {"spectra"} if experiment.after else set()
+    asked |= {"lengths"} if experiment.lengths else set()
+    found: dict[str, dict[str, Any]] = {}
+    for path in (own, *sorted(set(out.glob("*.json")) - {own})):
+        for point in files.read_json(path).get("points", ()) if path.exists() else ():
+            run = point["run"]
+            told = path == own or asked <= point.keys()
+            if run in known and run not in new and run not in found and told:
+                name = known[run]
+                found[run] = point | {"name": name, "series": name.split(",")[0]}
+    return list(found.values())
 
 
 def run_name(config: TrainConfig) -> str:

@@ -115,6 +115,26 @@ def test_what_is_finished_stays_and_is_not_trained_again(
     ]
 
 
+def test_points_of_another_experiment_are_taken_where_they_say_as_much(tmp_path: Path) -> None:
+    shared = {"name": "s6, digits", "series": "s6", "run": "s6-1"}
+    looked = shared | {"run": "s6-2", "spectra": []}
+    files.write_json(tmp_path / "table_lra.json", {"points": [shared, looked]})
+    files.write_json(tmp_path / "throughput.json", {"rows": []})
+    known = {"s6-1": "as it is, digits", "s6-2": "another name, digits", "s6-3": "not run"}
+    plain = table_normalizers.EXPERIMENT._replace(after=False)
+
+    def taken(one: experiment.Experiment, new: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+        points = experiment._earlier(tmp_path, one, known, new)
+        assert all(known[point["run"]] == point["name"] for point in points)
+        return [(point["run"], point["series"]) for point in points]
+
+    assert taken(plain) == [("s6-1", "as it is"), ("s6-2", "another name")]
+    assert taken(plain, ("s6-1",)) == [("s6-2", "another name")]
+    # An experiment that looks into its models takes no point that does not say what was seen.
+    assert taken(plain._replace(after=True)) == [("s6-2", "another name")]
+    assert taken(plain._replace(lengths=(1, 2))) == []
+
+
 def test_a_text_that_no_point_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected --only to be part of a name"):
         run(convergence.EXPERIMENT, Options(only="exq", run_dir=tmp_path, out=tmp_path))
