@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import io
 import math
+import re
 import shlex
 import statistics
 import sys
@@ -109,8 +110,9 @@ class Options:
             paper; the results have a folder of their own. Figure 2 shows both ways without it.
         devices: Devices to cut the members over; by default all, on a CPU one per core.
         seeds: Only the first of the scale's seeds.
-        only: Train only points whose name has this text; the result also has those that are
-            finished, and those that this or another experiment has left in the folder of results.
+        only: Train only points in whose name this regular expression is found, as in
+            ``--only '^lstm'``; the result also has those that are finished, and those that this or
+            another experiment has left in the folder of results.
         run_dir: Where the runs are; those that are finished are not run again.
         out: Where results are written.
         data_dir: Folder of data sets, as for the commands (by default DSFJAX_DATA).
@@ -163,8 +165,17 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
         RuntimeError: If points failed; the others have been written then.
     """
     configs = experiment.configs(options.scale, options.faithful)
-    if not any(options.only in name for name in configs):
-        raise ValueError(f"expected --only to be part of a name of a point, got {options.only!r}")
+    try:
+        wanted = {name for name in configs if re.search(options.only, name)}
+    except re.error as error:
+        raise ValueError(
+            f"expected --only to be a regular expression, got {options.only!r}: {error}"
+        ) from error
+    if not wanted:
+        raise ValueError(
+            f"expected --only to be found in the name of a point, got {options.only!r}; "
+            f"they are {', '.join(map(repr, configs))}"
+        )
     if options.seeds is not None:
         configs = {
             name: dataclasses.replace(each, seeds=each.seeds[: options.seeds])
@@ -179,7 +190,7 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
     configs = {
         name: each
         for name, each in configs.items()
-        if options.only in name or finished(folder / run_name(each), each)
+        if name in wanted or finished(folder / run_name(each), each)
     }
     with progress(console()) as listener:
         rows = sweep(

@@ -36,7 +36,7 @@ from experiments.experiment import RULE, Options, run, run_name, write
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """An experiment that was run at demo scale: its folder and its JSON."""
     folder = tmp_path_factory.mktemp("experiment")
-    options = Options(devices=1, only="exp, L=", run_dir=folder / "runs", out=folder / "out")
+    options = Options(devices=1, only="^exp, L=", run_dir=folder / "runs", out=folder / "out")
     run(table_normalizers.EXPERIMENT, options, "the command")
     return folder, json.loads((folder / "out" / "table_normalizers.json").read_text())
 
@@ -89,7 +89,7 @@ def test_another_call_waits_while_a_result_is_read_and_written(
             free.append(mine)
 
     monkeypatch.setattr(experiment, "write", written)
-    options = Options(devices=1, only="exp, L=", run_dir=folder / "runs", out=folder / "other")
+    options = Options(devices=1, only="^exp, L=", run_dir=folder / "runs", out=folder / "other")
     run(table_normalizers.EXPERIMENT, options)
     with lock(folder / "other", wait=False) as mine:
         assert free == [False] and mine
@@ -135,9 +135,13 @@ def test_points_of_another_experiment_are_taken_where_they_say_as_much(tmp_path:
     assert taken(plain._replace(lengths=(1, 2))) == []
 
 
-def test_a_text_that_no_point_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected --only to be part of a name"):
-        run(convergence.EXPERIMENT, Options(only="exq", run_dir=tmp_path, out=tmp_path))
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [("exq", "expected --only to be found in the name .*; they are 'softmax"), ("(", "regular")],
+)
+def test_a_choice_without_points_is_refused(only: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        run(convergence.EXPERIMENT, Options(only=only, run_dir=tmp_path, out=tmp_path))
     assert not list(tmp_path.iterdir())
 
 
