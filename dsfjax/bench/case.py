@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -90,12 +90,19 @@ def _quick(case: Case | Layer) -> Case | Layer:
 
 # The sizes at which other packages are compared. The engines that lose are timed above, on the same
 # structures.
-_FLA = Sizes(8, 1024, 1, 64, 128)
+_BESIDE = Sizes(8, 1024, 1, 64, 128)
+_BESIDE_HEADS = Sizes(2, 2048, 4, 64, 64)
 _FAST = ("sequential", "chunked")
 
 
-def _beside_fla(name: str, title: str, family: str, peer: str) -> Case:
-    return Case(name, title, family, _FLA, peers=(peer,), engines=_FAST)
+def _beside(name: str, title: str, family: str, *peers: str) -> Iterator[Case]:
+    """A case next to the functions of other packages, and the one with heads where JAX has one."""
+    yield Case(name, title, family, _BESIDE, peers=peers, engines=_FAST)
+    with_heads = tuple(peer for peer in peers if peer.startswith("jla"))
+    if with_heads:
+        yield Case(
+            f"{name}-heads", f"{title}, 4 heads", family, _BESIDE_HEADS, (), with_heads, _FAST
+        )
 
 
 _CASES: tuple[Case | Layer, ...] = (
@@ -138,22 +145,31 @@ _CASES: tuple[Case | Layer, ...] = (
     ),
     Case("dense", "dense", "dense", Sizes(2, 512, 1, 16, 64)),
     Case("softmax", "kernel (softmax attention)", "softmax", Sizes(4, 1024, 4, 64, 64), (SOFTMAX,)),
-    _beside_fla(
+    *_beside(
         "linear_attention",
         "scalar, a = 1 (linear attention)",
         "linear_attention",
         "fla-linear_attn",
     ),
-    _beside_fla("simple_gla", "scalar (simple GLA)", "ssd", "fla-simple_gla"),
-    _beside_fla("gla-fla", "diagonal per state (GLA)", "gla", "fla-gla"),
-    _beside_fla("delta_rule", "diagonal + rank 1 (delta rule)", "delta_rule", "fla-delta_rule"),
-    _beside_fla(
+    *_beside("simple_gla", "scalar (simple GLA)", "ssd", "fla-simple_gla", "jla-simple_gla"),
+    *_beside("gla-fla", "diagonal per state (GLA)", "gla", "fla-gla", "jla-gla"),
+    *_beside(
+        "delta_rule",
+        "diagonal + rank 1 (delta rule)",
+        "delta_rule",
+        "fla-delta_rule",
+        "jla-delta_rule",
+    ),
+    *_beside(
         "gated_delta_rule",
         "diagonal + rank 1 (gated delta rule)",
         "gated_delta_rule",
         "fla-gated_delta_rule",
+        "jla-gated_delta_rule",
     ),
-    _beside_fla("kda", "diagonal + rank 1, per state (KDA)", "kda", "fla-kda"),
+    *_beside("kda", "diagonal + rank 1, per state (KDA)", "kda", "fla-kda", "jla-kda"),
+    *_beside("rwkv7", "diagonal + rank 1, per state (RWKV-7)", "rwkv7", "jla-rwkv7"),
+    *_beside("mamba2-ssd", "scalar, keys shared (Mamba-2)", "mamba2", "jla-mamba2"),
     Layer(
         "mamba",
         "Mamba layer (S6)",

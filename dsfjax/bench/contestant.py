@@ -43,7 +43,7 @@ class Prepared(NamedTuple):
         forward: Runs the forward pass and waits for it; None where it is not timed.
         gradient: Runs forward and backward, to every signal, and waits.
         outcome: Runs it and gives outputs and gradients as arrays of NumPy.
-        compile_s: Seconds of compilation.
+        compile_s: Seconds until `gradient` is compiled, tracing included.
         temporary_bytes: Temporaries of `gradient` on all devices, as XLA reports them; None for
             PyTorch.
         total_bytes: The same with inputs and outputs.
@@ -142,11 +142,11 @@ class Traced:
         began = time.perf_counter()
         both = division.gradient(pull_back(function), signals)
         self._gradient = jax.jit(both).lower(*self._inputs)
+        self._seconds = time.perf_counter() - began
         self._forward = None
         if with_forward:
             forward = division.forward(function, signals)
             self._forward = jax.jit(forward).lower(self._inputs[0])
-        self._seconds = time.perf_counter() - began
 
     def compile(self) -> Prepared:
         """Compile the programs; nothing is run.
@@ -157,8 +157,8 @@ class Traced:
         arrays, dy = self._inputs
         began = time.perf_counter()
         gradient = self._gradient.compile()
-        forward = None if self._forward is None else self._forward.compile()
         compile_s = self._seconds + time.perf_counter() - began
+        forward = None if self._forward is None else self._forward.compile()
         memory: Any = gradient.memory_analysis()
         temporary = total = None
         if memory is not None:  # of one device

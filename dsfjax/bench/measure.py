@@ -29,7 +29,7 @@ class Measurement(NamedTuple):
         skipped: Why it was not run.
         forward_ms: Median of the forward pass.
         gradient_ms: Median of forward and backward together, to every input.
-        compile_s: Compilation of both.
+        compile_s: Compilation of forward and backward together.
         temporary_bytes: Temporary memory of forward and backward on all devices, by XLA's account.
         total_bytes: The same with inputs, outputs and gradients.
         share: Of the roofline, of forward and backward: see `roofline_share`.

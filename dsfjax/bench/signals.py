@@ -193,6 +193,45 @@ def _delta(s: Mapping[str, Array]) -> tuple[System, Array]:
     return _attend(s, A, beta)
 
 
+def _rwkv7_signals(rng: Draw, s: Sizes) -> Signals:
+    shape = (s.batch, s.length, s.heads, s.n)
+    removed = rng.normal(size=shape)
+    removed /= np.linalg.norm(removed, axis=-1, keepdims=True)
+    return _qkv(rng, s) | {
+        "g": -math.exp(-0.5) / (1 + np.exp(-rng.normal(size=shape))),
+        "a": -removed,
+        "b": removed / (1 + np.exp(-rng.normal(size=shape))),
+    }
+
+
+def _rwkv7(s: Mapping[str, Array]) -> tuple[System, Array]:
+    """(diag(e^g) + b aᵀ) h + k ⊗ v."""
+    return _attend(s, DiagonalPlusLowRank(s["g"], s["b"][..., None], -s["a"][..., None]))
+
+
+def _mamba2_signals(rng: Draw, s: Sizes) -> Signals:
+    lead = (s.batch, s.length)
+    return {
+        "delta": _step_sizes(rng, *lead, s.heads),
+        "A": -rng.uniform(1, 16, size=s.heads),
+        "b": rng.normal(size=(*lead, 1, s.n)),
+        "c": rng.normal(size=(*lead, 1, s.n)),
+        "x": rng.normal(size=(*lead, s.heads, s.p)),
+    }
+
+
+def _mamba2(s: Mapping[str, Array]) -> tuple[System, Array]:
+    """Scalar decays e^(Δ A); heads share b and c."""
+    length, heads, p = s["x"].shape
+    system = System(
+        Scalar(s["delta"] * s["A"]),
+        OuterInput(s["b"], s["delta"][..., None]),
+        InnerOutput(s["c"]),
+        state_shape=(heads, s["b"].shape[-1], p),
+    )
+    return system, s["x"].reshape(length, heads * p)
+
+
 def _s4d_signals(rng: Draw, s: Sizes) -> Signals:
     vector = (s.heads, s.n)
     steps = _step_sizes(rng, s.heads)[:, None]
@@ -260,6 +299,8 @@ FAMILIES = {
     "delta_rule": Family(_delta_signals, _delta),
     "gated_delta_rule": Family(_gated_delta_signals, _delta, decays=("g",)),
     "kda": Family(_kda_signals, _delta, decays=("g",)),
+    "rwkv7": Family(_rwkv7_signals, _rwkv7, decays=("g",)),
+    "mamba2": Family(_mamba2_signals, _mamba2, ("A",), decays=("delta", "A")),
     "s4d": Family(_s4d_signals, _s4d, _COMPLEX, decays=_LOG_A),
     "lru": Family(_lru_signals, _lru, _DENSE_MAPS, decays=_LOG_A),
     "dense": Family(_dense_signals, lambda s: _attend(s, Dense(s["A"])), decays=("A",)),

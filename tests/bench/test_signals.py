@@ -63,6 +63,29 @@ def paired(s: Signals, name: str) -> np.ndarray:
     return s[f"{name}_re"] + 1j * s[f"{name}_im"]
 
 
+def rwkv7(s: Signals) -> np.ndarray:
+    q, k, v, g, a, b = (s[name][0] for name in ("q", "k", "v", "g", "a", "b"))
+    out = np.zeros_like(v)
+    for h in range(v.shape[1]):
+        state = np.zeros((k.shape[-1], v.shape[-1]))
+        for t in range(len(v)):
+            read = a[t, h] @ state
+            state = np.exp(g[t, h])[:, None] * state + np.outer(b[t, h], read)
+            state = state + np.outer(k[t, h], v[t, h])
+            out[t, h] = state.T @ q[t, h] / np.sqrt(k.shape[-1])
+    return out.reshape(len(v), -1)
+
+
+def mamba2(s: Signals) -> np.ndarray:
+    delta, b, c, x = (s[name][0] for name in ("delta", "b", "c", "x"))
+    state, out = np.zeros((*x.shape[1:], b.shape[-1])), np.zeros_like(x)
+    for t in range(len(x)):
+        decay = np.exp(delta[t] * s["A"])[:, None, None]
+        state = decay * state + np.einsum("h,hp,n->hpn", delta[t], x[t], b[t, 0])
+        out[t] = state @ c[t, 0]
+    return out.reshape(len(x), -1)
+
+
 def s4d(s: Signals) -> np.ndarray:
     a, b, c = np.exp(paired(s, "log_a")), paired(s, "b"), paired(s, "c")
     state, out = np.zeros(a.shape, complex), np.zeros_like(s["x"][0])
@@ -90,6 +113,8 @@ LOOPS: dict[str, Callable[[Signals], np.ndarray]] = {
     "delta_rule": attention,
     "gated_delta_rule": attention,
     "kda": attention,
+    "rwkv7": rwkv7,
+    "mamba2": mamba2,
     "s4d": s4d,
     "lru": lru,
     "dense": attention,

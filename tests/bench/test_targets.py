@@ -4,6 +4,7 @@ import pytest
 
 from dsfjax.bench.case import Case, cases
 from dsfjax.bench.measure import Measurement
+from dsfjax.bench.peers import PEERS as peers_of
 from dsfjax.bench.targets import PEERS, TARGETS, Target, choices, verdicts, worst_errors
 
 MIB = 2**20
@@ -17,9 +18,17 @@ def row(contestant: str, side: str, **own: object) -> Measurement:
 
 ROWS = [
     row("sequential", "ours", gradient_ms=9.0, temporary_bytes=50 * MIB, forward_ms=3.0),
-    row("chunked", "ours", gradient_ms=2.0, temporary_bytes=MIB, chosen=True, gradient_error=4e-7),
+    row(
+        "chunked",
+        "ours",
+        gradient_ms=2.0,
+        temporary_bytes=MIB,
+        chosen=True,
+        gradient_error=4e-7,
+        compile_s=4.0,
+    ),
     row("materialized", "ours", gradient_ms=1.0, temporary_bytes=MIB, forward_ms=0.5),
-    row("autodiff", "baseline", gradient_ms=30.0, temporary_bytes=40 * MIB),
+    row("autodiff", "baseline", gradient_ms=30.0, temporary_bytes=40 * MIB, compile_s=3.0),
     row("slow package", "peer", gradient_ms=80.0),
     row("fast package", "peer", gradient_ms=20.0),
     Measurement("ssd", "scalar", "sizes", "absent", "peer", skipped="not installed"),
@@ -33,6 +42,7 @@ ROWS = [
         (Target("", "ssd", "autodiff", 15.1), 2.0, 30.0, False),
         (Target("", "ssd", "autodiff", 40, "temporary_bytes"), 1.0, 40.0, True),
         (Target("", "ssd", PEERS, 10), 2.0, 20.0, True),
+        (Target("", "ssd", "autodiff", 1, "compile_s"), 4.0, 3.0, False),
         (Target("", "ssd", "sequential", 10, ours="materialized"), 1.0, 9.0, False),
     ],
 )
@@ -67,7 +77,8 @@ def test_targets_name_what_there_is() -> None:
         if target.against == PEERS:
             assert case.peers
         elif isinstance(case, Case):
-            assert target.against in (*case.baselines, "sequential")
+            peers = [peers_of[name].title for name in case.peers]
+            assert target.against in (*case.baselines, *peers, "sequential")
         assert target.of in Measurement._fields
 
 
