@@ -5,6 +5,7 @@ rest of the page is written by hand. The same command renews what ``dsfjax recom
 results, a file of the package.
 """
 
+import functools
 import re
 import statistics
 from collections.abc import Iterator, Mapping
@@ -59,6 +60,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     table_wikitext.EXPERIMENT,
 )
 """All experiments, in the order in which they are run and shown."""
+COMPARISONS = ("throughput", "engine_time")
+"""Those that compare times (`experiments.comparison`)."""
 EVIDENCE = Path(guidance.__file__).parent / "evidence.json"
 """Every point as `dsfjax.guidance.Evidence`."""
 SCALES = [scale for scale in get_args(Scale) if scale != "demo"]
@@ -76,7 +79,8 @@ def renew(page: Path = HERE / "README.md", results: Path = HERE / "results") -> 
     """
     text = page.read_text(encoding="utf-8")
     parts = {"claims": claims, "tables": tables, "lengths": lengths, "spectra": spectra}
-    parts |= {"throughput": throughput, "points": points}
+    parts |= {name: functools.partial(comparison, name=name) for name in COMPARISONS}
+    parts["points"] = points
     for marker, part in parts.items():
         pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", re.DOTALL)
         table = "\n".join(part(results))
@@ -250,17 +254,18 @@ def _looked_into(results: Path) -> Iterator[tuple[str, Experiment, list[dict[str
                 yield scale, experiment, found
 
 
-def throughput(results: Path) -> Iterator[str]:
-    """What `experiments.throughput` measured, with the promise next to every ratio.
+def comparison(results: Path, name: str) -> Iterator[str]:
+    """What an experiment of `COMPARISONS` measured, with the promise next to every ratio.
 
     Args:
         results: Folder with a folder of results per scale.
+        name: Of the experiment.
 
     Yields:
         Lines of Markdown.
     """
     for scale in SCALES:
-        found = _read(results, scale, "throughput")
+        found = _read(results, scale, name)
         if not found:
             continue
         machine = found["machine"]

@@ -8,13 +8,13 @@
 
     python -m experiments.throughput --data-dir FOLDER --scale small
 
-The contestants of a row take turns, so a busy moment hits all of them; numbers are medians, and a
-ratio is above 1 where ours is better. JAX on a CPU has a device per core, for all contestants.
+How it is measured: `experiments.comparison`.
 """
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,26 +22,22 @@ import jax
 import numpy as np
 import tyro
 from jaxtyping import PyTree
-from rich.table import Table
 
 from dsfjax import nn, tasks
 from dsfjax._util import limits
 from dsfjax._util.allocation import keep_freed_memory
-from dsfjax.bench import machine
-from dsfjax.bench.timing import take_turns
-from dsfjax.cli.output import console
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks import TRAIN, Example, Task, examples
 from dsfjax.tasks.data import reading
 from dsfjax.training import TrainConfig, optimizer, presets
 from dsfjax.training.config import fitted
-from dsfjax.training.devices import WHOLE, Layout, layout, reserve
+from dsfjax.training.devices import WHOLE, Layout, layout
 from dsfjax.training.objective import own
 from dsfjax.training.program import training_data
 from dsfjax.training.runs import program_of
 from dsfjax.training.step import TrainState, init_state, train_step
-from dsfjax.training.storage import environment, files
 from experiments import by_hand
+from experiments.comparison import Row, Seconds, compare
 from experiments.step_time import our_block
 
 TIMED: Any = {
@@ -114,32 +110,6 @@ SIZES = {
     ),
 }
 """Scale to sizes. Demo shows in a minute that everything runs."""
-
-
-class Row(NamedTuple):
-    """A comparison.
-
-    Attributes:
-        what: What is compared.
-        case: On what.
-        ours: Our number.
-        other: The other's.
-        unit: Of both.
-        ratio: How many times better ours is.
-        wanted: The ratio that is promised; None for a row that shows what the promise depends on.
-    """
-
-    what: str
-    case: str
-    ours: float
-    other: float
-    unit: str
-    ratio: float
-    wanted: float | None
-
-
-Seconds = Callable[[dict[str, Callable[[], Any]]], dict[str, float]]
-"""Runs each contestant once, then times them in turn."""
 
 
 def resident_grid(sizes: Sizes, seconds: Seconds) -> Iterator[Row]:
@@ -307,32 +277,11 @@ def main(options: Options, command: str = "") -> list[Row]:
     """
     if options.data_dir is not None:
         reading.use(options.data_dir)
-    reserve(limits.cores())
-
-    def seconds(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-        for run in runs.values():
-            run()
-        milliseconds = take_turns(runs, repeats=options.repeats, budget_s=15.0)
-        return {name: each / 1e3 for name, each in milliseconds.items()}
-
-    rows = [row for name in options.only for row in ROWS[name](SIZES[options.scale], seconds)]
-    table = Table("what", "on", "ours", "other", "ratio", "wanted")
-    for row in rows:
-        numbers = (f"{x:,.1f} {row.unit}" for x in (row.ours, row.other))
-        wanted = "" if row.wanted is None else f"{row.wanted:g}"
-        table.add_row(row.what, row.case, *numbers, f"{row.ratio:.2f}", wanted)
-    console().print(table)
-    found = {
-        "command": command,
-        "scale": options.scale,
-        "repeats": options.repeats,
-        "machine": machine.describe(),
-        "environment": environment.describe(),
-        "rows": [row._asdict() for row in rows],
-    }
+    sizes = SIZES[options.scale]
+    chosen = [functools.partial(ROWS[name], sizes) for name in options.only]
     here = Path("experiments") / "results" / options.scale / "throughput.json"
-    files.write_json(options.out or here, found)
-    return rows
+    about = {"command": command, "scale": options.scale, "repeats": options.repeats}
+    return compare(chosen, about, options.out or here)
 
 
 if __name__ == "__main__":

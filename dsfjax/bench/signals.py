@@ -133,6 +133,23 @@ def _gla_signals(rng: Draw, s: Sizes) -> Signals:
     return _qkv(rng, s) | {"g": _gate(rng, s.batch, s.length, s.heads, s.n)}
 
 
+def _signed_gla(s: Mapping[str, Array]) -> tuple[System, Array]:
+    """Every third decay is negative."""
+    log_a = s["g"][..., None]
+    third = jnp.arange(log_a.size).reshape(log_a.shape) % 3 == 0
+    return _attend(s, Diagonal(log_a, sign=jnp.where(third, -1, 1)))
+
+
+def _rotated_gla_signals(rng: Draw, s: Sizes) -> Signals:
+    signals = _gla_signals(rng, s)
+    return signals | {"angle": rng.uniform(-np.pi, np.pi, size=signals["g"].shape)}
+
+
+def _rotated_gla(s: Mapping[str, Array]) -> tuple[System, Array]:
+    """Decays e^(g + i angle) between real keys and queries; the real part is read."""
+    return _attend(s, Diagonal((s["g"] + 1j * s["angle"])[..., None]))
+
+
 def _linear_attention(s: Mapping[str, Array]) -> tuple[System, Array]:
     return _attend(s, Scalar(jnp.zeros((1, s["q"].shape[1]), s["q"].dtype)))
 
@@ -294,6 +311,8 @@ FAMILIES = {
     "ssd": Family(_ssd_signals, lambda s: _attend(s, Scalar(s["g"])), decays=("g",)),
     "linear_attention": Family(_qkv, _linear_attention),
     "gla": Family(_gla_signals, lambda s: _attend(s, Diagonal(s["g"][..., None])), decays=("g",)),
+    "gla_signed": Family(_gla_signals, _signed_gla, decays=("g",)),
+    "gla_complex": Family(_rotated_gla_signals, _rotated_gla, decays=("g", "angle")),
     "s6": Family(_s6_signals, _s6, ("A",), decays=("delta", "A")),
     "rg_lru": Family(_channel_signals, _channels, decays=("log_a",)),
     "delta_rule": Family(_delta_signals, _delta),

@@ -12,25 +12,36 @@ from tests.engine_runs import compiled_scan
 SIZES = Sizes(batch=1, length=9, heads=2, n=3, p=4)
 
 
-def attention(s: Signals) -> np.ndarray:
+def attention(s: Signals, factor: np.ndarray | float = 1.0) -> np.ndarray:
     """Delta rules and linear attention: S ← e^g S + β k (v − kᵀ e^g S)ᵀ, o = Sᵀ q / √n."""
     q, k, v = (s[name][0] for name in "qkv")
     length, heads, n = q.shape
     out = np.zeros_like(v)
+    factor = np.broadcast_to(factor, q.shape)
     for h in range(heads):
-        state = np.zeros((n, v.shape[-1]))
+        state: np.ndarray = np.zeros((n, v.shape[-1]))
         for t in range(length):
             if "g" in s:
                 g = s["g"][0, t, h]
                 state = np.exp(g)[:, None] * state if g.ndim else np.exp(g) * state
+                state = factor[t, h][:, None] * state
             if "A" in s:
                 state = s["A"][0, t, h] @ state
             value = v[t, h]
             if "beta" in s:
                 value = s["beta"][0, t, h] * (value - k[t, h] @ state)
             state = state + np.outer(k[t, h], value)
-            out[t, h] = state.T @ q[t, h] / np.sqrt(n)
+            out[t, h] = np.real(state.T @ q[t, h]) / np.sqrt(n)
     return out.reshape(length, -1)
+
+
+def signed(s: Signals) -> np.ndarray:
+    places = np.arange(s["g"][0].size).reshape(s["g"][0].shape)
+    return attention(s, np.where(places % 3 == 0, -1.0, 1.0))
+
+
+def rotated(s: Signals) -> np.ndarray:
+    return attention(s, np.exp(1j * s["angle"][0]))
 
 
 def softmax(s: Signals) -> np.ndarray:
@@ -108,6 +119,8 @@ LOOPS: dict[str, Callable[[Signals], np.ndarray]] = {
     "ssd": attention,
     "linear_attention": attention,
     "gla": attention,
+    "gla_signed": signed,
+    "gla_complex": rotated,
     "s6": selective,
     "rg_lru": channels,
     "delta_rule": attention,

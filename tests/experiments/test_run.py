@@ -19,6 +19,7 @@ from dsfjax.tasks.metric import to_json
 from dsfjax.training import read_results
 from dsfjax.training.storage import files
 from experiments import (
+    comparison,
     convergence,
     experiment,
     fig2_normalization,
@@ -26,7 +27,6 @@ from experiments import (
     page,
     plots,
     table_normalizers,
-    throughput,
 )
 from experiments import points as measured
 from experiments.experiment import RULE, Options, run, run_name, write
@@ -241,7 +241,7 @@ def test_the_page_is_renewed_from_the_json(tmp_path: Path) -> None:
         "command": "python -m experiments.throughput",
         "repeats": 5,
         "machine": machine.describe(),
-        "rows": [throughput.Row(*row)._asdict()],
+        "rows": [comparison.Row(*row)._asdict()],
     }
     files.write_json(tmp_path / "results" / "small" / "throughput.json", measured)
     page.renew(readme, tmp_path / "results")

@@ -1,0 +1,37 @@
+"""The table of engines and forms: every row has its numbers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import engine_time
+
+
+@pytest.mark.slow
+def test_every_row_is_measured(tmp_path: Path) -> None:
+    out = tmp_path / "engine_time.json"
+    rows = engine_time.main(engine_time.Options(scale="demo", repeats=3, out=out), "the command")
+    written = json.loads(out.read_text())
+    assert written["command"] == "the command"
+    assert written["rows"] == [row._asdict() for row in rows]
+    wanted = [1 / 1.15, 1 / 2.5, *[1 / 1.2] * 2, None, None, *[1] * 4]
+    assert [row.wanted for row in rows] == wanted
+    for row in rows:
+        assert row.ratio == pytest.approx(row.other / row.ours) and row.ratio > 0
+    median, slowest = (row.ours for row in rows[-2:])
+    assert median <= slowest and "of 2 within 4 s" in rows[-2].case
+
+
+def test_a_function_compiles_once_per_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def compiled(op: object, gradients: bool) -> float:
+        seen.append((op, gradients))
+        return {False: 1.0, True: 5.0}[gradients]
+
+    monkeypatch.setattr(engine_time, "_compiled", compiled)
+    rows = list(engine_time.compilation(engine_time.LENGTHS["demo"], lambda runs: {}))
+    assert len(set(seen)) == len(seen) == 4
+    assert [(row.ours, row.other) for row in rows] == [(1, 1.5), (1, 1.5), (5, 4), (5, 4)]
+    assert "2 of 2 within 1.5 s" in rows[0].case and "0 of 2 within 4 s" in rows[2].case
