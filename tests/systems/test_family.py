@@ -1,4 +1,7 @@
-"""The architectures beyond the paper, as NumPy loops written from their published recurrences."""
+"""The architectures beyond the paper, as NumPy loops written from their published recurrences.
+
+Those that weigh pairs of steps are in `tests.systems.test_family_weights`.
+"""
 
 import math
 from typing import Any
@@ -8,69 +11,20 @@ import numpy as np
 import pytest
 
 from dsfjax import scan
-from dsfjax.systems.performer import orthogonal_features
 from tests.reference_loop import error
-from tests.systems.small import as_numpy, build, cast, perturbed, tokens
-
-LENGTH = 7
-
-
-def slow(value: Any) -> Any:
-    """One of the variants of an architecture that run with the slow tests."""
-    return pytest.param(value, marks=pytest.mark.slow)
-
-
-# Small programs that run once: compile them quickly rather than well.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-def compare(name: str, textbook: Any, **own: Any) -> None:
-    """The System of an architecture against ``textbook(params, u) -> y`` in float64."""
-    arch = build(name, **own)
-    params, u = perturbed(arch), tokens(LENGTH)
-
-    def run(params: Any, u: Any) -> Any:
-        signals = arch.signals(params, u)
-        # Step by step: that engines agree is for their tests.
-        return scan(arch.assemble(params, signals), arch.values(signals), method="sequential")[0]
-
-    y = jax.jit(run, compiler_options=QUICKLY)(params, u)
-    expected = textbook(as_numpy(params), np.asarray(u)).reshape(y.shape)
-    assert error(y, expected) < 1e-10
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-def softplus(x: np.ndarray) -> np.ndarray:
-    return np.log1p(np.exp(x))
-
-
-def silu(x: np.ndarray) -> np.ndarray:
-    return x * sigmoid(x)
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return x / np.sqrt((x**2).sum() + 1e-6)
-
-
-def matrix_states(step: Any, heads: int = 2, n: int = 3, channels: int = 4) -> Any:
-    """y (L, H, p) of ``step(p, u_t, S, h) -> (S, y)`` for every step and head, S (n, channels)."""
-
-    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
-        S = np.zeros((heads, n, channels))
-        y = np.zeros((len(u), heads, channels))
-        for t in range(len(u)):
-            for h in range(heads):
-                S[h], y[t, h] = step(p, u[t], S[h], h)
-        return y
-
-    return textbook
-
-
-def read(q: np.ndarray, S: np.ndarray) -> np.ndarray:
-    return q @ S / math.sqrt(len(q))
+from tests.systems.small import build, cast, perturbed, tokens
+from tests.systems.textbook import (
+    LENGTH,
+    QUICKLY,
+    compare,
+    matrix_states,
+    read,
+    sigmoid,
+    silu,
+    slow,
+    softplus,
+    unit,
+)
 
 
 def test_gla() -> None:
@@ -377,67 +331,6 @@ def test_deltaproduct(count: int) -> None:
     compare("deltaproduct", matrix_states(step), num_householder=count)
 
 
-def attention(weight: Any, epsilon: float = 0.0, window: int = LENGTH) -> Any:
-    """y_t = Σ_s w(p, u, t, s, h) v_s / (Σ_s w + ε) over the window."""
-
-    def textbook(p: Any, u: np.ndarray) -> np.ndarray:
-        y = np.zeros((len(u), 2, 4))
-        for h in range(2):
-            for t in range(len(u)):
-                steps = range(max(0, t + 1 - window), t + 1)
-                weights = [weight(p, u, t, s, h) for s in steps]
-                W_v = p.W_v[h * len(p.W_v) // 2]  # that of its group
-                values = sum(w * (W_v @ u[s]) for w, s in zip(weights, steps, strict=True))
-                y[t, h] = values / (sum(weights) + epsilon)
-        return y
-
-    return textbook
-
-
-def test_based() -> None:
-    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
-        x = (p.W_q[h] @ u[t]) @ (p.W_k[h] @ u[s]) / math.sqrt(3)
-        return 1 + x + x**2 / 2
-
-    compare("based", attention(weight, 1e-6))
-
-
-def test_rebased() -> None:
-    def normalized(x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        return scale * (x - x.mean()) / np.sqrt(x.var() + 1e-5) + bias
-
-    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
-        q = normalized(p.W_q[h] @ u[t], p.scale_q, p.bias_q)
-        return (q @ normalized(p.W_k[h] @ u[s], p.scale_k, p.bias_k)) ** 2 / 3
-
-    compare("rebased", attention(weight, 1e-5))
-
-
-def test_performer() -> None:
-    omega = orthogonal_features(3, 5, seed=1)
-    assert error(omega @ omega.T, np.diag((omega**2).sum(axis=1))) < 1e-14
-
-    def features(x: np.ndarray, shift: bool) -> np.ndarray:
-        x = x / 5**0.25
-        exponent = omega @ x - x @ x / 2
-        return np.exp(exponent - (exponent.max() if shift else 0)) + 1e-6
-
-    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
-        return features(p.W_q[h] @ u[t], True) @ features(p.W_k[h] @ u[s], False)
-
-    compare("performer", attention(weight), d_key=5)
-
-
-def test_random_features_are_those_of_softmax_on_average() -> None:
-    q, k = (tokens(2, seed)[0, :3] / 2 for seed in (0, 1))
-    exponents = []
-    for seed in range(400):
-        omega = orthogonal_features(6, 3, seed)
-        exponents.append(np.exp(omega @ q - q @ q / 2) @ np.exp(omega @ k - k @ k / 2) / 6)
-    spread = np.std(exponents) / np.sqrt(len(exponents))
-    assert abs(np.mean(exponents) - np.exp(q @ k)) < 5 * spread
-
-
 def test_gsa() -> None:
     def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
         a = sigmoid(p.W_a[h] @ u) ** (1 / 8)
@@ -507,45 +400,3 @@ def test_momentum_delta() -> None:
         return np.concatenate([now, M]), read(unit(p.W_q[h] @ u), now)
 
     compare("momentum_delta", matrix_states(step, n=6))
-
-
-def scores(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
-    return (p.W_q[h] @ u[t]) @ (p.W_k[h] @ u[s]) / math.sqrt(3)
-
-
-def test_sliding_window_attention() -> None:
-    loop = attention(lambda *at: math.exp(scores(*at)), window=3)
-    compare("sliding_window_attention", loop, window=3)
-
-
-def test_forgetting_attention() -> None:
-    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
-        gates = sigmoid(u[s + 1 : t + 1] @ p.W_f[h] + p.bias_f[h])
-        return math.exp(scores(p, u, t, s, h)) * gates.prod()
-
-    compare("forgetting_attention", attention(weight))
-
-
-# As language models have it, with one key and value head for both query heads.
-PRACTISED = {"d_state": 4, "num_groups": 1, "rope_base": 50.0, "qk_norm": True, "soft_cap": 1.5}
-
-
-@pytest.mark.parametrize(
-    "name", ["softmax_attention", slow("sliding_window_attention"), slow("forgetting_attention")]
-)
-def test_attention_with_groups_norms_rotation_and_a_cap(name: str) -> None:
-    def placed(x: np.ndarray, norm: np.ndarray, t: int) -> np.ndarray:
-        x = norm * x / np.sqrt((x**2).mean() + 1e-6)
-        turn = np.exp(1j * t * 50.0 ** (-np.arange(2) / 2))
-        z = (x[:2] + 1j * x[2:]) * turn
-        return np.concatenate([z.real, z.imag])
-
-    def weight(p: Any, u: np.ndarray, t: int, s: int, h: int) -> Any:
-        q, k = placed(p.W_q[h] @ u[t], p.q_norm, t), placed(p.W_k[0] @ u[s], p.k_norm, s)
-        decay = 1.0
-        if name == "forgetting_attention":
-            decay = sigmoid(u[s + 1 : t + 1] @ p.W_f[h] + p.bias_f[h]).prod()
-        return math.exp(1.5 * np.tanh(q @ k / 2 / 1.5)) * decay
-
-    own = {"window": 3} if name == "sliding_window_attention" else {}
-    compare(name, attention(weight, **own), **PRACTISED, **own)
