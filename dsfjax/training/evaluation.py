@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 from jaxtyping import Array, PyTree
 
+from dsfjax._util.ahead import quick_options
 from dsfjax.nn import Model
 from dsfjax.tasks import HELD_OUT, Task
 from dsfjax.training.block import evaluate
@@ -75,12 +77,17 @@ def scores(
     Returns:
         ``loss`` and the task's metrics.
     """
-    found = _evaluate(program, rows, params, states)
+    found = _evaluate()(program, rows, params, states)
     return {name: float(value) for name, value in found.items()}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _evaluate(
-    program: Program, rows: PyTree, params: PyTree, states: PyTree | None
-) -> dict[str, Array]:
-    return evaluate(program, rows, params, states=states)
+@functools.cache
+def _evaluate() -> Any:
+    # Made when it is first wanted: options of the compiler depend on the devices. A program for each
+    # length and split runs once or twice, often in less time than it takes to compile.
+    def run(
+        program: Program, rows: PyTree, params: PyTree, states: PyTree | None
+    ) -> dict[str, Array]:
+        return evaluate(program, rows, params, states=states)
+
+    return jax.jit(run, static_argnums=0, compiler_options=quick_options(1))

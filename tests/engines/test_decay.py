@@ -3,17 +3,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsfjax.engines.chunks.decay import between, block_sums
+from dsfjax.engines.chunks.decay import between, block_sums, chunk_sums
 
 SIZE = 8
 DECAYS = [0.0, 0.01, -0.3, -2.0, -40.0, -np.inf]
 
 
 def products(log_a):
-    return between(block_sums(log_a[:, None]))
+    return between(log_a)
 
 
 compiled = jax.jit(products)
@@ -51,3 +52,32 @@ def test_gradients_are_finite_and_right(log_a):
         for s in range(SIZE):
             expected = [value[t, s] if s < r <= t else 0.0 for r in range(SIZE)]
             np.testing.assert_allclose(jacobian[t, s], expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("size", [1, 4, 64, 128])
+@pytest.mark.parametrize("turned", [False, True])
+def test_long_chunks_and_complex_decays(size, turned):
+    """Chunks above the size of one product are put together from blocks of it."""
+    rng = np.random.default_rng(size)
+    log_a = -rng.exponential(size=size) / 4 + 1j * turned * rng.uniform(-3, 3, size=size)
+    log_a[size // 3] = -np.inf  # a reset, which no product crosses
+    x = jnp.asarray(log_a if turned else log_a.real)
+    got, sums = jax.device_get(jax.jit(lambda x: (between(x), chunk_sums(x[:, None])))(x))
+    decay = np.exp(log_a)
+    expected = np.zeros((size, size), complex)
+    for t in range(size):
+        for s in range(t + 1):
+            expected[t, s] = np.prod(decay[s + 1 : t + 1])
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    for name, part in (
+        ("upto", [np.prod(decay[: t + 1]) for t in range(size)]),
+        ("before", [np.prod(decay[:t]) for t in range(size)]),
+        ("after", [np.prod(decay[t + 1 :]) for t in range(size)]),
+    ):
+        np.testing.assert_allclose(np.exp(getattr(sums, name)[0, :, 0]), part, rtol=1e-12)
+
+
+def test_nan_is_not_lost():
+    """The guard around an engine looks at what comes out: a NaN must be there."""
+    found = np.asarray(between(jnp.asarray([-0.1, np.nan, -0.2, -0.3])))
+    assert np.isnan(found[1:, 0]).all()

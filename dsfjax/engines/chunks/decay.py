@@ -10,14 +10,24 @@ factoring it into exp(S_t) exp(−S_s) overflows. Both are avoided by a boundary
 For s in the first half of a block and t in its second half, the boundary m is the middle. Blocks
 of 2, 4, 8, … steps thus cover every pair s < t once. P and Q are plain sums of log decays: for
 decays up to 1 no exponent is ever positive, a decay of 0 is the sum −∞, and its gradient is 0.
+
+With n = 1 there are c (c + 1) / 2 exponents in all, and no vectors that α would have to go to. They
+are formed each as a sum of its own, by one product with the matrix of all intervals (`between`).
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+# exp of it is 0, as of −∞, and sums of many of it are numbers.
+_LEAST = -1e30
+# Steps whose intervals are summed by one product: c² numbers of c operations each.
+_INTERVALS = 64
 
 
 class Sums(NamedTuple):
@@ -34,6 +44,32 @@ class Sums(NamedTuple):
     after: Array
 
 
+class Decays(NamedTuple):
+    """The decays of a chunk.
+
+    Attributes:
+        log_a: Log decays (…, c, n).
+        levels: For n > 1 the sums of blocks of 1, 2, 4, … steps; for n = 1 that of the chunk alone.
+    """
+
+    log_a: Array
+    levels: list[Sums]
+
+    @classmethod
+    def of(cls, log_a: Array) -> Decays:
+        """The sums that the products of a chunk take.
+
+        Args:
+            log_a: Log decays (…, c, n), real or complex, c a power of two; −∞ is a decay of 0.
+        """
+        return cls(log_a, [chunk_sums(log_a)] if log_a.shape[-1] == 1 else block_sums(log_a))
+
+    @property
+    def whole(self) -> Sums:
+        """The sums of the whole chunk, (…, 1, c, n)."""
+        return self.levels[-1]
+
+
 def block_sums(log_a: Array) -> list[Sums]:
     """The sums of blocks of 1, 2, 4, … steps; the last is the whole chunk.
 
@@ -46,21 +82,41 @@ def block_sums(log_a: Array) -> list[Sums]:
     # Blocks of one step, (…, c, 1, n): there is nothing before the step, and nothing after it.
     upto = log_a[..., None, :]
     levels = [Sums(upto, jnp.zeros_like(upto), jnp.zeros_like(upto))]
-    while (blocks := levels[-1].upto.shape[-3]) > 1:
-        (upto0, upto1), (before0, before1), (after0, after1) = (
-            halves(x, blocks // 2) for x in levels[-1]
-        )
-        # Two neighbours become one block: what is counted from its start grows by all of the first
-        # half, what is counted to its end by all of the second. Sums only, no difference.
-        total0, total1 = upto0[..., -1:, :], upto1[..., -1:, :]
-        levels.append(
-            Sums(
-                jnp.concatenate([upto0, upto1 + total0], axis=-2),
-                jnp.concatenate([before0, before1 + total0], axis=-2),
-                jnp.concatenate([after0 + total1, after1], axis=-2),
-            )
-        )
+    while levels[-1].upto.shape[-3] > 1:
+        levels.append(_joined(levels[-1]))
     return levels
+
+
+def _joined(sums: Sums) -> Sums:
+    """Those of blocks twice as long."""
+    pairs = sums.upto.shape[-3] // 2
+    (upto0, upto1), (before0, before1), (after0, after1) = (halves(x, pairs) for x in sums)
+    # Two neighbours become one block: what is counted from its start grows by all of the first
+    # half, what is counted to its end by all of the second. Sums only, no difference.
+    total0, total1 = upto0[..., -1:, :], upto1[..., -1:, :]
+    return Sums(
+        jnp.concatenate([upto0, upto1 + total0], axis=-2),
+        jnp.concatenate([before0, before1 + total0], axis=-2),
+        jnp.concatenate([after0 + total1, after1], axis=-2),
+    )
+
+
+def chunk_sums(log_a: Array) -> Sums:
+    """The sums of the whole chunk, (…, 1, c, n), by products with triangles of ones.
+
+    That is c² operations per number where `block_sums` takes c log c, and one kernel where those
+    are dozens, each of which takes time to compile: right for the few numbers with n = 1.
+
+    Args:
+        log_a: Log decays (…, c, n), real or complex; −∞ is a decay of 0.
+    """
+    t, r = np.ogrid[: log_a.shape[-2], : log_a.shape[-2]]
+    x = _above_least(log_a)
+    upto, before, after = (
+        jnp.matmul(jnp.asarray(which, x.dtype), x, precision="highest")[..., None, :, :]
+        for which in (r <= t, r < t, r > t)
+    )
+    return Sums(upto, before, after)
 
 
 def halves(x: Array, pairs: int) -> tuple[Array, Array]:
@@ -69,19 +125,42 @@ def halves(x: Array, pairs: int) -> tuple[Array, Array]:
     return x[..., 0, :, :], x[..., 1, :, :]
 
 
-def between(levels: list[Sums]) -> Array:
-    """Products of the steps s+1 … t of a chunk, (…, c, c), for decays with n = 1; 0 for s > t."""
-    # Exponents are joined and exponentiated once: −∞ above the diagonal is a product of 0 there.
-    exponent = jnp.zeros_like(levels[0].upto)  # (…, c, 1, 1): no step between t and itself
-    for sums in levels[:-1]:  # the last one is the chunk, which has no neighbour
-        pairs = exponent.shape[-3] // 2
+def between(log_a: Array) -> Array:
+    """Products of the steps s+1 … t of a chunk, (…, c, c), for decays with n = 1; 0 for s > t.
+
+    Args:
+        log_a: Log decays (…, c), real or complex, c a power of two; −∞ is a decay of 0.
+    """
+    size = min(log_a.shape[-1], _INTERVALS)
+    x = _above_least(log_a).reshape(*log_a.shape[:-1], -1, size)
+    # The sums over all intervals are one product with zeros and ones. A row of ones brings the
+    # entries above the diagonal to `_LEAST`, of which exp makes 0: a selection next to exp in one
+    # loop takes XLA's CPU back end seconds to compile.
+    rows = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)
+    intervals = jnp.asarray(_intervals(size), x.dtype)
+    exponent = jnp.matmul(rows, intervals, precision="highest").reshape(*x.shape, size)
+    sums = Sums(*(each[..., 0, :, :] for each in chunk_sums(x[..., None])))
+    # Longer chunks are put together from blocks of this size, by halves of halves.
+    while (pairs := exponent.shape[-3] // 2) > 0:
         late, early = halves(sums.upto, pairs)[1], halves(sums.after, pairs)[0]
-        # P_t + Q_s for t in the second block and s in the first. Nothing is subtracted: −∞ meets
-        # finite numbers or −∞ and stays what it is, a product of 0.
+        # P_t + Q_s for t in the second block and s in the first. Nothing is subtracted.
         low = late + early.swapaxes(-1, -2)
         first, second = halves(exponent, pairs)
-        exponent = lower_blocks(first, low, second, -jnp.inf)
+        exponent, sums = lower_blocks(first, low, second, _LEAST), _joined(sums)
     return jnp.exp(exponent[..., 0, :, :])
+
+
+def _above_least(log_a: Array) -> Array:
+    """−∞ as a number whose product with 0 is 0; NaN stays."""
+    return jnp.where(log_a.real < _LEAST, _LEAST, log_a)
+
+
+@functools.cache
+def _intervals(steps: int) -> np.ndarray:
+    """(c + 1, c²): 1 where step r is one of s+1 … t; in the last row `_LEAST` where s > t."""
+    r, t, s = np.ogrid[:steps, :steps, :steps]
+    inside = ((s < r) & (r <= t)).reshape(steps, -1)
+    return np.vstack([inside, np.where(s[0] > t[0], _LEAST, 0).reshape(1, -1)])
 
 
 def lower_blocks(first: Array, low: Array, second: Array, fill: float) -> Array:

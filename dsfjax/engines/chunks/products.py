@@ -32,7 +32,7 @@ from dsfjax.core.diagonal import Elementwise
 from dsfjax.core.transitions import Transition, to_heads
 from dsfjax.engines.chunks import convolution
 from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap
-from dsfjax.engines.chunks.decay import Sums, between, block_sums, halves, lower_blocks
+from dsfjax.engines.chunks.decay import Decays, between, halves, lower_blocks
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence
 
@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
     """A recurrence of c steps, padded to a power of two by steps that change nothing.
 
     Attributes:
-        levels: Sums of log decays, axes (H, blocks, m, n or 1).
+        decays: Log decays and their sums, axes (H, c, n or 1).
         x: (H, c·r, p).
         b: (c, G, r, n).
         c: (c, G, R, n).
@@ -51,7 +51,7 @@ class Chunk(NamedTuple):
         steps: Without padding.
     """
 
-    levels: list[Sums]
+    decays: Decays
     x: Array
     b: Array
     c: Array
@@ -103,7 +103,7 @@ class MatrixProducts(AffineChunks):
         chunk = chunk_of(problem, heads, A.log_decay()[..., 0], negative)
         reader, writer, decay = ends(chunk, heads)
         added = jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision)
-        weights = decayed_products(chunk.levels, chunk.c, chunk.b, heads=heads, precision=precision)
+        weights = decayed_products(chunk.decays, chunk.c, chunk.b, heads=heads, precision=precision)
         # No causal mask: α is 0 above the diagonal.
         out = jnp.matmul(weights, chunk.x, precision=precision)
         return finish(chunk, ChunkMap(out, reader, decay, added))
@@ -116,7 +116,7 @@ class MatrixProducts(AffineChunks):
         negative = None if negative is None else negative[..., 0]
         chunk = chunk_of(problem, heads, A.log_decay()[..., 0], negative)
         weights = decayed_products(
-            chunk.levels, chunk.c, chunk.b, heads=heads, precision=problem.precision
+            chunk.decays, chunk.c, chunk.b, heads=heads, precision=problem.precision
         )
         return weights[:, : chunk.steps * chunk.c.shape[2], : chunk.steps * chunk.b.shape[2]]
 
@@ -150,8 +150,8 @@ def chunk_of(problem: Recurrence, heads: int, log_a: Array, negative: Array | No
         b, c = (to_heads(v, heads, 1) * sign for v in (b, c))
     # The r terms of a step are neighbours among the rows of X, as among the columns of C Bᵀ ⊙ α.
     x = jnp.moveaxis(padded(problem.x, steps), 2, 0).reshape(heads, -1, problem.x.shape[-1])
-    levels = block_sums(jnp.moveaxis(padded(log_a, steps), 0, 1))
-    return Chunk(levels, x, b, c, sign, steps)
+    decays = Decays.of(jnp.moveaxis(padded(log_a, steps), 0, 1))
+    return Chunk(decays, x, b, c, sign, steps)
 
 
 def padded(v: Array, steps: int) -> Array:
@@ -160,7 +160,7 @@ def padded(v: Array, steps: int) -> Array:
     Zeros are steps that change nothing: a log decay of 0 keeps the state, and nothing is written.
     """
     v = jnp.broadcast_to(v, (steps, *v.shape[1:]))
-    size = 1 << (steps - 1).bit_length()  # halves of halves: see `block_sums`
+    size = 1 << (steps - 1).bit_length()  # halves of halves: see `decay`
     return jnp.pad(v, [(0, size - steps)] + [(0, 0)] * (v.ndim - 1))
 
 
@@ -170,7 +170,7 @@ def ends(chunk: Chunk, heads: int) -> tuple[Array, Array, Array]:
     Returns:
         (H, c·R, n), (H, c·r, n), and (H, n or 1, 1).
     """
-    whole, n = chunk.levels[-1], chunk.b.shape[-1]
+    whole, n = chunk.decays.whole, chunk.b.shape[-1]
     # Step t reads what has decayed up to and including t. What step s writes decays from s + 1 on.
     from_start, to_end = jnp.exp(whole.upto[:, 0]), jnp.exp(whole.after[:, 0])
     reader = (by_head(chunk.c, heads) * from_start[:, :, None]).reshape(heads, -1, n)
@@ -190,7 +190,7 @@ def finish(chunk: Chunk, found: ChunkMap) -> ChunkMap:
 
 
 def decayed_products(
-    levels: list[Sums],
+    decays: Decays,
     readers: Array,
     writers: Array,
     *,
@@ -201,7 +201,7 @@ def decayed_products(
     """Decayed inner products of what is read and written, (H, c·k, c·j), time before k and j.
 
     Args:
-        levels: Sums of log decays, (H, …, n or 1).
+        decays: Of the chunk, (H, …, n or 1).
         readers: (c, G, k, n); G groups of heads.
         writers: (c, G', j, n).
         heads: H.
@@ -209,12 +209,12 @@ def decayed_products(
         exclusive: Read the state before the step instead of after it.
     """
     steps, k, j = readers.shape[0], readers.shape[2], writers.shape[2]
-    if levels[0].upto.shape[-1] == 1:
+    if decays.log_a.shape[-1] == 1:
         # One decay for all n states: α is a matrix of numbers next to the products, which heads of
         # one group share.
         if readers.shape[1] != writers.shape[1]:
             readers, writers = (jnp.moveaxis(by_head(v, heads), 0, 1) for v in (readers, writers))
-        alpha = between(levels)
+        alpha = between(decays.log_a[..., 0])
         if exclusive:  # what t reads before its update has decayed by the steps up to t − 1
             alpha = jnp.pad(alpha[:, :-1], [(0, 0), (1, 0), (0, 0)])
         scores = jnp.einsum("tgkn,sgjn->gtksj", readers, writers, precision=precision)
@@ -232,7 +232,7 @@ def decayed_products(
     products = jnp.einsum("htkn,htjn->htkj", readers, writers, precision=precision)
     if exclusive:  # what a step writes, it does not read
         products = jnp.zeros_like(products)
-    for sums in levels[:-1]:
+    for sums in decays.levels[:-1]:
         late = _scaled_half(readers, sums.before if exclusive else sums.upto, 1)
         early = _scaled_half(writers, sums.after, 0)
         low = jnp.einsum("hbtn,hbsn->hbts", late, early, precision=precision)

@@ -88,7 +88,7 @@ class WYForm(AffineChunks):
         precision = problem.precision
         chunk, w, z = _factored(problem, heads)
         matmul = partial(jnp.matmul, precision=precision)
-        whole, n = chunk.levels[-1], chunk.b.shape[-1]
+        whole, n = chunk.decays.whole, chunk.b.shape[-1]
         reader, writer, decay = ends(chunk, heads)
         reads = _reads(chunk, w, z, heads, precision)
         # r_t reads the state before the update, which has decayed up to t − 1. What W_s writes
@@ -139,7 +139,7 @@ def _factored(problem: Recurrence, heads: int) -> tuple[Chunk, Array, Array]:
 
 
 def _reads(chunk: Chunk, w: Array, z: Array, heads: int, precision: str) -> _Reads:
-    products = partial(decayed_products, chunk.levels, heads=heads, precision=precision)
+    products = partial(decayed_products, chunk.decays, heads=heads, precision=precision)
     b, c = (to_heads(v.swapaxes(1, 2), heads).swapaxes(1, 2) for v in (chunk.b, chunk.c))
     # b and W are written by the same step: one product of each reader with both.
     writers = jnp.concatenate([b, w], axis=2)
@@ -167,10 +167,12 @@ def unit_lower_inverse(T: Array, precision: str) -> Array:
     Matrix products only: a triangular solver runs such small matrices one after another.
     """
     size = T.shape[-1]
-    if size == 1:
-        # T is strictly lower triangular, so here it is 0. The inverse is not written as a constant,
-        # which has no batch axis under `jax.vmap` while its derivative has one: JAX mixes them up.
-        return 1 - T
+    if size <= 4:
+        # T⁴ = 0, so the series I − T + T² − T³ is the whole inverse. It has the terms that blocks
+        # of halves have; for longer ones it would add powers that are larger than their sum.
+        first = jnp.broadcast_to(jnp.eye(size, dtype=T.dtype), T.shape) - T
+        square = jnp.matmul(T, T, precision=precision)
+        return first + jnp.matmul(first, square, precision=precision)
     half = 1 << ((size - 1).bit_length() - 1)
     if size != 2 * half:  # the identity below and to the right changes nothing above it
         T = jnp.pad(T, [(0, 0)] * (T.ndim - 2) + [(0, 2 * half - size)] * 2)
