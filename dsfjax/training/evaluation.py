@@ -83,8 +83,8 @@ def scores(
 
 @functools.cache
 def _evaluate() -> Any:
-    # Made when it is first wanted: options of the compiler depend on the devices. A program for each
-    # length and split runs once or twice, often in less time than it takes to compile.
+    # Made when it is first wanted, as options of the compiler depend on the devices. A program for
+    # each length and split runs once or twice, often in less time than it takes to compile.
     def run(
         program: Program, rows: PyTree, params: PyTree, states: PyTree | None
     ) -> dict[str, Array]:
