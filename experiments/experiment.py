@@ -185,7 +185,7 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
     kind = f"{options.scale}-faithful" if options.faithful else options.scale
     out = options.out or Path("experiments") / "results" / kind
     # Points of earlier calls stay in the result, or a later one with --only would lose them.
-    known = {run_name(each): name for name, each in configs.items()}
+    known = {run_name(each): (name, each.task) for name, each in configs.items()}
     order = list(configs)
     configs = {
         name: each
@@ -237,11 +237,12 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
 
 
 def _earlier(
-    out: Path, experiment: Experiment, known: Mapping[str, str], new: Collection[str]
+    out: Path, experiment: Experiment, known: Mapping[str, tuple[str, Task]], new: Collection[str]
 ) -> list[dict[str, Any]]:
     """Points of results whose runs are no longer here; the name of a run stands for its config.
 
-    Those of another experiment that shares the run are taken where they say as much.
+    Those of another experiment that shares the run are taken where they say as much. Points from
+    before tasks had names get their task, as only those with equal ones are compared.
     """
     own = out / f"{experiment.name}.json"
     asked = {"spectra"} if experiment.after else set()
@@ -252,8 +253,9 @@ def _earlier(
             run = point["run"]
             told = path == own or asked <= point.keys()
             if run in known and run not in new and run not in found and told:
-                name = known[run]
-                found[run] = point | {"name": name, "series": name.split(",")[0]}
+                name, task = known[run]
+                missing = {"task": _fields(task), "trivial": task.trivial().score}
+                found[run] = missing | point | {"name": name, "series": name.split(",")[0]}
     return list(found.values())
 
 
@@ -324,7 +326,7 @@ def summarize(
         "name": name,
         "series": name.split(",")[0],
         "mixer": model.mixer,
-        "task": {"name": name_of(task), **dataclasses.asdict(cast(Any, task))},
+        "task": _fields(task),
         **{size: getattr(task, size) for size in SHOWN if hasattr(task, size)},
         **({} if metric == ACCURACY else {"measured": row["measured"]}),
         "d_model": model.d_model,
@@ -346,6 +348,10 @@ def summarize(
         "run": run_name(config),
         "environment": members[0].environment,
     }
+
+
+def _fields(task: Task) -> dict[str, Any]:
+    return {"name": name_of(task), **dataclasses.asdict(cast(Any, task))}
 
 
 def _scores(row: Mapping[str, Any], task: Task, best: float) -> dict[str, Any]:

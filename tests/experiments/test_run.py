@@ -11,6 +11,7 @@ import matplotlib.image
 import pytest
 from matplotlib.text import Text
 
+from dsfjax import tasks
 from dsfjax._util.atomic import LOCK, lock
 from dsfjax.bench import machine
 from dsfjax.tasks import ACCURACY, name_of
@@ -120,12 +121,17 @@ def test_points_of_another_experiment_are_taken_where_they_say_as_much(tmp_path:
     looked = shared | {"run": "s6-2", "spectra": []}
     files.write_json(tmp_path / "table_lra.json", {"points": [shared, looked]})
     files.write_json(tmp_path / "throughput.json", {"rows": []})
-    known = {"s6-1": "as it is, digits", "s6-2": "another name, digits", "s6-3": "not run"}
+    task = tasks.get("mqar", vocab_size=16, seq_len=8, num_kv_pairs=2)
+    names = {"s6-1": "as it is, digits", "s6-2": "another name, digits", "s6-3": "not run"}
+    known = {run: (name, task) for run, name in names.items()}
     plain = table_normalizers.EXPERIMENT._replace(after=False)
 
     def taken(one: experiment.Experiment, new: tuple[str, ...] = ()) -> list[tuple[str, str]]:
         points = experiment._earlier(tmp_path, one, known, new)
-        assert all(known[point["run"]] == point["name"] for point in points)
+        assert all(names[point["run"]] == point["name"] for point in points)
+        # They are from before tasks had names: the task is that of the config.
+        assert all(point["task"]["num_kv_pairs"] == 2 for point in points)
+        assert all(point["trivial"] == task.trivial().score for point in points)
         return [(point["run"], point["series"]) for point in points]
 
     assert taken(plain) == [("s6-1", "as it is"), ("s6-2", "another name")]
