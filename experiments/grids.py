@@ -85,7 +85,7 @@ def steps(points: Points) -> Figure:
         ax.set_title(title(PANEL, column), fontsize=9)
     for ax in axes[-1]:
         ax.set_xlabel("learning rate", fontsize=9)
-    legend(figure, axes[0][0])
+    legend(figure)
     return figure
 
 

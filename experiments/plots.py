@@ -209,7 +209,7 @@ def lengths(points: Points) -> Figure:
         ax.set_title(task, fontsize=10)
     for ax in axes[-1]:
         ax.set_xlabel("length / training length")
-    legend(figure, axes[0][0])
+    legend(figure)
     return figure
 
 
@@ -235,16 +235,23 @@ def _panels(points: Points, draw: Callable[[Axes, Points], None], by: tuple[str,
                 ax.axhline(_drawn(level), color="#555555", linewidth=1, linestyle=DOTTED)
     called = "accuracy at queries" if judged == ACCURACY else judged.heading
     axes[0].set_ylabel(f"{called}\n(± std over seeds; hollow: {extreme(judged)})")
-    legend(figure, axes[0])
+    legend(figure)
     return figure
 
 
-def legend(figure: Figure, ax: Axes) -> None:
-    """One legend above the panels, of what one of them shows."""
-    handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        columns = min(len(labels), int(figure.get_figwidth() / 2))
-        figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=9)
+def legend(figure: Figure) -> None:
+    """One legend above the panels, of all that is in one of them."""
+    shown = (zip(*ax.get_legend_handles_labels(), strict=True) for ax in figure.axes)
+    entries = {label: handle for panel in shown for handle, label in panel}
+    if entries:
+        columns = min(len(entries), int(figure.get_figwidth() / 2))
+        figure.legend(
+            list(entries.values()),
+            list(entries),
+            loc="outside upper center",
+            ncols=columns,
+            fontsize=9,
+        )
 
 
 def tasks_of(points: Points, by: tuple[str, ...]) -> list[tuple[Any, ...]]:

@@ -25,6 +25,7 @@ from experiments import (
     experiment,
     fig2_normalization,
     heatmap_mqar,
+    length_generalisation,
     page,
     plots,
     table_normalizers,
@@ -235,6 +236,15 @@ def test_a_figure_is_drawn_of_every_result(experiment: Any, tmp_path: Path) -> N
     texts = " ".join(text.get_text() for text in figure.findobj(Text))
     for name in plots.series_of(result["points"]):
         assert name.replace("_", " ") in texts.replace("_", " ").replace("\n", " ")
+
+
+def test_a_series_that_the_first_panel_lacks_is_named() -> None:
+    points = canned(length_generalisation.EXPERIMENT)["points"]
+    first = measured.where(points[0])
+    points = [p for p in points if p["series"] != "ssd" or measured.where(p) != first]
+    with plots.style():
+        (legend,) = plots.lengths(points).legends
+    assert [text.get_text() for text in legend.get_texts()].count("ssd") == 1
 
 
 def test_the_page_is_renewed_from_the_json(tmp_path: Path) -> None:
