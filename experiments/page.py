@@ -278,7 +278,7 @@ def comparison(results: Path, name: str) -> Iterator[str]:
         for row in found["rows"]:
             both = (row["ours"], row["other"])
             numbers = (f"{x:,.{0 if x > 1000 else 1}f} {row['unit']}" for x in both)
-            wanted = "–" if row["wanted"] is None else f"{row['wanted']:g}"
+            wanted = "–" if row["wanted"] is None else f"{row['wanted']:.3g}"
             yield _line(row["what"], row["case"], *numbers, f"{row['ratio']:.2f}", wanted)
         yield ""
 

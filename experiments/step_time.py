@@ -81,11 +81,12 @@ def main(options: Options) -> None:
             run()
         times = take_turns(runs, repeats=options.repeats, budget_s=20)
         times["ours"] /= BLOCK
-        rows.append({"mixer": mixer, **times, "ratio": times.get("theirs", np.nan) / times["ours"]})
+        ratio = {"ratio": times["theirs"] / times["ours"]} if "theirs" in times else {}
+        rows.append({"mixer": mixer, **times, **ratio})
     table = Table("mixer", "ours, ms", "theirs, ms", "ratio", "wanted")
     for row in rows:
-        theirs = f"{row['theirs']:.0f}" if "theirs" in row else "-"
-        found = (f"{row['ours']:.1f}", theirs, f"{row['ratio']:.1f}", f"{WANTED[row['mixer']]}")
+        theirs = (f"{row['theirs']:.0f}", f"{row['ratio']:.1f}") if "theirs" in row else ("–", "–")
+        found = (f"{row['ours']:.1f}", *theirs, f"{WANTED[row['mixer']]}")
         table.add_row(row["mixer"], *found)
     console().print(table)
     if options.out is not None:
