@@ -11,20 +11,16 @@ How it is measured: `experiments.comparison`. Times are of forward and backward,
 for the GRU, where they are of the states.
 """
 
-import dataclasses
 import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import tyro
 
 from dsfjax import engines, ops, systems
-from dsfjax._util.allocation import keep_freed_memory
 from dsfjax.bench.case import Case
 from dsfjax.bench.contest import contest
 from dsfjax.bench.contestant import Contestant, batched, prepare
@@ -34,7 +30,7 @@ from dsfjax.engines import nonlinear
 from dsfjax.selfcheck.called import arguments
 from dsfjax.systems.gru import cell
 from experiments import by_hand
-from experiments.comparison import Row, Seconds, compare
+from experiments.comparison import Comparison, Row, Seconds
 
 SIGNED, COMPLEX = 1 / 1.15, 1 / 2.5
 """Positive decays may be so much faster than others."""
@@ -184,45 +180,8 @@ def _back(forward: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-ROWS = {"decays": decays, "constant": constant, "solved": solved, "compilation": compilation}
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to measure.
-
-    Attributes:
-        scale: "demo" takes a minute, "small" some minutes on two cores.
-        only: Names of rows: decays, constant, solved, compilation.
-        repeats: Rounds, of which the median is taken.
-        out: A JSON file for the numbers; by default the one of the results.
-    """
-
-    scale: Literal["demo", "small"] = "small"
-    only: tuple[str, ...] = tuple(ROWS)
-    repeats: int = 5
-    out: Path | None = None
-
-
-def main(options: Options, command: str = "") -> list[Row]:
-    """Measure all rows, print them and write them.
-
-    Args:
-        options: The options.
-        command: What is said to have started it.
-
-    Returns:
-        The rows.
-    """
-    lengths = LENGTHS[options.scale]
-    chosen = [functools.partial(ROWS[name], lengths) for name in options.only]
-    here = Path("experiments") / "results" / options.scale / "engine_time.json"
-    about = {"command": command, "scale": options.scale, "repeats": options.repeats}
-    return compare(chosen, about, options.out or here)
-
+PARTS = {"decays": decays, "constant": constant, "solved": solved, "compilation": compilation}
+COMPARISON = Comparison("engine_time", __doc__, PARTS, LENGTHS)
 
 if __name__ == "__main__":
-    keep_freed_memory()
-    name = "python -m experiments.engine_time"
-    given = tyro.cli(Options, prog=name, description=__doc__)
-    main(given, f"{name} --scale {given.scale} --repeats {given.repeats}")
+    COMPARISON.main()

@@ -12,23 +12,18 @@ How it is measured: `experiments.comparison`.
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from jaxtyping import PyTree
 
 from dsfjax import nn, tasks
 from dsfjax._util import limits
-from dsfjax._util.allocation import keep_freed_memory
 from dsfjax.nn import ModelConfig
 from dsfjax.tasks import TRAIN, Example, Task, examples
-from dsfjax.tasks.data import reading
 from dsfjax.training import TrainConfig, optimizer, presets
 from dsfjax.training.config import fitted
 from dsfjax.training.devices import WHOLE, Layout, layout
@@ -37,7 +32,7 @@ from dsfjax.training.program import training_data
 from dsfjax.training.runs import program_of
 from dsfjax.training.step import TrainState, init_state, train_step
 from experiments import by_hand
-from experiments.comparison import Row, Seconds, compare
+from experiments.comparison import Comparison, Row, Seconds
 from experiments.step_time import our_block
 
 TIMED: Any = {
@@ -243,49 +238,8 @@ def _settings(task: str, own: dict[str, Any]) -> dict[str, Any]:
     return dict(presets.get("demo", task).settings) | TIMED | own
 
 
-ROWS = {"grid": resident_grid, "pipeline": pipelines, "packing": packing, "s4d": s4d_step}
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to measure.
-
-    Attributes:
-        scale: "demo" takes a minute, "small" some minutes on two cores.
-        only: Names of rows: grid, pipeline, packing, s4d.
-        repeats: Rounds, of which the median is taken.
-        data_dir: Folder of data sets; by default DSFJAX_DATA.
-        out: A JSON file for the numbers; by default the one of the results.
-    """
-
-    scale: Literal["demo", "small"] = "small"
-    only: tuple[str, ...] = tuple(ROWS)
-    repeats: int = 5
-    data_dir: Path | None = None
-    out: Path | None = None
-
-
-def main(options: Options, command: str = "") -> list[Row]:
-    """Measure all rows, print them and write them.
-
-    Args:
-        options: The options.
-        command: What is said to have started it.
-
-    Returns:
-        The rows.
-    """
-    if options.data_dir is not None:
-        reading.use(options.data_dir)
-    sizes = SIZES[options.scale]
-    chosen = [functools.partial(ROWS[name], sizes) for name in options.only]
-    here = Path("experiments") / "results" / options.scale / "throughput.json"
-    about = {"command": command, "scale": options.scale, "repeats": options.repeats}
-    return compare(chosen, about, options.out or here)
-
+PARTS = {"grid": resident_grid, "pipeline": pipelines, "packing": packing, "s4d": s4d_step}
+COMPARISON = Comparison("throughput", __doc__, PARTS, SIZES)
 
 if __name__ == "__main__":
-    keep_freed_memory()
-    name = "python -m experiments.throughput"
-    chosen = tyro.cli(Options, prog=name, description=__doc__)
-    main(chosen, f"{name} --scale {chosen.scale} --repeats {chosen.repeats}")
+    COMPARISON.main()

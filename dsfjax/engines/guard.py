@@ -111,9 +111,8 @@ def _mended_jvp(exact: Callable[..., T], primals: Any, tangents: Any) -> tuple[T
 
 def _totals(x: Array, is_log: bool) -> list[Array]:
     """Numbers that are below ∞ unless there are some that `finite` would replace, float32 ()."""
-    # As products with vectors the sums cost a quarter of a reduction on a CPU, and compile in a
-    # tenth of the time. A NaN or ∞ stays one in a sum; the vectors are small enough for no sum of
-    # finite numbers to overflow.
+    # As products with vectors the sums cost a quarter of a reduction on a CPU. A NaN or ∞ stays one
+    # in a sum; the vectors are small enough for no sum of finite numbers to overflow.
     x = jax.lax.stop_gradient(x.reshape(x.shape[0] if x.ndim else 1, -1))
     found = []
     for i, part in enumerate((x.real, x.imag) if jnp.iscomplexobj(x) else (x,)):

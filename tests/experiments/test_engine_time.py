@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from experiments import engine_time
+from experiments.comparison import Options
 
 
 @pytest.mark.slow
 def test_every_row_is_measured(tmp_path: Path) -> None:
     out = tmp_path / "engine_time.json"
-    rows = engine_time.main(engine_time.Options(scale="demo", repeats=3, out=out), "the command")
+    rows = engine_time.COMPARISON.run(Options(scale="demo", repeats=3, out=out), "the command")
     written = json.loads(out.read_text())
     assert written["command"] == "the command"
     assert written["rows"] == [row._asdict() for row in rows]
@@ -35,3 +36,10 @@ def test_a_function_compiles_once_per_program(monkeypatch: pytest.MonkeyPatch) -
     assert len(set(seen)) == len(seen) == 4
     assert [(row.ours, row.other) for row in rows] == [(1, 1.5), (1, 1.5), (5, 4), (5, 4)]
     assert "2 of 2 within 1.5 s" in rows[0].case and "0 of 2 within 4 s" in rows[2].case
+
+
+def test_a_part_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "never.json"
+    with pytest.raises(ValueError, match="decays"):
+        engine_time.COMPARISON.run(Options(only=("decay",), out=out))
+    assert not out.exists()

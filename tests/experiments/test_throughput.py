@@ -11,6 +11,7 @@ import pytest
 import dsfjax
 from dsfjax import systems, tasks
 from experiments import by_hand, throughput
+from experiments.comparison import Options
 from tests.checks import unchecked
 from tests.tasks.conftest import MakeUp
 from tests.tasks.conftest import made_up as made_up
@@ -64,7 +65,7 @@ def test_padded_windows_count_what_is_of_the_document(texts: None) -> None:
 def test_every_row_is_measured(texts: None, tmp_path: Path) -> None:
     out = tmp_path / "throughput.json"
     with unchecked():  # engines by hand have names that the type of a config does not list
-        rows = throughput.main(throughput.Options(scale="demo", repeats=3, out=out), "the command")
+        rows = throughput.COMPARISON.run(Options(scale="demo", repeats=3, out=out), "the command")
     written = json.loads(out.read_text())
     assert written["command"] == "the command"
     assert written["machine"]["versions"]["jax"]

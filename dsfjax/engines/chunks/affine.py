@@ -27,6 +27,7 @@ from jax import Array
 from dsfjax.core.pytree import Partition
 from dsfjax.core.system import System
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
+from dsfjax.engines.chunks.decay import INTERVALS
 from dsfjax.engines.engine import Cost
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence, split_time
@@ -154,7 +155,12 @@ def cost_of_products(system: System, length: int, chunk: int, segment: int) -> C
         + 2 * (rows**2 + chunk * rows + n * rows) * (n + p)
         + 2 * n * n * p
     )
-    per_chunk = within + of_rank + 4 * chunk * n * p + 2 * n * p
+    # One decay for all states: the exponents of a chunk are a product of their own (`between`),
+    # which what is constant in time has once, and not once per chunk.
+    decay = jax.eval_shape(lambda A: A.parts()[0], system.A)
+    is_one = decay is not None and decay.shape[0] > 1 and decay.shape[2] == 1
+    of_decays = is_one and 2 * chunk**2 * min(chunk, INTERVALS)
+    per_chunk = within + of_rank + of_decays + 4 * chunk * n * p + 2 * n * p
     count = -(-length // chunk)
     numbers = 2 * (chunk + rows) ** 2 + (3 * chunk + 2 * rows) * (n + p)
     at_once = segment // chunk * heads * numbers

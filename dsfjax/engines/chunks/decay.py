@@ -26,8 +26,8 @@ from jax import Array
 
 # exp of it is 0, as of −∞, and sums of many of it are numbers.
 _LEAST = -1e30
-# Steps whose intervals are summed by one product: c² numbers of c operations each.
-_INTERVALS = 64
+INTERVALS = 64
+"""Steps whose intervals are summed by one product: c² numbers of c operations each."""
 
 
 class Sums(NamedTuple):
@@ -131,7 +131,7 @@ def between(log_a: Array) -> Array:
     Args:
         log_a: Log decays (…, c), real or complex, c a power of two; −∞ is a decay of 0.
     """
-    size = min(log_a.shape[-1], _INTERVALS)
+    size = min(log_a.shape[-1], INTERVALS)
     x = _above_least(log_a).reshape(*log_a.shape[:-1], -1, size)
     # The sums over all intervals are one product with zeros and ones. A row of ones brings the
     # entries above the diagonal to `_LEAST`, of which exp makes 0: a selection next to exp in one
