@@ -1,5 +1,7 @@
 """What `explain` says is what `scan` does, and what XLA counts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -23,6 +25,14 @@ def test_flops_of_chunks(heads, n, p):
     analysis = run.lower(system, u).compile().cost_analysis()
     assert analysis is not None
     assert 0.5 < explain(system, method="chunked").flops / analysis["flops"] < 2
+
+
+def test_the_decays_of_every_chunk_are_counted_where_they_vary():
+    """Their exponents are c² sums of c numbers, per chunk and head."""
+    varying = ssd(64, 2, 16, 16)
+    constant = dataclasses.replace(varying, A=Scalar(jnp.full((1, 2), -0.1, jnp.float32)))
+    found, once = (explain(system, method="chunked").flops for system in (varying, constant))
+    assert found - once == 2 * 2 * 2 * 32**3  # chunks of 32 steps
 
 
 def test_flops_grow_linearly_in_chunks_and_with_the_square_when_materialized():
