@@ -46,6 +46,15 @@ class ChunkAlgorithm(abc.ABC):
             states before every chunk (k, H, n, p), which are all that the backward pass keeps.
         """
 
+    def at_once(
+        self, problem: Recurrence, h0: Array, chunk: int, count: int
+    ) -> tuple[Array, Array, Array] | None:
+        """As `forward` for all ``count`` segments, differentiated by JAX; or None.
+
+        For a recurrence whose derivative keeps little of itself. By default there is none.
+        """
+        return None
+
     @abc.abstractmethod
     def backward(
         self,

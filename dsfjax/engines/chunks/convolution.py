@@ -5,27 +5,32 @@ With a, b and c constant in time, the chunks are all the same affine map of the 
 .. math:: S_t = \sum_{j \le t} K_j x_{t-j} + (c ⊙ a^{t+1})^\top h, \quad K_j = c^\top (a^j ⊙ b),
    \qquad h' = a^c ⊙ h + \sum_s (a^{c-1-s} ⊙ b) \, x_s^\top ,
 
-t and s counted from 0 within a chunk of c steps. So there are three matrices for a whole segment,
-whose products have a column for every chunk; under `jax.vmap`, for every sequence as well. The
-general algorithm (`products`) has them once per chunk, and their cotangents too.
+t and s counted from 0 within a chunk of c steps. So there are three matrices for all chunks, whose
+products have a column for every chunk of a segment; under `jax.vmap`, for every sequence as well.
+The general algorithm (`products`) has them once per chunk, and their cotangents too.
+
+The derivative is JAX's own. No state within a chunk is formed, so what it keeps is as large as
+inputs and outputs; and it sums over a batch within the transposed products, where a backward pass
+of our own would give cotangents of a, b and c for every sequence and sum those.
 
 Where x is real and only the real part of S is read (S4D), products are of real numbers.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.diagonal import Elementwise, repeated
-from dsfjax.core.pytree import Partition
 from dsfjax.core.transitions import to_heads
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence
 
 
-def is_convolution(problem: Recurrence) -> bool:
+def applies(problem: Recurrence) -> bool:
     """Whether nothing but the values varies in time."""
     A = problem.A
     if problem.reset is not None or problem.f is not None or not isinstance(A, Elementwise):
@@ -34,57 +39,42 @@ def is_convolution(problem: Recurrence) -> bool:
     return A.negative() is None and all(v.shape[0] == 1 for v in rest)
 
 
-def forward(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
-    """Run one segment; see `ChunkAlgorithm.forward`."""
+# Traced once for all calls with equal shapes.
+@partial(jax.jit, static_argnums=(2, 3))
+def run(problem: Recurrence, h0: Array, chunk: int, count: int) -> tuple[Array, Array, Array]:
+    """Run all chunks in ``count`` segments; see `ChunkAlgorithm.at_once`."""
     problem, h0, precision = finite(problem), finite(h0), problem.precision
     powers, b, c = _powers(problem, h0, chunk)
-    # (k, c, r, H, p): chunks, and the steps in them
-    x = problem.x.reshape(-1, chunk, *problem.x.shape[1:])
     read = powers[:, :, None] * c[:, None]  # c ⊙ a^j, (H, c + 1, R, n)
     write = powers[:, chunk - 1 :: -1, None] * b[:, None]  # (H, c, r, n)
     kernel = jnp.einsum("hjRn,hrn->hjRr", read[:, :chunk], b, precision=precision)
-    if problem.is_real:
+    reader, decay = read[:, 1:], powers[:, -1, :, None]
+    # (segments, k, c, r, H, p): chunks, and the steps in them
+    x, is_real = problem.x.reshape(count, -1, chunk, *problem.x.shape[1:]), problem.is_real
+    if is_real:  # Re(R h) = Re R Re h − Im R Im h
         x, kernel = x.real, kernel.real
-        parts = [
-            jnp.einsum("hsrn,ksrhp->khnp", w, x, precision=precision)
-            for w in (write.real, write.imag)
-        ]
-        added = jax.lax.complex(*parts)
-    else:
-        added = jnp.einsum("hsrn,ksrhp->khnp", write, x, precision=precision)
-    decay = powers[:, -1, :, None]
-
-    def cross(h: Array, added: Array) -> tuple[Array, Array]:
-        return decay * h + added, h
-
-    h_last, starts = jax.lax.scan(cross, h0, added)
-    out = jnp.einsum("htsRr,ksrhp->ktRhp", toeplitz(kernel), x, precision=precision)
-    reader, states = read[:, 1:], starts
-    if problem.is_real:  # Re(R h) = Re R Re h − Im R Im h
         reader = jnp.concatenate([reader.real, -reader.imag], axis=-1)
-        states = jnp.concatenate([starts.real, starts.imag], axis=2)
-    out = out + jnp.einsum("htRn,khnp->ktRhp", reader, states, precision=precision)
-    return out.reshape(-1, *out.shape[2:]).astype(h0.dtype), h_last, starts
+    within = toeplitz(kernel)
 
+    def segment(h: Array, x: Array) -> tuple[Array, tuple[Array, Array]]:
+        parts = (write.real, write.imag) if is_real else (write,)
+        parts = [jnp.einsum("hsrn,ksrhp->khnp", w, x, precision=precision) for w in parts]
+        added = jax.lax.complex(*parts) if is_real else parts[0]
+        h, starts = jax.lax.scan(lambda h, added: (decay * h + added, h), h, added)
+        states = jnp.concatenate([starts.real, starts.imag], axis=2) if is_real else starts
+        out = jnp.einsum("htsRr,ksrhp->ktRhp", within, x, precision=precision)
+        return h, (
+            out + jnp.einsum("htRn,khnp->ktRhp", reader, states, precision=precision),
+            starts,
+        )
 
-def backward(
-    problem: Recurrence,
-    starts: Array,
-    d_out: Array,
-    dh: Array,
-    d_starts: Array | None,
-    chunk: int,
-) -> tuple[list[Array], Array]:
-    """Cotangents of one segment; see `ChunkAlgorithm.backward`."""
-    partition, arrays, others = Partition.of(problem)
-
-    # What is kept for it is as large as inputs and outputs: no state within a chunk is formed.
-    def run(arrays: list[Array], h0: Array) -> tuple[Array, Array, Array]:
-        return forward(partition.join(arrays, others), h0, chunk)
-
-    _, pull = jax.vjp(run, arrays, starts[0])
-    d_starts = jnp.zeros_like(starts) if d_starts is None else d_starts
-    return pull((d_out, dh, d_starts))
+    if count == 1:  # no loop to compile
+        h, found = segment(h0, x[0])
+    else:
+        h, found = jax.lax.scan(segment, h0, x)
+    out, starts = found
+    out = out.reshape(problem.length, *out.shape[-3:]).astype(h0.dtype)
+    return out, h, starts.reshape(-1, *starts.shape[-3:])
 
 
 def _powers(problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:

@@ -73,23 +73,11 @@ class MatrixProducts(AffineChunks):
             return "its decay varies over the value channels"
         return "chunks skip the states between" if states else None
 
-    def forward(self, problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
-        """Run one segment; see `ChunkAlgorithm.forward`."""
-        run = convolution.forward if convolution.is_convolution(problem) else super().forward
-        return run(problem, h0, chunk)
-
-    def backward(
-        self,
-        problem: Recurrence,
-        starts: Array,
-        d_out: Array,
-        dh: Array,
-        d_starts: Array | None,
-        chunk: int,
-    ) -> tuple[list[Array], Array]:
-        """Cotangents of one segment; see `ChunkAlgorithm.backward`."""
-        run = convolution.backward if convolution.is_convolution(problem) else super().backward
-        return run(problem, starts, d_out, dh, d_starts, chunk)
+    def at_once(
+        self, problem: Recurrence, h0: Array, chunk: int, count: int
+    ) -> tuple[Array, Array, Array] | None:
+        """What is constant in time but for its values; see `ChunkAlgorithm.at_once`."""
+        return convolution.run(problem, h0, chunk, count) if convolution.applies(problem) else None
 
     def chunk_map(self, problem: Recurrence, heads: int) -> ChunkMap:
         """All steps of a recurrence as one affine map."""

@@ -165,11 +165,14 @@ def _in_parts(
     """Outputs, the last state and, if wanted, the states before every chunk of every part."""
     outs, kept = [], []
     for part in parts:
-        # A custom backward pass has cotangents for whole arguments: numbers that have one and those
-        # that have none (signs, resets) are arguments of their own.
-        partition, arrays, others = Partition.of(part.problem)
-        run: Any = _run(algorithm, part.where, keep, partition, arrays, others, h)
-        out, h, starts = run
+        found = algorithm.at_once(part.problem, h, part.where.chunk, part.where.count)
+        if found is None:
+            # A custom backward pass has cotangents for whole arguments: numbers that have one and
+            # those that have none (signs, resets) are arguments of their own.
+            partition, arrays, others = Partition.of(part.problem)
+            run: Any = _run
+            found = run(algorithm, part.where, keep, partition, arrays, others, h)
+        out, h, starts = found
         outs.append(out[: part.length])
         kept.append(starts)
     return outs[0] if len(outs) == 1 else jnp.concatenate(outs), h, kept
