@@ -2,8 +2,9 @@
 
 Nothing is timed at the user's expense. The sizes follow from what was measured with `dsfjax bench`:
 
-* A chunk of c steps by matrix products costs about c (n + p) operations per step within the chunk
-  and n p per step for the state, which balance at c ≈ √(n p).
+* A chunk of c steps by matrix products costs about c (n + p) operations per step within the chunk,
+  2 n p for the state whatever c is, and n p / c numbers to read and write: c ≈ √(n p), and on a
+  CPU, whose products of small matrices are no slower, half of that.
 * A low-rank part adds products and an inverse of c r rows: shorter chunks.
 * On a CPU a segment should stay in the caches; an accelerator wants many chunks at once.
 * Step by step, a step should have some thousand numbers to work on: as many chunks side by side.
@@ -197,6 +198,7 @@ def _sized(engine: Engine, system: System | KernelSystem, states: States) -> Eng
 def _plan(system: System, states: bool) -> Chunked:
     """Algorithm and sizes of chunks for a structure that has them."""
     A, (heads, n, p) = system.A, system.carried_shape
+    on_cpu = jax.default_backend() == "cpu"
     if A.is_diagonal and (states or n == 1 or A.per_channel):
         side_by_side = max(1, min(32, 2**11 // (heads * n * p)))
         chunk = 16 if side_by_side > 1 else 32
@@ -204,12 +206,13 @@ def _plan(system: System, states: bool) -> Chunked:
     if A.low_rank:
         algorithm, chunk = WY, chunk_length(A)
     elif A.decay_axes() == (1, 1):
-        chunk = min(128, max(32, 2 ** round(math.log2(math.sqrt(n * p)))))
+        steps = math.sqrt(n * p) / (2 if on_cpu else 1)
+        chunk = min(128, max(32, 2 ** int(math.log2(steps))))
         algorithm = MATRIX_PRODUCTS
     else:
         algorithm, chunk = MATRIX_PRODUCTS, 32
     # Chunks of a constant system share their matrices, so many of them take little memory.
-    chunks = 8 if jax.default_backend() == "cpu" and not _is_constant(system) else 64
+    chunks = 8 if on_cpu and not _is_constant(system) else 64
     return Chunked(algorithm, chunk, chunks * chunk)
 
 
