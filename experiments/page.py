@@ -33,6 +33,7 @@ from experiments import (
     table_mad,
     table_normalizers,
     table_wikitext,
+    trained_longer,
 )
 from experiments import points as measured
 from experiments.claims import Verdict, judge
@@ -55,6 +56,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     state_tracking.EXPERIMENT,
     length_generalisation.EXPERIMENT,
     table_lra.EXPERIMENT,
+    trained_longer.EXPERIMENT,
     recurrent_normalization.EXPERIMENT,
     table_mad.EXPERIMENT,
     table_wikitext.EXPERIMENT,
