@@ -1,6 +1,7 @@
 """The numbers behind the page, as CSV files that any tool reads."""
 
 import csv
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,15 @@ Found = Sequence[tuple[Entry, Findings]]
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> str:
-    """Name of the file, or "" if there are no rows."""
-    rows = list(rows)
-    if not rows:
+    """Name of the file, or "" if there are no rows. All rows have the same keys."""
+    rows = iter(rows)
+    first = next(rows, None)
+    if first is None:
         return ""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)  # not a DictWriter, which compares the keys of every row
+        writer.writerow(first)
+        writer.writerows([row[key] for key in first] for row in itertools.chain([first], rows))
     return path.name
 
 
