@@ -62,16 +62,12 @@ def run(problem: Recurrence, h0: Array, chunk: int, count: int) -> tuple[Array, 
         added = jax.lax.complex(*parts) if is_real else parts[0]
         h, starts = jax.lax.scan(lambda h, added: (decay * h + added, h), h, added)
         states = jnp.concatenate([starts.real, starts.imag], axis=2) if is_real else starts
-        out = jnp.einsum("htsRr,ksrhp->ktRhp", within, x, precision=precision)
-        return h, (
-            out + jnp.einsum("htRn,khnp->ktRhp", reader, states, precision=precision),
-            starts,
-        )
+        of_start = jnp.einsum("htRn,khnp->ktRhp", reader, states, precision=precision)
+        of_steps = jnp.einsum("htsRr,ksrhp->ktRhp", within, x, precision=precision)
+        return h, (of_steps + of_start, starts)
 
-    if count == 1:  # no loop to compile
-        h, found = segment(h0, x[0])
-    else:
-        h, found = jax.lax.scan(segment, h0, x)
+    # For one segment there is no loop to compile.
+    h, found = segment(h0, x[0]) if count == 1 else jax.lax.scan(segment, h0, x)
     out, starts = found
     out = out.reshape(problem.length, *out.shape[-3:]).astype(h0.dtype)
     return out, h, starts.reshape(-1, *starts.shape[-3:])
