@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import Jaxpr, Literal
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from dsfjax.cost.jaxpr_rules import (
     CALLS,
@@ -67,7 +68,8 @@ def count_operations(
         counts one. A loop whose number of steps is not static counts once and is noted; those of
         attention over blocks of keys count as if all blocks were seen. Branches count as the most
         expensive one; a branch for inputs that are not finite does not count. Random numbers count
-        as nothing. Bytes are a model of a compiler that fuses element-wise operations into what
+        as nothing, and so does what depends on constants alone, which the compiler computes. Bytes
+        are a model of a compiler that fuses element-wise operations into what
         reads them and keeps nothing in caches: matrix products, reductions and loops read and write
         memory.
 
@@ -77,20 +79,35 @@ def count_operations(
         >>> count_operations(lambda x: jnp.exp(x @ x), x)[:2]
         (2000000000000000, 10000000000)
     """
-    closed = jax.make_jaxpr(f)(*args)
+    whole = jax.make_jaxpr(f)(*args).jaxpr
+    # Without the equations, within calls and loops as well, that no output needs.
+    jaxpr, _ = dce_jaxpr(whole, [True] * len(whole.outvars), instantiate=True)
     counter = _Counter(loop_bodies_once)
-    inputs = [_Value(nbytes(v.aval), stored=True) for v in closed.jaxpr.invars]
-    for out in counter.run(closed.jaxpr, inputs):
+    inputs = [_Value(nbytes(v.aval), stored=True) for v in jaxpr.invars]
+    for out in counter.run(jaxpr, inputs):
         counter.store(out)
     notes = tuple(sorted(counter.notes))
     return Operations(counter.flops, counter.transcendentals, counter.bytes, notes)
 
 
 class _Value:
-    """An array: stored in memory, or an expression of stored ones that has yet to be evaluated."""
+    """An array: stored in memory, or an expression of stored ones that has yet to be evaluated.
 
-    def __init__(self, nbytes: int, *, stored: bool, sources: frozenset[_Value] = frozenset()):
-        self.nbytes, self.stored, self._sources = nbytes, stored, sources
+    Attributes:
+        nbytes: Its size.
+        stored: Whether it is in memory.
+        known: Whether it depends on constants alone.
+    """
+
+    def __init__(
+        self,
+        nbytes: int,
+        *,
+        stored: bool,
+        sources: frozenset[_Value] = frozenset(),
+        known: bool = False,
+    ):
+        self.nbytes, self.stored, self._sources, self.known = nbytes, stored, sources, known
 
     @property
     def sources(self) -> frozenset[_Value]:
@@ -108,16 +125,17 @@ class _Counter:
         self._most: int | None = None  # steps of a loop that says so
 
     def run(self, jaxpr: Jaxpr, inputs: Sequence[_Value]) -> list[_Value]:
-        """Count the equations that the outputs need; return the outputs."""
+        """Count all equations; return the outputs."""
         values: dict[Any, _Value] = {}
         for var in jaxpr.constvars:
-            values[var] = _Value(nbytes(var.aval), stored=True)
+            values[var] = _Value(nbytes(var.aval), stored=True, known=True)
         values.update(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom: Any) -> _Value:
-            return _Value(0, stored=False) if isinstance(atom, Literal) else values[atom]
+            constant = isinstance(atom, Literal)
+            return _Value(0, stored=False, known=True) if constant else values[atom]
 
-        for eqn in _alive(jaxpr):
+        for eqn in jaxpr.eqns:
             outputs = self._equation(eqn, [read(x) for x in eqn.invars])
             values.update(zip(eqn.outvars, outputs, strict=True))
         return [read(x) for x in jaxpr.outvars]
@@ -125,7 +143,8 @@ class _Counter:
     def store(self, value: _Value) -> _Value:
         """Evaluate an expression into memory."""
         if not value.stored:
-            self.bytes += sum(x.nbytes for x in value.sources) + value.nbytes
+            if not value.known:
+                self.bytes += sum(x.nbytes for x in value.sources) + value.nbytes
             value.stored = True
         return value
 
@@ -147,16 +166,20 @@ class _Counter:
             own = inputs[begin : begin + lengths.solve] + inputs[sum(lengths) :]
             return self.run(solve.jaxpr, own)
         out = [v.aval for v in eqn.outvars]
-        self.flops += flops(eqn)
-        if name in TRANSCENDENTAL:
+        known = all(x.known for x in inputs) and not eqn.effects
+        if not known:
+            self.flops += flops(eqn)
+        if name in TRANSCENDENTAL and not known:
             self.transcendentals += EXPANDED.get(name, (0, 1))[1] * size(out[0])
         if name in RELABELLED:
             return [inputs[0]]  # the same numbers in the same order: evaluated once for both
         if name in VIEWS and inputs[0].stored:
-            return [_Value(nbytes(aval), stored=True) for aval in out]
+            return [_Value(nbytes(aval), stored=True, known=known) for aval in out]
         if name in ELEMENTWISE | TRANSCENDENTAL | MOVES:
             sources = frozenset().union(*(x.sources for x in inputs))
-            return [_Value(nbytes(aval), stored=False, sources=sources) for aval in out]
+            return [_Value(nbytes(x), stored=False, sources=sources, known=known) for x in out]
+        if known:  # what is read of it is its numbers
+            return [_Value(nbytes(aval), stored=True, known=True) for aval in out]
         return self._through_memory(eqn, inputs, out)
 
     def _through_memory(self, eqn: Any, inputs: list[_Value], out: list[Any]) -> list[_Value]:
@@ -218,14 +241,3 @@ class _Counter:
 def _is_rare(branch: Jaxpr) -> bool:
     """Whether a branch runs only for inputs that are not finite, which no estimate includes."""
     return any(eqn.params.get("name") == RARE for eqn in branch.eqns)
-
-
-def _alive(jaxpr: Jaxpr) -> list[Any]:
-    """The equations that the outputs depend on, in order."""
-    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
-    found = []
-    for eqn in reversed(jaxpr.eqns):
-        if needed.intersection(eqn.outvars) or eqn.effects:
-            found.append(eqn)
-            needed.update(v for v in eqn.invars if not isinstance(v, Literal))
-    return found[::-1]

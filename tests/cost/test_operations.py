@@ -68,9 +68,20 @@ BY_HAND: dict[str, Case] = {
     ),
     "loop": (loop, (F4((4, 4)),), (7 * (128 + 15), 0, 7 * 4 * (48 + 17))),
     "loop in a loop": (
-        lambda x: jax.lax.scan(lambda c, _: (loop(c)[0], None), x, None, length=3)[0],
+        lambda x: jax.lax.scan(lambda c, _: loop(c), x, None, length=3),
         (F4((4, 4)),),
         (3 * 7 * (128 + 15), 0, 3 * 7 * 4 * (48 + 17)),
+    ),
+    "not needed in a loop": (lambda x: loop(x)[0], (F4((4, 4)),), (7 * 128, 0, 7 * 4 * 48)),
+    "not needed of a call": (
+        lambda x: jax.jit(lambda x: (jnp.exp(x), x + 1))(x)[1],
+        (V,),
+        (10, 0, 80),
+    ),
+    "of constants alone": (
+        lambda x: jnp.exp(jnp.ones((4, 4), "f4") @ jnp.ones((4, 4), "f4")) @ x,
+        (F4((4, 4)),),
+        (128, 0, 4 * 48),  # only the last product, which reads what the compiler has found
     ),
     "branches": (
         lambda x, y: jax.lax.cond(x[0, 0] > 0, lambda: x @ y, lambda: x[:, :1] + y[:1]),
