@@ -88,6 +88,8 @@ class Experiment(NamedTuple):
         after: Whether trained models are looked into: their eigenvalues, and the test split where
             the validation split chose the rate.
         lengths: Lengths over the training length at which trained models are scored, too.
+        compares: Whether architectures had the same training, so that it is evidence of which to
+            take (`dsfjax.guidance`).
     """
 
     name: str
@@ -98,6 +100,7 @@ class Experiment(NamedTuple):
     note: str = ""
     after: bool = False
     lengths: tuple[int, ...] = ()
+    compares: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

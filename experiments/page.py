@@ -93,7 +93,7 @@ def renew(page: Path = HERE / "README.md", results: Path = HERE / "results") -> 
 
 
 def evidence(results: Path) -> Iterator[Evidence]:
-    """Every point that was run, once.
+    """Every point that was run, once, of the experiments that compare.
 
     Args:
         results: Folder with a folder of results per scale.
@@ -103,7 +103,7 @@ def evidence(results: Path) -> Iterator[Evidence]:
     """
     shown: set[str] = set()
     for scale in SCALES:
-        for experiment in EXPERIMENTS:
+        for experiment in (each for each in EXPERIMENTS if each.compares):
             for point in _read(results, scale, experiment.name).get("points", ()):
                 if point["run"] not in shown:
                     shown.add(point["run"])

@@ -65,6 +65,7 @@ EXPERIMENT = Experiment(
     _configs,
     functools.partial(plots.bars, by=("where",)),
     after=True,
+    compares=False,
 )
 
 if __name__ == "__main__":
