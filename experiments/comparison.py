@@ -45,6 +45,9 @@ class Row(NamedTuple):
     wanted: float | None
 
 
+RESULTS = Path("experiments") / "results"
+"""Where the numbers of a whole run are written."""
+
 Seconds = Callable[[dict[str, Callable[[], Any]]], dict[str, float]]
 """Runs each contestant once, then times them in turn."""
 
@@ -55,10 +58,11 @@ class Options:
 
     Attributes:
         scale: "demo" takes a minute, "small" some minutes on two cores.
-        only: Names of parts; all by default.
+        only: Names of parts; all by default. With some left out, only ``out`` is written: the
+            results have all parts of one run.
         repeats: Rounds, of which the median is taken.
         data_dir: Folder of data sets, where one is read; by default DSFJAX_DATA.
-        out: A JSON file for the numbers; by default the one of the results.
+        out: A JSON file for the numbers; by default the one of the results, if all parts run.
     """
 
     scale: Literal["demo", "small"] = "small"
@@ -88,7 +92,9 @@ class Comparison(NamedTuple):
         keep_freed_memory()
         prog = f"python -m experiments.{self.name}"
         options = tyro.cli(Options, prog=prog, description=self.about)
-        self.run(options, f"{prog} --scale {options.scale} --repeats {options.repeats}")
+        only = " ".join(("--only", *options.only)) if options.only else ""
+        words = f"{prog} --scale {options.scale} --repeats {options.repeats} {only}"
+        self.run(options, words.rstrip())
 
     def run(self, options: Options, command: str = "") -> list[Row]:
         """Measure rows, print them and write them.
@@ -132,6 +138,8 @@ class Comparison(NamedTuple):
             "environment": environment.describe(),
             "rows": [row._asdict() for row in rows],
         }
-        here = Path("experiments") / "results" / options.scale / f"{self.name}.json"
-        files.write_json(options.out or here, found)
+        if options.out is not None:
+            files.write_json(options.out, found)
+        elif not options.only:
+            files.write_json(RESULTS / options.scale / f"{self.name}.json", found)
         return rows

@@ -239,7 +239,7 @@ def caption(layers: Layers) -> str:
 def rows(layer: PhiMap) -> Iterator[dict[str, Any]]:
     """A row per entry t ≥ s, as it is (not relative to the largest)."""
     pairs = {(t // layer.cell, s // layer.cell) for t, s in layer.pairs}
-    for t, row in enumerate(layer.kernel.tolist()):  # a list is read ten times as fast
+    for t, row in enumerate(layer.kernel.tolist()):  # faster to read than an array
         for s, phi in enumerate(row[: t + 1]):
             yield {
                 "t": t * layer.cell,

@@ -69,9 +69,8 @@ def count_operations(
         attention over blocks of keys count as if all blocks were seen. Branches count as the most
         expensive one; a branch for inputs that are not finite does not count. Random numbers count
         as nothing, and so does what depends on constants alone, which the compiler computes. Bytes
-        are a model of a compiler that fuses element-wise operations into what
-        reads them and keeps nothing in caches: matrix products, reductions and loops read and write
-        memory.
+        are a model of a compiler that fuses element-wise operations into what reads them and keeps
+        nothing in caches: matrix products, reductions and loops read and write memory.
 
     Example:
         >>> import jax.numpy as jnp
@@ -80,7 +79,7 @@ def count_operations(
         (2000000000000000, 10000000000)
     """
     whole = jax.make_jaxpr(f)(*args).jaxpr
-    # Without the equations, within calls and loops as well, that no output needs.
+    # The compiler leaves out what no output needs, within calls and loops, too.
     jaxpr, _ = dce_jaxpr(whole, [True] * len(whole.outvars), instantiate=True)
     counter = _Counter(loop_bodies_once)
     inputs = [_Value(nbytes(v.aval), stored=True) for v in jaxpr.invars]

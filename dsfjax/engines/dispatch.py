@@ -2,9 +2,10 @@
 
 Nothing is timed at the user's expense. The sizes follow from what was measured with `dsfjax bench`:
 
-* A chunk of c steps by matrix products costs about c (n + p) operations per step within the chunk,
-  2 n p for the state whatever c is, and n p / c numbers to read and write: c ≈ √(n p), and on a
-  CPU, whose products of small matrices are no slower, half of that.
+* A chunk of c steps by matrix products costs per step about c (n + p) operations within the chunk,
+  2 n p operations for the state whatever c is, and n p / c numbers to read and write. The first and
+  the last balance near c = √(n p). A CPU multiplies small matrices as fast as large ones, so there
+  half of that is faster.
 * A low-rank part adds products and an inverse of c r rows: shorter chunks.
 * On a CPU a segment should stay in the caches; an accelerator wants many chunks at once.
 * Step by step, a step should have some thousand numbers to work on: as many chunks side by side.

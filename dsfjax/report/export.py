@@ -1,6 +1,7 @@
 """The numbers behind the page, as CSV files that any tool reads."""
 
 import csv
+import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from dsfjax.aspects.aspect import MODEL, Rows
 from dsfjax.cost import PHASES
 from dsfjax.report.dynamics import rows as rows_of_dynamics
 from dsfjax.report.entries import Comparison, Entry, Seen
+from dsfjax.training.storage.files import write_text
 
 _SUMMARY = ("steps_to_90 state_size grows num_params tokens_per_second bounds num_diverged").split()
 
@@ -83,15 +85,30 @@ Found = Sequence[tuple[Entry, Findings]]
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> str:
-    """Name of the file, or "" if there are no rows. All rows have the same keys."""
+    """Write rows with the same keys.
+
+    Returns:
+        The name of the file, or "" if there are no rows, and thus no file.
+    """
     rows = iter(rows)
     first = next(rows, None)
     if first is None:
         return ""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)  # not a DictWriter, which compares the keys of every row
-        writer.writerow(first)
-        writer.writerows([row[key] for key in first] for row in itertools.chain([first], rows))
+
+    def values(row: dict[str, Any]) -> list[Any]:
+        # csv.DictWriter asks the same, by a difference of sets that takes most of its time.
+        if row.keys() != first.keys():
+            raise ValueError(
+                f"{path.name}: expected rows with the keys {', '.join(first)}, got one with "
+                f"{', '.join(row)}. Every row of an aspect's file has the same keys."
+            )
+        return [row[key] for key in first]
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(first)
+    writer.writerows(map(values, itertools.chain([first], rows)))
+    write_text(path, text.getvalue())
     return path.name
 
 

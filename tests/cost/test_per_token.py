@@ -108,7 +108,7 @@ def test_count_is_that_of_xla(name: str, phase: str) -> None:
 def test_steps_of_loops_are_counted(name: str) -> None:
     """Work per token does not depend on the length, but for the scores of a kernel.
 
-    The matrices of a convolution are found once, 8e-4 of the work on 4,096 tokens.
+    The matrices of a convolution are found once, a thousandth of the work on 4,096 tokens.
     """
     short, long = (cost(model(name), length, phases=("prefill",)) for length in (4096, 8192))
     assert short.prefill is not None and long.prefill is not None

@@ -27,8 +27,9 @@ def test_entries_of_the_matrix_are_those_of_their_distance() -> None:
             np.testing.assert_array_equal(found[:, t, s], expected)
 
 
-@pytest.mark.parametrize("kind", ["complex", "real"])
-def test_values_and_gradients_are_those_of_the_steps(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "segment"), [("complex", 2 * CHUNK), ("real", CHUNK)])
+def test_values_and_gradients_are_those_of_the_steps(kind: str, segment: int) -> None:
+    """In one segment of two chunks, and in a loop over two segments."""
     keys = jax.random.split(jax.random.key(0), 7)
 
     def draw(i: int, *shape: int) -> jax.Array:
@@ -50,7 +51,7 @@ def test_values_and_gradients_are_those_of_the_steps(kind: str) -> None:
         return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.abs(h) ** 2), (y, h)
 
     def both(*arguments):
-        methods = ("sequential", Chunked(MATRIX_PRODUCTS, CHUNK, 2 * CHUNK))
+        methods = ("sequential", Chunked(MATRIX_PRODUCTS, CHUNK, segment))
         run = jax.value_and_grad(outcome, argnums=range(5), has_aux=True)
         return [run(*arguments, method) for method in methods]
 

@@ -1,11 +1,12 @@
 """The table of engines and forms: every row has its numbers."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from experiments import engine_time
+from experiments import comparison, engine_time
 from experiments.comparison import Options
 
 
@@ -36,6 +37,25 @@ def test_a_function_compiles_once_per_program(monkeypatch: pytest.MonkeyPatch) -
     assert len(set(seen)) == len(seen) == 4
     assert [(row.ours, row.other) for row in rows] == [(1, 1.5), (1, 1.5), (5, 4), (5, 4)]
     assert "2 of 2 within 1.5 s" in rows[0].case and "0 of 2 within 4 s" in rows[2].case
+
+
+def test_a_part_alone_leaves_the_results_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = comparison.Row("a", "b", 1.0, 2.0, "ms", 2.0, None)
+
+    def part(sizes: object, seconds: object) -> Iterator[comparison.Row]:
+        yield row
+
+    both = comparison.Comparison("name", None, {"one": part, "two": part}, {"demo": None})
+    monkeypatch.setattr(comparison, "RESULTS", tmp_path)
+    whole, other = tmp_path / "demo" / "name.json", tmp_path / "other.json"
+    assert both.run(Options(scale="demo")) == [row, row]
+    before = whole.read_bytes()
+    assert both.run(Options(scale="demo", only=("two",))) == [row]
+    both.run(Options(scale="demo", only=("two",), out=other))
+    assert whole.read_bytes() == before
+    assert len(json.loads(other.read_text())["rows"]) == 1
 
 
 def test_a_part_that_there_is_not_is_refused(tmp_path: Path) -> None:

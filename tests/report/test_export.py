@@ -2,16 +2,17 @@
 
 import csv
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dsfjax.aspects import Layers
+from dsfjax.aspects import Aspect, Layers
 from dsfjax.aspects.eigenvalues import MODULUS_BINS
 from dsfjax.aspects.memory_curves import half_life
 from dsfjax.aspects.state_use import share_used
-from dsfjax.report.export import write_data
+from dsfjax.report.export import write_data, write_findings
 from tests.report.synthetic import LENGTH, MIXERS, PAIRS, STATES, comparison, diverged
 
 WHOLE = comparison()
@@ -54,6 +55,20 @@ def test_summary(folder: Path) -> None:
         assert float(row["half_life"]) == half_life(entry.findings["memory"])
         share = share_used(entry.findings["state_use"])
         assert row["share_used"] == ("" if share is None else str(share))
+
+
+def test_rows_of_other_keys_are_refused_and_leave_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def own(layer: object) -> Iterator[dict[str, int]]:
+        yield {"a": 1}
+        yield {"a": 1, "b": 2}
+
+    different = Aspect("eigenvalues", "", "", lambda *_: None, lambda x: x, files={"own": own})
+    monkeypatch.setattr("dsfjax.report.export.registered", lambda: (different,))
+    with pytest.raises(ValueError, match=r"own\.csv: .* layer, a, got one with .*layer, a, b"):
+        write_findings(WHOLE.entries, {}, tmp_path)
+    assert not (tmp_path / "own.csv").exists()
 
 
 def test_curves_and_members(folder: Path) -> None:

@@ -46,12 +46,13 @@ class ChunkAlgorithm(abc.ABC):
             states before every chunk (k, H, n, p), which are all that the backward pass keeps.
         """
 
-    def at_once(
+    def all_segments(
         self, problem: Recurrence, h0: Array, chunk: int, count: int
     ) -> tuple[Array, Array, Array] | None:
-        """As `forward` for all ``count`` segments, differentiated by JAX; or None.
+        """As `forward` for all ``count`` segments, where JAX may differentiate it; else None.
 
-        For a recurrence whose derivative keeps little of itself. By default there is none.
+        That is where what JAX keeps for the backward pass is no larger than inputs and outputs. By
+        default it is nowhere, and `backward` gives the cotangents.
         """
         return None
 

@@ -42,7 +42,7 @@ def applies(problem: Recurrence) -> bool:
 # Traced once for all calls with equal shapes.
 @partial(jax.jit, static_argnums=(2, 3))
 def run(problem: Recurrence, h0: Array, chunk: int, count: int) -> tuple[Array, Array, Array]:
-    """Run all chunks in ``count`` segments; see `ChunkAlgorithm.at_once`."""
+    """Run all chunks in ``count`` segments; see `ChunkAlgorithm.all_segments`."""
     problem, h0, precision = finite(problem), finite(h0), problem.precision
     powers, b, c = _powers(problem, h0, chunk)
     read = powers[:, :, None] * c[:, None]  # c ⊙ a^j, (H, c + 1, R, n)
@@ -66,7 +66,7 @@ def run(problem: Recurrence, h0: Array, chunk: int, count: int) -> tuple[Array, 
         of_steps = jnp.einsum("htsRr,ksrhp->ktRhp", within, x, precision=precision)
         return h, (of_steps + of_start, starts)
 
-    # For one segment there is no loop to compile.
+    # A single segment needs no loop, which would have to be compiled.
     h, found = segment(h0, x[0]) if count == 1 else jax.lax.scan(segment, h0, x)
     out, starts = found
     out = out.reshape(problem.length, *out.shape[-3:]).astype(h0.dtype)

@@ -73,10 +73,10 @@ class MatrixProducts(AffineChunks):
             return "its decay varies over the value channels"
         return "chunks skip the states between" if states else None
 
-    def at_once(
+    def all_segments(
         self, problem: Recurrence, h0: Array, chunk: int, count: int
     ) -> tuple[Array, Array, Array] | None:
-        """What is constant in time but for its values; see `ChunkAlgorithm.at_once`."""
+        """What is constant in time but for its values; see `ChunkAlgorithm.all_segments`."""
         return convolution.run(problem, h0, chunk, count) if convolution.applies(problem) else None
 
     def chunk_map(self, problem: Recurrence, heads: int) -> ChunkMap:

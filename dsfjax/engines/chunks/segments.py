@@ -165,7 +165,7 @@ def _in_parts(
     """Outputs, the last state and, if wanted, the states before every chunk of every part."""
     outs, kept = [], []
     for part in parts:
-        found = algorithm.at_once(part.problem, h, part.where.chunk, part.where.count)
+        found = algorithm.all_segments(part.problem, h, part.where.chunk, part.where.count)
         if found is None:
             # A custom backward pass has cotangents for whole arguments: numbers that have one and
             # those that have none (signs, resets) are arguments of their own.
