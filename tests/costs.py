@@ -40,6 +40,7 @@ KEPT = (
     "engines::test_every_method_has_the_gradients_of_sequential?diagonal_per_state-65?",
     "engines::test_every_method_has_the_gradients_of_sequential?dense-7?",
     "engines::test_states_and_cotangents_cross_chunks_and_segments*",
+    "engines::test_values_and_gradients_are_those_of_the_steps?real-16?",
     "engines::test_every_method_gives_the_values_of_the_loop?scalar-65?",
     "engines::test_every_method_gives_the_values_of_the_loop?scalar_summed-65?",
     "engines::test_every_method_gives_the_values_of_the_loop?scalar_ranked-65?",

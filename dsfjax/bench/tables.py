@@ -128,11 +128,10 @@ def _promise(found: Verdict, *, judged: bool) -> tuple[str, ...]:
     lead = (target.what, target.case, target.against)
     if found.ratio is None or found.errors is None:
         return (*lead, f"not run: {found.missing}", "", "", f"{target.wanted:g}×", "–", "")
-    unit = "ms" if target.of == "gradient_ms" else "MiB"
     return (
         *lead,
-        f"{number(found.ours)} {unit}",
-        f"{number(found.theirs)} {unit}",
+        f"{number(found.ours)} {target.unit}",
+        f"{number(found.theirs)} {target.unit}",
         f"{number(found.ratio)}×",
         f"{target.wanted:g}×",
         _yes(found.reached if judged else None),

@@ -11,6 +11,7 @@ from dsfjax.bench.measure import Measurement
 PEERS = "other packages"
 # "auto" is to be within this factor of the best method, everywhere.
 AUTO = 1.3
+TEMPORARY, TOTAL = "temporary_bytes", "total_bytes"
 
 
 class Target(NamedTuple):
@@ -32,13 +33,18 @@ class Target(NamedTuple):
     of: str = "gradient_ms"
     ours: str | None = None
 
+    @property
+    def unit(self) -> str:
+        """Of the figures of a `Verdict`."""
+        return {"gradient_ms": "ms", "compile_s": "s", TEMPORARY: "MiB", TOTAL: "MiB"}[self.of]
+
 
 class Verdict(NamedTuple):
     """A promise and what came of it; None where a contestant did not run.
 
     Attributes:
         target: The promise.
-        ours: Our figure, in milliseconds, MiB or, of compilation, seconds.
+        ours: Our figure, in the `Target.unit`.
         theirs: That of the contestant.
         ratio: The second over the first.
         reached: Whether the ratio is as wanted.
@@ -53,9 +59,6 @@ class Verdict(NamedTuple):
     reached: bool | None = None
     errors: tuple[float, float] | None = None
     missing: str | None = None
-
-
-TEMPORARY, TOTAL = "temporary_bytes", "total_bytes"
 
 
 def _jla(name: str) -> str:
@@ -149,9 +152,9 @@ def _verdict(target: Target, measured: Sequence[Measurement]) -> Verdict:
 
 
 def _figure(row: Measurement, target: Target) -> float | None:
-    """Milliseconds, MiB or seconds."""
+    """In the unit of the target."""
     value = getattr(row, target.of)
-    return value if value is None or target.of not in (TEMPORARY, TOTAL) else max(value, 1) / 2**20
+    return value if value is None or target.unit != "MiB" else max(value, 1) / 2**20
 
 
 class Choice(NamedTuple):

@@ -11,7 +11,7 @@ from dsfjax import bench
 from dsfjax.bench import lengths
 from dsfjax.bench.measure import Measurement
 from dsfjax.bench.roofline import Roofline
-from dsfjax.bench.targets import choices, verdicts
+from dsfjax.bench.targets import Target, choices, verdicts
 from dsfjax.bench.write import as_json, environment, markdown, plot
 
 SIZES = "B=4"
@@ -72,6 +72,21 @@ def test_tables_say_what_was_measured() -> None:
     assert cells(results(), "Length: one decoding")[0] == ("s6", "20", "21")
     assert cells(results(), "Length: float32")[0][-2:] == ("2.0e-03", "no")
     assert cells(results(), "Length: memory")[0][-2:] == ("3,072", "yes")
+
+
+@pytest.mark.parametrize(
+    ("of", "ours", "theirs"),
+    [
+        ("gradient_ms", "10 ms", "500 ms"),
+        ("compile_s", "2.5 s", "1 s"),
+        ("temporary_bytes", "0.5 MiB", "30 MiB"),
+        ("total_bytes", "2 MiB", "31 MiB"),
+    ],
+)
+def test_a_promise_is_shown_in_its_unit(of: str, ours: str, theirs: str) -> None:
+    promise = Target("what", "ssd", "autodiff associative_scan", 1, of)
+    found = results()._replace(verdicts=verdicts(ROWS, [promise]))
+    assert cells(found, "Must reach")[0][3:5] == (ours, theirs)
 
 
 def test_reduced_sizes_are_not_judged() -> None:
