@@ -126,7 +126,7 @@ class Convert(Command):
     """Make a published checkpoint of one in its authors' format, or of a pickled one."""
 
     path: tyro.conf.Positional[Path]
-    """A folder with pytorch_model.bin and config.json, or a .pth file."""
+    """A folder with config.json and pytorch_model.bin, in one file or in parts, or a .pth file."""
     # Not required by the parser, so that its absence can be answered in one line.
     out: Annotated[
         Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(required)")

@@ -123,6 +123,32 @@ def test_a_pickled_checkpoint_with_published_names(tmp_path: Path) -> None:
     assert all(np.array_equal(model.params[name], x) for name, x in narrow.items())
 
 
+def test_a_pickled_checkpoint_in_parts(tmp_path: Path) -> None:
+    """The parts that an index names are one checkpoint, and each tensor is in one of them."""
+    given = Path(shutil.copytree(HERE / "mamba", tmp_path / "given"))
+    tensors = load_file(given / "model.safetensors")
+    (given / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"a.bin": names[::2], "b.bin": names[1::2]}
+    for file, own in parts.items():
+        saved(given / file, {name: tensors[name] for name in own})
+    index = given / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {n: f for f, own in parts.items() for n in own}}))
+    found = load_file(convert(given, tmp_path / "out") / "model.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(np.array_equal(found[name], x) for name, x in tensors.items())
+    saved(given / "b.bin", tensors)
+    with pytest.raises(ValueError, match=f"b.bin: expected tensors .* got '{names[0]}' again"):
+        convert(given, tmp_path / "twice")
+    (given / "b.bin").unlink()
+    with pytest.raises(FileNotFoundError, match="b.bin: .* which the index names"):
+        convert(given, tmp_path / "none")
+    index.write_text(json.dumps({"weight_map": {"x": "../a.bin"}}))
+    with pytest.raises(ValueError, match="expected a file of this folder, got '../a.bin'"):
+        convert(given, tmp_path / "outside")
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["given", "out"]
+
+
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     file = saved(tmp_path / "x.pth", {"a.b": np.ones(2, np.float32)})
     with pytest.raises(ValueError, match=r"x\.pth: expected .*these formats: .*RWKV-7.*a\.b"):

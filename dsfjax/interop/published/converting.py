@@ -20,9 +20,12 @@ from dsfjax.interop.published.tensor_files import (
     Converted,
     Tensors,
     read_json,
+    shards,
     write_folder,
 )
 from dsfjax.interop.published.torch_files import torch_tensors
+
+_SINGLE = "pytorch_model.bin"
 
 
 class Format(NamedTuple):
@@ -66,8 +69,9 @@ def convert(path: str | Path, out: str | Path) -> Path:
     needs (`dsfjax.interop.published.torch_files`).
 
     Args:
-        path: A folder with pytorch_model.bin and config.json, or a file (``.pth``) of a format that
-            has no config.json. One of `FORMATS`.
+        path: A folder with config.json and pytorch_model.bin, or the parts of one that
+            pytorch_model.bin.index.json names; or a file (``.pth``) of a format that has no
+            config.json. One of `FORMATS`.
         out: The folder to write, which must not exist.
 
     Returns:
@@ -77,7 +81,7 @@ def convert(path: str | Path, out: str | Path) -> Path:
     Raises:
         FileNotFoundError: If there is no such file.
         FileExistsError: If ``out`` exists.
-        ValueError: If the file is damaged, legacy, or asks for more than tensors; if the format is
+        ValueError: If a file is damaged, legacy, or asks for more than tensors; if the format is
             not known; if a setting has no exact equivalent, or a tensor is missing, misshapen or
             left over.
 
@@ -88,16 +92,15 @@ def convert(path: str | Path, out: str | Path) -> Path:
         FileNotFoundError: no/such/folder: expected a file, found none.
     """
     path, out = Path(path), Path(out)
-    file = path / "pytorch_model.bin" if path.is_dir() else path
     if out.exists():
         raise FileExistsError(f"{out}: expected no such folder; choose another one.")
-    tensors = torch_tensors(file)
+    tensors = _tensors(path)
     where = path / "config.json" if path.is_dir() else path
     settings = read_json(where) if path.is_dir() else {}
     known = next((one for one in FORMATS if one.fits(settings, tensors)), None)
     if known is None:
         raise ValueError(
-            f"{file}: expected a checkpoint of one of these formats: "
+            f"{path}: expected a checkpoint of one of these formats: "
             f"{'; '.join(one.about for one in FORMATS)}; got the tensors "
             f"{', '.join(sorted(tensors)[:3])}, …"
         )
@@ -105,10 +108,29 @@ def convert(path: str | Path, out: str | Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         made = Path(folder) / out.name
-        write_folder(made, config, named, file.parent)
+        write_folder(made, config, named, where.parent)
         try:
             inspect(made)
         except ValueError as error:
             raise ValueError(f"{path}: {str(error).replace(str(made), str(out))}") from error
         made.rename(out)
     return out
+
+
+def _tensors(path: Path) -> Tensors:
+    """The tensors of a file, or of the one or several of a folder."""
+    index = path / f"{_SINGLE}.index.json"
+    if path.is_dir() and not (path / _SINGLE).exists() and index.is_file():
+        files = shards(index)
+    else:
+        files = [path / _SINGLE if path.is_dir() else path]
+    found: Tensors = {}
+    for file in files:
+        own = torch_tensors(file)
+        if twice := found.keys() & own.keys():
+            raise ValueError(
+                f"{file}: expected tensors that no other file of {index.name} has, got "
+                f"{min(twice)!r} again."
+            )
+        found |= own
+    return found

@@ -304,6 +304,31 @@ def write_folder(
         save_file(arrays, file.name, {"format": "pt"})
 
 
+def shards(index: Path) -> list[Path]:
+    """The files that an index names, all of them next to it.
+
+    Args:
+        index: A JSON file whose ``weight_map`` has the name of a file for every tensor.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If the index is none, or names a file outside of its folder.
+    """
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise ValueError(f"{index}: weight_map: expected file names by tensor, got {named!r}.")
+    for tensor, name in named.items():
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+            raise ValueError(
+                f"{index}: weight_map[{tensor!r}]: expected a file of this folder, got {name!r}."
+            )
+    files = [index.parent / name for name in sorted(set(named.values()))]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: expected a file, found none, which the index names.")
+    return files
+
+
 class Folder:
     """A folder of safetensors: names and shapes at once, tensors when they are asked for.
 
@@ -342,20 +367,9 @@ class Folder:
                 f"{self.path}: expected model.safetensors or model.safetensors.index.json, found "
                 f"neither.{why}"
             )
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise ValueError(f"{index}: weight_map: expected file names by tensor, got {shards!r}.")
-        for tensor, name in shards.items():
-            if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
-                raise ValueError(
-                    f"{index}: weight_map[{tensor!r}]: expected a file of this folder, got "
-                    f"{name!r}."
-                )
-        return [self.path / name for name in sorted(set(shards.values()))]
+        return shards(index)
 
     def _read_header(self, file: Path) -> None:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: expected a file, found none, which the index names.")
         try:
             with self._open(file, framework="numpy") as opened:
                 for name in opened.keys():  # noqa: SIM118 - no mapping
