@@ -38,7 +38,7 @@ def take_turns(
         ['a', 'b']
     """
     times: dict[K, list[float]] = {name: [] for name in runs}
-    last = next(reversed(runs), None)
+    last = list(runs)[-1] if runs else None
     for _ in range(repeats):
         for name, run in runs.items():
             if len(times[name]) >= LEAST and sum(times[name]) > budget_s:

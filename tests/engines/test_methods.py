@@ -4,11 +4,22 @@ import dataclasses
 import inspect
 import re
 
+import jax
 import jax.numpy as jnp
 import pytest
 
-from dsfjax import explain, materialize, scan, slice_time, step
-from dsfjax.engines import ENGINES, methods
+from dsfjax import (
+    InnerOutput,
+    OuterInput,
+    Scalar,
+    System,
+    explain,
+    materialize,
+    scan,
+    slice_time,
+    step,
+)
+from dsfjax.engines import ENGINES, methods, select
 from tests import systems_zoo as zoo
 
 ONE_PER_STRUCTURE = ["scalar", "diagonal_full", "low_rank", "dense"]
@@ -58,6 +69,14 @@ def test_chunks_skip_states():
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: structure(s).__name__)
 def test_auto_is_one_of_the_table(system):
     assert explain(system).method in methods(system)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="others run chunks side by side")
+def test_one_state_per_channel_keeps_all_states_only_while_they_are_few():
+    A = Scalar(jnp.zeros((1, 1)))
+    system = System(A, OuterInput(), InnerOutput(), state_shape=(1, 1, 256))
+    assert select(system, 1024)[0].name == "sequential"
+    assert select(system, 4096)[0].name == "checkpointed"
 
 
 def test_unknown_method_names_the_nearest():
