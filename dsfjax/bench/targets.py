@@ -84,7 +84,7 @@ TARGETS = (
         Target(f"{what}, time", case, f"FLA {name}, chunked (PyTorch)", wanted)
         for what, case, name, wanted in (
             ("simple GLA", "simple_gla", "simple_gla", 2),
-            ("linear attention", "linear_attention", "linear_attn", 1.3),
+            ("linear attention", "linear_attention", "linear_attn", 1.5),
             ("delta rule", "delta_rule", "delta_rule", 2),
             ("gated delta rule", "gated_delta_rule", "gated_delta_rule", 2),
             ("KDA", "kda", "kda", 5),

@@ -12,8 +12,8 @@ K = TypeVar("K", bound=Hashable)
 # Threads of the last contestant spin for a moment; the next one starts when they have stopped.
 REST_S = 0.005
 # Caches and freed pages are as the last contestant left them: who follows one that takes much
-# memory pays for it, a loop that runs one thing again and again does not. From this time on it does
-# not matter.
+# memory pays for it, a loop that runs one thing again and again does not. A run that takes so long
+# hides it.
 LONG_S = 1.0
 LEAST = 3
 
@@ -27,7 +27,7 @@ def take_turns(
 
     Args:
         runs: What to time; each waits for its own result and has run before, in this order.
-        repeats: Rounds, each run once per round.
+        repeats: Rounds, each of which gives every run one time.
         budget_s: A slow one stops after this time, but not before three rounds.
 
     Returns:

@@ -88,7 +88,7 @@ def _write(path: Path, rows: Iterable[dict[str, Any]]) -> str:
     """Write rows with the same keys.
 
     Returns:
-        The name of the file, or "" if there are no rows, and thus no file.
+        The name of the file. Without rows no file is written, and the name is "".
     """
     rows = iter(rows)
     first = next(rows, None)

@@ -51,8 +51,8 @@ class ChunkAlgorithm(abc.ABC):
     ) -> tuple[Array, Array, Array] | None:
         """As `forward` for all ``count`` segments, where JAX may differentiate it; else None.
 
-        That is where what JAX keeps for the backward pass is no larger than inputs and outputs. By
-        default it is nowhere, and `backward` gives the cotangents.
+        JAX may do so if it then keeps no more for the backward pass than inputs and outputs. By
+        default it may not, and `backward` gives the cotangents.
         """
         return None
 

@@ -118,12 +118,14 @@ def convert(path: str | Path, out: str | Path) -> Path:
 
 
 def _tensors(path: Path) -> Tensors:
-    """The tensors of a file, or of the one or several of a folder."""
-    index = path / f"{_SINGLE}.index.json"
-    if path.is_dir() and not (path / _SINGLE).exists() and index.is_file():
-        files = shards(index)
+    """The tensors of a file, or of a folder with one file or several."""
+    single, index = path / _SINGLE, path / f"{_SINGLE}.index.json"
+    if not path.is_dir():
+        files = [path]
+    elif single.is_file() or not index.is_file():
+        files = [single]
     else:
-        files = [path / _SINGLE if path.is_dir() else path]
+        files = shards(index)
     found: Tensors = {}
     for file in files:
         own = torch_tensors(file)
