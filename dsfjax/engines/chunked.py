@@ -12,6 +12,7 @@ from jax import Array
 from dsfjax.core.diagonal import Diagonal, Elementwise, Scalar
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Transition
+from dsfjax.engines.chunks import convolution
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
 from dsfjax.engines.chunks.elementwise import ELEMENTWISE
 from dsfjax.engines.chunks.products import MATRIX_PRODUCTS
@@ -19,6 +20,7 @@ from dsfjax.engines.chunks.segments import in_segments, states_in_segments
 from dsfjax.engines.chunks.wy import WY
 from dsfjax.engines.engine import Cost, Engine
 from dsfjax.engines.recurrence import Entering, Recurrence
+from dsfjax.engines.rotation import Rotated
 
 ALGORITHMS: tuple[ChunkAlgorithm, ...] = (MATRIX_PRODUCTS, WY, ELEMENTWISE)
 
@@ -57,7 +59,11 @@ class Chunked(Engine):
         """Run the recurrence; see `dsfjax.Engine.run`."""
         algorithm, chunk, segment = self._sizes()
         recurrence = dataclasses.replace(recurrence, A=explicit(recurrence.A))
-        return in_segments(algorithm, chunk, segment, recurrence, h0)
+        if not _is_rotated(algorithm, recurrence):
+            return in_segments(algorithm, chunk, segment, recurrence, h0)
+        rotated = Rotated.make(recurrence, h0)
+        out, g = in_segments(algorithm, chunk, segment, rotated.problem, rotated.h0)
+        return rotated.outputs(out), rotated.last(g)
 
     def states_at(
         self, recurrence: Recurrence, h0: Array, steps: Array
@@ -67,7 +73,12 @@ class Chunked(Engine):
         if recurrence.emit_states:
             return super().states_at(recurrence, h0, steps)
         recurrence = dataclasses.replace(recurrence, A=explicit(recurrence.A))
-        return states_in_segments(algorithm, chunk, segment, recurrence, h0, steps)
+        if not _is_rotated(algorithm, recurrence):
+            return states_in_segments(algorithm, chunk, segment, recurrence, h0, steps)
+        rotated = Rotated.make(recurrence, h0)
+        problem, h0 = rotated.by_steps(), rotated.h0
+        out, g, kept = states_in_segments(algorithm, chunk, segment, problem, h0, steps)
+        return rotated.outputs(out), rotated.last(g), rotated.states(kept, steps)
 
     def run_segments(
         self, recurrence: Recurrence, entering: Entering, steps: Array | None = None
@@ -103,6 +114,12 @@ class Chunked(Engine):
                 "dsfjax.select choose."
             )
         return self.algorithm, self.chunk, self.segment
+
+
+def _is_rotated(algorithm: ChunkAlgorithm, problem: Recurrence) -> bool:
+    """Whether complex decays become positive ones: where products of matrices follow."""
+    is_complex = jnp.issubdtype(problem.dtype, jnp.complexfloating)
+    return algorithm is MATRIX_PRODUCTS and is_complex and not convolution.applies(problem)
 
 
 def explicit(A: Transition) -> Transition:

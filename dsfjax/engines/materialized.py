@@ -133,7 +133,7 @@ class Materialized(Engine):
 @jax.checkpoint
 def _materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     """Run the recurrence by its kernel. O(L²); every structure; keeps only its inputs."""
-    problem, h0 = finite((problem, h0))
+    problem, h0 = finite((problem.in_dtype(h0.dtype), h0))
     if problem.f is not None or problem.emit_states:
         return _superposition(problem, h0)
     heads, _, p = h0.shape
@@ -285,7 +285,8 @@ def _kernel_on_values(system: System, length: int) -> Array:
     B, C = system.B, system.C
     tokens = jnp.zeros((length, system.token_width), system.real_dtype)
     problem = prepare(system, tokens, emit_states=False)
-    dtype = problem.x.dtype
+    dtype = problem.dtype
+    problem = problem.in_dtype(dtype)
     if n == 1:  # there b and c are not in the recurrence; here they are
         b, c = B.vectors(), C.vectors()
         c = c if c is None or not C.before_update else jnp.roll(c, -1, axis=0)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dsfjax.core.dtypes import product_dtype, real_numbers, state_dtype
@@ -49,6 +50,9 @@ class Recurrence:
         emit_states: Engines return all states (L, H, n, p) instead of s (L, R, H, p).
         precision: Of matrix products: "highest" (float32 and float64) or "default" (bfloat16).
         is_real: Of complex states: x is real, and nothing but the real part of s is used.
+
+    Of complex states, b, x and c may be real; `in_dtype` gives them the dtype of the states, as do
+    `forcing` and `read`.
     """
 
     A: Transition
@@ -67,17 +71,30 @@ class Recurrence:
         """Number of steps L."""
         return self.x.shape[0]
 
+    @property
+    def dtype(self) -> Any:
+        """That of the states: complex where anything is."""
+        numbers = [x.dtype for x in jax.tree.leaves(self) if jnp.iscomplexobj(x)]
+        return numbers[0] if numbers else self.x.dtype
+
+    def in_dtype(self, dtype: Any) -> Recurrence:
+        """The recurrence with b, x and c in the dtype of the states."""
+        b, c = (None if v is None else v.astype(dtype) for v in (self.b, self.c))
+        return dataclasses.replace(self, b=b, x=self.x.astype(dtype), c=c)
+
     def forcing(self) -> Array:
-        """The forcing Σ b ⊗ x, (T, H, n, p)."""
+        """The forcing Σ b ⊗ x, (T, H, n, p), in the dtype of the states."""
         if self.f is not None:
             return self.f
-        if self.b is None:
-            return self.x[:, 0, :, None, :]
-        b = to_heads(self.b, self.x.shape[-2])
+        whole = self.in_dtype(self.dtype)
+        b, x = whole.b, whole.x
+        if b is None:
+            return x[:, 0, :, None, :]
+        b = to_heads(b, x.shape[-2])
         if b.shape[1] == 1:
-            return b[:, 0, :, :, None] * self.x[:, 0, :, None, :]
-        b = jnp.broadcast_to(b, (*self.x.shape[:3], b.shape[3]))
-        return jnp.einsum("trhn,trhp->thnp", b, self.x, precision=self.precision)
+            return b[:, 0, :, :, None] * x[:, 0, :, None, :]
+        b = jnp.broadcast_to(b, (*x.shape[:3], b.shape[3]))
+        return jnp.einsum("trhn,trhp->thnp", b, x, precision=self.precision)
 
     def read(self, h: Array) -> Array:
         """What is read of the states after the steps (T, H, n, p): s (T, R, H, p), or h itself."""
@@ -88,7 +105,7 @@ def read_states(c: Array | None, h: Array, precision: str) -> Array:
     """The inner products cᵀh over n: (T, R, H, p) from c (T, R, G, n) or None, h (T, H, n, p)."""
     if c is None:
         return h[:, None, :, 0, :]
-    c = to_heads(c, h.shape[1])
+    c = to_heads(c.astype(h.dtype), h.shape[1])
     if h.shape[2] == 1:
         return c * h[:, None, :, 0, :]
     # A product, not a multiplication and a sum: inside loops on a CPU XLA takes ten times as long
@@ -139,13 +156,12 @@ def prepare(
         c = jnp.roll(c, -1, axis=0)
 
     def cast(leaf: Array) -> Array:
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-        return leaf.astype(dtype if jnp.iscomplexobj(leaf) else jnp.finfo(dtype).dtype)
+        return _with_digits_of(dtype, leaf) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
 
     A = jax.tree.map(cast, system.A)
     # Where c is known, `read_out` takes the real part of what is read before all else.
     is_real = jnp.issubdtype(dtype, jnp.complexfloating) and f is None and c is not None
+    is_real = is_real and not jnp.iscomplexobj(x)
     return Recurrence(
         A,
         b,
@@ -233,7 +249,7 @@ class Entering(NamedTuple):
         h = jnp.take(self.h0, row, axis=0, mode="fill")
         h = jnp.where(used[:, None, None, None], h, 0).swapaxes(1, 2)
         h = jnp.pad(h, [(0, 0), (0, writes * rank - n), (0, 0), (0, 0)])
-        units = jnp.eye(writes * rank, n, dtype=h.dtype).reshape(writes, rank, 1, n)
+        units = np.eye(writes * rank, n).reshape(writes, rank, 1, n)
 
         # Scatters that are known not to add anything up; their transposes are gathers.
         sorted_once: Any = {"indices_are_sorted": True, "unique_indices": True}
@@ -246,7 +262,8 @@ class Entering(NamedTuple):
             return longer if of_added is None else longer.at[added].set(of_added, **sorted_once)
 
         def vectors(b: Array) -> Array:
-            of_added = jnp.broadcast_to(units.astype(b.dtype), (count, writes, *b.shape[1:]))
+            of_added = jnp.asarray(units, b.dtype)[None]
+            of_added = jnp.broadcast_to(of_added, (count, writes, *b.shape[1:]))
             return spread(b, of_added.reshape(-1, *b.shape[1:]))
 
         reset = problem.reset
@@ -257,7 +274,7 @@ class Entering(NamedTuple):
             problem,
             A=map_time(spread, problem.A),
             b=None if problem.b is None else vectors(problem.b),  # n = 1: x is the state
-            x=spread(problem.x, h.reshape(count * writes, rank, heads, p)),
+            x=spread(problem.x.astype(h.dtype), h.reshape(count * writes, rank, heads, p)),
             c=c if c is None or c.shape[0] == 1 else spread(c),
             reset=reset,
             is_real=False,  # the states that enter are written as values
@@ -284,10 +301,11 @@ def _(
     x = _scaled_values(system, u, real, precision)
     if system.eta is not None and system.eta.num_channels:
         x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), real)], axis=-1)
-    x, b = x.astype(dtype), B.vectors()
-    b = None if b is None else b.astype(dtype)
+    b = B.vectors()
+    b = None if b is None else _with_digits_of(dtype, b)
     if n > 1:
         return b, x, None
+    x, b = x.astype(dtype), None if b is None else b.astype(dtype)
     # With one state per channel b is a number: it goes into the values, whose terms are then a sum.
     x = x if b is None else x * to_heads(b, heads)
     return None, (x if B.rank == 1 else x.sum(axis=1, keepdims=True)), None
@@ -303,7 +321,7 @@ def read_vectors(C: OutputMap, system: System, dtype: Any) -> Array | None:
 def _(C: InnerOutput, system: System, dtype: Any) -> Array | None:
     if C.c is None or not C.acts_on_values or system.state_shape[1] == 1:
         return None
-    return ranked_c(C, dtype)
+    return ranked_c(C, dtype if jnp.iscomplexobj(C.c) else jnp.finfo(dtype).dtype)
 
 
 def ranked_c(C: InnerOutput, dtype: Any) -> Array:
@@ -311,6 +329,11 @@ def ranked_c(C: InnerOutput, dtype: Any) -> Array:
     c = C.vectors()
     assert c is not None
     return c.astype(dtype)
+
+
+def _with_digits_of(dtype: Any, x: Array) -> Array:
+    """Numbers in the precision of a dtype, complex where they are."""
+    return x.astype(dtype if jnp.iscomplexobj(x) else jnp.finfo(dtype).dtype)
 
 
 def reads_states(system: System) -> bool:

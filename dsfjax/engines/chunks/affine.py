@@ -137,6 +137,7 @@ class AffineChunks(ChunkAlgorithm):
 
     def _maps_of_chunks(self, problem: Recurrence, heads: int, chunk: int) -> ChunkMap:
         """The maps of all chunks, the first axis counting them."""
+        problem = problem.in_dtype(problem.dtype)
         # What is constant in time stays outside of the vmap, as it is, and not once per chunk.
         arrays, whole = split_time(problem, problem.length)
         cut = [x.reshape(-1, chunk, *x.shape[1:]) for x in arrays]

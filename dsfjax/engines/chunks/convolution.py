@@ -43,7 +43,7 @@ def applies(problem: Recurrence) -> bool:
 @partial(jax.jit, static_argnums=(2, 3))
 def run(problem: Recurrence, h0: Array, chunk: int, count: int) -> tuple[Array, Array, Array]:
     """Run all chunks in ``count`` segments; see `ChunkAlgorithm.all_segments`."""
-    problem, h0, precision = finite(problem), finite(h0), problem.precision
+    problem, h0, precision = finite(problem.in_dtype(h0.dtype)), finite(h0), problem.precision
     powers, b, c = _powers(problem, h0, chunk)
     read = powers[:, :, None] * c[:, None]  # c ⊙ a^j, (H, c + 1, R, n)
     write = powers[:, chunk - 1 :: -1, None] * b[:, None]  # (H, c, r, n)

@@ -299,6 +299,7 @@ def _inputs(problem: Recurrence, state_shape: tuple[int, ...], chunk: int) -> _I
     """Bring a recurrence to the axes of this module."""
     A, heads = problem.A, state_shape[0]
     assert isinstance(A, Elementwise)
+    problem = problem.in_dtype(problem.dtype)
 
     # (L, …) to (k, c, …), and what is constant in time to (1, 1, …), which broadcasts.
     def cut(v: Array) -> Array:
@@ -356,7 +357,8 @@ def _recurrence(d: _Inputs, problem: Recurrence) -> tuple[Any, ...]:
         rate = _sum_last(d.rate.sum(axis=0).swapaxes(-1, -2), factors.rate.shape[-2:])
         rate = rate if jnp.iscomplexobj(factors.rate) else rate.real
         dA = (join(d.log_a, factors.step)[..., 0], rate)
-    x = [v.reshape(-1, *v.shape[2:]) for v in d.x]
+    like = problem.f if problem.f is not None else problem.x
+    x = [join(v, like) for v in d.x]
     return (
         dA,
         vectors(d.b, problem.b),

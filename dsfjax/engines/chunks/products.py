@@ -41,7 +41,8 @@ class Chunk(NamedTuple):
     """A recurrence of c steps, padded to a power of two by steps that change nothing.
 
     Attributes:
-        decays: Log decays and their sums, axes (H, c, n or 1).
+        decays: Log decays and their sums, axes (H, c, n or 1); those of n / 2 states are of both
+            halves (`for_states`).
         x: (H, c·r, p).
         b: (c, G, r, n).
         c: (c, G, R, n).
@@ -161,9 +162,9 @@ def ends(chunk: Chunk, heads: int) -> tuple[Array, Array, Array]:
     whole, n = chunk.decays.whole, chunk.b.shape[-1]
     # Step t reads what has decayed up to and including t. What step s writes decays from s + 1 on.
     from_start, to_end = jnp.exp(whole.upto[:, 0]), jnp.exp(whole.after[:, 0])
-    reader = (by_head(chunk.c, heads) * from_start[:, :, None]).reshape(heads, -1, n)
-    writer = (by_head(chunk.b, heads) * to_end[:, :, None]).reshape(heads, -1, n)
-    return reader, writer, from_start[:, -1, :, None]
+    reader = scaled(by_head(chunk.c, heads), from_start[:, :, None]).reshape(heads, -1, n)
+    writer = scaled(by_head(chunk.b, heads), to_end[:, :, None]).reshape(heads, -1, n)
+    return reader, writer, for_states(from_start[:, -1], n)[..., None]
 
 
 def finish(chunk: Chunk, found: ChunkMap) -> ChunkMap:
@@ -237,14 +238,26 @@ def _scaled_half(v: Array, log_decay: Array, half: int) -> Array:
         log_decay: (H, 2·pairs, m, n).
         half: Which block of a pair.
     """
-    heads, blocks, size, n = log_decay.shape
+    heads, blocks, size, _ = log_decay.shape
     kinds = v.shape[2]
-    v = v.reshape(heads, blocks // 2, 2, size, kinds, n)[:, :, half]
+    v = v.reshape(heads, blocks // 2, 2, size, kinds, -1)[:, :, half]
     decay = jnp.exp(halves(log_decay, blocks // 2)[half])
     # One kind after the other: the gradient of the product with all at once is a sum on which XLA's
     # CPU back end of jax 0.10 crashes.
-    scaled = jnp.stack([v[..., k, :] * decay for k in range(kinds)], axis=3)
-    return scaled.reshape(heads, blocks // 2, size * kinds, n)
+    of_kinds = jnp.stack([scaled(v[..., k, :], decay) for k in range(kinds)], axis=3)
+    return of_kinds.reshape(heads, blocks // 2, size * kinds, -1)
+
+
+def scaled(v: Array, decay: Array) -> Array:
+    """Vectors (…, n) times decays, as `for_states` takes them."""
+    return v * for_states(decay, v.shape[-1])
+
+
+def for_states(decay: Array, n: int) -> Array:
+    """Decays (…, n or 1) of all n states; those of one half, (…, n / 2), for both."""
+    if decay.shape[-1] in (1, n):
+        return decay
+    return jnp.concatenate([decay, decay], axis=-1)
 
 
 def by_head(v: Array, heads: int) -> Array:
