@@ -342,9 +342,9 @@ def _covariances(A: Array, F: Array, steps: int, at: Sequence[int]) -> Array:
             P = _transport(to_end[0], P)
             if FF is None:
                 Z = W[..., None] * take(F, index, live, 0)
-                P = P + _outer(jnp.moveaxis(Z, 0, -1).reshape(*zero.shape[:3], -1))
+                P = P + _over_steps("thcnm,thckm->hcnk", Z)
             else:
-                P = P + _outer(jnp.moveaxis(W, 0, -1)) * FF
+                P = P + _over_steps("thcn,thck->hcnk", W) * FF
         else:
             a = A[index[0]] if A.shape[0] > 1 else A[0]
             P = _transport(a, P) + (_outer(F[index[0]]) if FF is None else FF)
@@ -413,6 +413,11 @@ def _transport(A: Array, P: Array) -> Array:
 
 def _outer(B: Array) -> Array:
     return matmul(B, adjoint(B))
+
+
+def _over_steps(axes: str, B: Array) -> Array:
+    """The sum of B Bᴴ over the steps, with time left where it is: to move it takes as long."""
+    return jnp.einsum(axes, B, B.conj(), precision="highest")
 
 
 def _inner(C: Array) -> Array:
