@@ -204,7 +204,7 @@ def running_phase(angle: Array) -> tuple[Array, Array]:
 def _running_phase_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
     cos, sin = running_phase(*primals)
     blocks = _upto(_in_blocks(tangents[0]), 1)
-    before = jnp.cumsum(blocks[:, -1], axis=0) - blocks[:, -1]
+    before = _late(jnp.cumsum(blocks[:, -1], axis=0))
     moved = (blocks + before[:, None]).reshape(-1, *cos.shape[1:])[: cos.shape[0]]
     return (cos, sin), (-sin * moved, cos * moved)
 

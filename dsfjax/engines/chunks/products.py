@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dsfjax.core.diagonal import Elementwise
@@ -132,8 +133,7 @@ def chunk_of(problem: Recurrence, heads: int, log_a: Array, negative: Array | No
     b, c = (padded(one if v is None else v, steps).swapaxes(1, 2) for v in (problem.b, problem.c))
     sign = None
     if negative is not None:
-        odd = jnp.cumsum(padded(negative, steps), axis=0) % 2 == 1
-        sign = jnp.where(odd, -1, 1).astype(dtype)[:, :, None]
+        sign = _running_sign(padded(negative, steps)).astype(dtype)[:, :, None]
         # With σ_t the sign of a_t ⋯ a_1: σ_t h_t decays by |a_t|, is fed by σ_t b_t and read by
         # σ_t c_t.
         b, c = (to_heads(v, heads, 1) * sign for v in (b, c))
@@ -141,6 +141,14 @@ def chunk_of(problem: Recurrence, heads: int, log_a: Array, negative: Array | No
     x = jnp.moveaxis(padded(problem.x, steps), 2, 0).reshape(heads, -1, problem.x.shape[-1])
     decays = Decays.of(jnp.moveaxis(padded(log_a, steps), 0, 1))
     return Chunk(decays, x, b, c, sign, steps)
+
+
+def _running_sign(negative: Array) -> Array:
+    """The sign of the product of the decays up to and including every step, (c, H, n or 1)."""
+    t, s = np.ogrid[: len(negative), : len(negative)]
+    # As a product with a triangle of ones: a sum of integers along time takes longer than a chunk.
+    count = jnp.einsum("ts,shn->thn", jnp.asarray(s <= t, "float32"), negative.astype("float32"))
+    return 1 - 2 * (count - 2 * jnp.floor(count / 2))
 
 
 def padded(v: Array, steps: int) -> Array:
