@@ -26,14 +26,15 @@ References:
 from __future__ import annotations
 
 import dataclasses
+import math
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
+from dsfjax._util.accumulation import running
 from dsfjax.core.diagonal import Diagonal, Scalar
 from dsfjax.core.transitions import to_heads
 from dsfjax.engines.guard import finite
@@ -42,7 +43,7 @@ from dsfjax.engines.recurrence import Recurrence
 TURN = Fraction("0.15915494309189533576888376337251436203445964574046")
 """1 / 2π, to 50 digits."""
 BLOCK = 128
-"""Steps whose angles are summed by one product."""
+"""Steps whose cosines are found at once."""
 
 
 class Rotated(NamedTuple):
@@ -182,64 +183,31 @@ def _stacked(re: Array, im: Array, *, axis: int = -1) -> Array:
 def running_phase(angle: Array) -> tuple[Array, Array]:
     """Cosine and sine of the sums of angles over the first axis, up to and including each.
 
-    Whole turns take no digits from what is left of them, however many there are: the first half of
-    the digits of every part of a turn is summed by itself, which is exact.
+    They are summed as whole numbers, in which a turn is 2³² (2⁶⁴ in float64). Such a sum drops
+    whole turns by itself, however many there are, and they take no digits from what is left.
     """
-    first, rest = _turns(angle)
-    blocks = _in_blocks(jnp.stack([first, rest], axis=1))
-
-    # A loop, and not all blocks at once, also for XLA on CPUs: what a loop makes is there, and not
-    # made again, a call per cosine, in every kernel that uses it.
-    def body(before: Array, block: Array) -> tuple[Array, tuple[Array, Array]]:
-        sums = before[None] + _upto(block)
-        angle = 2 * jnp.pi * (sums[:, 0] - jnp.round(sums[:, 0]) + sums[:, 1])
-        return jnp.stack(_split(*sums[-1])), (jnp.cos(angle), jnp.sin(angle))
-
-    _, found = jax.lax.scan(body, jnp.zeros_like(blocks[0, 0]), blocks)
-    cos, sin = (x.reshape(-1, *angle.shape[1:])[: angle.shape[0]] for x in found)
-    return cos, sin
+    sums = running("sum", _whole(angle))
+    # A loop, also for XLA on CPUs: what it makes is there, and not made again, a call per cosine,
+    # in every kernel that uses it.
+    angle = sums.astype(angle.dtype) * (2 * math.pi / 2.0 ** jnp.finfo(angle.dtype).bits)
+    return jax.lax.map(lambda x: (jnp.cos(x), jnp.sin(x)), angle, batch_size=BLOCK)
 
 
 @running_phase.defjvp
 def _running_phase_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
     cos, sin = running_phase(*primals)
-    blocks = _upto(_in_blocks(tangents[0]), 1)
-    before = _late(jnp.cumsum(blocks[:, -1], axis=0))
-    moved = (blocks + before[:, None]).reshape(-1, *cos.shape[1:])[: cos.shape[0]]
+    moved = running("sum", tangents[0])
     return (cos, sin), (-sin * moved, cos * moved)
 
 
-def _turns(angle: Array) -> tuple[Array, Array]:
-    """Angles in turns, from −1/2 to 1/2, as the first half of their digits and the rest."""
+def _whole(angle: Array) -> Array:
+    """Angles as whole numbers, of which a turn has 2³² or 2⁶⁴, without whole turns."""
     kind = jnp.finfo(angle.dtype)
-    half = int(kind.nmant) // 2
+    whole, turn, half = f"int{kind.bits}", 2.0**kind.bits, int(kind.nmant) // 2
     # Numbers of half the digits have exact products, so that no error of 2π adds up over the steps.
     large = jax.lax.reduce_precision(angle, int(kind.nexp), half)
     per_radian = round(TURN * 2 ** (half + 3)) / 2 ** (half + 3)
-    left = float(TURN - Fraction(per_radian))
-    first, rest = large * per_radian, large * left + (angle - large) * float(TURN)
-    return _split(first, rest)
-
-
-def _split(first: Array, rest: Array) -> tuple[Array, Array]:
-    """A sum without its whole turns, as its first digits and what is left of it."""
-    unit = 2.0 ** (int(jnp.finfo(first.dtype).nmant) // 2)
-    # Both in turn, so that nothing is lost where the one is large and the other small.
-    of_first, of_rest = (jnp.round(x * unit) / unit for x in (first, rest))
-    digits = of_first + of_rest
-    return digits - jnp.round(digits), first - of_first + (rest - of_rest)
-
-
-def _in_blocks(x: Array) -> Array:
-    """(L, …) to (L / m, m, …), with zeros at the end."""
-    size = min(BLOCK, x.shape[0])
-    x = jnp.pad(x, [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1))
-    return x.reshape(-1, size, *x.shape[1:])
-
-
-def _upto(x: Array, axis: int = 0) -> Array:
-    """The sums over an axis up to and including each."""
-    t, s = np.ogrid[: x.shape[axis], : x.shape[axis]]
-    x = jnp.moveaxis(x, axis, 0)
-    sums = jnp.einsum("ts,s...->t...", jnp.asarray(s <= t, x.dtype), x, precision="highest")
-    return jnp.moveaxis(sums, 0, axis)
+    first, left = large * per_radian, float(TURN - Fraction(per_radian))
+    rest = large * left + (angle - large) * float(TURN)
+    first, rest = first - jnp.round(first), rest - jnp.round(rest)
+    return jnp.round(first * turn).astype(whole) + jnp.round(rest * turn).astype(whole)
