@@ -19,7 +19,8 @@ from dsfjax.engines.chunks.products import MATRIX_PRODUCTS
 from dsfjax.engines.chunks.segments import in_segments, states_in_segments
 from dsfjax.engines.chunks.wy import WY
 from dsfjax.engines.engine import Cost, Engine
-from dsfjax.engines.recurrence import Entering, Recurrence
+from dsfjax.engines.entering import Entering
+from dsfjax.engines.recurrence import Recurrence
 from dsfjax.engines.rotation import Rotated
 
 ALGORITHMS: tuple[ChunkAlgorithm, ...] = (MATRIX_PRODUCTS, WY, ELEMENTWISE)

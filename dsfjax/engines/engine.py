@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.system import System
-from dsfjax.engines.recurrence import Entering, Recurrence
+from dsfjax.engines.entering import Entering
+from dsfjax.engines.recurrence import Recurrence
 
 
 class Cost(NamedTuple):

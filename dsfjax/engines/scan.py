@@ -22,9 +22,9 @@ from dsfjax.core.system import System
 from dsfjax.engines import attention
 from dsfjax.engines.dispatch import Method, resolve
 from dsfjax.engines.engine import Engine
+from dsfjax.engines.entering import Entering
 from dsfjax.engines.guard import guarded, reverse_only
 from dsfjax.engines.recurrence import (
-    Entering,
     Recurrence,
     check_tokens,
     observe,
@@ -184,8 +184,8 @@ def _run(
     arguments = (problem, before, steps)
     found = run(*arguments) if engine.is_stepwise else guarded(run, exact, *arguments)
     out, h_last = found[:2]
-    entering = before if isinstance(before, Entering) else None
-    y = read_out(system, u, observe(system, problem, out, h0, entering), policy)
+    first = (before.rows, before.starts) if isinstance(before, Entering) else (h0[None],)
+    y = read_out(system, u, observe(system, problem, out, *first), policy)
     return y, h_last, out if every else (None if steps is None else found[2])
 
 
@@ -261,7 +261,7 @@ def _step_kernel(system_t: KernelSystem, u: Array, cache: KVCache | None) -> tup
 def _step(system_t: System, u: Array, h: Array, policy: Precision) -> tuple[Array, Array]:
     problem = prepare(system_t, u, emit_states=reads_states(system_t), policy=policy)
     h_last, out = advance(problem, h)
-    return read_out(system_t, u, observe(system_t, problem, out[None], h), policy)[0], h_last
+    return read_out(system_t, u, observe(system_t, problem, out[None], h[None]), policy)[0], h_last
 
 
 def initial_state(

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.engines.engine import Engine
-from dsfjax.engines.recurrence import Entering, Recurrence, by_steps
+from dsfjax.engines.entering import Entering
+from dsfjax.engines.recurrence import Recurrence, by_steps
 from dsfjax.engines.varying import zeros_as
 
 Body = Callable[[Array, Any], tuple[Array, Array]]
