@@ -112,16 +112,115 @@ def gla(folder: Path, **own: Any) -> Path:
         **{"num_heads": 2, "expand_k": 0.5, "expand_v": 1.0, "use_short_conv": True},
         **{"conv_size": 2, "intermediate_size": 8, **own},
     }
-    maps = {"q_proj": 6, "k_proj": 6, "v_proj": 12, "g_proj": 12, "o_proj": 12, "gk_proj.0": 16}
+    keys, values = (round(12 * config[f"expand_{x}"]) for x in "kv")
+    share = config.get("num_kv_heads", config["num_heads"]) / config["num_heads"]
+    written_keys, written_values = round(keys * share), round(values * share)
+    maps = {"q_proj": keys, "k_proj": written_keys, "v_proj": written_values, "g_proj": values}
+    maps |= {"o_proj": 12, "gk_proj.0": 16}
     layer: dict[str, tuple[int, ...]] = {
-        f"attn.{name}.weight": (out, 12) for name, out in maps.items()
+        f"attn.{name}.weight": (out, values if name == "o_proj" else 12)
+        for name, out in maps.items()
     }
     if config["use_short_conv"]:
         layer |= {f"attn.{x}_conv1d.weight": (maps[f"{x}_proj"], 1, 2) for x in "qkv"}
-    layer |= {"attn.gk_proj.1.weight": (6, 16), "attn.gk_proj.1.bias": (6,)}
+    layer |= {"attn.gk_proj.1.weight": (written_keys, 16), "attn.gk_proj.1.bias": (written_keys,)}
     layer |= {"attn.g_norm_swish_gate.weight": (6,), "mlp.down_proj.weight": (12, 8)}
     layer |= {f"mlp.{name}_proj.weight": (8, 12) for name in ("gate", "up")}
     layer |= {f"{name}_norm.weight": (12,) for name in ("attn", "mlp")}
     shapes = {f"model.layers.{i}.{name}": x for i in range(2) for name, x in layer.items()}
     shapes |= {"model.embeddings.weight": (9, 12), "lm_head.weight": (9, 12)}
     return written(folder, config, shapes | {"model.norm.weight": (12,)})
+
+
+def s6(folder: Path, model_type: str, **own: Any) -> Path:
+    """Falcon-Mamba or Jamba, two layers: eight channels of four states, normed B and C, ε of 1e-20.
+
+    The maps to B and C are rows 3 to 6 and 7 to 10 of x_proj.
+    """
+    jamba = model_type == "jamba"
+    sizes = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 2, "intermediate_size": 8}
+    config: dict[str, Any] = {"model_type": model_type, **sizes}
+    if jamba:
+        config |= {"mamba_d_state": 4, "mamba_dt_rank": 3, "rms_norm_eps": 1e-20}
+        config |= {"num_attention_heads": 2, "attn_layer_period": 8, "attn_layer_offset": 7}
+        config |= {"num_experts": 1, "num_experts_per_tok": 1}
+    else:
+        config |= {"state_size": 4, "time_step_rank": 3, "conv_kernel": 4, "mixer_rms_eps": 1e-20}
+    mixer = {"A_log": (8, 4), "D": (8,), "conv1d.weight": (8, 1, 4), "conv1d.bias": (8,)}
+    mixer |= {"in_proj.weight": (16, 4), "x_proj.weight": (11, 8), "dt_proj.weight": (8, 3)}
+    mixer |= {"dt_proj.bias": (8,), "out_proj.weight": (4, 8)}
+    if jamba:
+        norms = {"dt": 3, "b": 4, "c": 4}
+        mixer |= {f"{name}_layernorm.weight": (size,) for name, size in norms.items()}
+    place = "mamba" if jamba else "mixer"
+    layer: dict[str, tuple[int, ...]] = {f"{place}.{name}": x for name, x in mixer.items()}
+    if jamba:
+        layer |= {"input_layernorm.weight": (4,), "pre_ff_layernorm.weight": (4,)}
+        layer |= {f"feed_forward.{name}_proj.weight": (8, 4) for name in ("gate", "up")}
+        layer |= {"feed_forward.down_proj.weight": (4, 8)}
+    else:
+        layer |= {"norm.weight": (4,)}
+    above = "model.layers" if jamba else "backbone.layers"
+    shapes = {f"{above}.{i}.{name}": x for i in range(2) for name, x in layer.items()}
+    ends = ("model.embed_tokens", "model.final_layernorm")
+    ends = ends if jamba else ("backbone.embeddings", "backbone.norm_f")
+    shapes |= {f"{ends[0]}.weight": (9, 4), f"{ends[1]}.weight": (4,), "lm_head.weight": (9, 4)}
+    return written(folder, {**config, **own}, shapes)
+
+
+def fla(folder: Path, model_type: str, maps: dict[str, tuple[int, ...]], **own: Any) -> Path:
+    """One layer of width 12 of a family of flash-linear-attention, with these tensors."""
+    config = {
+        **{"model_type": model_type, "vocab_size": 9, "hidden_size": 12, "num_hidden_layers": 1},
+        **{"intermediate_size": 8, **own},
+    }
+    layer = {f"attn.{name}.weight": shape for name, shape in maps.items()}
+    layer |= {"mlp.down_proj.weight": (12, 8)}
+    layer |= {f"mlp.{name}_proj.weight": (8, 12) for name in ("gate", "up")}
+    layer |= {f"{name}_norm.weight": (12,) for name in ("attn", "mlp")}
+    shapes = {f"model.layers.0.{name}": x for name, x in layer.items()}
+    shapes |= {"model.embeddings.weight": (9, 12), "lm_head.weight": (9, 12)}
+    return written(folder, config, shapes | {"model.norm.weight": (12,)})
+
+
+def retnet(folder: Path, **own: Any) -> Path:
+    """Four heads of queries, two of keys with four channels each."""
+    maps: dict[str, tuple[int, ...]] = {
+        "q_proj": (16, 12),
+        "k_proj": (8, 12),
+        "v_proj": (12, 12),
+        "g_proj": (24, 12),
+    }
+    maps |= {"o_proj": (12, 24), "g_norm_swish_gate": (6,)}
+    sizes = {"num_heads": 4, "num_kv_heads": 2, "expand_k": 4 / 3, "expand_v": 2.0}
+    return fla(folder, "retnet", maps, **sizes, **own)
+
+
+def hgrn2(folder: Path, **own: Any) -> Path:
+    """Three heads of four channels, with bounded forget gates."""
+    maps: dict[str, tuple[int, ...]] = {f"{name}_proj": (12, 12) for name in "qfio"}
+    maps |= {"g_norm": (12,)}
+    return fla(folder, "hgrn2", maps, expand_ratio=4, use_lower_bound=False, **own)
+
+
+def minimax(folder: Path, **own: Any) -> Path:
+    """One layer of lightning attention: two heads of three channels, one expert."""
+    config = {
+        **{"model_type": "minimax", "vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1},
+        **{"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 3},
+        **{"num_local_experts": 1, "num_experts_per_tok": 1, "intermediate_size": 5},
+        **{"layer_types": ["linear_attention"], "tie_word_embeddings": False, **own},
+    }
+    layer: dict[str, tuple[int, ...]] = {
+        f"self_attn.{name}.weight": shape
+        for name, shape in (
+            *(("qkv_proj", (18, 4)), ("output_gate", (6, 4)), ("out_proj", (4, 6)), ("norm", (6,))),
+        )
+    }
+    layer |= {"input_layernorm.weight": (4,), "post_attention_layernorm.weight": (4,)}
+    experts = {"gate": (1, 4), "experts.0.w1": (5, 4), "experts.0.w2": (4, 5)}
+    experts |= {"experts.0.w3": (5, 4)}
+    layer |= {f"block_sparse_moe.{name}.weight": x for name, x in experts.items()}
+    shapes = {f"model.layers.0.{name}": x for name, x in layer.items()}
+    shapes |= {"model.embed_tokens.weight": (9, 4), "lm_head.weight": (9, 4)}
+    return written(folder, config, shapes | {"model.norm.weight": (4,)})

@@ -10,6 +10,7 @@ import pytest
 
 from dsfjax.interop import published
 from dsfjax.interop.published.naming import REGISTRY
+from dsfjax.interop.published.reducible import FAMILIES
 from tests.opened import with_tokenizer
 
 PAGE = Path(__file__).parents[2] / "docs" / "checkpoints.md"
@@ -55,3 +56,9 @@ def test_the_examples_run(tmp_path: Path) -> None:
     changed = re.sub(r"^model\.apply", "found = model.apply", second, flags=re.M)
     exec(changed, names)
     assert jnp.abs(names["found"] - model.logits(ids)).max() > 1e-3
+
+
+def test_the_families_whose_states_get_smaller_are_listed() -> None:
+    section = PAGE.read_text(encoding="utf-8").split("## Smaller states")[1].split("\n## ")[0]
+    listed = [row.split("|")[3] for row in section.splitlines() if row.startswith("| ")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(listed[2:]))) == sorted(FAMILIES)

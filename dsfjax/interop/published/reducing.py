@@ -13,15 +13,22 @@ rows of the identity: those of the states i with the largest
 :math:`\sum_c \bar P_{ii} \bar Q_{ii}` over the channels c that share B and C, which measures how
 strongly a state is driven and read.
 
-A layer that is reduced further than others has rows of zeros: nothing writes or reads these states,
-so the numbers are those of the smaller layer, and a format with one size for all layers has it.
+A layer that is reduced further than others has rows of zeros: nothing reads these states, so the
+numbers are those of the smaller layer, and a format with one size for all layers has it. So has one
+whose states have no size of their own.
+
+Where B and C are divided by their root mean squares over the states of a step, those of fewer
+states are others. With :math:`ρ_B^2` the mean square of what the norm of B gives, over the text and
+the states that are kept, relative to that over all states, and :math:`ρ_C^2` the same of C, a factor
+:math:`ρ_B ρ_C` on what is read sets this right in the mean (`Norms`), and exactly where what is left
+out is zero.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,131 +37,25 @@ from jax import Array
 from jaxtyping import Float
 
 from dsfjax.analysis import Gramians, balancing, mean_gramians
-from dsfjax.core import System
+from dsfjax.core import InnerOutput, OuterInput, System
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.interop.published.naming import REGISTRY
 from dsfjax.interop.published.opened import Ids, Opened
+from dsfjax.interop.published.reducible import FAMILIES, Rows, States
 from dsfjax.interop.published.tensor_files import Config
 
 
-class Rows(NamedTuple):
-    """The part of a tensor that has an entry per state.
+class Use(NamedTuple):
+    """How much a text uses the states of a layer.
 
     Attributes:
-        tensor: Its name within the mixer.
-        start: Where the part begins on the axis; states are in order within every group.
-        reads: Whether it makes what reads the states, such as C, or what is written or kept.
-        axis: The axis.
+        gramians: `dsfjax.analysis.mean_gramians`, (H, c, n, n).
+        squares: Mean squares over the text of what is written to every state and of what reads it,
+            b and c, (groups, n) each.
     """
 
-    tensor: str
-    start: int
-    reads: bool = False
-    axis: int = 0
-
-
-class States(NamedTuple):
-    """The states of a mixer, and all that is made for them.
-
-    Attributes:
-        groups: Of heads that share what writes and reads their states.
-        size: States per group, N.
-        rows: Parts of tensors, (groups · size) entries each.
-        projected: Whether a projection can be folded into them; a selection always can.
-        scaled: Whether the mixer divides what reads the states by √N.
-    """
-
-    groups: int
-    size: int
-    rows: tuple[Rows, ...]
-    projected: bool = False
-    scaled: bool = False
-
-
-class Family(NamedTuple):
-    """How the models of a type hold their states.
-
-    Attributes:
-        tensor: By which tensor a layer is known to have them; its prefix is that of the mixer.
-        states: From the settings of the layer; None where none can be left out.
-        resized: The settings of a config for another size, from it, the config and the groups.
-    """
-
-    tensor: str
-    states: Callable[[Mapping[str, Any]], States | None]
-    resized: Callable[[int, Mapping[str, Any], int], dict[str, Any]]
-
-
-def _s6(own: Mapping[str, Any]) -> States:
-    rank, n = own["rank"], own["state"]
-    b, c = Rows("x_proj.weight", rank), Rows("x_proj.weight", rank + n, reads=True)
-    return States(1, n, (Rows("A_log", 0, axis=1), b, c))
-
-
-def _ssd(own: Mapping[str, Any]) -> States:
-    own = {**own, **dict(own.get("ssd", ()))}
-    inner, groups, n = own["heads"] * own["head_dim"], own["groups"], own["state"]
-    # The map in makes gate, values, B, C and Δ; the convolution is over the middle three.
-    starts = {"in_proj.weight": 2 * inner, "conv1d.weight": inner}
-    starts |= {"in_proj.bias": 2 * inner} if own["bias"] else {}
-    starts |= {"conv1d.bias": inner} if own["conv_bias"] else {}
-    rows = [(Rows(x, s), Rows(x, s + groups * n, reads=True)) for x, s in starts.items()]
-    return States(groups, n, tuple(row for pair in rows for row in pair))
-
-
-def _mlstm(own: Mapping[str, Any]) -> States:
-    heads, key = own["heads"], own["key"]
-    names = (("qkv_opreact", 0), ("qkv_opreact", key)) if own["fused"] else (("q", 0), ("k", 0))
-    kinds = ("weight", "bias") if own["bias"] else ("weight",)
-    rows = (
-        Rows(f"{name}.{kind}", start, reads=reads)
-        for (name, start), reads in zip(names, (True, False), strict=True)
-        for kind in kinds
-    )
-    return States(heads, key // heads, tuple(rows), projected=True, scaled=True)
-
-
-def _gla(own: Mapping[str, Any]) -> States | None:
-    """None where heads share keys or where what is not read or written would not be zero."""
-    if own["kv_heads"] != own["heads"] or own["feature"] == "sigmoid":
-        return None
-    written = ["k_proj.weight", "gk_proj.1.weight", "gk_proj.1.bias"]
-    read = ["q_proj.weight"]
-    if own["conv"] is not None:
-        written, read = [*written, "k_conv1d.weight"], [*read, "q_conv1d.weight"]
-    rows = [Rows(name, 0) for name in written] + [Rows(name, 0, reads=True) for name in read]
-    # Through a SiLU no factor passes; but for its ε, the norm of the outputs takes it away.
-    linear = own["conv"] is None and own["feature"] is None
-    return States(own["heads"], own["key"], tuple(rows), scaled=linear)
-
-
-def _named(setting: str) -> Callable[[int, Mapping[str, Any], int], dict[str, Any]]:
-    return lambda size, config, groups: {setting: size}
-
-
-def _factor(setting: str) -> Callable[[int, Mapping[str, Any], int], dict[str, Any]]:
-    """Of all keys over the width; what it gives is rounded down."""
-
-    def resized(size: int, config: Mapping[str, Any], groups: int) -> dict[str, Any]:
-        width = config.get("hidden_size") or config["embedding_dim"]
-        factor = groups * size / width
-        exact = int(factor * width) == groups * size
-        return {setting: factor if exact else math.nextafter(factor, math.inf)}
-
-    return resized
-
-
-FAMILIES: dict[str, Family] = {
-    "mamba": Family("mixer.A_log", _s6, _named("state_size")),
-    "mamba2": Family("mixer.A_log", _ssd, _named("state_size")),
-    "nemotron_h": Family("mixer.A_log", _ssd, _named("ssm_state_size")),
-    "xlstm": Family("mlstm_layer.out_proj.weight", _mlstm, _factor("qk_dim_factor")),
-    "gla": Family("attn.gk_proj.1.weight", _gla, _factor("expand_k")),
-} | {
-    name: Family("mamba.A_log", _ssd, _named("mamba_d_state"))
-    for name in ("bamba", "falcon_h1", "granitemoehybrid", "zamba2")
-}
-"""By ``model_type``."""
+    gramians: Gramians
+    squares: tuple[Float[Array, "G n"], Float[Array, "G n"]]
 
 
 class Reduced(NamedTuple):
@@ -172,7 +73,7 @@ class Reduced(NamedTuple):
 
 def measure_states(
     model: Opened, ids: Ids, *, layers: Iterable[int] | None = None
-) -> dict[int, Gramians]:
+) -> dict[int, Use]:
     """How much the states of layers are driven and read, on a text.
 
     Args:
@@ -181,11 +82,12 @@ def measure_states(
         layers: Numbers of the layers; by default all that have a `System`.
 
     Returns:
-        `dsfjax.analysis.mean_gramians` by the number of the layer.
+        `Use` by the number of the layer.
 
     Raises:
         ValueError: For a layer whose state cannot be made smaller, with its structure: expected
-            are S6, SSD, mLSTM and GLA, without norms of B and C. If these are not tokens (L,).
+            are a scalar or a diagonal decay of a family that `FAMILIES` knows. If these are not
+            tokens (L,).
     """
     if np.ndim(ids) != 1 or np.size(ids) < 2:
         raise ValueError(f"reduce: expected at least two tokens (L,), got {list(np.shape(ids))}.")
@@ -200,29 +102,38 @@ def measure_states(
                 type(s.A if isinstance(s, System) else s).__name__ for s, _ in found[i]
             )
             raise ValueError(
-                f"reduce: layer {i} of {model.config.get('model_type')}: expected S6 or SSD "
-                "without norms of B and C, mLSTM, or GLA with a key per head, got "
+                f"reduce: layer {i} of {model.config.get('model_type')}: expected S6, SSD, mLSTM, "
+                "GLA, HGRN2, retention or lightning attention, with features of 0 that are 0, got "
                 f"{structure or 'no mixer'}; choose other layers or another model."
             )
     if not chosen:
         raise ValueError(f"reduce: expected a layer with a state, found none in {model.path}.")
-    return {i: mean_gramians(next(s for s, _ in found[i] if isinstance(s, System))) for i in chosen}
+    return {i: _use(next(s for s, _ in found[i] if isinstance(s, System))) for i in chosen}
 
 
-def reduce(model: Opened, states: int, measured: Mapping[int, Gramians]) -> Reduced:
+def _use(system: System) -> Use:
+    B, C = system.B, system.C
+    assert isinstance(B, OuterInput) and isinstance(C, InnerOutput)
+    squares = [jnp.square(x).mean(axis=(0, 1)) for x in (B.vectors(), C.vectors()) if x is not None]
+    return Use(mean_gramians(system), (squares[0], squares[1]))
+
+
+def reduce(model: Opened, states: int, measured: Mapping[int, Use]) -> Reduced:
     """Keep so many states per group of heads, those that a text has used most.
 
     Args:
         model: A model.
         states: How many are kept, from 1 to N.
         measured: By `measure_states` of this model; these layers are reduced. If they are all that
-            have states, the config has the new size; else it keeps the old one.
+            have states, and the format has a size for these, the config has the new one; else it
+            keeps the old one.
 
     Returns:
         The smaller model, and how much of every layer is kept.
 
     Raises:
-        ValueError: If there are not so many states.
+        ValueError: If there are not so many states, or an odd number where states are rotated in
+            pairs.
 
     Numerics:
         Where states are selected, the tensors have the numbers that they had. Weights of a
@@ -245,25 +156,37 @@ def reduce(model: Opened, states: int, measured: Mapping[int, Gramians]) -> Redu
     places = _places(model)
     if not measured or measured.keys() - places.keys():
         raise ValueError(f"reduce: expected layers of {sorted(places)}, got {sorted(measured)}.")
-    groups, size = next((p.groups, p.size) for p in places.values())
+    heads, size = next((p.groups * p.readers, p.size) for p in places.values())
     if not 1 <= states <= size:
         raise ValueError(f"reduce: expected from 1 to {size} states, got {states}.")
-    rows = states if measured.keys() == places.keys() else size
+    if states % 2 and any(places[i].paired for i in measured):
+        raise ValueError(
+            f"reduce: expected an even number of states, which are rotated in pairs, got {states}."
+        )
     family = FAMILIES[model.config["model_type"]]
+    shrinks = family.resized is not None and measured.keys() == places.keys()
+    rows = states if shrinks else size
     prefix = family.tensor.partition(".")[0]
     params, kept = dict(model.params), {}
-    for i, means in measured.items():
+    for i, use in measured.items():
         one, names = places[i], model.definition.layers[i].tensors(model.params)
-        write, read, kept[i] = _maps(one, means, states)
-        fill = ((0, 0), (0, rows - states), (0, 0))
-        write, read = jnp.pad(write, fill), jnp.pad(read, fill)
+        write, read, kept[i] = _maps(one, use.gramians, states)
+        if one.norms is not None:
+            own = {name: params[names[f"{prefix}.{name}"]] for name in one.norms.weights or ()}
+            factor = states / rows * _share(use, write, list(own.values()))
+            for name, by in ((one.norms.skip, 1 / factor), (one.norms.out, factor)):
+                name = names[f"{prefix}.{name}"]
+                params[name] = (params[name] * by).astype(params[name].dtype)
+        write, read = (_filled(maps, rows, one.projected) for maps in (write, read))
         if one.scaled:
             read = read * math.sqrt(rows / size)
+        read = jnp.repeat(read, one.readers, axis=0)
         # From the last part of a tensor to the first, so that no place moves before its turn.
         for part in sorted(one.rows, key=lambda part: -part.start):
             name = names[f"{prefix}.{part.tensor}"]
             params[name] = _applied(params[name], part, read if part.reads else write)
-    values = {**model.config, **family.resized(rows, model.config, groups)}
+    resized = family.resized(rows, model.config, heads) if family.resized and shrinks else {}
+    values = {**model.config, **resized}
     config = Config(values, str(model.path / "config.json"))
     shapes = {name: x.shape for name, x in params.items()}
     definition = REGISTRY[values["model_type"]](config, shapes)
@@ -277,7 +200,7 @@ def _places(model: Opened) -> dict[int, States]:
     if family is None:
         return {}
     found = {
-        i: family.states(dict(model.definition.layers[i].settings))
+        i: family.states(dict(model.definition.layers[i].settings), model.config)
         for i in model.held
         if family.tensor in model.definition.layers[i].tensors(model.params)
     }
@@ -296,16 +219,48 @@ def _maps(
         return left, right.swapaxes(1, 2), float(squares[:, :count].sum() / squares.sum())
     P, Q = (jnp.diagonal(x, axis1=-2, axis2=-1) for x in (P, Q))
     energy = (P * Q).sum(axis=1)
-    most, places = jax.lax.top_k(energy, count)
+    if states.paired:  # the states of a pair have the same place in two halves
+        halves = energy.reshape(states.groups, 2, -1).sum(axis=1)
+        first = jax.lax.top_k(halves, count // 2)[1]
+        places = jnp.concatenate([first, first + states.size // 2], axis=-1)
+    else:
+        places = jax.lax.top_k(energy, count)[1]
     rows = jax.nn.one_hot(jnp.sort(places, axis=-1), states.size, dtype=energy.dtype)
-    return rows, rows, float(most.sum() / energy.sum())
+    most = jnp.einsum("gri,gi->", rows, energy, precision="highest")
+    return rows, rows, float(most / energy.sum())
+
+
+def _filled(maps: Float[Array, "G r n"], rows: int, projected: bool) -> Float[Array, "G rows n"]:
+    """The maps with rows of zeros; states that are selected stay where they were."""
+    if rows == maps.shape[1]:
+        return maps
+    if projected:
+        return jnp.pad(maps, ((0, 0), (0, rows - maps.shape[1]), (0, 0)))
+    return jnp.einsum("gri,grj->gij", maps, maps, precision="highest")
+
+
+def _share(use: Use, kept: Float[Array, "G r n"], weights: list[Array]) -> float:
+    """ρ_B ρ_C: root mean squares over the states that are kept, next to those over all."""
+    shares = []
+    for squares, weight in zip(use.squares, weights or [None, None], strict=True):
+        if weight is not None:  # what the norm gave; where it is not known, the mean over all
+            scale = jnp.square(weight.astype(squares.dtype))
+            squares = jnp.where(scale > 0, squares / jnp.where(scale > 0, scale, 1), 1)
+        of_kept = jnp.einsum("gri,gi->gr", kept, squares, precision="highest")
+        shares.append(of_kept.mean() / squares.mean())
+    return float(jnp.sqrt(shares[0] * shares[1]))
 
 
 def _applied(x: Array, part: Rows, maps: Float[Array, "G r n"]) -> Array:
     """A tensor with r rows in the place of the n of every group."""
     x, (groups, _, n) = jnp.moveaxis(x, part.axis, 0), maps.shape
-    before, own, after = jnp.split(x, [part.start, part.start + groups * n])
-    own = own.astype(state_dtype(x.dtype)).reshape(groups, n, -1)
-    own = jnp.matmul(maps.astype(own.dtype), own, precision="highest").astype(x.dtype)
-    own = own.reshape(-1, *x.shape[1:])
+    apart = part.apart or n
+    end = part.start + (groups - 1) * apart + n
+    before, own, after = jnp.split(x, [part.start, end])
+    # n rows of every group and then what it has besides; nothing after the last one.
+    own = jnp.pad(own, [(0, apart - n), *[(0, 0)] * (x.ndim - 1)]).reshape(groups, apart, -1)
+    wide = state_dtype(x.dtype)
+    kept = jnp.matmul(maps.astype(wide), own[:, :n].astype(wide), precision="highest")
+    own = jnp.concatenate([kept.astype(x.dtype), own[:, n:]], axis=1).reshape(-1, *x.shape[1:])
+    own = own[: own.shape[0] - (apart - n)]
     return jnp.moveaxis(jnp.concatenate([before, own, after]), 0, part.axis)
