@@ -18,10 +18,10 @@ numbers are those of the smaller layer, and a format with one size for all layer
 whose states have no size of their own.
 
 Where B and C are divided by their root mean squares over the states of a step, those of fewer
-states are others. With :math:`ρ_B^2` the mean square of what the norm of B gives, over the text and
-the states that are kept, relative to that over all states, and :math:`ρ_C^2` the same of C, a factor
-:math:`ρ_B ρ_C` on what is read sets this right in the mean (`Norms`), and exactly where what is left
-out is zero.
+states are others. With :math:`ρ_B^2` the mean square of what the norm of B gives, over the text
+and the states that are kept, relative to that over all states, and :math:`ρ_C^2` the same of C, a
+factor :math:`ρ_B ρ_C` on what is read sets this right in the mean (`Norms`), and exactly where what
+is left out is zero.
 """
 
 from __future__ import annotations
