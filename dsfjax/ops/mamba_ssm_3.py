@@ -95,7 +95,7 @@ def _assembled(
         moved = jnp.concatenate([x[:1], x[:-1]])
         return jnp.where(start[:, None, None, None], entering.astype(x.dtype)[segment], moved)
 
-    ADT, DT, lam = wide(ADT).T, wide(DT).T, jax.nn.sigmoid(wide(Trap)).T
+    ADT, DT, lam = wide(ADT).T, wide(DT).T, jax.nn.sigmoid(wide(Trap).T)
     now, then = lam * DT, (1 - lam) * DT * jnp.exp(ADT)
     scale = jnp.concatenate([jnp.repeat(x[:, None], rank, axis=1) for x in (now, then)], axis=1)
     keys = jnp.concatenate([k, last(k, before.k)], axis=1)
