@@ -274,7 +274,9 @@ def _append(
 
     def put(old: Array, new: Array) -> Array:
         old = jnp.pad(old, [(0, more)] + [(0, 0)] * (old.ndim - 1))
-        return jax.lax.dynamic_update_slice_in_dim(old, new, offset, 0)
+        return jax.lax.dynamic_update_slice_in_dim(
+            old, new, offset, 0, allow_negative_indices=False
+        )
 
     key_decay = None
     if decay is not None:
@@ -356,10 +358,14 @@ def _kept(system: KernelSystem, cache: KVCache, h0: KVCache | None) -> KVCache:
     begin = jnp.minimum(cache.first, dropped)
 
     def cut(x: Array) -> Array:
-        window = jax.lax.dynamic_slice_in_dim(x, dropped + head, size - head)
+        window = jax.lax.dynamic_slice_in_dim(
+            x, dropped + head, size - head, allow_negative_indices=False
+        )
         if not head:
             return window
-        return jnp.concatenate([jax.lax.dynamic_slice_in_dim(x, begin, head), window])
+        return jnp.concatenate(
+            [jax.lax.dynamic_slice_in_dim(x, begin, head, allow_negative_indices=False), window]
+        )
 
     k, v, log_weight = jax.tree.map(cut, (cache.k, cache.v, cache.log_weight))
     first = jnp.maximum(cache.first - dropped, 0)

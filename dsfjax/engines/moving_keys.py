@@ -206,7 +206,8 @@ def attend_moving(
         if before:
             # With ``before`` empty chunks in front, those before chunk i begin at place i.
             strip = jax.tree.map(
-                lambda x: jax.lax.dynamic_slice_in_dim(x, i, before), (lane, products)
+                lambda x: jax.lax.dynamic_slice_in_dim(x, i, before, allow_negative_indices=False),
+                (lane, products),
             )
             (q, sums), _ = jax.lax.scan(visit, (q, sums), strip, reverse=True)
         if older is not None:
@@ -238,7 +239,9 @@ def step_by_step(soft_cap: float | None, *moving: Any) -> tuple[Array, Array]:
     # lie after that of the query.
     def step(k: Array, inputs: Any) -> tuple[Array, tuple[Array, Array]]:
         t, arrays, key, query = inputs
-        k = jax.lax.dynamic_update_index_in_dim(move(now(arrays), k), key, begin + t, 0)
+        k = jax.lax.dynamic_update_index_in_dim(
+            move(now(arrays), k), key, begin + t, 0, allow_negative_indices=False
+        )
         return k, one(soft_cap, query, columns_of(slot, held._replace(k=k)))
 
     return jax.lax.scan(step, held.k, (index, arrays, own.k, queries))[1]

@@ -439,7 +439,10 @@ def _highest(x: Array) -> Array:
 
 def at(tree: Any, j: Array | int) -> Any:
     """Block ``j`` of blocks."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, j, keepdims=False), tree)
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, j, keepdims=False, allow_negative_indices=False),
+        tree,
+    )
 
 
 def in_blocks(x: Array, size: int, fill: int) -> Array:

@@ -63,7 +63,8 @@ def _selective_scan(
     heads = b.shape[1] if b.shape[1] == c.shape[1] else channels
     p = channels // heads
     # Transposed before all else: of a product that was transposed for this call nothing is moved.
-    step = _steps(delta.T, delta_bias, delta_softplus).reshape(length, heads, p)
+    bias = None if delta_bias is None else delta_bias[None]
+    step = _steps(delta.T, bias, delta_softplus).reshape(length, heads, p)
     rate = wide(A).reshape(heads, p, -1).swapaxes(1, 2)
     pairs = jnp.iscomplexobj(A)
     system = System(

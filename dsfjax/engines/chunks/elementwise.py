@@ -13,9 +13,10 @@ with G_t the cotangent of h_t and ∂s_t that of s_t = c_tᵀ h_t,
 
 With ranks above 1 each step has several b, x and c; what they give is summed up.
 
-Arrays of a step have the axes (chunk, H, p, n): with n last, all sums are matrix products without
-a transposition. A loop takes its step out of the arrays by an index on the second axis, and puts
-its results there, so that no array is copied to bring time to the front.
+Arrays of a step have the axes (chunk, H, n, p), as states have outside: p last, because a CPU goes
+through short rows slowly, and where a decay varies over the channels these are many and the states
+few. A loop takes its step out of the arrays by an index on the second axis, and puts its results
+there, so that no array is copied to bring time to the front.
 """
 
 from __future__ import annotations
@@ -37,16 +38,18 @@ from dsfjax.engines.engine import Cost, flops_of_step
 from dsfjax.engines.recurrence import Recurrence
 from dsfjax.engines.varying import zeros_as
 
+_FEW_STATES = 16
+
 
 class _Inputs(NamedTuple):
     """A recurrence in the axes of this module; the first two are chunk and step, or 1 and 1.
 
     Attributes:
-        log_a: (k, c, H, p, n), any of the last two 1; of a factored decay the step, (…, p or 1, 1).
-        rate: Of a factored decay, (1, H, p, n); None otherwise.
-        negative: Where the decay is negative, (k, c, H, p, n), any of the last two 1; or None.
+        log_a: (k, c, H, n, p), any of the last two 1; of a factored decay the step, (…, 1, p or 1).
+        rate: Of a factored decay, (1, H, n, p); None otherwise.
+        negative: Where the decay is negative, (k, c, H, n, p), any of the last two 1; or None.
         b: (k, c, H, n) of every term that is written; None for n = 1, and with full forcing.
-        x: (k, c, H, p) of every term; with b None the forcing (k, c, H, p, n) alone.
+        x: (k, c, H, p) of every term; with b None the forcing (k, c, H, n, p) alone.
         c: (k, c, H, n) of every term that is read; None for n = 1, and if all states are emitted.
         reset: (k, c) or None.
     """
@@ -69,7 +72,7 @@ class _Inputs(NamedTuple):
         return jax.tree.map(take, self._replace(rate=None))._replace(rate=self.rate)
 
     def decay(self, dtype: jnp.dtype) -> Array:
-        """a_t of one step, (k, H, p, n)."""
+        """a_t of one step, (k, H, n, p)."""
         # Step × rate of one step: the product of the two for all steps would be as large as all
         # states.
         log_a = self.log_a if self.rate is None else self.log_a * self.rate
@@ -77,7 +80,7 @@ class _Inputs(NamedTuple):
         return a if self.negative is None else jnp.where(self.negative, -a, a)
 
     def forcing(self) -> Array:
-        """b_t ⊗ x_t of one step, summed over the terms, (k, H, p, n)."""
+        """b_t ⊗ x_t of one step, summed over the terms, (k, H, n, p)."""
         return self.x[0] if self.b is None else _outer(self.x, self.b)
 
     def keep(self, h: Array) -> Array:
@@ -112,8 +115,7 @@ class SideBySide(ChunkAlgorithm):
     def forward(self, problem: Recurrence, h0: Array, chunk: int) -> tuple[Array, Array, Array]:
         """Run one segment; see `ChunkAlgorithm.forward`."""
         inputs = _inputs(problem, h0.shape, chunk)
-        # States have n before p outside of this module, and p before n in it.
-        starts = _states_between(inputs, h0.swapaxes(-1, -2), problem.length // chunk, chunk)
+        starts = _states_between(inputs, h0, problem.length // chunk, chunk)
 
         def body(t: Array | int, carry: tuple[Array, Any]) -> tuple[Array, Any]:
             h, outs = carry
@@ -122,16 +124,15 @@ class SideBySide(ChunkAlgorithm):
             reads = [h] if now.c is None else [_read(h, c, problem.precision) for c in now.c]
             return h, [_put(out, read, t) for out, read in zip(outs, reads, strict=True)]
 
-        heads, n, p = h0.shape
-        shape, terms = ((heads, p, n), 1) if inputs.c is None else ((heads, p), len(inputs.c))
+        heads, _, p = h0.shape
+        shape, terms = (h0.shape, 1) if inputs.c is None else ((heads, p), len(inputs.c))
         outs = [zeros_as(h0, (starts.shape[0], chunk, *shape)) for _ in range(terms)]
         h, outs = jax.lax.fori_loop(0, chunk, body, (starts, outs))
         outs = [out.reshape(-1, *shape) for out in outs]
         if problem.emit_states:
-            out = outs[0].swapaxes(-1, -2)
-        else:
-            out = jnp.stack([x[..., 0] if inputs.c is None else x for x in outs], axis=1)
-        return out, h[-1].swapaxes(-1, -2), starts.swapaxes(-1, -2)
+            return outs[0], h[-1], starts
+        out = jnp.stack([x[..., 0, :] if inputs.c is None else x for x in outs], axis=1)
+        return out, h[-1], starts
 
     def backward(
         self,
@@ -148,13 +149,12 @@ class SideBySide(ChunkAlgorithm):
         d_out = d_out.reshape(-1, chunk, *d_out.shape[1:])
         # In the axes of what was read: states, the one state of a channel, or each of the terms.
         if problem.emit_states:
-            d_outs = (d_out.swapaxes(-1, -2),)
+            d_outs = (d_out,)
         elif inputs.c is None:
-            d_outs = (d_out[:, :, 0, ..., None],)
+            d_outs = (d_out[:, :, 0, :, None],)
         else:
             d_outs = tuple(d_out[:, :, i] for i in range(len(inputs.c)))
-        d_starts = None if d_starts is None else d_starts.swapaxes(-1, -2)
-        aG = _cotangents_between(inputs, d_outs, dh.swapaxes(-1, -2), d_starts, chunk)
+        aG = _cotangents_between(inputs, d_outs, dh, d_starts, chunk)
 
         # The states inside the chunks were not kept: forwards once more, from the start of each.
         def again(h: Array, t: Array) -> tuple[Array, tuple[Array, Any]]:
@@ -164,7 +164,7 @@ class SideBySide(ChunkAlgorithm):
                 return h, (before, None)
             return h, (before, tuple(_sum_channels(_at(x, t, 1), h, precision) for x in d_outs))
 
-        _, (before, d_c) = jax.lax.scan(again, starts.swapaxes(-1, -2), jnp.arange(chunk))
+        _, (before, d_c) = jax.lax.scan(again, starts, jnp.arange(chunk))
 
         # The loop carries aG = a_{t+1} ⊙ G_{t+1}, the cotangent of h_t from what comes after step
         # t, and the cotangents of the inputs found so far.
@@ -194,7 +194,7 @@ class SideBySide(ChunkAlgorithm):
             if now.rate is not None:  # log a = step × rate
                 d_rate = d_log * now.log_a
                 d_log = d_log * now.rate
-            d_log = _sum_last(d_log, now.log_a.shape[-2:])
+            d_log = _sum_to(d_log, now.log_a.shape[-2:])
             return aG, _accumulate(
                 total, _Inputs(d_log, d_rate, None, d_b, d_x, None, None), inputs, t
             )
@@ -213,7 +213,7 @@ class SideBySide(ChunkAlgorithm):
         # At its end the loop has the cotangents of the states before the chunks. The later ones
         # have gone to the chunks before them (`_cotangents_between`); the first is that of h0.
         dh = aG[0] if d_starts is None else aG[0] + d_starts[0]
-        return jax.tree.leaves(_recurrence(total, problem)), dh.swapaxes(-1, -2)
+        return jax.tree.leaves(_recurrence(total, problem)), dh
 
     def cost(self, system: System, length: int, chunk: int, segment: int) -> Cost:
         """What a forward pass costs; see `dsfjax.Engine.cost`."""
@@ -226,7 +226,7 @@ ELEMENTWISE = SideBySide()
 
 
 def _states_between(inputs: _Inputs, h0: Array, count: int, chunk: int) -> Array:
-    """The states before every chunk, (k, H, p, n)."""
+    """The states before every chunk, (k, H, n, p)."""
     if count == 1:
         return h0[None]
     # All chunks start from zero here, so that none waits for another.
@@ -239,7 +239,7 @@ def _states_between(inputs: _Inputs, h0: Array, count: int, chunk: int) -> Array
 def _cotangents_between(
     inputs: _Inputs, d_outs: tuple[Array, ...], dh: Array, d_starts: Array | None, chunk: int
 ) -> Array:
-    """The cotangents of the states after every chunk, (k, H, p, n)."""
+    """The cotangents of the states after every chunk, (k, H, n, p)."""
     count = d_outs[0].shape[0]
     if count == 1:
         return dh[None]
@@ -257,7 +257,7 @@ def _cotangents_between(
 def _cross_chunks(
     inputs: _Inputs, chunk: int, start: Array, added: Array, *, reverse: bool
 ) -> Array:
-    """What enters every chunk, (k, H, p, n), from what enters the first and what each adds."""
+    """What enters every chunk, (k, H, n, p), from what enters the first and what each adds."""
     # The decay of a whole chunk, of which a decay of 0 (log −∞) makes 0.
     log_a = inputs.log_a
     total = repeated(log_a[:, 0], chunk) if log_a.shape[1] == 1 else log_a.sum(axis=1)
@@ -307,24 +307,24 @@ def _inputs(problem: Recurrence, state_shape: tuple[int, ...], chunk: int) -> _I
         return v[None] if constant else v.reshape(-1, chunk, *v.shape[1:])
 
     if (factors := A.factors) is None:
-        log_a, rate = A.log_decay().swapaxes(-1, -2), None
+        log_a, rate = A.log_decay(), None
     else:
-        log_a, rate = factors.step[..., None], factors.rate.swapaxes(-1, -2)[None]
+        log_a, rate = factors.step[..., None, :], factors.rate[None]
 
     def terms(v: Array) -> tuple[Array, ...]:
         return tuple(cut(to_heads(v[:, i], heads)) for i in range(v.shape[1]))
 
     if problem.f is not None:
-        b, x = None, (cut(problem.f.swapaxes(-1, -2)),)
+        b, x = None, (cut(problem.f),)
     elif problem.b is None:
-        b, x = None, (cut(problem.x[:, 0, ..., None]),)
+        b, x = None, (cut(problem.x[:, 0, :, None]),)
     else:
         b, x = terms(problem.b), tuple(cut(problem.x[:, i]) for i in range(problem.x.shape[1]))
     negative = A.negative()
     return _Inputs(
         cut(log_a),
         rate,
-        None if negative is None else cut(negative.swapaxes(-1, -2)),
+        None if negative is None else cut(negative),
         b,
         x,
         None if problem.emit_states or problem.c is None else terms(problem.c),
@@ -350,13 +350,12 @@ def _recurrence(d: _Inputs, problem: Recurrence) -> tuple[Any, ...]:
         return v.reshape(*v.shape[:2], like.shape[2], -1, v.shape[-1]).sum(axis=3)
 
     if (factors := A.factors) is None:
-        of_decay = join(d.log_a, A.log_decay()).swapaxes(-1, -2)
-        dA: Any = of_decay.reshape(jax.tree.leaves(A)[0].shape)
+        dA: Any = join(d.log_a, A.log_decay()).reshape(jax.tree.leaves(A)[0].shape)
     else:
         assert d.rate is not None
-        rate = _sum_last(d.rate.sum(axis=0).swapaxes(-1, -2), factors.rate.shape[-2:])
+        rate = _sum_to(d.rate.sum(axis=0), factors.rate.shape[-2:])
         rate = rate if jnp.iscomplexobj(factors.rate) else rate.real
-        dA = (join(d.log_a, factors.step)[..., 0], rate)
+        dA = (join(d.log_a, factors.step)[..., 0, :], rate)
     like = problem.f if problem.f is not None else problem.x
     x = [join(v, like) for v in d.x]
     return (
@@ -364,44 +363,54 @@ def _recurrence(d: _Inputs, problem: Recurrence) -> tuple[Any, ...]:
         vectors(d.b, problem.b),
         jnp.zeros_like(problem.x) if full else jnp.stack(x, axis=1).reshape(problem.x.shape),
         vectors(d.c, problem.c),
-        x[0].swapaxes(-1, -2) if full else None,
+        x[0] if full else None,
     )
 
 
 def _outer(x: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
-    """The sum of the outer products of (k, H, p) and (k, H, n), (k, H, p, n)."""
+    """The sum of the outer products of (k, H, p) and (k, H, n), (k, H, n, p)."""
     # Elementwise, term by term, and not as one product of matrices: a step has many small ones.
-    return reduce(add, (x[..., None] * b[..., None, :] for x, b in zip(x, b, strict=True)))
+    return reduce(add, (b[..., None] * x[..., None, :] for x, b in zip(x, b, strict=True)))
 
 
 def _at(v: Array, t: Array | int, axis: int) -> Array:
-    return jax.lax.dynamic_index_in_dim(v, t, axis, keepdims=False)
+    # No step is negative: to ask would be a kernel of its own at every step.
+    return jax.lax.dynamic_index_in_dim(v, t, axis, keepdims=False, allow_negative_indices=False)
 
 
 def _put(v: Array, value: Array, t: Array | int) -> Array:
-    return jax.lax.dynamic_update_index_in_dim(v, value[:, None], t, axis=1)
+    return jax.lax.dynamic_update_index_in_dim(
+        v, value[:, None], t, 1, allow_negative_indices=False
+    )
 
 
 def _read(h: Array, c: Array, precision: str) -> Array:
-    """Sum over n: (k, H, p) from (k, H, p, n) and (k, H, n)."""
-    if h.shape[-1] == 1:
-        return h[..., 0] * c
+    """Sum over n: (k, H, p) from (k, H, n, p) and (k, H, n)."""
+    if h.shape[-2] == 1:
+        return h[..., 0, :] * c
     # Written out for all chunks where it is constant in time: both operands of the product then
     # have the same batch axes, k and h.
     c = jnp.broadcast_to(c, (h.shape[0], *c.shape[1:]))
-    return jnp.einsum("khpn,khn->khp", h, c, precision=precision)
+    return jnp.einsum("khnp,khn->khp", h, c, precision=precision)
 
 
 def _sum_channels(x: Array, h: Array, precision: str) -> Array:
-    """Sum over p: (k, H, n) from (k, H, p) and (k, H, p, n)."""
-    return jnp.einsum("khp,khpn->khn", x, h, precision=precision)
+    """Sum over p: (k, H, n) from (k, H, p) and (k, H, n, p)."""
+    return jnp.einsum("khp,khnp->khn", x, h, precision=precision)
 
 
-def _sum_last(x: Array, shape: tuple[int, ...]) -> Array:
+def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Undo broadcasting of the last two axes: sum where ``shape`` has 1."""
-    if shape[-1] != x.shape[-1]:  # as a product: XLA's sums over a short last axis are slow on CPUs
+    # As additions or products: XLA's sums over short axes inside loops are slow on CPUs. The
+    # product with ones transposes x, which takes longer than to add up few states.
+    if shape[-2] != x.shape[-2]:
+        if x.shape[-2] <= _FEW_STATES:
+            x = reduce(add, (x[..., i : i + 1, :] for i in range(x.shape[-2])))
+        else:
+            x = jnp.matmul(jnp.ones((1, x.shape[-2]), x.dtype), x, precision="highest")
+    if shape[-1] != x.shape[-1]:
         x = jnp.matmul(x, jnp.ones((x.shape[-1], 1), x.dtype), precision="highest")
-    return x if shape[-2] == x.shape[-2] else x.sum(axis=-2, keepdims=True)
+    return x
 
 
 def _column(reset: Array) -> Array:

@@ -298,7 +298,11 @@ def _over_segments(
 
     def at(i: Array | int) -> Any:
         return jax.tree.map(
-            lambda x, size: jax.lax.dynamic_slice_in_dim(x, i * size, size), xs, sizes
+            lambda x, size: jax.lax.dynamic_slice_in_dim(
+                x, i * size, size, allow_negative_indices=False
+            ),
+            xs,
+            sizes,
         )
 
     # The loop writes its outputs in place, so they must be there before, of shapes known only to
@@ -314,7 +318,9 @@ def _over_segments(
         i = count - 1 - i if reverse else i
         carry, out = run(carry, at(i))
         outs = jax.tree.map(
-            lambda whole, x: jax.lax.dynamic_update_slice_in_dim(whole, x, i * x.shape[0], 0),
+            lambda whole, x: jax.lax.dynamic_update_slice_in_dim(
+                whole, x, i * x.shape[0], 0, allow_negative_indices=False
+            ),
             outs,
             out,
         )
