@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial, singledispatch
+from functools import singledispatch
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -20,12 +20,13 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from dsfjax._util.jitted import jitted
 from dsfjax.analysis.normalizer import channel_maps, has_finite_state, normalized
+from dsfjax.analysis.side_by_side import step_of_copies
 from dsfjax.core import KernelSystem, System, steps
 from dsfjax.core.composition import with_length
 from dsfjax.core.dense import skip_matrix
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.transitions import group_of
-from dsfjax.engines import by_steps, log_normalizer, scan, step
+from dsfjax.engines import by_steps, log_normalizer, scan
 from dsfjax.engines.attention import score_rows
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ def _row_after_row(values: System, length: int, f: Callable[[Array, Array], T]) 
     def advance(h: Array, now: tuple[Array, list[Array]]) -> tuple[Array, T]:
         t, arrays = now
         ones = jnp.where((index == t)[:, None], jnp.ones((1, heads * p), values.real_dtype), 0)
-        y, h = jax.vmap(partial(step, with_length(step_of(arrays), 1)))(ones, h)  # type: ignore[assignment]
+        y, h = step_of_copies(with_length(step_of(arrays), 1), ones, h)
         return h, f(t, y.reshape(length, heads, p))
 
     start = jnp.zeros((length, *paper.carried_shape), state_dtype(paper.dtype))

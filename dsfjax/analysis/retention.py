@@ -3,7 +3,7 @@ r"""What is left of one marked token later on, measured by taking it away."""
 from __future__ import annotations
 
 import dataclasses
-from functools import partial, singledispatch
+from functools import singledispatch
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Int
 
 from dsfjax._util.jitted import jitted
 from dsfjax.analysis.normalizer import has_finite_state, normalized, num_output_heads
+from dsfjax.analysis.side_by_side import step_of_copies
 from dsfjax.analysis.spectrum import carried_log_moduli
 from dsfjax.core import KernelSystem, System
 from dsfjax.core.composition import with_length
 from dsfjax.core.dtypes import state_dtype
-from dsfjax.engines import by_steps, scan, step
+from dsfjax.engines import by_steps, scan
 
 
 class Retention(NamedTuple):
@@ -144,8 +145,7 @@ def _(system: System, u: Array, marks: Array) -> tuple[Array | None, Array]:
     def advance(h: Array, now: tuple[Array, Array, list[Array]]) -> tuple[Array, Any]:
         t, token, arrays = now
         tokens = jnp.where((marks == t)[:, None], token, 0)
-        of_step = with_length(step_of(arrays), 1)
-        y, h = jax.vmap(partial(step, of_step))(tokens, h)  # type: ignore[assignment]
+        y, h = step_of_copies(with_length(step_of(arrays), 1), tokens, h)
         flat = h.reshape(*h.shape[:2], -1), y.reshape(len(y), heads, -1)
         return h, tuple(jnp.linalg.norm(x, axis=-1) for x in flat)
 
