@@ -18,13 +18,14 @@ function that makes the maps. That function is thus all that an algorithm writes
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dsfjax.core.pytree import Partition
+from dsfjax.core.pytree import Partition, map_time
 from dsfjax.core.system import System
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
 from dsfjax.engines.chunks.decay import INTERVALS
@@ -130,6 +131,21 @@ class AffineChunks(ChunkAlgorithm):
             d_decay = jnp.sum(d_added * starts, axis=axes, keepdims=True)
         (found,) = pull(ChunkMap(d_out, d_reader, d_decay, d_added))
         return found, dh
+
+    def pad(self, problem: Recurrence, steps: int) -> Recurrence | None:
+        """The recurrence with steps that change nothing; see `ChunkAlgorithm.pad`.
+
+        Next to b or c that vary in time a constant transition is written out, which is no more than
+        they are, and cheaper than to compile chunks of another length for what is left.
+        """
+        length = problem.length
+        if any(v is not None and v.shape[0] == length for v in (problem.b, problem.c)):
+
+            def written_out(x: Array) -> Array:
+                return jnp.broadcast_to(x, (length, *x.shape[1:]))
+
+            problem = dataclasses.replace(problem, A=map_time(written_out, problem.A))
+        return super().pad(problem, steps)
 
     def cost(self, system: System, length: int, chunk: int, segment: int) -> Cost:
         """What a forward pass costs; see `dsfjax.Engine.cost`."""

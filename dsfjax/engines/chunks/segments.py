@@ -11,7 +11,7 @@ The forward pass keeps its inputs and the states before every chunk and nothing 
 recurrence runs from the last segment to the first, and each segment computes the rest again.
 
 All segments have one shape: the sequence is cut evenly and its end filled up with steps that change
-nothing (where there are such steps; a constant decay has none, and its rest is run by itself). So
+nothing (where there are such steps; a constant system has none, and its rest is run by itself). So
 the body of the loop is traced and compiled once for any L, and `jax.jit` around it lets every
 further trace (of the gradient, of the next layer) find it in JAX's cache.
 """
