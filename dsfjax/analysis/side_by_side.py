@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +23,12 @@ def step_of_copies(
         would be one product of matrices, for which XLA transposes the states (512 copies of 16 × 64
         numbers, 2 CPU cores: 0.27 s for 512 steps, and 0.09 s like this).
     """
-    C, axes = system_t.C, None
-    if isinstance(C, InnerOutput) and C.c is not None:
-        C = dataclasses.replace(C, c=jnp.broadcast_to(C.c, (len(h), *C.c.shape)))
-        axes = jax.tree.map(lambda _: None, C)
-        axes = dataclasses.replace(axes, c=0)
+    C = system_t.C
+    if not isinstance(C, InnerOutput) or C.c is None:
+        return jax.vmap(partial(step, system_t))(tokens, h)  # type: ignore[return-value]
 
-    def advance(C: object, u: Array, h: Array) -> tuple[Array, Array]:
-        return step(dataclasses.replace(system_t, C=C), u, h)  # type: ignore[return-value]
+    def advance(c: Array, u: Array, h: Array) -> tuple[Array, Array]:
+        reads = dataclasses.replace(C, c=c)
+        return step(dataclasses.replace(system_t, C=reads), u, h)  # type: ignore[return-value]
 
-    return jax.vmap(advance, in_axes=(axes, 0, 0))(C, tokens, h)
+    return jax.vmap(advance)(jnp.broadcast_to(C.c, (len(h), *C.c.shape)), tokens, h)
