@@ -11,6 +11,7 @@ from dsfjax.cost import count_operations
 from dsfjax.engines import Chunked
 from dsfjax.engines.chunks.convolution import toeplitz
 from dsfjax.engines.chunks.products import MATRIX_PRODUCTS
+from dsfjax.engines.recurrence import Recurrence, prepare
 from tests.engine_runs import COMPILE_FAST
 from tests.reference_loop import error
 
@@ -73,3 +74,34 @@ def test_a_batch_shares_the_cotangents_of_what_is_constant() -> None:
         return count_operations(jax.grad(total, (0, 1)), log_a, b, u).flops
 
     assert flops(8) < 5 * flops(1)  # 3.5; 6.3 with cotangents per sequence
+
+
+def test_a_constant_decay_next_to_keys_in_time_is_filled_up() -> None:
+    """One length of chunks is compiled, and the steps at the end leave the last state alone."""
+    keys = jax.random.split(jax.random.key(1), 6)
+    log_a = -jnp.abs(jax.random.normal(keys[0], (1, 2, 3, 1)))
+    b, c = (jax.random.normal(key, (LENGTH, 2, 3)) for key in keys[1:3])
+    u, h0 = jax.random.normal(keys[3], (LENGTH, 4)), jax.random.normal(keys[4], (2, 3, 2))
+
+    def built(log_a: jax.Array, b: jax.Array, c: jax.Array) -> System:
+        return System(Diagonal(log_a), OuterInput(b), InnerOutput(c), state_shape=(2, 3, 2))
+
+    def outcome(log_a, b, c, u, h0, method):
+        y, h = scan(built(log_a, b, c), u, h0, method=method)
+        return jnp.sum(jnp.sin(y)) + jnp.sum(h**2), (y, h)
+
+    def both(*arguments):
+        methods = ("sequential", Chunked(MATRIX_PRODUCTS, CHUNK, 2 * CHUNK))
+        run = jax.value_and_grad(outcome, argnums=range(5), has_aux=True)
+        return [run(*arguments, method) for method in methods]
+
+    expected, found = jax.jit(both, compiler_options=COMPILE_FAST)(log_a, b, c, u, h0)
+    jax.tree.map(lambda x, y: np.testing.assert_array_less(error(y, x), 1e-12), expected, found)
+
+    def filled(b: jax.Array, c: jax.Array) -> Recurrence | None:
+        problem = prepare(built(log_a, b, c), u, emit_states=False)
+        return MATRIX_PRODUCTS.pad(problem, LENGTH + 3)
+
+    longer = filled(b, c)
+    assert longer is not None and longer.length == LENGTH + 3
+    assert filled(b[:1], c[:1]) is None
