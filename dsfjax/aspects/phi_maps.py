@@ -208,15 +208,16 @@ def kernel_map(
     return figure
 
 
-def label_tokens(ax: Any, tokens: Sequence[str], cell: int) -> None:
-    """Tokens on both axes, so many that they can be read."""
+def label_tokens(ax: Any, tokens: Sequence[str], cell: int, *, rows: bool = True) -> None:
+    """Tokens on both axes, or on that of the columns alone, so many that they can be read."""
     size = -(-len(tokens) // cell)
     every = -(-size // MOST_LABELS)
     places = range(0, size, every)
     words = [tokens[place * cell] for place in places]
     fontsize = 7 if len(words) > 16 else 8.5
     ax.set_xticks(places, words, rotation=90, fontsize=fontsize)
-    ax.set_yticks(places, words, fontsize=fontsize)
+    if rows:
+        ax.set_yticks(places, words, fontsize=fontsize)
     for label in (*ax.get_xticklabels(), *ax.get_yticklabels()):
         label.set_parse_math(False)  # a token may hold dollars
     ax.set_xlabel("")

@@ -348,7 +348,7 @@ def draw_left(title: str, layers: Sequence[PhiMap], tokens: Sequence[str]) -> An
             interpolation="none",
             aspect="auto",
         )
-        label_tokens(ax, tokens, layers[0].cell)
+        label_tokens(ax, tokens, layers[0].cell, rows=False)
         rows = range(0, len(layers), max(1, len(layers) // 12))
         numbers = [i for i, _ in numbered(layers)]
         ax.set_yticks(rows, [str(numbers[row]) for row in rows])

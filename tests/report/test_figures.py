@@ -3,9 +3,11 @@
 import numpy as np
 from matplotlib.colors import to_hex
 
+from dsfjax.aspects.phi_maps import PhiMap
 from dsfjax.aspects.style import PALETTE, colors, turn
 from dsfjax.report import figures
 from dsfjax.report.entries import Comparison, Curve, Entry, band
+from dsfjax.report.of_text import draw_left
 from tests.report.synthetic import comparison, diverged, errors
 
 ENTRIES = comparison().entries
@@ -121,3 +123,12 @@ def test_hues_repeat_with_another_line() -> None:
     assert len({to_hex(color[name]) for name in names[:8]}) == len(PALETTE) == 8
     assert color["m8"] == color["m0"]
     assert [turn(names, name) for name in ("m0", "m7", "m8")] == [0, 0, 1]
+
+
+def test_a_text_longer_than_there_are_mixers_leaves_no_room_empty() -> None:
+    kernel = np.tril(np.ones((40, 40)))
+    layers = [PhiMap(kernel, 1, 1, ()) for _ in range(3)]
+    (ax,) = draw_left("three mixers", layers, [f"t{i}" for i in range(40)]).axes
+    assert ax.get_ylim() == (2.5, -0.5) and ax.get_xlim() == (-0.5, 39.5)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "2", "3"]
+    assert ax.get_xticklabels()[0].get_text() == "t0"
