@@ -145,6 +145,9 @@ def panel(
 ) -> Any:
     """A small figure with a line per layer.
 
+    More layers than there are patterns of lines become darker from the first to the last, and these
+    two are named.
+
     Args:
         title: Its title.
         layers: The layers.
@@ -163,9 +166,15 @@ def panel(
         figure, ax = small(3.3, 2.3, (0.6, 0.5, 0.25, 0.36))
         ax.yaxis.set_major_locator(MaxNLocator(3))
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        for i, layer in numbered(layers):
-            style = {"color": color, "linewidth": 1.6, "linestyle": LAYERS[(i - 1) % len(LAYERS)]}
-            draw(ax, layer, style | {"label": f"layer {i}"})
+        many, last = len(layers) > len(LAYERS), len(layers) - 1
+        for place, (i, layer) in enumerate(numbered(layers)):
+            style = {"color": color, "linewidth": 1.6, "label": f"layer {i}"}
+            if many:
+                style |= {"alpha": 0.25 + 0.75 * place / last}
+                style |= {} if place in (0, last) else {"label": None}
+            else:
+                style |= {"linestyle": LAYERS[(i - 1) % len(LAYERS)]}
+            draw(ax, layer, style)
         frame(ax)
         ax.set_title(title)
         ax.set_xlabel(xlabel)
