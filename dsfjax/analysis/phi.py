@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
 from dsfjax._util.jitted import jitted
+from dsfjax.analysis.copies import step_of_copies
 from dsfjax.analysis.normalizer import channel_maps, has_finite_state, normalized
-from dsfjax.analysis.side_by_side import step_of_copies
 from dsfjax.core import KernelSystem, System, steps
 from dsfjax.core.composition import with_length
 from dsfjax.core.dense import skip_matrix

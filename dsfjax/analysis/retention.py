@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dsfjax._util.jitted import jitted
+from dsfjax.analysis.copies import step_of_copies
 from dsfjax.analysis.normalizer import has_finite_state, normalized, num_output_heads
-from dsfjax.analysis.side_by_side import step_of_copies
 from dsfjax.analysis.spectrum import carried_log_moduli
 from dsfjax.core import KernelSystem, System
 from dsfjax.core.composition import with_length

@@ -120,3 +120,11 @@ def test_misuse_is_refused() -> None:
         quantile(spectrum(system, edges=(-1.0, 0.0, 1.0)), 0.5)
     with pytest.raises(ValueError, match="q in"):
         quantile(spectrum(system), 1.5)
+
+
+def test_an_eigenvalue_on_an_edge_counts_above_it() -> None:
+    """log |λ| of −1, 0 and 1 on edges of these values, and one below all of them."""
+    log_a = jnp.array([-2.0, -1.0, 0.0, 1.0]).reshape(4, 1)
+    system = System(Scalar(log_a), OuterInput(), InnerOutput(), state_shape=(1, 1, 1), length=4)
+    found = spectrum(system, edges=(-1.0, 0.0, 1.0)).modulus
+    np.testing.assert_allclose(found, np.full((1, 4), 0.25))

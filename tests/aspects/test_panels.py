@@ -5,6 +5,7 @@ import pytest
 from matplotlib.colors import LogNorm, SymLogNorm
 
 from dsfjax.aspects import Layers, eigenvalues, gradient_flow, memory_curves, phi_maps, state_use
+from dsfjax.aspects.style import panel
 from tests.report.synthetic import LENGTH, PAIRS, comparison
 
 ENTRIES = comparison().entries
@@ -80,3 +81,16 @@ def test_what_is_not_finite_in_a_kernel_stays_blank() -> None:
     shown = phi_maps.kernel_map("none", kernel, ()).axes[0].images[0].get_array()
     assert isinstance(shown, np.ma.MaskedArray)
     assert np.asarray(shown.mask)[2, 1] and np.ma.compressed(shown).tolist() == [1.0] * 9
+
+
+def test_of_many_layers_the_first_and_the_last_are_named() -> None:
+    def draw(ax, layer, style):
+        ax.plot([0, 1], [0, layer], **style)
+
+    for count, named in ((4, 4), (12, 2)):
+        (ax,) = panel("mixer", list(range(count)), "#0072b2", draw, lambda ax: None, "x").axes
+        legend = ax.get_legend()
+        assert legend is not None and len(legend.get_texts()) == named
+        assert legend.get_texts()[-1].get_text() == f"layer {count}"
+        alphas = [x.get_alpha() for x in ax.lines]
+        assert alphas == ([None] * 4 if count == 4 else sorted(set(alphas)))
