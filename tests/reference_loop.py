@@ -55,8 +55,10 @@ def transition(A: Any, t: int, h: np.ndarray) -> np.ndarray:
             m = at(A.array, t)
             out[i] = (m if m.ndim == 2 else m[i]) @ h[i]
         elif isinstance(A, DiagonalPlusLowRank):
-            w, z = (of_head(at(x, t), i, heads) for x in (A.w, A.z))
-            out[i] = decay(A, at(A.log_a, t), t)[i][:, None] * h[i] - w @ (z.T @ h[i])
+            # (n, r), or (n,) for r = 1
+            w, z = (of_head(at(x, t), i, heads).reshape(h.shape[1], -1) for x in (A.w, A.z))
+            s = np.ones(1) if A.scale is None else at(A.scale, t)[i]
+            out[i] = decay(A, at(A.log_a, t), t)[i][:, None] * h[i] - (w * s) @ (z.T @ h[i])
         elif isinstance(A.log_a, Factored):
             log_a = at(A.log_a.step, t)[:, None, :] * np.asarray(A.log_a.rate)
             out[i] = decay(A, log_a, t)[i] * h[i]

@@ -260,17 +260,19 @@ def dense_output(g: Draw) -> System:
 
 
 def low_rank(g: Draw) -> System:
-    """diag(a) − W Zᵀ of rank 2."""
+    """diag(a) − W S Zᵀ of rank 2."""
     w, z = (0.4 * g.contraction(g.length, H, N, 2) for _ in range(2))
-    return _with(g, DiagonalPlusLowRank(-g.positive(g.length, H, N), w, z))
+    A = DiagonalPlusLowRank(-g.positive(g.length, H, N), w, z, scale=g.normal(g.length, H, 2))
+    return _with(g, A)
 
 
 def low_rank_delta(g: Draw) -> System:
-    """I − β k kᵀ with a summed normaliser: the constructor's broadcast decay, rank 1."""
-    k = g.positive(g.length, H, N, 1)
+    """I − β k kᵀ in the layout of keys, which the heads share: the broadcast decay, rank 1."""
+    k = g.positive(g.length, 1, N)
     k = k / jnp.linalg.norm(k, axis=2, keepdims=True)
-    A = DiagonalPlusLowRank(jnp.zeros((1, H, 1)), 0.3 * k, k)
-    return _with(g, A)
+    beta = g.uniform(0, 1, g.length, H, 1)
+    A = DiagonalPlusLowRank(jnp.zeros((1, H, 1)), k, k, scale=beta)
+    return _with(g, A, B=OuterInput(k, beta, g.normal(H * P, D)))
 
 
 def low_rank_constant(g: Draw) -> System:

@@ -206,7 +206,7 @@ def _delta(s: Mapping[str, Array]) -> tuple[System, Array]:
     k, beta = s["k"], s["beta"][..., None]
     g = s["g"] if "g" in s else jnp.zeros((1, k.shape[1]), k.dtype)
     g = g if g.ndim == 3 else g[..., None]
-    A = DiagonalPlusLowRank(g, (beta * k)[..., None], (jnp.exp(g) * k)[..., None])
+    A = DiagonalPlusLowRank(g, k, jnp.exp(g) * k, scale=beta)
     return _attend(s, A, beta)
 
 

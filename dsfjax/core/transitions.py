@@ -9,7 +9,7 @@ type                        A_t on one head                        parameters pe
 ==========================  =====================================  ===========================
 `Scalar`                    a I                                    log |a| (H,), sign
 `Diagonal`                  diag(a) over n, over p, or both        log |a| (H, n|1, p|1), sign
-`DiagonalPlusLowRank`       diag(a) − W Zᵀ on the n axis           log |a| (H, n), W, Z (G, n, r)
+`DiagonalPlusLowRank`       diag(a) − W S Zᵀ on the n axis         log |a| (H, n), W, Z (G, n, r)
 `Dense`                     any matrix on the n axis               (H, n, n)
 your subclass               any matrix on the n axis               whatever it holds
 ==========================  =====================================  ===========================
@@ -212,44 +212,49 @@ class Transition(abc.ABC):
 
 @pytree
 class DiagonalPlusLowRank(Transition):
-    """A_t = diag(a_t) − W_t Z_tᵀ on the n axis, |a_t| = exp(log_a_t) (delta rule, RWKV-7).
+    r"""A_t = diag(a_t) − W_t S_t Z_tᵀ on the n axis, |a_t| = exp(log_a_t) (delta rule, RWKV-7).
 
     Attributes:
         log_a: (T, H, n) or (T, H, 1).
-        w: Left factor W, (T, G, n, r), with G groups of heads, G divides H.
-        z: Right factor Z, (T, G', n, r); transposed, not conjugated.
+        w: Left factor W, (T, G, n, r), with G groups of heads, G divides H. For r = 1 also
+            (T, G, n), as the keys of an `OuterInput`: where it is the very array that the input map
+            writes, as in a delta rule, the engines take the products with both once.
+        z: Right factor Z, (T, G', n, r), or (T, G', n); transposed, not conjugated.
         sign: Negative where a_t is, of a shape that broadcasts to that of ``log_a``; None if all
             are positive. It has no gradient.
+        scale: The diagonal of S, (T, H, r) or (T, H, 1), such as the β of a delta rule; None for 1.
     """
 
     log_a: Array
     w: Array
     z: Array
     sign: Array | None = None
+    scale: Array | None = None
 
     def __post_init__(self) -> None:
         expect(jnp.ndim(self.log_a) == 3, self, "log_a", "(T, H, n)", jnp.shape(self.log_a))
         for name in ("w", "z"):
             shape = jnp.shape(getattr(self, name))
-            expect(len(shape) == 4, self, name, "(T, G, n, r)", shape)
-        expect(
-            self.w.shape[2:] == self.z.shape[2:],
-            self,
-            "w and z",
-            "the same (n, r)",
-            (self.w.shape, self.z.shape),
-        )
+            expect(len(shape) in (3, 4), self, name, "(T, G, n, r) or (T, G, n)", shape)
+        shapes = tuple(jnp.shape(x) for x in (self.w, self.z))
+        sizes = [(*x[2:], 1)[:2] for x in shapes]
+        expect(sizes[0] == sizes[1], self, "w and z", "the same (n, r)", shapes)
+        if self.scale is not None:
+            shape = jnp.shape(self.scale)
+            ok = len(shape) == 3 and shape[2] in (1, self.low_rank)
+            expect(ok, self, "scale", f"(T, H, {self.low_rank}), or 1 along the last axis", shape)
         check_sign(self)
 
     @property
     def low_rank(self) -> int:
         """r, the number of columns of W and Z."""
-        return self.w.shape[-1]
+        return self.w.shape[-1] if self.w.ndim > self.log_a.ndim else 1
 
     @property
     def dtype(self) -> Any:
         """Dtype of A_t."""
-        return state_dtype(self.log_a.dtype, self.w.dtype, self.z.dtype)
+        fields = self.log_a, self.w, self.z, self.scale
+        return state_dtype(*(x.dtype for x in fields if x is not None))
 
     def check(self, state_shape: tuple[int, int, int]) -> None:
         """Raise `ValueError` unless the shapes fit a state (H, n, p)."""
@@ -260,11 +265,22 @@ class DiagonalPlusLowRank(Transition):
             expect(ok, self, name, f"(T, G, {n}, r) with G dividing {heads}", shape)
         ok = self.log_a.shape[-2] == heads and self.log_a.shape[-1] in (1, n)
         expect(ok, self, "log_a", f"(T, {heads}, {n} or 1)", self.log_a.shape)
+        if self.scale is not None:
+            expect(
+                self.scale.shape[1] == heads, self, "scale", f"(T, {heads}, r)", self.scale.shape
+            )
+
+    def factors(self) -> tuple[Array, Array]:
+        """W and Z with the axis of the rank in any case, (T, G, n, r) and (T, G', n, r)."""
+        w, z = (x if x.ndim == 4 else x[..., None] for x in (self.w, self.z))
+        return w, z
 
     def parts(self) -> tuple[Array, Array]:
-        """The decays (T, H, n or 1, 1), and −W Zᵀ of every step and head, (T, H, n, n)."""
+        """The decays (T, H, n or 1, 1), and −W S Zᵀ of every step and head, (T, H, n, n)."""
         a = signed_exp(self.log_a, self.sign)[..., None]
-        w, z = (to_heads(x, a.shape[1], -3) for x in (self.w, self.z))
+        w, z = (to_heads(x, a.shape[1], -3) for x in self.factors())
+        if self.scale is not None:
+            w = w.astype(self.dtype) * self.scale[:, :, None].astype(self.dtype)
         return a, -jnp.einsum("...nr,...mr->...nm", w, z, precision="highest")
 
     def matrix(self) -> Array:
@@ -276,39 +292,41 @@ class DiagonalPlusLowRank(Transition):
         """A_t h_t in O(n r p) per head and step."""
         heads = h.shape[1]
         a = signed_exp(self.log_a, self.sign).astype(h.dtype)[..., None]
-        w, z = (to_heads(x, heads, -3).astype(h.dtype) for x in (self.w, self.z))
+        w, z = (to_heads(x, heads, -3).astype(h.dtype) for x in self.factors())
         read = jnp.matmul(z.swapaxes(-1, -2), h, precision=precision)
+        if self.scale is not None:
+            read = read * self.scale[..., None].astype(h.dtype)
         return a * h - jnp.matmul(w, read, precision=precision)
 
     def transpose(self) -> DiagonalPlusLowRank:
         """The transition A_tᵀ: W and Z change places."""
-        return DiagonalPlusLowRank(self.log_a, self.z, self.w, self.sign)
+        return DiagonalPlusLowRank(self.log_a, self.z, self.w, self.sign, self.scale)
 
     def rescale(self, log_r: Array) -> DiagonalPlusLowRank:
         """The transition exp(log_r_t) A_t."""
-        w = to_heads(self.w, log_r.shape[1], -3)
-        w = w * jnp.exp(log_r)[:, :, None, None].astype(w.dtype)
+        scale = jnp.exp(log_r)[:, :, None].astype(jnp.finfo(self.dtype).dtype)
+        scale = scale if self.scale is None else self.scale * scale
         log_a = self.log_a + log_r[:, :, None].astype(self.log_a.dtype)
-        return DiagonalPlusLowRank(log_a, w, self.z, self.sign)
+        return DiagonalPlusLowRank(log_a, self.w, self.z, self.sign, scale)
 
     def of_head(self, head: int) -> DiagonalPlusLowRank:
         """The transition of one head, alone."""
         heads = self.log_a.shape[-2]
-        fields = self.log_a, self.w, self.z, self.sign
+        fields = self.log_a, self.w, self.z, self.sign, self.scale
         return DiagonalPlusLowRank(*(group_of(x, head, heads) for x in fields))
 
     def pad(self, n_now: int, n: int) -> DiagonalPlusLowRank:
         """A transition of n states per head; the new ones neither decay nor meet the others."""
         log_a = jnp.broadcast_to(self.log_a, (*self.log_a.shape[:-1], n_now))
-        w, z = (pad_axis(x, -2, n) for x in (self.w, self.z))
+        w, z = (pad_axis(x, 2, n) for x in (self.w, self.z))
         sign = self.sign
         if sign is not None and sign.shape[-1] > 1:
             sign = pad_axis(sign, -1, n)
-        return DiagonalPlusLowRank(pad_axis(log_a, -1, n), w, z, sign)
+        return DiagonalPlusLowRank(pad_axis(log_a, -1, n), w, z, sign, self.scale)
 
     def describe(self) -> str:
         """The structure in words."""
-        return f"diagonal plus rank {self.w.shape[-1]}"
+        return f"diagonal plus rank {self.low_rank}"
 
 
 class ArrayLike:

@@ -40,6 +40,7 @@ class Chunked(Engine):
 
     name: ClassVar[str] = "chunked"
     keeps_states: ClassVar[bool] = True
+    takes_tied: ClassVar[bool] = True
     algorithm: ChunkAlgorithm | None = None
     chunk: int | None = None
     segment: int | None = None
@@ -93,7 +94,10 @@ class Chunked(Engine):
             return super().run_segments(recurrence, entering, steps)
         recurrence = dataclasses.replace(recurrence, A=explicit(recurrence.A))
         length = recurrence.length
-        recurrence, place = entering.insert(recurrence)
+        tied = recurrence.tied
+        recurrence, place = entering.insert(recurrence.untie())
+        # The steps that write states have a Z of zero, and thus any W.
+        recurrence = recurrence.tie() if tied else recurrence
         if steps is None:
             out, h_last, *states = self.run(recurrence, entering.zero)
         else:

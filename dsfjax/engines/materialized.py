@@ -136,7 +136,7 @@ def _materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
     problem, h0 = finite((problem.in_dtype(h0.dtype), h0))
     if problem.f is not None or problem.emit_states:
         return _superposition(problem, h0)
-    heads, _, p = h0.shape
+    p = h0.shape[2]
     if problem.A.low_rank:
         (phi, carried), impulses, h = _responses(problem, h0)
         within = jnp.einsum("tkhsr,srhp->tkhp", phi, problem.x, precision=problem.precision)
@@ -144,10 +144,7 @@ def _materialized(problem: Recurrence, h0: Array) -> tuple[Array, Array]:
         return within + carried, h_last + h
     # The whole sequence as one chunk, whose map has Φ in it; h0 enters as any state before a chunk.
     if MATRIX_PRODUCTS.against(problem.A) is None:
-        maps = MATRIX_PRODUCTS.chunk_map(problem, heads)
-        out = maps.out + jnp.matmul(maps.reader, h0, precision=problem.precision)
-        out = out.reshape(heads, problem.length, -1, p)
-        return jnp.moveaxis(out, 0, 2), maps.apply(h0, problem.precision)
+        return MATRIX_PRODUCTS.forward(problem, h0, problem.length)[:2]
     (phi, carried), impulses, h = _kernel(problem, h0)
     # One weight for all channels where the decay does not vary over them.
     phi = jnp.broadcast_to(phi, (*phi.shape[:-1], p))

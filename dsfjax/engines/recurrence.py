@@ -28,7 +28,7 @@ from dsfjax.core.pytree import map_time, pytree, static, time_leaves
 from dsfjax.core.skips import Skip, TokenSkip, ValueSkip
 from dsfjax.core.steps import steps
 from dsfjax.core.system import System
-from dsfjax.core.transitions import Transition, to_heads
+from dsfjax.core.transitions import DiagonalPlusLowRank, Transition, to_heads
 
 T = TypeVar("T")
 
@@ -39,7 +39,8 @@ class Recurrence:
 
     Attributes:
         A: Transition.
-        b: (T, r, G, n) with G groups of heads; None for n = 1, where x contains it.
+        b: (T, r, G, n) with G groups of heads; None for n = 1, where x contains it, and where W of
+            the transition is written (`tied`).
         x: Values (L, r, H, p).
         c: (T, R, G, n); None for n = 1, where `read_out` applies it.
         f: Full forcing (L, H, n, p) in place of b ⊗ x, or None.
@@ -49,6 +50,7 @@ class Recurrence:
         emit_states: Engines return all states (L, H, n, p) instead of s (L, R, H, p).
         precision: Of matrix products: "highest" (float32 and float64) or "default" (bfloat16).
         is_real: Of complex states: x is real, and nothing but the real part of s is used.
+        tied: What is written is W of a low-rank transition, and b is None (`untie`).
 
     Of complex states, b, x and c may be real; `in_dtype` gives them the dtype of the states, as do
     `forcing` and `read`.
@@ -64,6 +66,7 @@ class Recurrence:
     emit_states: bool = static(default=False)
     precision: str = static(default="highest")
     is_real: bool = static(default=False)
+    tied: bool = static(default=False)
 
     @property
     def length(self) -> int:
@@ -80,6 +83,20 @@ class Recurrence:
         """The recurrence with b, x and c in the dtype of the states."""
         b, c = (None if v is None else v.astype(dtype) for v in (self.b, self.c))
         return dataclasses.replace(self, b=b, x=self.x.astype(dtype), c=c)
+
+    def untie(self) -> Recurrence:
+        """The recurrence with a b of its own, also where that is W."""
+        if not self.tied:
+            return self
+        assert isinstance(self.A, DiagonalPlusLowRank)
+        b = jnp.moveaxis(self.A.factors()[0], -1, 1)
+        return dataclasses.replace(self, b=b, tied=False)
+
+    def tie(self) -> Recurrence:
+        """The inverse of `untie`: W becomes b, which it has to be wherever Z is not zero."""
+        assert isinstance(self.A, DiagonalPlusLowRank) and self.b is not None
+        A = dataclasses.replace(self.A, w=jnp.moveaxis(self.b, 1, -1))
+        return dataclasses.replace(self, A=A, b=None, tied=True)
 
     def forcing(self) -> Array:
         """The forcing Σ b ⊗ x, (T, H, n, p), in the dtype of the states."""
@@ -143,8 +160,25 @@ def by_steps(x: T, length: int) -> tuple[list[Array], Callable[[list[Array]], T]
     return xs, lambda arrays: rebuild([leaf[None] for leaf in arrays])
 
 
+def is_tied(system: System) -> bool:
+    """Whether a system writes along W of its low-rank transition, as all delta rules do.
+
+    Both then hold one and the same array. So this is to be asked of the system that the caller has
+    given: of a copy, or beyond `jax.jit`, equal arrays are two, with a cotangent each, and the
+    answer is no, which costs time and nothing else.
+    """
+    A, B = system.A, system.B
+    is_one = isinstance(A, DiagonalPlusLowRank) and isinstance(B, OuterInput) and A.w is B.b
+    return is_one and system.state_shape[1] > 1
+
+
 def prepare(
-    system: System, u: Array, *, emit_states: bool, policy: Precision = DEFAULT
+    system: System,
+    u: Array,
+    *,
+    emit_states: bool,
+    policy: Precision = DEFAULT,
+    tied: bool = False,
 ) -> Recurrence:
     """Apply value map and scale; cast to the dtype of the state."""
     dtype, precision = state_dtype(system.dtype, u.dtype), policy.products(u.dtype)
@@ -163,7 +197,7 @@ def prepare(
     is_real = is_real and not jnp.iscomplexobj(x)
     return Recurrence(
         A,
-        b,
+        None if tied else b,
         x,
         c,
         f,
@@ -171,6 +205,7 @@ def prepare(
         emit_states=emit_states,
         precision=precision,
         is_real=is_real and not emit_states,
+        tied=tied,
     )
 
 

@@ -27,6 +27,7 @@ from dsfjax.engines.guard import guarded, reverse_only
 from dsfjax.engines.recurrence import (
     Recurrence,
     check_tokens,
+    is_tied,
     observe,
     prepare,
     read_out,
@@ -123,6 +124,7 @@ def scan(
     """
     u = check_tokens("scan", system, u)
     policy = DEFAULT if precision is None else precision
+    tied = isinstance(system, System) and is_tied(system)
     system, u = policy.cast(system, u)
     length, every = u.shape[0], isinstance(return_states, bool | np.bool_) and bool(return_states)
     some = not isinstance(return_states, bool | np.bool_)
@@ -146,7 +148,8 @@ def scan(
         system, u = flip_time(system), u[::-1]
         segment = None if segment is None else segment[::-1]
         steps = None if steps is None else length - 1 - steps
-    y, h_last, states = _run(system, u, h0, segment, steps, engine, every, policy)
+    tied = tied and engine.takes_tied
+    y, h_last, states = _run(system, u, h0, segment, steps, engine, every, policy, tied)
     if reverse:
         y = y[::-1]
         states = states[::-1] if every and states is not None else states
@@ -164,7 +167,7 @@ def _run_kernel(
     return attention.run(system, u, cache, method=engine.name)
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7))
+@partial(jax.jit, static_argnums=(5, 6, 7, 8))
 def _run(
     system: System,
     u: Array,
@@ -174,8 +177,10 @@ def _run(
     engine: Engine,
     every: bool,
     policy: Precision,
+    tied: bool,
 ) -> tuple[Array, Array, Array | None]:
-    problem = prepare(system, u, emit_states=every or reads_states(system), policy=policy)
+    every_state = every or reads_states(system)
+    problem = prepare(system, u, emit_states=every_state, policy=policy, tied=tied)
     before = h0 if segment is None else Entering.of(h0, segment)
     problem, before = vary_alike((problem, before))
     if not engine.has_forward_mode:
@@ -193,6 +198,7 @@ def _by(
     engine: Engine, problem: Recurrence, before: Array | Entering, steps: Array | None
 ) -> tuple[Array, ...]:
     """What an engine gives for a recurrence, from one state or one for every segment."""
+    problem = problem if engine.takes_tied else problem.untie()
     if isinstance(before, Entering):
         return engine.run_segments(problem, before, steps)
     if steps is None:

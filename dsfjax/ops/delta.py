@@ -20,15 +20,16 @@ def low_rank(
     w: Array,
     z: Array,
     *,
+    scale: Array | None = None,
     b: Array,
     gate: Array | None = None,
     c: Array,
     v: Array,
     reset: Array | None,
 ) -> Assembled:
-    """A = diag(e^log_a) − w zᵀ, B = b with a gate on v, C = c; w, z, b and c may have groups."""
+    """A = diag(e^log_a) − s w zᵀ, B = b with a gate on v, C = c; w, z, b and c may have groups."""
     system = System(
-        DiagonalPlusLowRank(log_a, w[..., None], z[..., None]),
+        DiagonalPlusLowRank(log_a, w, z, scale=scale),
         OuterInput(b, gate),
         InnerOutput(c),
         reset=reset,
@@ -66,10 +67,13 @@ def erase_and_write(
     if log_a.ndim == 2:
         log_a = log_a[..., None]
     if log_a.shape[-1] == 1:  # the decay commutes with k̃ kᵀ, so k keeps its groups
-        w, z = times(to_heads(written, heads), beta * jnp.exp(log_a)), k
+        scale, z = beta * jnp.exp(log_a), k
     else:
-        w, z = times(to_heads(written, heads), beta), times(to_heads(k, heads), jnp.exp(log_a))
-    return low_rank(log_a, w, z, b=written, gate=beta, c=q, v=v, reset=reset)
+        scale, z = beta, times(to_heads(k, heads), jnp.exp(log_a))
+    # W is the very array that is written.
+    return low_rank(
+        log_a, written, z, scale=scale, b=written, gate=beta, c=q, v=v, reset=reset
+    )
 
 
 def _delta_rule(

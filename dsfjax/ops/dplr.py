@@ -31,9 +31,10 @@ def _comba(
     p = k if p is None else p
     q, k, p = unit(q, k, p) if use_qk_l2norm_in_kernel else (q, k, p)
     beta = jnp.ones(v.shape[:2], wide(v).dtype) if beta is None else wide(beta)
-    w = times(to_heads(k, v.shape[1]), beta[..., None])
-    log_a, gate, c = wide(g)[..., None], beta[..., None], scaled(q, scale)
-    return low_rank(log_a, w, p, b=k, gate=gate, c=c, v=v, reset=reset)
+    gate, c = beta[..., None], scaled(q, scale)
+    return low_rank(
+        wide(g)[..., None], k, p, scale=gate, b=k, gate=gate, c=c, v=v, reset=reset
+    )
 
 
 @op(_comba, "fla.ops.comba")
@@ -273,9 +274,7 @@ def _gated_oja_rule(
     strong = jnp.ones((length, heads, 1), dtype) if beta is None else wide(beta)[..., None]
     log_a = jnp.zeros((1, heads, 1), dtype) if gv is None else wide(gv)
     system = System(
-        DiagonalPlusLowRank(
-            log_a, times(v, strong)[..., None], times(v, jnp.exp(log_a))[..., None]
-        ),
+        DiagonalPlusLowRank(log_a, v, times(v, jnp.exp(log_a)), scale=strong),
         OuterInput(v, strong),
         InnerOutput(scaled(q, scale), over="p"),
         reset=reset,

@@ -196,11 +196,8 @@ def _path_attn(
     reset: Array | None = None,
 ) -> Assembled:
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    moves = DiagonalPlusLowRank(
-        jnp.zeros((1, w.shape[1], 1), wide(w).dtype),
-        times(w, wide(beta)[..., None])[..., None],
-        w[..., None],
-    )
+    still = jnp.zeros((1, w.shape[1], 1), wide(w).dtype)
+    moves = DiagonalPlusLowRank(still, w, w, scale=wide(beta)[..., None])
     decay = None if g is None else factor * wide(g)
     return _kernel(times(q, factor), k, v, reset, transition=moves, log_decay=decay)
 

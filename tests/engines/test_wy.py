@@ -1,11 +1,16 @@
 """The WY form: its inverse by itself, and chunks whose blocks of it have more than two steps."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
 
+from dsfjax import DiagonalPlusLowRank, InnerOutput, OuterInput, System, scan
 from dsfjax.engines.chunks.wy import unit_lower_inverse
+from dsfjax.engines.recurrence import is_tied
 from tests import systems_zoo as zoo
 from tests.engine_runs import compiled_scan
 from tests.reference_loop import error
@@ -45,3 +50,90 @@ def test_chunks_of_a_delta_rule_give_the_values_of_the_loop(length: int) -> None
     )
     for found, expected in zip(by_chunk, by_step, strict=True):
         assert error(found, expected) < 1e-12
+
+
+# Delta rules, whose W is what they write. The layout of keys lets the engine see it.
+def decays(kind: str, g: zoo.Draw) -> dict[str, Array]:
+    """One decay per head, or one of either sign per state."""
+    if kind == "per head":
+        return {"log_a": g.log_decay(g.length, zoo.H, 1)}
+    sign = jnp.where(g.uniform(0, 1, g.length, zoo.H, zoo.N) < 0.3, -1, 1)
+    return {"log_a": g.log_decay(g.length, zoo.H, zoo.N), "sign": sign}
+
+
+def signals(kind: str, length: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Keys that heads share, queries, β, values; and the decays."""
+    g = zoo.Draw("tied", length, 0)
+    arrays = {
+        "k": g.normal(length, 1, zoo.N) / 2,
+        "z": g.normal(length, zoo.H, zoo.N) / 2,
+        "q": g.normal(length, zoo.H, zoo.N),
+        "beta": g.uniform(0, 1, length, zoo.H, 1),
+        "u": g.normal(length, zoo.H * zoo.P),
+        "h0": g.normal(4, *zoo.SHAPE),
+    }
+    return arrays, decays(kind, g) | {"reset": jnp.arange(length) % 30 == 7}
+
+
+def assembled(arrays: dict[str, Array], rest: dict[str, Array], *, tied: bool) -> System:
+    k = arrays["k"]
+    w = k if tied else jnp.array(k, copy=True)
+    A = DiagonalPlusLowRank(rest["log_a"], w, arrays["z"], rest.get("sign"), arrays["beta"])
+    B, C = OuterInput(k, arrays["beta"]), InnerOutput(arrays["q"])
+    return System(A, B, C, reset=rest["reset"], state_shape=zoo.SHAPE)
+
+
+@pytest.mark.parametrize("kind", ["per head", "per state"])
+@pytest.mark.parametrize("length", [2, 70])
+def test_writes_along_w_have_values_and_gradients_of_those_with_a_b(kind: str, length: int) -> None:
+    """One state and one per segment, states at steps, both directions of time."""
+    arrays, rest = signals(kind, length)
+    steps = jnp.array([0, length - 1])
+
+    def run(arrays: dict[str, Array], tied: bool, method: str) -> list[Array]:
+        system, h0 = assembled(arrays, rest, tied=tied), arrays["h0"]
+        run = partial(scan, system, arrays["u"], method=method)
+        found = [run(h0[0]), run(h0, return_states=steps), run(h0[0], reverse=True)]
+        return jax.tree.leaves(found)
+
+    def both(tied: bool, method: str):
+        def loss(arrays):
+            outs = run(arrays, tied, method)
+            return sum(jnp.sin(x).sum() for x in outs), outs
+
+        return jax.jit(jax.grad(loss, has_aux=True))(arrays)
+
+    expected, found = both(False, "sequential"), both(True, "chunked")
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-11)
+
+
+def test_writes_along_w_are_seen_and_take_fewer_operations() -> None:
+    arrays, rest = signals("per head", 64)
+
+    def products(tied: bool) -> int:
+        def run(arrays):
+            return scan(assembled(arrays, rest, tied=tied), arrays["u"], method="chunked")[0]
+
+        text = str(jax.make_jaxpr(jax.grad(lambda arrays: run(arrays).sum()))(arrays))
+        return text.count("dot_general")
+
+    assert is_tied(assembled(arrays, rest, tied=True))
+    assert not is_tied(assembled(arrays, rest, tied=False))
+    assert products(True) < products(False)
+
+
+def test_w_and_b_keep_gradients_of_their_own_where_they_are_arguments() -> None:
+    """Beyond `jax.grad` they are two arrays, though they hold the same numbers."""
+    arrays, rest = signals("per head", 40)
+    system = assembled(arrays, rest, tied=True)
+
+    def gradients(method: str) -> System:
+        return jax.grad(lambda s: scan(s, arrays["u"], method=method)[0].sum(), allow_int=True)(
+            system
+        )
+
+    found, expected = gradients("chunked"), gradients("sequential")
+    for x, y in ((found.A.w, expected.A.w), (found.B.b, expected.B.b)):
+        assert jnp.abs(y).max() > 0.1
+        np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-11)

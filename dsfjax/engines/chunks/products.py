@@ -177,13 +177,20 @@ def ends(chunk: Chunk, heads: int) -> tuple[Array, Array, Array]:
 
 def finish(chunk: Chunk, found: ChunkMap) -> ChunkMap:
     """The map without the padded steps, and with its states in their own coordinates."""
-    out, reader, decay, added = found
+    out, reader, decay, added, feedback = found
     if chunk.sign is not None:
-        # P and Q end in the state after the chunk, whose sign is that of all decays in it. Y and R
-        # end in outputs: c has brought them back already. The state before has the sign +1.
-        decay, added = (chunk.sign[-1, :, 0][:, :, None] * x for x in (decay, added))
+        # α, Q and B end in the state after the chunk, whose sign is that of all decays in it. The
+        # others end in outputs, which c has brought back already, or begin with the state before,
+        # whose sign is +1.
+        last = chunk.sign[-1, :, 0]
+        decay, added = (x if x is None else last[:, :, None] * x for x in (decay, added))
+        if feedback is not None:
+            feedback = feedback._replace(writer=last[:, None] * feedback.writer)
     rows = chunk.steps * chunk.c.shape[2]
-    return ChunkMap(out[:, :rows], reader[:, :rows], decay, added)
+    if feedback is not None:
+        feedback = feedback._replace(weights=feedback.weights[:, :rows])
+    out = None if out is None else out[:, :rows]
+    return ChunkMap(out, reader[:, :rows], decay, added, feedback)
 
 
 def decayed_products(

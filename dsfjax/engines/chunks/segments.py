@@ -116,7 +116,7 @@ def states_in_segments(
     @jax.checkpoint
     def again(now: tuple[list[Array], Array, Array]) -> Array:
         varying, live, h = now
-        part = dataclasses.replace(assemble(varying), live=live)
+        part = dataclasses.replace(assemble(varying).untie(), live=live)
         return Sequential().run(part, h)[1]
 
     chunks = [x[within] for x in varying], live, jnp.take(starts, which, axis=0, mode="clip")

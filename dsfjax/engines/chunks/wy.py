@@ -16,10 +16,17 @@ which for all steps together is a unit lower triangular system,
    T_{ts} = Z_t^\top (α_{t-1←s} ⊙ W_s), \quad E_{ts} = Z_t^\top (α_{t-1←s} ⊙ b_s), \quad
    \tilde Z_t = Z_t ⊙ α_{t-1←0} .
 
-Its solution is affine in h, so a chunk still is an affine map (`maps`), now with a dense P. With
+Its solution is affine in h, and −r is the feedback of the chunk (`affine`): with
 :math:`F_{ts} = c_t^\top (α_{t←s} ⊙ W_s)` and :math:`\bar W_s = α_{c←s} ⊙ W_s`, the outputs lose F r
 and the state loses :math:`\bar W^\top r`. The product of c reflections as one I − W̄ᵀ(…)⁻¹ Z̃ is
 the WY (or UT) form that gives the algorithm its name.
+
+A delta rule corrects what it writes by what is there already: W = b S, with numbers S, so
+
+.. math:: h_t = a_t ⊙ h_{t-1} + b_t u_t^\top, \quad u_t = x_t - S_t r_t, \quad
+   (I + S E) \, u = X - S \tilde Z h ,
+
+and products with b are all there are. A recurrence says so by being ``tied``.
 
 The inverse grows with (c k)³, so chunks are shorter than without a low-rank part.
 
@@ -31,14 +38,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dsfjax.core.transitions import DiagonalPlusLowRank, Transition, to_heads
-from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap
+from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap, Feedback
 from dsfjax.engines.chunks.decay import lower_blocks
 from dsfjax.engines.chunks.products import (
     Chunk,
@@ -48,25 +56,10 @@ from dsfjax.engines.chunks.products import (
     ends,
     finish,
     padded,
+    scaled,
 )
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence
-
-
-class _Reads(NamedTuple):
-    """The products of the derivation, for a chunk of c steps and factors of rank k.
-
-    Attributes:
-        read_b: c with b, (H, c·R, c·r).
-        read_w: F, c with W, (H, c·R, c·k).
-        seen_b: E, Z with b, (H, c·k, c·r).
-        inverse: (I + T)⁻¹, (H, c·k, c·k).
-    """
-
-    read_b: Array
-    read_w: Array
-    seen_b: Array
-    inverse: Array
 
 
 @dataclass(frozen=True)
@@ -86,27 +79,31 @@ class WYForm(AffineChunks):
         # Where time meets time a weight may be 0, and 0 · ∞ is NaN at steps that ∞ does not reach.
         problem = finite(problem)
         precision = problem.precision
-        chunk, w, z = _factored(problem, heads)
+        chunk, w, z, scale = _factored(problem, heads)
         matmul = partial(jnp.matmul, precision=precision)
         whole, n = chunk.decays.whole, chunk.b.shape[-1]
         reader, writer, decay = ends(chunk, heads)
-        reads = _reads(chunk, w, z, heads, precision)
-        # r_t reads the state before the update, which has decayed up to t − 1. What W_s writes
-        # decays from s + 1 on, as what b_s writes does.
-        before, to_end = jnp.exp(whole.before[:, 0]), jnp.exp(whole.after[:, 0])
-        z_start = (by_head(z, heads) * before[:, :, None]).reshape(heads, -1, n)
-        w_end = (by_head(w, heads) * to_end[:, :, None]).reshape(heads, -1, n)
-        # r as a map of h and as a number, side by side: its columns are Z̃ and E X.
-        right = jnp.concatenate([z_start, matmul(reads.seen_b, chunk.x)], axis=-1)
-        r = matmul(reads.inverse, right)
-        # What outputs and state lose, F r and W̄ᵀ r: n columns that multiply h, then the numbers.
-        unread = matmul(reads.read_w, r)
-        lost = jnp.einsum("hsn,hsm->hnm", w_end, r, precision=precision)
-        out = matmul(reads.read_b, chunk.x) - unread[..., n:]
-        added = jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision) - lost[..., n:]
-        # P = diag(α) − W̄ᵀ (I + T)⁻¹ Z̃
-        decay = decay * jnp.eye(n, dtype=decay.dtype)[None] - lost[..., :n]
-        return finish(chunk, ChunkMap(out, reader - unread[..., :n], decay, added))
+        # r_t reads the state before the update, which has decayed up to t − 1.
+        z_start = scaled(by_head(z, heads), jnp.exp(whole.before[:, 0])[:, :, None])
+        z_start = z_start.reshape(heads, -1, n)
+        read_b, read_w, seen_b, T = _reads(chunk, w, z, heads, precision)
+        # Side by side the feedback as a map of h and as a number: both by one product.
+        if w is None:
+            z_start = z_start if scale is None else scale * z_start
+            T = seen_b if scale is None else scale * seen_b
+            out = added = None
+            right = chunk.x
+            weights = read_b
+        else:
+            # What W_s writes decays from s + 1 on, as what b_s writes does.
+            to_end = jnp.exp(whole.after[:, 0])[:, :, None]
+            added = jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision)
+            writer = scaled(by_head(w, heads), to_end).reshape(heads, -1, n)
+            out, weights = matmul(read_b, chunk.x), read_w
+            right = -matmul(seen_b, chunk.x)
+        solved = matmul(unit_lower_inverse(T, precision), jnp.concatenate([z_start, right], -1))
+        feedback = Feedback(solved[..., n:], solved[..., :n], writer, weights)
+        return finish(chunk, ChunkMap(out, reader, decay, added, feedback))
 
 
 WY = WYForm()
@@ -118,28 +115,51 @@ def chunk_length(A: Transition) -> int:
     return max(8, 32 // max(1, A.low_rank))
 
 
-def _factored(problem: Recurrence, heads: int) -> tuple[Chunk, Array, Array]:
-    """The chunk of the diagonal part, and W and Z (c, H, k, n) in its coordinates."""
+def _factored(
+    problem: Recurrence, heads: int
+) -> tuple[Chunk, Array | None, Array, Array | None]:
+    """The chunk of the diagonal part, and W and Z (c, H, k, n) in its coordinates.
+
+    Where W = b S, W is None, and S, (H, c, 1), is given apart.
+    """
     A, steps = problem.A, problem.length
     assert isinstance(A, DiagonalPlusLowRank)
     negative = None if A.sign is None else A.sign < 0
-    chunk = chunk_of(problem, heads, A.log_a, negative)
+    chunk = chunk_of(problem.untie(), heads, A.log_a, negative)
+
     # Each column of W and Z is written and read like a vector b or c: (c, H, k, n) as those.
-    w, z = (
-        padded(to_heads(v, heads, -3).astype(problem.x.dtype).swapaxes(-1, -2), steps)
-        for v in (A.w, A.z)
-    )
+    def columns(v: Array) -> Array:
+        v = to_heads(v, heads, -3).astype(problem.x.dtype)
+        return padded(v.swapaxes(-1, -2), steps)
+
+    w, z = A.factors()
+    z = columns(z)
     if problem.reset is not None:  # a reset step reads the zero state
         z = jnp.where(padded(problem.reset, steps)[:, None, None, None], 0, z)
     if negative is not None and chunk.sign is not None:
         # Z reads the state before the update, whose sign is that of the step before.
-        before = jnp.where(padded(negative, steps)[:, :, None], -chunk.sign, chunk.sign)
-        w, z = w * chunk.sign, z * before
-    return chunk, w, z
+        z = z * jnp.where(padded(negative, steps)[:, :, None], -chunk.sign, chunk.sign)
+    scale = None if A.scale is None else padded(A.scale.astype(problem.x.dtype), steps)
+    if problem.tied:
+        return chunk, None, z, None if scale is None else scale.swapaxes(0, 1)
+    w = columns(w)
+    w = w if scale is None else w * scale[..., None]
+    return chunk, w if chunk.sign is None else w * chunk.sign, z, None
 
 
-def _reads(chunk: Chunk, w: Array, z: Array, heads: int, precision: str) -> _Reads:
+def _reads(
+    chunk: Chunk, w: Array | None, z: Array, heads: int, precision: str
+) -> tuple[Array, Array | None, Array, Array | None]:
+    """The products of the derivation, of a chunk of c steps with factors of rank k.
+
+    Returns:
+        c with b (H, c·R, c·r); c with W, F (H, c·R, c·k); Z with b, E (H, c·k, c·r); Z with W,
+        T (H, c·k, c·k). Those with W are None where it is.
+    """
     products = partial(decayed_products, chunk.decays, heads=heads, precision=precision)
+    # c reads after the update and Z before it: T and E have no diagonal.
+    if w is None:
+        return products(chunk.c, chunk.b), None, products(z, chunk.b, exclusive=True), None
     b, c = (to_heads(v.swapaxes(1, 2), heads).swapaxes(1, 2) for v in (chunk.b, chunk.c))
     # b and W are written by the same step: one product of each reader with both.
     writers = jnp.concatenate([b, w], axis=2)
@@ -150,10 +170,11 @@ def _reads(chunk: Chunk, w: Array, z: Array, heads: int, precision: str) -> _Rea
         of_b, of_w = both[..., :rank], both[..., rank:]
         return of_b.reshape(heads, -1, steps * rank), of_w.reshape(heads, -1, of_w[0, 0].size)
 
-    # c reads after the update and Z before it: T and E have no diagonal.
-    read_b, read_w = split(products(c, writers))
-    seen_b, T = split(products(z, writers, exclusive=True))
-    return _Reads(read_b, read_w, seen_b, unit_lower_inverse(T, precision))
+    return *split(products(c, writers)), *split(products(z, writers, exclusive=True))
+
+
+DIRECT = 16
+"""Rows up to which an inverse is made of products of whole matrices."""
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -164,15 +185,14 @@ def unit_lower_inverse(T: Array, precision: str) -> Array:
        \begin{pmatrix} A & 0 \\ L & D \end{pmatrix}^{-1} =
        \begin{pmatrix} A^{-1} & 0 \\ -D^{-1} L A^{-1} & D^{-1} \end{pmatrix}
 
-    Matrix products only: a triangular solver runs such small matrices one after another.
+    Matrix products only: a triangular solver runs such small matrices one after another. So does a
+    batch of products of 4 × 4: up to `DIRECT` rows the blocks of one size stay where they are in a
+    matrix J of the whole size, with zeros around them, and the formula for all of them at once is
+    J − J L J.
     """
     size = T.shape[-1]
-    if size <= 4:
-        # T⁴ = 0, so the series I − T + T² − T³ is the whole inverse. It has the terms that blocks
-        # of halves have; for longer ones it would add powers that are larger than their sum.
-        first = jnp.broadcast_to(jnp.eye(size, dtype=T.dtype), T.shape) - T
-        square = jnp.matmul(T, T, precision=precision)
-        return first + jnp.matmul(first, square, precision=precision)
+    if size <= DIRECT:
+        return _directly(T, precision)
     half = 1 << ((size - 1).bit_length() - 1)
     if size != 2 * half:  # the identity below and to the right changes nothing above it
         T = jnp.pad(T, [(0, 0)] * (T.ndim - 2) + [(0, 2 * half - size)] * 2)
@@ -183,6 +203,27 @@ def unit_lower_inverse(T: Array, precision: str) -> Array:
     low = jnp.matmul(second, T[..., half:, :half], precision=precision)
     low = -jnp.matmul(low, first, precision=precision)
     return lower_blocks(first, low, second, 0.0)[..., :size, :size]
+
+
+def _directly(T: Array, precision: str) -> Array:
+    """The inverse of I + T, by products of matrices of its size."""
+    size, matmul = T.shape[-1], partial(jnp.matmul, precision=precision)
+    t, s = np.ogrid[:size, :size]
+
+    def only(where: np.ndarray) -> Array:
+        return jnp.where(jnp.broadcast_to(where, T.shape), T, 0)
+
+    # T⁴ = 0 within blocks of 4, so the series I − T + T² − T³ is the whole inverse. It has the
+    # terms that blocks of halves have; for longer ones it would add powers that are larger than
+    # their sum.
+    steps = 4
+    first = only(t // steps == s // steps)
+    inverse = jnp.broadcast_to(jnp.eye(size, dtype=T.dtype), T.shape) - first
+    inverse = inverse + matmul(inverse, matmul(first, first))
+    while steps < size:
+        low = only((t // steps != s // steps) & (t // (2 * steps) == s // (2 * steps)))
+        inverse, steps = inverse - matmul(matmul(inverse, low), inverse), 2 * steps
+    return inverse
 
 
 @unit_lower_inverse.defjvp
