@@ -71,9 +71,7 @@ def erase_and_write(
     else:
         scale, z = beta, times(to_heads(k, heads), jnp.exp(log_a))
     # W is the very array that is written.
-    return low_rank(
-        log_a, written, z, scale=scale, b=written, gate=beta, c=q, v=v, reset=reset
-    )
+    return low_rank(log_a, written, z, scale=scale, b=written, gate=beta, c=q, v=v, reset=reset)
 
 
 def _delta_rule(

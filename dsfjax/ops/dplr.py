@@ -32,9 +32,7 @@ def _comba(
     q, k, p = unit(q, k, p) if use_qk_l2norm_in_kernel else (q, k, p)
     beta = jnp.ones(v.shape[:2], wide(v).dtype) if beta is None else wide(beta)
     gate, c = beta[..., None], scaled(q, scale)
-    return low_rank(
-        wide(g)[..., None], k, p, scale=gate, b=k, gate=gate, c=c, v=v, reset=reset
-    )
+    return low_rank(wide(g)[..., None], k, p, scale=gate, b=k, gate=gate, c=c, v=v, reset=reset)
 
 
 @op(_comba, "fla.ops.comba")

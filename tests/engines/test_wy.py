@@ -1,6 +1,7 @@
 """The WY form: its inverse by itself, and chunks whose blocks of it have more than two steps."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,8 +84,15 @@ def assembled(arrays: dict[str, Array], rest: dict[str, Array], *, tied: bool) -
     return System(A, B, C, reset=rest["reset"], state_shape=zoo.SHAPE)
 
 
-@pytest.mark.parametrize("kind", ["per head", "per state"])
-@pytest.mark.parametrize("length", [2, 70])
+@pytest.mark.parametrize(
+    ("kind", "length"),
+    [
+        ("per head", 2),
+        ("per state", 70),
+        pytest.param("per head", 70, marks=pytest.mark.slow),
+        pytest.param("per state", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_writes_along_w_have_values_and_gradients_of_those_with_a_b(kind: str, length: int) -> None:
     """One state and one per segment, states at steps, both directions of time."""
     arrays, rest = signals(kind, length)
@@ -128,10 +136,9 @@ def test_w_and_b_keep_gradients_of_their_own_where_they_are_arguments() -> None:
     arrays, rest = signals("per head", 40)
     system = assembled(arrays, rest, tied=True)
 
-    def gradients(method: str) -> System:
-        return jax.grad(lambda s: scan(s, arrays["u"], method=method)[0].sum(), allow_int=True)(
-            system
-        )
+    def gradients(method: str) -> Any:
+        loss = lambda s: scan(s, arrays["u"], method=method)[0].sum()  # noqa: E731
+        return jax.grad(loss, allow_int=True)(system)
 
     found, expected = gradients("chunked"), gradients("sequential")
     for x, y in ((found.A.w, expected.A.w), (found.B.b, expected.B.b)):

@@ -1,26 +1,26 @@
 r"""What the algorithms by matrix products share: chunks as affine maps of the state.
 
-Every chunk k is an affine map of the state before it,
+A chunk k writes rows u and is crossed by the state before it,
 
-.. math:: S_k = Y_k + R_k h_k, \qquad h_{k+1} = α_k ⊙ h_k + Q_k ,
+.. math:: S_k = M_k u_k + R_k h_k, \qquad h_{k+1} = α_k ⊙ h_k + B_k^\top u_k ,
 
-with S its outputs. The maps do not depend on the states, so those of all chunks of a segment are
-found together, as large matrix products; only α ⊙ h + Q, one step per chunk, is left to a loop.
-Where a chunk mixes its states, what it writes depends on the state (`Feedback`), by
+with S its outputs. The matrices do not depend on the states, so those of all chunks of a segment
+are found together, as large products; only the step from chunk to chunk is left to a loop. Where a
+chunk mixes its states, what it writes depends on the state,
 
-.. math:: u_k = U_k - V_k h_k
+.. math:: u_k = U_k - V_k h_k ,
 
-for a few rows u, of which S has M u more and the state Bᵀ u. As a matrix α − Bᵀ V the same map would
-take more operations to make than it saves where it is used.
+and elsewhere u = U. As one matrix α − Bᵀ V the map of the state would take more operations to make
+than it saves where it is used.
 
 Backwards, G_k, the cotangent of h_k, obeys the adjoint recurrence
 
 .. math:: ∂u_k = M_k^\top \, ∂S_k + B_k G_{k+1}, \qquad
    G_k = α_k ⊙ G_{k+1} + R_k^\top \, ∂S_k - V_k^\top \, ∂u_k ,
 
-and gives those of the maps, ∂Y = ∂S, ∂R = ∂S hᵀ, ∂Q = G, ∂α = G ⊙ h, and ∂U = ∂u, ∂V = −∂u hᵀ,
-∂M = ∂S uᵀ, ∂B = u Gᵀ. JAX takes these through the function that makes the maps. That function is
-thus all that an algorithm writes.
+and gives those of the map, ∂α = G ⊙ h, ∂R = ∂S hᵀ, ∂M = ∂S uᵀ, ∂B = u Gᵀ, ∂U = ∂u, ∂V = −∂u hᵀ.
+JAX takes these through the function that makes the maps. That function is thus all that an
+algorithm writes.
 """
 
 from __future__ import annotations
@@ -39,43 +39,34 @@ from dsfjax.core.pytree import Partition, map_time
 from dsfjax.core.system import System
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
 from dsfjax.engines.chunks.decay import INTERVALS
+from dsfjax.engines.chunks.loop import over_blocks
 from dsfjax.engines.engine import Cost
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence, split_time
-
-
-class Feedback(NamedTuple):
-    """What a chunk writes in dependence on the state before it, u = U − V h, one sequence.
-
-    Attributes:
-        values: From the zero state U, (H, m, p).
-        seen: How they see the state V, (H, m, n).
-        writer: How they get to the state after the chunk B, (H, m, n).
-        weights: How the outputs see them M, (H, c·R, m).
-    """
-
-    values: Array
-    seen: Array
-    writer: Array
-    weights: Array
 
 
 class ChunkMap(NamedTuple):
     """A chunk of c steps as an affine map of the state before it, one sequence, heads first.
 
     Attributes:
-        out: Outputs from the zero state Y, (H, c·R, p), or None for those of the feedback alone.
-        reader: How the outputs see the state R, (H, c·R, n).
         decay: How the state crosses the chunk α, (H, 1, 1) or (H, n, 1).
-        added: State after the chunk from the zero state Q, (H, n, p), or None as ``out``.
-        feedback: Of chunks that mix their states, or None.
+        reader: How the outputs see the state R, (H, c·R, n).
+        weights: How they see what is written M, (H, c·R, m).
+        values: What is written from the zero state U, (H, m, p).
+        writer: How it gets to the state after the chunk B, (H, m, n).
+        seen: How it depends on the state before V, (H, m, n); None if it does not.
+        out: Of the outputs what does not depend on the state, beyond M u, (H, c·R, p), or None.
+        added: Of the state after the chunk what does not, beyond Bᵀ u, (H, n, p), or None.
     """
 
-    out: Array | None
-    reader: Array
     decay: Array
-    added: Array | None
-    feedback: Feedback | None = None
+    reader: Array
+    weights: Array
+    values: Array
+    writer: Array
+    seen: Array | None = None
+    out: Array | None = None
+    added: Array | None = None
 
 
 class AffineChunks(ChunkAlgorithm):
@@ -90,26 +81,31 @@ class AffineChunks(ChunkAlgorithm):
         # A chunk is crossed by products, in which 0 · ∞ would be NaN: the guard has those values.
         maps, h0 = self._maps_of_chunks(problem, h0.shape[0], chunk), finite(h0)
         product, transposed = _products(problem.precision)
+        u, added, mixing = maps.values, maps.added, None
+        if maps.seen is None:
+            added = transposed(maps.writer, u)
+        else:
+            mixing = maps.seen, maps.writer, u
 
-        # The only loop over time, one or three small products per chunk. It gives the states before
+        # The only loop over time, no or two small products per chunk. It gives the states before
         # the chunks: they are what the outputs lack, and all that the backward pass keeps.
-        def forwards(h: Array, now: ChunkMap) -> tuple[Array, tuple[Array, Array | None]]:
-            after, u = now.decay * h, None
-            if now.added is not None:
-                after = after + now.added
-            if (back := now.feedback) is not None:
-                u = back.values - product(back.seen, h)
-                after = after + transposed(back.writer, u)
+        def forwards(h: Array, now: Any) -> tuple[Array, tuple[Array, Array | None]]:
+            (decay, added, mixing), u = now, None
+            after = decay * h if added is None else decay * h + added
+            if mixing is not None:
+                seen, writer, u = mixing
+                u = u - product(seen, h)
+                after = after + transposed(writer, u)
             return after, (h, u)
 
-        h_last, (starts, u) = jax.lax.scan(forwards, h0, maps)
-        out = product(maps.reader, starts)
-        if maps.feedback is not None:
-            out = out + product(maps.feedback.weights, u)
+        crossed, count = (maps.decay, added, mixing), problem.length // chunk
+        h, (starts, written) = over_blocks(forwards, count, h0[None], crossed, reverse=False)
+        u = u if written is None else written
+        out = product(maps.weights, u) + product(maps.reader, starts)
         out = out if maps.out is None else out + maps.out
         # (chunks, H, c·R, p) to (L, R, H, p)
         out = out.swapaxes(1, 2).reshape(problem.length, -1, out.shape[1], out.shape[3])
-        return out, h_last, starts
+        return out, h[0], starts
 
     def backward(
         self,
@@ -137,34 +133,41 @@ class AffineChunks(ChunkAlgorithm):
         read = transposed(maps.reader, d_out)
         # The states before the chunks were results themselves, if any were wanted.
         read = read if d_starts is None else read + d_starts
-        of_out = None if maps.feedback is None else transposed(maps.feedback.weights, d_out)
+        of_out = transposed(maps.weights, d_out)
+        mixing = None if maps.seen is None else (maps.seen, maps.writer, of_out)
 
         def backwards(G: Array, now: Any) -> tuple[Array, tuple[Array, Array | None]]:
-            maps, read, du = now
-            before = maps.decay * G + read
-            if (back := maps.feedback) is not None:
-                du = du + product(back.writer, G)
-                before = before - transposed(back.seen, du)
+            (decay, read, mixing), du = now, None
+            before = decay * G + read
+            if mixing is not None:
+                seen, writer, du = mixing
+                du = du + product(writer, G)
+                before = before - transposed(seen, du)
             return before, (G, du)
 
-        # What comes out per chunk is the cotangent of the state after it, which is that of Q.
-        dh, (d_after, du) = jax.lax.scan(backwards, dh, (maps, read, of_out), reverse=True)
+        # What comes out per chunk is the cotangent of the state after it.
+        crossed, count = (maps.decay, read, mixing), problem.length // chunk
+        G, (d_after, du) = over_blocks(backwards, count, dh[None], crossed, reverse=True)
+        u, d_seen = maps.values, None
+        if maps.seen is None:
+            du = of_out + product(maps.writer, d_after)
+        else:
+            u, d_seen = u - product(maps.seen, starts), -outer(du, starts)
         # α is one number along these axes, and its cotangent the sum over them.
         axes = tuple(i for i in (2, 3) if maps.decay.shape[i] == 1)
-        d_feedback = None
-        if (back := maps.feedback) is not None:
-            u = back.values - product(back.seen, starts)
-            d_feedback = Feedback(du, -outer(du, starts), outer(u, d_after), outer(d_out, u))
         (found,) = pull(
             ChunkMap(
-                None if maps.out is None else d_out,
-                outer(d_out, starts),
-                jnp.sum(d_after * starts, axis=axes, keepdims=True),
-                None if maps.added is None else d_after,
-                d_feedback,
+                decay=jnp.sum(d_after * starts, axis=axes, keepdims=True),
+                reader=outer(d_out, starts),
+                weights=outer(d_out, u),
+                values=du,
+                writer=outer(u, d_after),
+                seen=d_seen,
+                out=None if maps.out is None else d_out,
+                added=None if maps.added is None else d_after,
             )
         )
-        return found, dh
+        return found, G[0]
 
     def pad(self, problem: Recurrence, steps: int) -> Recurrence | None:
         """The recurrence with steps that change nothing; see `ChunkAlgorithm.pad`.
@@ -206,9 +209,7 @@ def cost_of_products(system: System, length: int, chunk: int, segment: int) -> C
     rank, chunk, segment = system.A.low_rank, min(chunk, length), min(segment, length)
     rows = chunk * rank  # of the triangular system of a low-rank part
     within = chunk**2 * (2 * n * (1 + rank) ** 2 + 2 * p)
-    of_rank = rank and (
-        4 * rows * chunk * p + rows**3 + 2 * rows**2 * (n + p) + 4 * rows * n * p
-    )
+    of_rank = rank and (4 * rows * chunk * p + rows**3 + 2 * rows**2 * (n + p) + 4 * rows * n * p)
     # One decay for all states: the exponents of a chunk are a product of their own (`between`),
     # which what is constant in time has once, and not once per chunk.
     decay = jax.eval_shape(lambda A: A.parts()[0], system.A)

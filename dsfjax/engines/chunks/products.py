@@ -5,10 +5,10 @@ starts from the state h reads
 
 .. math:: S_t = \sum_{s \le t} c_t^\top (α_{t←s} ⊙ b_s) \, x_s^\top + c_t^\top (α_{t←0} ⊙ h) .
 
-As a map of h (`maps`), with the rows of X, B and C the vectors of the steps,
+As a map of h (`affine`), with the rows of X, B and C the vectors of the steps,
 
-.. math:: Y = (C B^\top ⊙ α) X, \quad R_t = c_t ⊙ α_{t←0}, \quad P = α_{c←0}, \quad
-   Q = \sum_s (α_{c←s} ⊙ b_s) x_s^\top .
+.. math:: M = C B^\top ⊙ α, \quad U = X, \quad R_t = c_t ⊙ α_{t←0}, \quad α = α_{c←0}, \quad
+   B_s = α_{c←s} ⊙ b_s .
 
 That is linear attention on a short sequence (GLA, SSD): c² n + c² p operations of matrix products
 within a chunk and c n p for its state, where step by step every state is touched c times. Where a
@@ -85,18 +85,18 @@ class MatrixProducts(AffineChunks):
         """All steps of a recurrence as one affine map."""
         # Where time meets time a weight may be 0, and 0 · ∞ is NaN at steps that ∞ does not reach.
         problem = finite(problem)
-        A, precision = problem.A, problem.precision
+        A = problem.A
         assert isinstance(A, Elementwise)
         negative = A.negative()
         negative = None if negative is None else negative[..., 0]
         # The last axis is that of p, over which the decay does not vary (`against`).
         chunk = chunk_of(problem, heads, A.log_decay()[..., 0], negative)
         reader, writer, decay = ends(chunk, heads)
-        added = jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision)
-        weights = decayed_products(chunk.decays, chunk.c, chunk.b, heads=heads, precision=precision)
         # No causal mask: α is 0 above the diagonal.
-        out = jnp.matmul(weights, chunk.x, precision=precision)
-        return finish(chunk, ChunkMap(out, reader, decay, added))
+        weights = decayed_products(
+            chunk.decays, chunk.c, chunk.b, heads=heads, precision=problem.precision
+        )
+        return finish(chunk, ChunkMap(decay, reader, weights, chunk.x, writer))
 
     def kernel(self, problem: Recurrence, heads: int) -> Array:
         """Φ_{t,s} = c_tᵀ A_t ⋯ A_{s+1} b_s of all steps as one chunk, (H, L·R, L·r)."""
@@ -177,20 +177,23 @@ def ends(chunk: Chunk, heads: int) -> tuple[Array, Array, Array]:
 
 def finish(chunk: Chunk, found: ChunkMap) -> ChunkMap:
     """The map without the padded steps, and with its states in their own coordinates."""
-    out, reader, decay, added, feedback = found
-    if chunk.sign is not None:
-        # α, Q and B end in the state after the chunk, whose sign is that of all decays in it. The
-        # others end in outputs, which c has brought back already, or begin with the state before,
-        # whose sign is +1.
-        last = chunk.sign[-1, :, 0]
-        decay, added = (x if x is None else last[:, :, None] * x for x in (decay, added))
-        if feedback is not None:
-            feedback = feedback._replace(writer=last[:, None] * feedback.writer)
     rows = chunk.steps * chunk.c.shape[2]
-    if feedback is not None:
-        feedback = feedback._replace(weights=feedback.weights[:, :rows])
-    out = None if out is None else out[:, :rows]
-    return ChunkMap(out, reader[:, :rows], decay, added, feedback)
+    found = found._replace(
+        reader=found.reader[:, :rows],
+        weights=found.weights[:, :rows],
+        out=None if found.out is None else found.out[:, :rows],
+    )
+    if chunk.sign is None:
+        return found
+    # α, B and what is added end in the state after the chunk, whose sign is that of all decays in
+    # it. The others end in outputs, which c has brought back already, or begin with the state
+    # before, whose sign is +1.
+    last = chunk.sign[-1, :, 0]
+    return found._replace(
+        decay=last[:, :, None] * found.decay,
+        writer=last[:, None] * found.writer,
+        added=None if found.added is None else last[:, :, None] * found.added,
+    )
 
 
 def decayed_products(

@@ -19,7 +19,6 @@ further trace (of the gradient, of the next layer) find it in JAX's cache.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from jax import Array
 
 from dsfjax.core.pytree import Partition, map_time
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
+from dsfjax.engines.chunks.loop import over_blocks
 from dsfjax.engines.recurrence import Recurrence, split_time
 from dsfjax.engines.sequential import Sequential
 from dsfjax.engines.varying import zeros_as
@@ -208,7 +208,7 @@ def _forward(
         out, h, starts = _forward_of_segment(algorithm, where.chunk, assemble(xs), h)
         return h, (out, starts)
 
-    h, (out, starts) = _over_segments(run, where.count, h0, varying, reverse=False)
+    h, (out, starts) = over_blocks(run, where.count, h0, varying, reverse=False)
     # The states are a result only if wanted. Otherwise the backward pass would get a cotangent for
     # them, zeros of their size.
     return (out, h, starts if keep else None), (arrays, others, starts)
@@ -241,7 +241,7 @@ def _backward(
         added = [x for x, m in zip(found, moves, strict=True) if not m]
         return (dh, [x + y for x, y in zip(d_constant, added, strict=True)]), d_varying
 
-    (dh, d_constant), d_varying = _over_segments(
+    (dh, d_constant), d_varying = over_blocks(
         run, where.count, (dh, d_constant), (varying, starts, d_out, d_starts), reverse=True
     )
     of_varying, of_constant = iter(d_varying), iter(d_constant)
@@ -271,62 +271,6 @@ def _backward_of_segment(
     d_starts: Array | None,
 ) -> tuple[list[Array], Array]:
     return algorithm.backward(problem, starts, d_out, dh, d_starts, chunk)
-
-
-def _over_segments(
-    run: Callable[[Any, Any], tuple[Any, Any]], count: int, carry: Any, xs: Any, *, reverse: bool
-) -> tuple[Any, Any]:
-    """Run the segments one after the other, as `jax.lax.scan` would.
-
-    Segments are read and written in place, by their position: under `jax.vmap` the scan would first
-    copy every array to bring the axis of segments to the front.
-
-    Args:
-        run: ``(carry, xs of one segment) -> (carry, outputs)``.
-        count: Number of segments.
-        carry: What goes from segment to segment.
-        xs: Arrays whose first axis is time, or any multiple or fraction of it.
-        reverse: From the last to the first.
-
-    Returns:
-        The last carry, and the outputs with the segments joined along the first axis.
-    """
-    if count == 1:  # no loop to compile
-        return run(carry, xs)
-    # Inputs, outputs and states per chunk have different numbers of entries in a segment.
-    sizes = jax.tree.map(lambda x: x.shape[0] // count, xs)
-
-    def at(i: Array | int) -> Any:
-        return jax.tree.map(
-            lambda x, size: jax.lax.dynamic_slice_in_dim(
-                x, i * size, size, allow_negative_indices=False
-            ),
-            xs,
-            sizes,
-        )
-
-    # The loop writes its outputs in place, so they must be there before, of shapes known only to
-    # ``run``.
-    like = jax.tree.leaves(carry)[0]
-    shapes = jax.eval_shape(lambda carry: run(carry, at(0))[1], carry)
-    outs = jax.tree.map(
-        lambda x: zeros_as(like, (count * x.shape[0], *x.shape[1:]), x.dtype), shapes
-    )
-
-    def body(i: Array | int, state: tuple[Any, Any]) -> tuple[Any, Any]:
-        carry, outs = state
-        i = count - 1 - i if reverse else i
-        carry, out = run(carry, at(i))
-        outs = jax.tree.map(
-            lambda whole, x: jax.lax.dynamic_update_slice_in_dim(
-                whole, x, i * x.shape[0], 0, allow_negative_indices=False
-            ),
-            outs,
-            out,
-        )
-        return carry, outs
-
-    return jax.lax.fori_loop(0, count, body, (carry, outs))
 
 
 def _varies(problem: Recurrence) -> list[bool]:

@@ -16,7 +16,7 @@ which for all steps together is a unit lower triangular system,
    T_{ts} = Z_t^\top (α_{t-1←s} ⊙ W_s), \quad E_{ts} = Z_t^\top (α_{t-1←s} ⊙ b_s), \quad
    \tilde Z_t = Z_t ⊙ α_{t-1←0} .
 
-Its solution is affine in h, and −r is the feedback of the chunk (`affine`): with
+Its solution is affine in h, and −r is what the chunk writes (`affine`): with
 :math:`F_{ts} = c_t^\top (α_{t←s} ⊙ W_s)` and :math:`\bar W_s = α_{c←s} ⊙ W_s`, the outputs lose F r
 and the state loses :math:`\bar W^\top r`. The product of c reflections as one I − W̄ᵀ(…)⁻¹ Z̃ is
 the WY (or UT) form that gives the algorithm its name.
@@ -36,6 +36,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -46,7 +47,7 @@ import numpy as np
 from jax import Array
 
 from dsfjax.core.transitions import DiagonalPlusLowRank, Transition, to_heads
-from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap, Feedback
+from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap
 from dsfjax.engines.chunks.decay import lower_blocks
 from dsfjax.engines.chunks.products import (
     Chunk,
@@ -81,29 +82,34 @@ class WYForm(AffineChunks):
         precision = problem.precision
         chunk, w, z, scale = _factored(problem, heads)
         matmul = partial(jnp.matmul, precision=precision)
-        whole, n = chunk.decays.whole, chunk.b.shape[-1]
+        products = partial(decayed_products, chunk.decays, heads=heads, precision=precision)
+        n, whole = chunk.b.shape[-1], chunk.decays.whole
         reader, writer, decay = ends(chunk, heads)
         # r_t reads the state before the update, which has decayed up to t − 1.
         z_start = scaled(by_head(z, heads), jnp.exp(whole.before[:, 0])[:, :, None])
         z_start = z_start.reshape(heads, -1, n)
-        read_b, read_w, seen_b, T = _reads(chunk, w, z, heads, precision)
-        # Side by side the feedback as a map of h and as a number: both by one product.
-        if w is None:
-            z_start = z_start if scale is None else scale * z_start
-            T = seen_b if scale is None else scale * seen_b
-            out = added = None
-            right = chunk.x
-            weights = read_b
-        else:
-            # What W_s writes decays from s + 1 on, as what b_s writes does.
-            to_end = jnp.exp(whole.after[:, 0])[:, :, None]
-            added = jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision)
-            writer = scaled(by_head(w, heads), to_end).reshape(heads, -1, n)
-            out, weights = matmul(read_b, chunk.x), read_w
-            right = -matmul(seen_b, chunk.x)
-        solved = matmul(unit_lower_inverse(T, precision), jnp.concatenate([z_start, right], -1))
-        feedback = Feedback(solved[..., n:], solved[..., :n], writer, weights)
-        return finish(chunk, ChunkMap(out, reader, decay, added, feedback))
+        if w is None:  # (I + S E) u = X − S Z̃ h
+            weights, E = products(chunk.c, chunk.b), products(z, chunk.b, exclusive=True)
+            if scale is not None:
+                z_start, E = scale * z_start, scale * E
+            inverse = unit_lower_inverse(E, precision)
+            values, seen = matmul(inverse, chunk.x), matmul(inverse, z_start)
+            return finish(chunk, ChunkMap(decay, reader, weights, values, writer, seen))
+        # What W_s writes decays from s + 1 on, as what b_s writes does.
+        w_end = scaled(by_head(w, heads), jnp.exp(whole.after[:, 0])[:, :, None])
+        read_b, read_w, seen_b, T = _products_with_both(chunk, w, z, heads, products)
+        inverse = unit_lower_inverse(T, precision)
+        found = ChunkMap(
+            decay,
+            reader,
+            read_w,
+            -matmul(inverse, matmul(seen_b, chunk.x)),
+            w_end.reshape(heads, -1, n),
+            matmul(inverse, z_start),
+            out=matmul(read_b, chunk.x),
+            added=jnp.einsum("hsn,hsp->hnp", writer, chunk.x, precision=precision),
+        )
+        return finish(chunk, found)
 
 
 WY = WYForm()
@@ -115,9 +121,7 @@ def chunk_length(A: Transition) -> int:
     return max(8, 32 // max(1, A.low_rank))
 
 
-def _factored(
-    problem: Recurrence, heads: int
-) -> tuple[Chunk, Array | None, Array, Array | None]:
+def _factored(problem: Recurrence, heads: int) -> tuple[Chunk, Array | None, Array, Array | None]:
     """The chunk of the diagonal part, and W and Z (c, H, k, n) in its coordinates.
 
     Where W = b S, W is None, and S, (H, c, 1), is given apart.
@@ -147,19 +151,15 @@ def _factored(
     return chunk, w if chunk.sign is None else w * chunk.sign, z, None
 
 
-def _reads(
-    chunk: Chunk, w: Array | None, z: Array, heads: int, precision: str
-) -> tuple[Array, Array | None, Array, Array | None]:
-    """The products of the derivation, of a chunk of c steps with factors of rank k.
+def _products_with_both(
+    chunk: Chunk, w: Array, z: Array, heads: int, products: Callable[..., Array]
+) -> tuple[Array, Array, Array, Array]:
+    """The products of the derivation where b and W differ, of c steps with factors of rank k.
 
     Returns:
         c with b (H, c·R, c·r); c with W, F (H, c·R, c·k); Z with b, E (H, c·k, c·r); Z with W,
-        T (H, c·k, c·k). Those with W are None where it is.
+        T (H, c·k, c·k).
     """
-    products = partial(decayed_products, chunk.decays, heads=heads, precision=precision)
-    # c reads after the update and Z before it: T and E have no diagonal.
-    if w is None:
-        return products(chunk.c, chunk.b), None, products(z, chunk.b, exclusive=True), None
     b, c = (to_heads(v.swapaxes(1, 2), heads).swapaxes(1, 2) for v in (chunk.b, chunk.c))
     # b and W are written by the same step: one product of each reader with both.
     writers = jnp.concatenate([b, w], axis=2)
@@ -170,6 +170,7 @@ def _reads(
         of_b, of_w = both[..., :rank], both[..., rank:]
         return of_b.reshape(heads, -1, steps * rank), of_w.reshape(heads, -1, of_w[0, 0].size)
 
+    # c reads after the update and Z before it: T and E have no diagonal.
     return *split(products(c, writers)), *split(products(z, writers, exclusive=True))
 
 

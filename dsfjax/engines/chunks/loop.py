@@ -1,0 +1,67 @@
+"""The loop over what follows one another: segments, and the chunks of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+
+from dsfjax.engines.varying import zeros_as
+
+
+def over_blocks(
+    run: Callable[[Any, Any], tuple[Any, Any]], count: int, carry: Any, xs: Any, *, reverse: bool
+) -> tuple[Any, Any]:
+    """Run the blocks of a first axis one after the other, as `jax.lax.scan` would.
+
+    Blocks are read and written in place, by their position: under `jax.vmap` the scan would first
+    copy every array to bring the axis that it runs over to the front.
+
+    Args:
+        run: ``(carry, xs of one block) -> (carry, outputs)``.
+        count: Number of blocks.
+        carry: What goes from block to block.
+        xs: Arrays whose first axis is a multiple of ``count``; each is cut into blocks of its own
+            size, which may be 1.
+        reverse: From the last to the first.
+
+    Returns:
+        The last carry, and the outputs with the blocks joined along the first axis.
+    """
+    if count == 1:  # no loop to compile
+        return run(carry, xs)
+    sizes = jax.tree.map(lambda x: x.shape[0] // count, xs)
+
+    def at(i: Array | int) -> Any:
+        return jax.tree.map(
+            lambda x, size: jax.lax.dynamic_slice_in_dim(
+                x, i * size, size, allow_negative_indices=False
+            ),
+            xs,
+            sizes,
+        )
+
+    # The loop writes its outputs in place, so they must be there before, of shapes known only to
+    # ``run``.
+    like = jax.tree.leaves(carry)[0]
+    shapes = jax.eval_shape(lambda carry: run(carry, at(0))[1], carry)
+    outs = jax.tree.map(
+        lambda x: zeros_as(like, (count * x.shape[0], *x.shape[1:]), x.dtype), shapes
+    )
+
+    def body(i: Array | int, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, outs = state
+        i = count - 1 - i if reverse else i
+        carry, out = run(carry, at(i))
+        outs = jax.tree.map(
+            lambda whole, x: jax.lax.dynamic_update_slice_in_dim(
+                whole, x, i * x.shape[0], 0, allow_negative_indices=False
+            ),
+            outs,
+            out,
+        )
+        return carry, outs
+
+    return jax.lax.fori_loop(0, count, body, (carry, outs))
