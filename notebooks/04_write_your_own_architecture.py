@@ -72,7 +72,7 @@ def delta_rule(*, d_model, d_state=16):
         k, beta = s.k[:, None], s.beta[:, None]  # (L, heads, n) and (L, heads, 1)
         k = k / jnp.sqrt(jnp.sum(k**2, axis=-1, keepdims=True) + 1e-6)
         return dsfjax.System(
-            dsfjax.DiagonalPlusLowRank(jnp.zeros((1, 1, 1)), (beta * k)[..., None], k[..., None]),
+            dsfjax.DiagonalPlusLowRank(jnp.zeros((1, 1, 1)), k, k, scale=beta),
             dsfjax.OuterInput(k, scale=beta),
             dsfjax.InnerOutput(s.q[:, None]),
             reset=reset,

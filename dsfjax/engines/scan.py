@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -135,10 +136,11 @@ def scan(
             )
         engine, _ = resolve(system, length, method)
         cache = _cache("scan", system, u, h0)
-        if not reverse:
-            return _run_kernel(system, u, cache, engine)
-        y, cache = _run_kernel(flip_time(system), u[::-1], cache, engine)
-        return y[::-1], cache
+        with _mesh_of_context():
+            if not reverse:
+                return _run_kernel(system, u, cache, engine)
+            y, cache = _run_kernel(flip_time(system), u[::-1], cache, engine)
+            return y[::-1], cache
     steps = _steps(return_states, length) if some else None
     per_segment = h0 is not None and not isinstance(h0, KVCache) and jnp.ndim(h0) == 4
     h0 = initial_state("scan", system, u, h0, per_segment=per_segment)
@@ -149,11 +151,22 @@ def scan(
         segment = None if segment is None else segment[::-1]
         steps = None if steps is None else length - 1 - steps
     tied = tied and engine.takes_tied
-    y, h_last, states = _run(system, u, h0, segment, steps, engine, every, policy, tied)
+    with _mesh_of_context():
+        y, h_last, states = _run(system, u, h0, segment, steps, engine, every, policy, tied)
     if reverse:
         y = y[::-1]
         states = states[::-1] if every and states is not None else states
     return (y, h_last) if states is None else (y, h_last, states)
+
+
+def _mesh_of_context() -> AbstractContextManager[Any]:
+    """The mesh of the context, set once more: it changes what JAX finds in its cache, no more.
+
+    For a gradient JAX traces what is under `jax.jit` a second time, and there the mesh is set. So
+    the second trace finds the first only if it was set for that as well: with a gradient a fifth of
+    the time of tracing.
+    """
+    return jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh())
 
 
 # Compiled as a whole also where the caller compiles nothing: op by op, a first call takes ten times

@@ -10,6 +10,7 @@ import pytest
 from jax import Array
 
 from dsfjax import DiagonalPlusLowRank, InnerOutput, OuterInput, System, scan
+from dsfjax.engines.chunks.affine import AffineChunks
 from dsfjax.engines.chunks.wy import unit_lower_inverse
 from dsfjax.engines.recurrence import is_tied
 from tests import systems_zoo as zoo
@@ -144,3 +145,18 @@ def test_w_and_b_keep_gradients_of_their_own_where_they_are_arguments() -> None:
     for x, y in ((found.A.w, expected.A.w), (found.B.b, expected.B.b)):
         assert jnp.abs(y).max() > 0.1
         np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-11)
+
+
+def test_a_gradient_traces_the_chunks_of_the_forward_pass_once(monkeypatch) -> None:
+    """JAX finds the trace for the values when it comes to that for the gradient."""
+    arrays, rest = signals("per head", 91)  # a length of its own: nothing of it is in a cache
+    traced, forward = [], AffineChunks.forward
+    monkeypatch.setattr(
+        AffineChunks, "forward", lambda *args: traced.append(args[0]) or forward(*args)
+    )
+
+    def loss(arrays: dict[str, Array]) -> Array:
+        return scan(assembled(arrays, rest, tied=True), arrays["u"], method="chunked")[0].sum()
+
+    jax.jit(jax.grad(loss)).trace(arrays)
+    assert len(traced) == 1
