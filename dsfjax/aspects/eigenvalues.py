@@ -78,9 +78,11 @@ def summarise(found: _Distribution) -> Eigenvalues:
 
 def draw_moduli(mixer: str, layers: Layers, color: str) -> Any:
     """Shares of |λ|, with a line at 1: left of it the state fades, right of it it grows."""
+    # Areas lie upon one another: those of many layers together should not hide the lines.
+    alpha = 0.36 / max(2, len(layers))
 
     def draw(ax: Any, layer: Eigenvalues, style: dict[str, Any]) -> None:
-        ax.stairs(layer.moduli, MODULUS_BINS, fill=True, color=color, alpha=0.18)
+        ax.stairs(layer.moduli, MODULUS_BINS, fill=True, color=color, alpha=alpha)
         ax.stairs(layer.moduli, MODULUS_BINS, **style)
 
     def frame(ax: Any) -> None:
