@@ -39,7 +39,7 @@ from dsfjax.core.pytree import Partition, map_time
 from dsfjax.core.system import System
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
 from dsfjax.engines.chunks.decay import INTERVALS
-from dsfjax.engines.chunks.loop import over_blocks
+from dsfjax.engines.chunks.in_place import over_blocks
 from dsfjax.engines.engine import Cost
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence, split_time

@@ -29,7 +29,7 @@ from jax import Array
 
 from dsfjax.core.pytree import Partition, map_time
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
-from dsfjax.engines.chunks.loop import over_blocks
+from dsfjax.engines.chunks.in_place import over_blocks
 from dsfjax.engines.recurrence import Recurrence, split_time
 from dsfjax.engines.sequential import Sequential
 from dsfjax.engines.varying import zeros_as
