@@ -88,8 +88,8 @@ def assembled(arrays: dict[str, Array], rest: dict[str, Array], *, tied: bool) -
 @pytest.mark.parametrize(
     ("kind", "length"),
     [
-        ("per head", 2),
         ("per state", 70),
+        pytest.param("per head", 2, marks=pytest.mark.slow),
         pytest.param("per head", 70, marks=pytest.mark.slow),
         pytest.param("per state", 2, marks=pytest.mark.slow),
     ],
