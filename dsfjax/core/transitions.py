@@ -212,7 +212,7 @@ class Transition(abc.ABC):
 
 @pytree
 class DiagonalPlusLowRank(Transition):
-    r"""A_t = diag(a_t) − W_t S_t Z_tᵀ on the n axis, |a_t| = exp(log_a_t) (delta rule, RWKV-7).
+    """A_t = diag(a_t) − W_t S_t Z_tᵀ on the n axis, |a_t| = exp(log_a_t) (delta rule, RWKV-7).
 
     Attributes:
         log_a: (T, H, n) or (T, H, 1).
@@ -277,10 +277,10 @@ class DiagonalPlusLowRank(Transition):
 
     def parts(self) -> tuple[Array, Array]:
         """The decays (T, H, n or 1, 1), and −W S Zᵀ of every step and head, (T, H, n, n)."""
-        a = signed_exp(self.log_a, self.sign)[..., None]
-        w, z = (to_heads(x, a.shape[1], -3) for x in self.factors())
+        a = signed_exp(self.log_a, self.sign).astype(self.dtype)[..., None]
+        w, z = (to_heads(x, a.shape[1], -3).astype(self.dtype) for x in self.factors())
         if self.scale is not None:
-            w = w.astype(self.dtype) * self.scale[:, :, None].astype(self.dtype)
+            w = w * self.scale[:, :, None].astype(self.dtype)
         return a, -jnp.einsum("...nr,...mr->...nm", w, z, precision="highest")
 
     def matrix(self) -> Array:
@@ -304,8 +304,9 @@ class DiagonalPlusLowRank(Transition):
 
     def rescale(self, log_r: Array) -> DiagonalPlusLowRank:
         """The transition exp(log_r_t) A_t."""
-        scale = jnp.exp(log_r)[:, :, None].astype(jnp.finfo(self.dtype).dtype)
-        scale = scale if self.scale is None else self.scale * scale
+        wide = jnp.finfo(self.dtype).dtype if self.scale is None else state_dtype(self.scale.dtype)
+        scale = jnp.exp(log_r)[:, :, None].astype(wide)
+        scale = scale if self.scale is None else self.scale.astype(wide) * scale
         log_a = self.log_a + log_r[:, :, None].astype(self.log_a.dtype)
         return DiagonalPlusLowRank(log_a, self.w, self.z, self.sign, scale)
 

@@ -40,7 +40,6 @@ class Chunked(Engine):
 
     name: ClassVar[str] = "chunked"
     keeps_states: ClassVar[bool] = True
-    takes_tied: ClassVar[bool] = True
     algorithm: ChunkAlgorithm | None = None
     chunk: int | None = None
     segment: int | None = None
@@ -56,6 +55,11 @@ class Chunked(Engine):
         if self.algorithm is not None:
             return f"{name} by {self.algorithm.name} ({self.algorithm.against(A)})"
         return f"{name} (it has no algorithm for chunks; checkpointed keeps as little)"
+
+    @property
+    def takes_tied(self) -> bool:
+        """Whether its algorithm takes a recurrence that is ``tied``."""
+        return self.algorithm is not None and self.algorithm.takes_tied
 
     def run(self, recurrence: Recurrence, h0: Array) -> tuple[Array, Array]:
         """Run the recurrence; see `dsfjax.Engine.run`."""

@@ -48,7 +48,6 @@ class Engine(abc.ABC):
             step feeds and nothing else. Around all other engines `scan` puts a guard.
         has_forward_mode: Whether `jax.jvp` goes through `run`. If not, `scan` says what to do.
         keeps_states: Whether `states_at` does without holding every state.
-        takes_tied: Whether `run` takes a recurrence that is ``tied``; others get it with a b.
 
     Example:
         >>> import dataclasses, jax, dsfjax
@@ -75,7 +74,11 @@ class Engine(abc.ABC):
     is_stepwise: ClassVar[bool] = False
     has_forward_mode: ClassVar[bool] = False
     keeps_states: ClassVar[bool] = False
-    takes_tied: ClassVar[bool] = False
+
+    @property
+    def takes_tied(self) -> bool:
+        """Whether `run` takes a recurrence that is ``tied``; by default it gets one with a b."""
+        return False
 
     @abc.abstractmethod
     def run(self, recurrence: Recurrence, h0: Array) -> tuple[Array, Array]:

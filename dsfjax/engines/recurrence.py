@@ -168,8 +168,10 @@ def is_tied(system: System) -> bool:
     answer is no, which costs time and nothing else.
     """
     A, B = system.A, system.B
-    is_one = isinstance(A, DiagonalPlusLowRank) and isinstance(B, OuterInput) and A.w is B.b
-    return is_one and system.state_shape[1] > 1
+    if not isinstance(A, DiagonalPlusLowRank) or not isinstance(B, OuterInput):
+        return False
+    # Above rank 1 the axes of W are not those of b, whatever numbers the array holds.
+    return A.w is B.b and B.rank == 1 and system.state_shape[1] > 1
 
 
 def prepare(

@@ -83,6 +83,15 @@ def test_what_is_not_finite_in_a_kernel_stays_blank() -> None:
     assert np.asarray(shown.mask)[2, 1] and np.ma.compressed(shown).tolist() == [1.0] * 9
 
 
+def test_areas_of_many_layers_together_hide_no_line() -> None:
+    few = layers(0, "eigenvalues")
+    for count in (2, 12):
+        found = eigenvalues.draw_moduli("mixer", [few[0]] * count, "#0072b2")
+        opacity = [x.get_alpha() for x in found.axes[0].patches if x.get_fill()]
+        assert len(opacity) == count
+        assert 1 - np.prod(1 - np.asarray(opacity)) < 0.35  # of all areas upon one another
+
+
 def test_of_many_layers_the_first_and_the_last_are_named() -> None:
     def draw(ax, layer, style):
         ax.plot([0, 1], [0, layer], **style)

@@ -1,7 +1,8 @@
-"""The WY form: its inverse by itself, and chunks whose blocks of it have more than two steps."""
+"""The WY form: its inverse, chunks whose blocks have more than two steps, and delta rules."""
 
+import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ import pytest
 from jax import Array
 
 from dsfjax import DiagonalPlusLowRank, InnerOutput, OuterInput, System, scan
-from dsfjax.engines.chunks.affine import AffineChunks
-from dsfjax.engines.chunks.wy import unit_lower_inverse
-from dsfjax.engines.recurrence import is_tied
+from dsfjax.engines.chunked import Chunked
+from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap
+from dsfjax.engines.chunks.wy import WYForm, unit_lower_inverse
+from dsfjax.engines.recurrence import Recurrence, is_tied
 from tests import systems_zoo as zoo
 from tests.engine_runs import compiled_scan
 from tests.reference_loop import error
@@ -89,9 +91,9 @@ def assembled(arrays: dict[str, Array], rest: dict[str, Array], *, tied: bool) -
     ("kind", "length"),
     [
         ("per state", 70),
-        pytest.param("per head", 2, marks=pytest.mark.slow),
-        pytest.param("per head", 70, marks=pytest.mark.slow),
         pytest.param("per state", 2, marks=pytest.mark.slow),
+        pytest.param("per head", 70, marks=pytest.mark.slow),
+        pytest.param("per head", 2, marks=pytest.mark.slow),
     ],
 )
 def test_writes_along_w_have_values_and_gradients_of_those_with_a_b(kind: str, length: int) -> None:
@@ -145,6 +147,42 @@ def test_w_and_b_keep_gradients_of_their_own_where_they_are_arguments() -> None:
     for x, y in ((found.A.w, expected.A.w), (found.B.b, expected.B.b)):
         assert jnp.abs(y).max() > 0.1
         np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-11)
+
+
+def test_one_array_with_the_axes_of_w_and_others_as_b_is_none_of_both() -> None:
+    """At rank 2, of two groups and two states, it fits both fields and means something else."""
+    g = zoo.Draw("square", 9, 0)
+    w = 0.3 * g.normal(9, 2, 2, 2)
+    A = DiagonalPlusLowRank(-g.positive(9, 2, 2), w, 0.3 * g.normal(9, 2, 2, 2))
+    C = InnerOutput(g.normal(9, 2, 2))
+    system, u = System(A, OuterInput(w, rank=2), C, state_shape=(2, 2, 3)), g.normal(9, 12)
+    by_chunk, by_step = (scan(system, u, method=x)[0] for x in ("chunked", "sequential"))
+    np.testing.assert_allclose(by_chunk, by_step, rtol=1e-12, atol=1e-12)
+
+
+def test_an_algorithm_of_ones_own_gets_delta_rules_with_a_b() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Own(WYForm):
+        takes_tied: ClassVar[bool] = False
+
+        def chunk_map(self, problem: Recurrence, heads: int) -> ChunkMap:
+            assert problem.b is not None and not problem.tied
+            return super().chunk_map(problem, heads)
+
+    arrays, rest = signals("per head", 20)
+    system = assembled(arrays, rest, tied=True)
+    own = scan(system, arrays["u"], method=Chunked(Own()))[0]
+    np.testing.assert_allclose(own, scan(system, arrays["u"])[0], rtol=1e-12, atol=1e-12)
+
+
+def test_a_scale_in_bfloat16_is_rescaled() -> None:
+    arrays, rest = signals("per head", 5)
+    A = assembled(arrays, rest, tied=True).A
+    low = jax.tree.map(lambda x: x.astype("bfloat16"), A)
+    log_r = jnp.full((5, zoo.H), 0.5, "float32")
+    found = low.rescale(log_r).matrix()
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, np.exp(0.5) * A.matrix(), rtol=0.02, atol=0.02)
 
 
 def test_a_gradient_traces_the_chunks_of_the_forward_pass_once(monkeypatch) -> None:

@@ -24,9 +24,11 @@ class ChunkAlgorithm(abc.ABC):
 
     Attributes:
         name: What a chunk is made of.
+        takes_tied: Whether it takes a recurrence that is ``tied``; by default it gets one with a b.
     """
 
     name: ClassVar[str]
+    takes_tied: ClassVar[bool] = False
 
     @abc.abstractmethod
     def against(self, A: Transition, *, states: bool = False) -> str | None:

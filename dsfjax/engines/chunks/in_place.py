@@ -1,4 +1,4 @@
-"""The loop over what follows one another: segments, and the chunks of one."""
+"""The loop over the segments of a sequence, and over the chunks of a segment."""
 
 from __future__ import annotations
 

@@ -5,14 +5,16 @@ starts from the state h reads
 
 .. math:: S_t = \sum_{s \le t} c_t^\top (α_{t←s} ⊙ b_s) \, x_s^\top + c_t^\top (α_{t←0} ⊙ h) .
 
-As a map of h (`affine`), with the rows of X, B and C the vectors of the steps,
+With the rows of X and C the values and queries of the steps, `affine` has of it
 
-.. math:: M = C B^\top ⊙ α, \quad U = X, \quad R_t = c_t ⊙ α_{t←0}, \quad α = α_{c←0}, \quad
-   B_s = α_{c←s} ⊙ b_s .
+.. math:: U = X, \quad M_{ts} = c_t^\top (α_{t←s} ⊙ b_s), \quad R_t = c_t ⊙ α_{t←0}, \quad
+   B_s = α_{c←s} ⊙ b_s ,
+
+and α_{c←0} as the decay of the whole chunk.
 
 That is linear attention on a short sequence (GLA, SSD): c² n + c² p operations of matrix products
 within a chunk and c n p for its state, where step by step every state is touched c times. Where a
-decay differs between the n states, C Bᵀ ⊙ α is no longer one product: then it is put together from
+decay differs between the n states, M is no longer one product times α: then it is put together from
 blocks below the diagonal, in each of which α factors into a part of t and a part of s (`decay`).
 Where a, b and c are constant in time, all chunks have the same matrices (`convolution`).
 

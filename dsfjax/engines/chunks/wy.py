@@ -21,7 +21,8 @@ Its solution is affine in h, and −r is what the chunk writes (`affine`): with
 and the state loses :math:`\bar W^\top r`. The product of c reflections as one I − W̄ᵀ(…)⁻¹ Z̃ is
 the WY (or UT) form that gives the algorithm its name.
 
-A delta rule corrects what it writes by what is there already: W = b S, with numbers S, so
+W here is W S of the transition. A delta rule corrects what it writes by what is there already, and
+its W is b, so with the numbers S
 
 .. math:: h_t = a_t ⊙ h_{t-1} + b_t u_t^\top, \quad u_t = x_t - S_t r_t, \quad
    (I + S E) \, u = X - S \tilde Z h ,
@@ -68,6 +69,7 @@ class WYForm(AffineChunks):
     """The delta rule and its family as matrix products."""
 
     name: ClassVar[str] = "matrix products, WY form"
+    takes_tied: ClassVar[bool] = True
 
     def against(self, A: Transition, *, states: bool = False) -> str | None:
         """Why it does not run a transition; see `ChunkAlgorithm.against`."""
