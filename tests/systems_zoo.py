@@ -486,9 +486,9 @@ def kernel_variant(name: str, length: int, *, with_reset: bool = True) -> Kernel
     g = Draw(name, length, 1)
     log_a = g.log_decay(length, 4).at[length // 2, 1].set(-jnp.inf)
     slopes = -(2.0 ** -jnp.arange(1.0, 5.0))[None]
-    w = g.normal(length, 2, N, 1)
+    w = g.normal(length, 2, N)
     w = w / jnp.linalg.norm(w, axis=2, keepdims=True)
-    beta = g.positive(length, 2, 1, 1)
+    beta = g.positive(length, 2, 1)
     more: dict[str, Any] = {
         "window": {"window": 3, "soft_cap": 1.5},
         "streaming": {"window": 3, "keep_first": 2, "transition": Scalar(log_a)},
@@ -507,7 +507,7 @@ def kernel_variant(name: str, length: int, *, with_reset: bool = True) -> Kernel
             "keep_first": 2,
         },
         "path": {
-            "transition": DiagonalPlusLowRank(jnp.zeros((1, 2, 1)), beta * w, w),
+            "transition": DiagonalPlusLowRank(jnp.zeros((1, 2, 1)), w, w, scale=beta),
             "log_decay": log_a,
             "soft_cap": 3.0,
             "sink": g.normal(4),

@@ -315,16 +315,21 @@ class Diagonal(Elementwise):
         return Diagonal(self.log_decay() + log_r[:, :, None, None].astype(self.dtype), self.sign)
 
     def pad(self, n_now: int, n: int) -> Diagonal:
-        """A transition of n states per head; the new ones do not decay."""
-        sign = self.sign
-        if sign is not None and sign.shape[-2] > 1:
-            sign = pad_axis(sign, -2, n)
+        """A transition of n states per head.
+
+        The new ones do not decay; where all states share one decay, they share it too.
+        """
         if self.log_a.shape[-2] == 1:
-            return Diagonal(self.log_a, sign)
+            return self
+
+        def padded(x: Array) -> Array:
+            return pad_axis(jnp.broadcast_to(x, (*x.shape[:-2], n_now, x.shape[-1])), -2, n)
+
+        sign = None if self.sign is None else padded(self.sign)  # of 1 for the new ones
         # A rate of 0 is a log decay of 0 in every step: the new states keep what they hold.
         if isinstance(self.log_a, Factored):
-            return Diagonal(Factored(self.log_a.step, pad_axis(self.log_a.rate, -2, n)), sign)
-        return Diagonal(pad_axis(self.log_a, -2, n), sign)
+            return Diagonal(Factored(self.log_a.step, padded(self.log_a.rate)), sign)
+        return Diagonal(padded(self.log_a), sign)
 
     def product(self, length: int) -> Diagonal:
         """The sum of the log decays, as a transition of one step."""

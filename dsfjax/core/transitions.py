@@ -321,8 +321,8 @@ class DiagonalPlusLowRank(Transition):
         log_a = jnp.broadcast_to(self.log_a, (*self.log_a.shape[:-1], n_now))
         w, z = (pad_axis(x, 2, n) for x in (self.w, self.z))
         sign = self.sign
-        if sign is not None and sign.shape[-1] > 1:
-            sign = pad_axis(sign, -1, n)
+        if sign is not None:  # of 1 for the new ones, also where the others share one
+            sign = pad_axis(jnp.broadcast_to(sign, (*sign.shape[:-1], n_now)), -1, n)
         return DiagonalPlusLowRank(pad_axis(log_a, -1, n), w, z, sign, self.scale)
 
     def describe(self) -> str:

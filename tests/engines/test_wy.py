@@ -122,16 +122,17 @@ def test_writes_along_w_have_values_and_gradients_of_those_with_a_b(kind: str, l
 def test_writes_along_w_are_seen_and_take_fewer_operations() -> None:
     arrays, rest = signals("per head", 64)
 
-    def products(tied: bool) -> int:
+    def products(tied: bool, h0: Array) -> int:
         def run(arrays):
-            return scan(assembled(arrays, rest, tied=tied), arrays["u"], method="chunked")[0]
+            return scan(assembled(arrays, rest, tied=tied), arrays["u"], h0, method="chunked")[0]
 
         text = str(jax.make_jaxpr(jax.grad(lambda arrays: run(arrays).sum()))(arrays))
         return text.count("dot_general")
 
     assert is_tied(assembled(arrays, rest, tied=True))
     assert not is_tied(assembled(arrays, rest, tied=False))
-    assert products(True) < products(False)
+    for h0 in (arrays["h0"][0], arrays["h0"]):  # and with a state per segment
+        assert products(True, h0) < products(False, h0)
 
 
 def test_w_and_b_keep_gradients_of_their_own_where_they_are_arguments() -> None:
