@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.rows import inner, scaled_rows
 
 
 def l2norm(x: Array, eps: float = 1e-6) -> Array:
@@ -30,7 +31,7 @@ def l2norm(x: Array, eps: float = 1e-6) -> Array:
         [0.6000000238418579, 0.800000011920929]
     """
     wide = x.astype(state_dtype(x.dtype))
-    return (wide * jax.lax.rsqrt((wide * wide).sum(-1, keepdims=True) + eps)).astype(x.dtype)
+    return scaled_rows(wide, jax.lax.rsqrt(inner(wide, wide) + eps)).astype(x.dtype)
 
 
 def taylor_features(x: Array, order: int, *, symmetric: bool = True) -> Array:

@@ -18,6 +18,7 @@ from dsfjax.cost.jaxpr_rules import (
     CALLS,
     ELEMENTWISE,
     MOVES,
+    PRODUCTS,
     REDUCTIONS,
     RELABELLED,
     TRANSCENDENTAL,
@@ -33,7 +34,7 @@ DEAR = TRANSCENDENTAL | {"div", "rem"}
 # What a kernel of a sum or product can take with it.
 TAKEN = frozenset("add sub mul div neg max min square integer_pow add_any abs sqrt rsqrt".split())
 SUMS = frozenset({"reduce_sum", "reduce_max"})
-KERNELS = SUMS | {"dot_general"}
+KERNELS = SUMS | PRODUCTS
 # Constants that fill an array of fewer bytes do not matter.
 SMALL = 4096
 
@@ -261,7 +262,7 @@ class Graph:
             value = reader.makes[0]
             return value not in self._results and all(self._takes(x, node) for x in value.readers)
         matrix = node.name == "transpose" and len(node.params["permutation"]) == 2
-        if matrix and reader.name == "dot_general":
+        if matrix and reader.name in PRODUCTS:
             return True  # which reads it in either order of its axes
         if reader in self._kernel:
             return self._kernel[reader] is self._kernel.get(node)
@@ -287,7 +288,7 @@ class Graph:
         for reader in value.readers:
             if reader.name in RELABELLED:
                 yield from self._shapes_read(reader.makes[0])
-            elif reader.name == "dot_general":
+            elif reader.name in PRODUCTS:
                 yield from (
                     _shape_in_product(reader, i) for i, x in enumerate(reader.reads) if x is value
                 )

@@ -82,8 +82,9 @@ UPDATES = {
     "scatter-min": 2,
     "scatter-max": 2,
 }
-OPAQUE = _names(
-    "dot_general conv_general_dilated cumsum cumprod cummax cummin cumlogsumexp sort "
+PRODUCTS = _names("dot_general dsfjax_projected")
+OPAQUE = PRODUCTS | _names(
+    "conv_general_dilated cumsum cumprod cummax cummin cumlogsumexp sort "
     "triangular_solve lu lu_pivots_to_permutation threefry2x32"
 )
 
@@ -102,7 +103,7 @@ def flops(eqn: Any) -> int:
     out = eqn.outvars[0].aval
     first = eqn.invars[0].aval if eqn.invars else out
     is_complex = jnp.issubdtype(getattr(first, "dtype", jnp.float32), jnp.complexfloating)
-    if name == "dot_general":
+    if name in PRODUCTS:
         (contracted, _), _ = params["dimension_numbers"]
         depth = math.prod(first.shape[i] for i in contracted)
         return (8 if is_complex else 2) * size(out) * depth

@@ -35,7 +35,7 @@ import jax
 
 from dsfjax._util.versions import at_least
 from dsfjax.cost.buffers import BARRIER, FUSIBLE, Graph, Node, Value
-from dsfjax.cost.jaxpr_rules import UPDATES, loop_sizes
+from dsfjax.cost.jaxpr_rules import PRODUCTS, UPDATES, loop_sizes
 
 # What arrays of different sizes need together, over what is alive: the compiler's placement of
 # those of five architectures left gaps of 2 to 9 %.
@@ -192,7 +192,7 @@ def _peak(graph: Graph, carried: Set[Value], *, outermost: bool = False) -> int:
                     taken = next((x for x in dying if alive.get(x) == size), None)
                     if taken is not None:
                         alive.pop(taken)
-            extra = _transposed(node) if node.name == "dot_general" else 0
+            extra = _transposed(node) if node.name in PRODUCTS else 0
             peak = max(peak, sum(alive.values()) + sum(made.values()) + extra)
         for value in dying:
             alive.pop(value, None)

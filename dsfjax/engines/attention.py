@@ -17,8 +17,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from dsfjax._util.varying import vary_alike
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem, KVCache
+from dsfjax.core.rows import scaled_rows
 from dsfjax.core.transitions import to_heads
 from dsfjax.engines.guard import finite, guarded
 from dsfjax.engines.moving_keys import CHUNK, Moving, attend_moving, in_chunks, move, step_by_step
@@ -37,7 +39,6 @@ from dsfjax.engines.softmax import (
     one_by_one,
     scores_of,
 )
-from dsfjax.engines.varying import vary_alike
 
 BLOCK = 128
 """Keys per block."""
@@ -153,7 +154,7 @@ def _with_sink(system: KernelSystem, y: Array, log_eta: Array) -> tuple[Array, A
     # e^σ is one more term of η without a value: the means shrink by η / (η + e^σ). In logarithms,
     # as either may overflow.
     whole = jnp.logaddexp(log_eta, system.sink.astype(log_eta.dtype)[None])
-    return y * jnp.exp(log_eta - whole)[:, :, None], whole
+    return scaled_rows(y, jnp.exp(log_eta - whole)[:, :, None]), whole
 
 
 def attention_map(system: KernelSystem) -> Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from dsfjax._util.varying import zeros_as
 from dsfjax.core.dense import matrices, skip_matrix
 from dsfjax.core.kernel import KernelSystem
 from dsfjax.core.maps import InnerOutput, OuterInput
@@ -27,7 +28,6 @@ from dsfjax.engines.chunks.wy import WY, chunk_length
 from dsfjax.engines.engine import Cost, Engine
 from dsfjax.engines.guard import finite, guarded
 from dsfjax.engines.recurrence import Recurrence, by_steps, prepare
-from dsfjax.engines.varying import zeros_as
 
 
 def materialize(

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax._util.varying import zeros_as
 from dsfjax.core.transitions import Transition
 from dsfjax.engines.recurrence import by_steps
 from dsfjax.engines.softmax import (
@@ -39,7 +40,6 @@ from dsfjax.engines.softmax import (
     query_blocks,
     steps_first,
 )
-from dsfjax.engines.varying import zeros_as
 
 CHUNK = 64
 

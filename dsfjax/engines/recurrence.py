@@ -25,6 +25,7 @@ from dsfjax.core.maps import InnerOutput, InputMap, OuterInput, OutputMap
 from dsfjax.core.normalizers import Normalizer, SummedNormalizer
 from dsfjax.core.policy import DEFAULT, Precision
 from dsfjax.core.pytree import map_time, pytree, static, time_leaves
+from dsfjax.core.rows import projected, scaled_rows
 from dsfjax.core.skips import Skip, TokenSkip, ValueSkip
 from dsfjax.core.steps import steps
 from dsfjax.core.system import System
@@ -344,13 +345,13 @@ def gated(C: OutputMap, s: Array) -> Array:
 @gated.register
 def _(C: InnerOutput, s: Array) -> Array:
     gate = C.gates()
-    return s if gate is None else s * gate.astype(s.dtype)
+    return s if gate is None else scaled_rows(s, gate.astype(s.dtype))
 
 
 @singledispatch
 def normalize(eta: Normalizer, system: System, u: Array, s: Array, precision: str) -> Array:
     """Divide what was read, (L, R, H, p), by the normaliser."""
-    return s * jnp.exp(-eta.log().astype(s.dtype))[:, None, :, None]
+    return scaled_rows(s, jnp.exp(-eta.log().astype(s.dtype))[:, None, :, None])
 
 
 @normalize.register
@@ -372,7 +373,7 @@ def _quotient(s: Array, eta: Array) -> Array:
 def _quotient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Any:
     (s, eta), (ds, d_eta) = primals, tangents
     y = _quotient(s, eta)
-    return y, (ds - y * d_eta) / eta
+    return y, (ds - scaled_rows(y, d_eta)) / eta
 
 
 @singledispatch
@@ -389,7 +390,7 @@ def _(D: TokenSkip, system: System, u: Array, dtype: Any, precision: str) -> Arr
 @skip.register
 def _(D: ValueSkip, system: System, u: Array, dtype: Any, precision: str) -> Array:
     v = _values(system, u, precision)[:, 0].astype(dtype)
-    return (D.d.astype(dtype) * v).reshape(u.shape[0], -1)
+    return scaled_rows(v, D.d.astype(dtype)).reshape(u.shape[0], -1)
 
 
 def check_tokens(owner: str, system: Any, u: Array) -> Array:
@@ -411,7 +412,7 @@ def _scaled_values(system: System, u: Array, dtype: Any, precision: str) -> Arra
     """The values with their scale, (L, r, H, p)."""
     assert isinstance(system.B, OuterInput)
     x, scale = _values(system, u, precision).astype(dtype), system.B.scales()
-    return x if scale is None else x * scale.astype(dtype)
+    return x if scale is None else scaled_rows(x, scale.astype(dtype))
 
 
 def _values(system: System, u: Array, precision: str) -> Array:
@@ -428,13 +429,11 @@ def project(u: Array, W: Array, precision: str, sums: Any = jnp.float32) -> Arra
     """W u_t for every t; sums in at least ``sums``."""
     dtype = product_dtype(u.dtype, W.dtype)
     u, W = u.astype(dtype), W.astype(dtype)
-    return jnp.einsum(
-        "ld,ed->le", u, W, precision=precision, preferred_element_type=state_dtype(dtype, sums)
-    )
+    return projected(u, W, axis=1, precision=precision, sums=state_dtype(dtype, sums))
 
 
 def matvec(matrix: Array, x: Array, precision: str) -> Array:
     """M_t x_t for every t, from (T, o, i) and (L, i)."""
     if matrix.shape[0] == 1:
-        return jnp.einsum("li,oi->lo", x, matrix[0], precision=precision)
+        return projected(x, matrix[0], axis=1, precision=precision)
     return jnp.einsum("li,loi->lo", x, matrix, precision=precision)

@@ -14,6 +14,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float, Shaped
 
+from dsfjax._util.varying import vary_alike
 from dsfjax.core.composition import flip_time
 from dsfjax.core.dtypes import state_dtype, whole_numbers
 from dsfjax.core.kernel import KernelSystem, KVCache
@@ -35,7 +36,6 @@ from dsfjax.engines.recurrence import (
     reads_states,
 )
 from dsfjax.engines.sequential import Sequential, advance
-from dsfjax.engines.varying import vary_alike
 
 
 def scan(

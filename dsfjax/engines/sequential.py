@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax._util.varying import zeros_as
 from dsfjax.engines.engine import Engine
 from dsfjax.engines.entering import Entering
 from dsfjax.engines.recurrence import Recurrence, by_steps
-from dsfjax.engines.varying import zeros_as
 
 Body = Callable[[Array, Any], tuple[Array, Array]]
 

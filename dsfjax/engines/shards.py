@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Int, Shaped
 
+from dsfjax._util.varying import vary_alike, zeros_as
 from dsfjax.core.dtypes import state_dtype
 from dsfjax.core.kernel import KernelSystem, KVCache
 from dsfjax.core.policy import DEFAULT, Precision
@@ -24,7 +25,6 @@ from dsfjax.engines import attention
 from dsfjax.engines.recurrence import check_tokens
 from dsfjax.engines.scan import initial_state, scan
 from dsfjax.engines.summary import summarize
-from dsfjax.engines.varying import vary_alike, zeros_as
 
 T = TypeVar("T")
 

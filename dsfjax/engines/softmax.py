@@ -29,8 +29,8 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax._util.varying import zeros_as
 from dsfjax.engines.guard import AT_MOST
-from dsfjax.engines.varying import zeros_as
 
 NEVER = jnp.iinfo(jnp.int32).max
 """No slot: that of a padded query or key."""

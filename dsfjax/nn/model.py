@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from dsfjax.core import KernelSystem, Precision, System
 from dsfjax.core.resets import positions
+from dsfjax.core.rows import dot_general, projected
 from dsfjax.engines import WHOLE, Shards
 from dsfjax.nn.mixer import MixerState, Surrounding
 from dsfjax.nn.model_config import ModelConfig
@@ -66,6 +67,7 @@ class SequenceModel(nnx.Module):
                 bias_init=nnx.initializers.normal(1.0),
                 param_dtype=dtype,
                 precision=precision,
+                dot_general=dot_general,
                 rngs=rngs,
             )
         else:
@@ -140,7 +142,7 @@ class SequenceModel(nnx.Module):
             table = self.embed.embedding[...]  # type: ignore[attr-defined]  # of ids, not of channels
             precision = products(self.precision)
             sums = jnp.promote_types(features.dtype, jnp.float32)
-            logits = jnp.matmul(features, table.T, precision=precision, preferred_element_type=sums)
+            logits = projected(features, table, axis=1, precision=precision, sums=sums)
             return self._capped(logits)
         if self.config.head == "classifier":
             if features.ndim < 2:

@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float
 
+from dsfjax.core.rows import dot_general
 from dsfjax.engines import WHOLE, Shards
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -61,6 +62,7 @@ def linear(
         kernel_init=kernel_init,
         param_dtype=param_dtype(),
         precision=precision,
+        dot_general=dot_general,
         rngs=rngs,
     )
 

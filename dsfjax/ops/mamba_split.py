@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from dsfjax.core.rows import projected
 from dsfjax.ops.batch import wide
 from dsfjax.ops.conv import Activation, causal_conv1d_fn
 from dsfjax.ops.mamba_ssm import gated, mamba_chunk_scan_combined, ssd_system
@@ -155,6 +156,6 @@ def mamba_split_conv1d_scan_combined(
         y = y * rmsnorm_weight.reshape(1, 1, -1).astype(y.dtype)
         y = (gated(y, z) if norm_before_gate else y).astype(x.dtype)
     if outproj_weight is not None:
-        y = jnp.einsum("btd,ed->bte", y, outproj_weight.astype(y.dtype), precision="highest")
+        y = projected(y, outproj_weight.astype(y.dtype), axis=1, precision="highest")
         y = y if outproj_bias is None else y + outproj_bias.reshape(1, 1, -1).astype(y.dtype)
     return (y, last) if return_final_states else y

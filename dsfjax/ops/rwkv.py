@@ -19,6 +19,7 @@ from dsfjax.core import (
     ValueSkip,
     stabilized,
 )
+from dsfjax.core.rows import inner
 from dsfjax.core.transitions import to_heads
 from dsfjax.engines import scan
 from dsfjax.ops.batch import CuSeqlens, flat, run, scaled, wide
@@ -124,7 +125,7 @@ def _rwkv6(
 ) -> Assembled:
     heads = v.shape[1]
     r = scaled(r, scale)
-    bonus = (wide(r) * wide(u)[None].astype(wide(r).dtype) * wide(k)).sum(-1, keepdims=True)
+    bonus = inner(wide(r) * wide(u)[None].astype(wide(r).dtype), wide(k))
     system = System(
         Diagonal(wide(w)[..., None]),
         OuterInput(k),

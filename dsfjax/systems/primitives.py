@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from dsfjax._util.names import choose
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.rows import inner, scaled_rows
 from dsfjax.engines.recurrence import project
 
 Init = Literal["published", "authors"]
@@ -58,7 +59,7 @@ def rms_norm(
         [1.0, -2.0]
     """
     wide = x.astype(state_dtype(x.dtype))
-    y = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    y = scaled_rows(wide, jax.lax.rsqrt(inner(wide, wide) / x.shape[-1] + eps))
     if weight is not None:
         scale = weight.astype(y.dtype)
         y = y * jnp.broadcast_to(1 + scale if plus_one else scale, y.shape)

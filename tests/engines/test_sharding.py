@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 NAMES = ("scalar_summed", "diagonal_factored", "complex_per_state", "low_rank", "dense")
 DEVICES, BATCH = 4, 8
@@ -80,6 +80,31 @@ def main() -> None:
         compare(f"{name} from a zero state", from_zero, *stacked[:2])
 
         compare_over_time(name)
+    compare_weights()
+
+
+def compare_weights() -> None:
+    """The gradient of weights that all devices share, summed over the sequences of each."""
+    from dsfjax.core.rows import projected
+    from tests import systems_zoo as zoo
+
+    g = zoo.Draw("weights", BATCH, 0)
+    x, W, dy = g.normal(BATCH, 8, 3), g.normal(3, 5), g.normal(BATCH, 8, 5)
+    expected = dy @ W.T, jnp.einsum("bld,ble->de", x, dy)
+
+    def pulled(x: Any, W: Any, dy: Any) -> Any:
+        return jax.vjp(jax.vmap(projected, (0, None)), x, W)[1](dy)
+
+    for axis_type in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((DEVICES,), ("d",), axis_types=(axis_type,))
+        for cut in (PartitionSpec("d"), PartitionSpec(None, "d")):
+            specs = cut, PartitionSpec(), cut
+            local = jax.shard_map(pulled, mesh=mesh, in_specs=specs, out_specs=specs[:2])
+            spread = jax.device_put((x, W, dy), tuple(NamedSharding(mesh, p) for p in specs))
+            for run in (pulled, local):
+                found = jax.jit(run)(*spread)
+                if not all(map(np.allclose, found, expected)):
+                    print("weights", axis_type, cut, "differ")
 
 
 def compare_over_time(name: str) -> None:

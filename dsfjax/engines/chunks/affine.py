@@ -36,6 +36,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.pytree import Partition, map_time
+from dsfjax.core.rows import inner
 from dsfjax.core.system import System
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
 from dsfjax.engines.chunks.decay import INTERVALS
@@ -153,11 +154,9 @@ class AffineChunks(ChunkAlgorithm):
             du = of_out + product(maps.writer, d_after)
         else:
             u, d_seen = u - product(maps.seen, starts), -outer(du, starts)
-        # α is one number along these axes, and its cotangent the sum over them.
-        axes = tuple(i for i in (2, 3) if maps.decay.shape[i] == 1)
         (found,) = pull(
             ChunkMap(
-                decay=jnp.sum(d_after * starts, axis=axes, keepdims=True),
+                decay=_of_decay(d_after, starts, maps.decay.shape[2]),
                 reader=outer(d_out, starts),
                 weights=outer(d_out, u),
                 values=du,
@@ -195,6 +194,13 @@ class AffineChunks(ChunkAlgorithm):
         arrays, whole = split_time(problem, problem.length)
         cut = [x.reshape(-1, chunk, *x.shape[1:]) for x in arrays]
         return jax.vmap(lambda arrays: self.chunk_map(whole(arrays), heads))(cut)
+
+
+def _of_decay(d_after: Array, starts: Array, n: int) -> Array:
+    """The cotangent of α: one number for all channels p, and where n is 1 for all states."""
+    if n == 1:
+        d_after, starts = (x.reshape(*x.shape[:2], 1, -1) for x in (d_after, starts))
+    return inner(d_after, starts)
 
 
 def _products(precision: str) -> tuple[Callable[..., Array], Callable[..., Array]]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from dsfjax.engines.varying import zeros_as
+from dsfjax._util.varying import zeros_as
 
 
 def over_blocks(

@@ -32,6 +32,7 @@ import numpy as np
 from jax import Array
 
 from dsfjax.core.diagonal import Elementwise
+from dsfjax.core.rows import scaled_rows
 from dsfjax.core.transitions import Transition, to_heads
 from dsfjax.engines.chunks import convolution
 from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap
@@ -270,7 +271,7 @@ def _scaled_half(v: Array, log_decay: Array, half: int) -> Array:
 
 def scaled(v: Array, decay: Array) -> Array:
     """Vectors (…, n) times decays, as `for_states` takes them."""
-    return v * for_states(decay, v.shape[-1])
+    return scaled_rows(v, for_states(decay, v.shape[-1]))
 
 
 def for_states(decay: Array, n: int) -> Array:

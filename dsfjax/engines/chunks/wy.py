@@ -47,6 +47,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dsfjax.core.rows import scaled_rows
 from dsfjax.core.transitions import DiagonalPlusLowRank, Transition, to_heads
 from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap
 from dsfjax.engines.chunks.decay import lower_blocks
@@ -149,7 +150,7 @@ def _factored(problem: Recurrence, heads: int) -> tuple[Chunk, Array | None, Arr
     if problem.tied:
         return chunk, None, z, None if scale is None else scale.swapaxes(0, 1)
     w = columns(w)
-    w = w if scale is None else w * scale[..., None]
+    w = w if scale is None else scaled_rows(w, scale[..., None])
     return chunk, w if chunk.sign is None else w * chunk.sign, z, None
 
 

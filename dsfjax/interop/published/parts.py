@@ -15,6 +15,7 @@ from jax import Array
 from jaxtyping import Float
 
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.rows import projected
 from dsfjax.interop.published.naming import Definition, Kind, Layer, Stream, Weights, layer
 from dsfjax.interop.published.tensor_files import Config
 from dsfjax.systems.primitives import rms_norm as rms_norm
@@ -34,7 +35,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def linear(w: Weights, x: Array, out: int, *, bias: bool = False) -> Array:
     """The map x Wᵀ + b, with W (out, in) under ``weight`` and b under ``bias``."""
-    y = x @ w("weight", out, x.shape[-1]).T
+    y = projected(x, w("weight", out, x.shape[-1]), axis=1)
     return y + w("bias", out) if bias else y
 
 
@@ -98,8 +99,8 @@ def expert_mlps(
 def joined_mlp(x: Array, up: Array, down: Array, *, activation: str = "silu") -> Array:
     """W₂ (φ(a) ⊙ b) with the rows [a | b] of W₁ x."""
     width = up.shape[0] // 2
-    inner = x @ up.T
-    return (ACTIVATIONS[activation](inner[:, :width]) * inner[:, width:]) @ down.T
+    inner = projected(x, up, axis=1)
+    return projected(ACTIVATIONS[activation](inner[:, :width]) * inner[:, width:], down, axis=1)
 
 
 def joined_expert_mlps(
@@ -192,7 +193,7 @@ def layer_norm_head(
     """Layer norm and the map to logits, under ``norm.`` and ``weight``."""
     del run
     x = normed(w.within("norm"), stream["x"], eps, bias=bias)
-    return {"x": x, "logits": x @ w("weight", vocab, x.shape[-1]).T}
+    return {"x": x, "logits": projected(x, w("weight", vocab, x.shape[-1]), axis=1)}
 
 
 def rms_head(
@@ -209,7 +210,7 @@ def rms_head(
     """RMS norm and the map to logits, scaled and capped, under ``norm`` and ``weight``."""
     del run
     x = rms_norm(stream["x"], w("norm", stream["x"].shape[-1]), eps, plus_one=plus_one)
-    logits = x @ w("weight", vocab, x.shape[-1]).T
+    logits = projected(x, w("weight", vocab, x.shape[-1]), axis=1)
     return {"x": x, "logits": soft_cap(logits if scale == 1 else logits * scale, cap)}
 
 

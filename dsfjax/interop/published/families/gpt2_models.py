@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax.core.rows import projected
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import ACTIVATIONS, layer_norm_head, normed
 from dsfjax.interop.published.running import Run
@@ -27,7 +28,7 @@ def _embed(
 
 def _affine(w: Weights, x: Array, out: int) -> Array:
     """The map x W + b, with W (in, out)."""
-    return x @ w("weight", x.shape[-1], out) + w("bias", out)
+    return projected(x, w("weight", x.shape[-1], out)) + w("bias", out)
 
 
 def _layer(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax import ops
+from dsfjax.core.rows import projected
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
 from dsfjax.interop.published.parts import decoder, linear, rms_norm
 from dsfjax.interop.published.running import Run
@@ -60,7 +61,7 @@ def s6_mixer(
     y = run.op(
         ops.selective_scan_fn,
         u.T,
-        (low @ dt("weight", inner, rank).T).T,
+        projected(low, dt("weight", inner, rank), axis=1).T,
         -jnp.exp(w("A_log", inner, state).astype(jnp.promote_types(x.dtype, jnp.float32))),
         b.T[None],
         c.T[None],
