@@ -22,7 +22,7 @@ there, so that no array is copied to bring time to the front.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,13 +30,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax._util.varying import zeros_as
 from dsfjax.core.diagonal import Elementwise, repeated
+from dsfjax.core.rows import inner
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Transition, to_heads
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm, held
 from dsfjax.engines.engine import Cost, flops_of_step
 from dsfjax.engines.recurrence import Recurrence
-from dsfjax.engines.varying import zeros_as
 
 _FEW_STATES = 16
 
@@ -157,14 +158,20 @@ class SideBySide(ChunkAlgorithm):
         aG = _cotangents_between(inputs, d_outs, dh, d_starts, chunk)
 
         # The states inside the chunks were not kept: forwards once more, from the start of each.
-        def again(h: Array, t: Array) -> tuple[Array, tuple[Array, Any]]:
+        # The cotangents of c come with them.
+        def again(t: Array | int, carry: Any) -> Any:
+            h, before, d_c = carry
             now = inputs.at(t)
-            before, h = now.keep(h), now.advance(h)
-            if now.c is None:
-                return h, (before, None)
-            return h, (before, tuple(_sum_channels(_at(x, t, 1), h, precision) for x in d_outs))
+            before, h = _put(before, now.keep(h), t), now.advance(h)
+            if inputs.c is not None:
+                found = tuple(_sum_channels(_at(x, t, 1), h, precision) for x in d_outs)
+                d_c = jax.tree.map(partial(_add_step, t), d_c, found, inputs.c)
+            return h, before, d_c
 
-        _, (before, d_c) = jax.lax.scan(again, starts, jnp.arange(chunk))
+        count, *state = starts.shape
+        before = zeros_as(starts, (count, chunk, *state))
+        d_c = jax.tree.map(lambda c: zeros_as(starts, (count, *c.shape[1:])), inputs.c)
+        _, before, d_c = jax.lax.fori_loop(0, chunk, again, (starts, before, d_c))
 
         # The loop carries aG = a_{t+1} ⊙ G_{t+1}, the cotangent of h_t from what comes after step
         # t, and the cotangents of the inputs found so far.
@@ -185,12 +192,12 @@ class SideBySide(ChunkAlgorithm):
                 d_b = [_sum_channels(x, known, precision) for x in now.x]
                 for i, (b, x) in enumerate(zip(now.b, now.x, strict=True)):
                     for d, c in read:
-                        d_x[i] = d_x[i] + d * jnp.sum(b * c, axis=-1, keepdims=True)
-                        d_b[i] = d_b[i] + c * jnp.sum(d * x, axis=-1, keepdims=True)
+                        d_x[i] = d_x[i] + d * inner(b, c)
+                        d_b[i] = d_b[i] + c * inner(d, x)
                 d_x, d_b = tuple(d_x), tuple(d_b)
             aG = now.retreat(G)
             # ∂log a = G ⊙ a ⊙ h_{t-1}, and the step before needs aG = a ⊙ G in any case.
-            d_log, d_rate = aG * _at(before, t, 0), None
+            d_log, d_rate = aG * _at(before, t, 1), None
             if now.rate is not None:  # log a = step × rate
                 d_rate = d_log * now.log_a
                 d_log = d_log * now.rate
@@ -205,11 +212,7 @@ class SideBySide(ChunkAlgorithm):
         if inputs.rate is not None:
             total = total._replace(rate=zeros_as(aG, aG.shape))
         aG, total = jax.lax.fori_loop(0, chunk, body, (aG, total))
-        # The cotangents of c came with the states, from the run forwards, with the steps in front.
-        if inputs.c is not None and d_c is not None:
-            constant = inputs.c[0].shape[1] == 1
-            d_c = tuple(x.sum(axis=0)[:, None] if constant else x.swapaxes(0, 1) for x in d_c)
-            total = total._replace(c=d_c)
+        total = total._replace(c=d_c)
         # At its end the loop has the cotangents of the states before the chunks. The later ones
         # have gone to the chunks before them (`_cotangents_between`); the first is that of h0.
         dh = aG[0] if d_starts is None else aG[0] + d_starts[0]
@@ -285,14 +288,14 @@ def _cross_chunks(
 
 def _accumulate(total: _Inputs, now: _Inputs, inputs: _Inputs, t: Array | int) -> _Inputs:
     """Put the cotangents of a step in their places; sum those of what is constant in time."""
-
-    # By the shape of the input and not of the cotangent, which has one place per step in any case.
-    def put(total: Array, value: Array, of: Array) -> Array:
-        return total + value[:, None] if of.shape[1] == 1 else _put(total, value, t)
-
     rate = None if now.rate is None or total.rate is None else total.rate + now.rate
     bare = [v._replace(rate=None, negative=None, c=None, reset=None) for v in (total, now, inputs)]
-    return jax.tree.map(put, *bare)._replace(rate=rate)
+    return jax.tree.map(partial(_add_step, t), *bare)._replace(rate=rate)
+
+
+def _add_step(t: Array | int, total: Array, value: Array, of: Array) -> Array:
+    # By the shape of the input and not of the cotangent, which has one place per step in any case.
+    return total + value[:, None] if of.shape[1] == 1 else _put(total, value, t)
 
 
 def _inputs(problem: Recurrence, state_shape: tuple[int, ...], chunk: int) -> _Inputs:
@@ -401,16 +404,22 @@ def _sum_channels(x: Array, h: Array, precision: str) -> Array:
 
 def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Undo broadcasting of the last two axes: sum where ``shape`` has 1."""
-    # As additions or products: XLA's sums over short axes inside loops are slow on CPUs. The
-    # product with ones transposes x, which takes longer than to add up few states.
+    # As additions or products: XLA's sums over short axes inside loops are slow on CPUs, and a
+    # product is for few states.
     if shape[-2] != x.shape[-2]:
         if x.shape[-2] <= _FEW_STATES:
             x = reduce(add, (x[..., i : i + 1, :] for i in range(x.shape[-2])))
         else:
-            x = jnp.matmul(jnp.ones((1, x.shape[-2]), x.dtype), x, precision="highest")
+            x = _read(x, _ones_like(x[..., 0]), "highest")[..., None, :]
     if shape[-1] != x.shape[-1]:
         x = jnp.matmul(x, jnp.ones((x.shape[-1], 1), x.dtype), precision="highest")
     return x
+
+
+def _ones_like(x: Array) -> Array:
+    """Ones that `jax.vmap` takes for data: with constants, a product would reorder its operand."""
+    one = jnp.ones((), x.dtype)
+    return jnp.where(x == 0, one, one)
 
 
 def _column(reset: Array) -> Array:
