@@ -32,23 +32,23 @@ def over_blocks(
     """
     if count == 1:  # no loop to compile
         return run(carry, xs)
-    sizes = jax.tree.map(lambda x: x.shape[0] // count, xs)
+    whole, tree = jax.tree.flatten(xs)
+    compact = [_compact(x) for x in whole]
 
     def at(i: Array | int) -> Any:
-        return jax.tree.map(
-            lambda x, size: jax.lax.dynamic_slice_in_dim(
-                x, i * size, size, allow_negative_indices=False
-            ),
-            xs,
-            sizes,
-        )
+        blocks = []
+        for x, like in zip(compact, whole, strict=True):
+            size = x.shape[0] // count
+            block = jax.lax.dynamic_slice_in_dim(x, i * size, size, allow_negative_indices=False)
+            blocks.append(block.reshape(size, *like.shape[1:]))
+        return jax.tree.unflatten(tree, blocks)
 
     # The loop writes its outputs in place, so they must be there before, of shapes known only to
     # ``run``.
     like = jax.tree.leaves(carry)[0]
-    shapes = jax.eval_shape(lambda carry: run(carry, at(0))[1], carry)
+    of_block = jax.eval_shape(lambda carry: run(carry, at(0))[1], carry)
     outs = jax.tree.map(
-        lambda x: zeros_as(like, (count * x.shape[0], *x.shape[1:]), x.dtype), shapes
+        lambda x: _compact(zeros_as(like, (count * x.shape[0], *x.shape[1:]), x.dtype)), of_block
     )
 
     def body(i: Array | int, state: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -57,11 +57,17 @@ def over_blocks(
         carry, out = run(carry, at(i))
         outs = jax.tree.map(
             lambda whole, x: jax.lax.dynamic_update_slice_in_dim(
-                whole, x, i * x.shape[0], 0, allow_negative_indices=False
+                whole, _compact(x), i * x.shape[0], 0, allow_negative_indices=False
             ),
             outs,
             out,
         )
         return carry, outs
 
-    return jax.lax.fori_loop(0, count, body, (carry, outs))
+    carry, outs = jax.lax.fori_loop(0, count, body, (carry, outs))
+    return carry, jax.tree.map(lambda x, b: x.reshape(-1, *b.shape[1:]), outs, of_block)
+
+
+def _compact(x: Array) -> Array:
+    """Without axes of length 1: XLA copies what enters a loop if it has put these elsewhere."""
+    return x.reshape(x.shape[0], *(size for size in x.shape[1:] if size != 1))
