@@ -22,6 +22,7 @@ from dsfjax.analysis import (
     state_size,
 )
 from dsfjax.core import KernelSystem
+from dsfjax.core.rows import projected
 from tests.analysis.cases import slow_unless
 
 L, D, VOCAB = 64, 128, 64
@@ -239,3 +240,9 @@ def test_a_function_with_a_rule_for_batches_is_counted_as_what_it_calls() -> Non
 
     x = jax.ShapeDtypeStruct((4, 4), jnp.float32)
     assert count_operations(product, x) == count_operations(lambda x: x @ x, x)
+
+
+def test_linear_maps_are_counted_as_products() -> None:
+    x, W = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((3, 5, 7), (7, 2)))
+    found, plain = (count_operations(jax.vmap(f, (0, None)), x, W) for f in (projected, jnp.matmul))
+    assert found == plain and found.flops == 2 * 3 * 5 * 7 * 2 and not found.notes

@@ -1,4 +1,4 @@
-"""Chunks of a system that is constant in time: a convolution gives what the steps give."""
+"""Chunks of a system that is constant in time give what the steps give, mostly by convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from dsfjax.core import Diagonal, InnerOutput, OuterInput, System
 from dsfjax.cost import count_operations
 from dsfjax.engines import Chunked
 from dsfjax.engines.chunks.convolution import toeplitz
+from dsfjax.engines.chunks.elementwise import ELEMENTWISE
 from dsfjax.engines.chunks.products import MATRIX_PRODUCTS
 from dsfjax.engines.recurrence import Recurrence, prepare
 from tests.engine_runs import COMPILE_FAST
@@ -28,7 +29,9 @@ def test_entries_of_the_matrix_are_those_of_their_distance() -> None:
             np.testing.assert_array_equal(found[:, t, s], expected)
 
 
-@pytest.mark.parametrize(("kind", "segment"), [("complex", 2 * CHUNK), ("real", CHUNK)])
+@pytest.mark.parametrize(
+    ("kind", "segment"), [("complex", 2 * CHUNK), ("real", CHUNK), ("per channel", 2 * CHUNK)]
+)
 def test_values_and_gradients_are_those_of_the_steps(kind: str, segment: int) -> None:
     """In one segment of two chunks, and in a loop over two segments."""
     keys = jax.random.split(jax.random.key(0), 7)
@@ -38,7 +41,8 @@ def test_values_and_gradients_are_those_of_the_steps(kind: str, segment: int) ->
         return jax.lax.complex(x[..., 0], x[..., 1]) if kind == "complex" else x[..., 0]
 
     # Two groups of b, one of c; two terms that are written and read; a decay of 0.
-    decay = -jnp.abs(draw(0, 1, 4, 3, 1).real)
+    decay = -jnp.abs(draw(0, 1, 4, 3, 2 if kind == "per channel" else 1).real)
+    algorithm = ELEMENTWISE if kind == "per channel" else MATRIX_PRODUCTS
     log_a = decay.at[0, 1, 2, 0].set(-jnp.inf)
     if kind == "complex":
         log_a = jax.lax.complex(log_a, draw(1, 1, 4, 3, 1).imag)
@@ -52,7 +56,7 @@ def test_values_and_gradients_are_those_of_the_steps(kind: str, segment: int) ->
         return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.abs(h) ** 2), (y, h)
 
     def both(*arguments):
-        methods = ("sequential", Chunked(MATRIX_PRODUCTS, CHUNK, segment))
+        methods = ("sequential", Chunked(algorithm, CHUNK, segment))
         run = jax.value_and_grad(outcome, argnums=range(5), has_aux=True)
         return [run(*arguments, method) for method in methods]
 
