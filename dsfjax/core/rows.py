@@ -12,6 +12,7 @@ Two gradients that JAX takes by itself are slow there:
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -134,7 +135,7 @@ def _cotangent_of_weights(dy: Array, x: Array, W: Any, dimension_numbers: Any, *
         transpose = ad.primitive_transposes[dot_general_p]
         return transpose(dy, x, ad.UndefinedPrimal(W.aval), **how)[1]
     ((_, (axis,)), _) = dimension_numbers
-    x, dy = (v.reshape(-1, v.shape[-1]) for v in (x, dy))
+    x, dy = (v.reshape(math.prod(v.shape[:-1]), v.shape[-1]) for v in (x, dy))
     rows = (x, dy) if axis == 0 else (dy, x)
     return lax.dot_general(*rows, (((0,), (0,)), ((), ())), **how).astype(W.aval.dtype)
 

@@ -118,6 +118,11 @@ def test_sequences_and_steps_over_devices(axis_type: Any, spec: PartitionSpec) -
         both(lambda f, check_vma=check_vma: over(f, check_vma))
 
 
+def test_rows_and_weights_may_be_empty() -> None:
+    x, W, dy = arrays()
+    both(lambda f: jax.vjp(jax.vmap(f, (0, None)), x[..., :0], W[:0])[1](dy))
+
+
 def test_linear_maps_of_models_take_it() -> None:
     layer = linear(D, E, rngs=nnx.Rngs(0))
     jaxpr = jax.make_jaxpr(jax.vmap(layer))(arrays()[0])

@@ -65,7 +65,7 @@ def over_blocks(
         return carry, outs
 
     carry, outs = jax.lax.fori_loop(0, count, body, (carry, outs))
-    return carry, jax.tree.map(lambda x, b: x.reshape(-1, *b.shape[1:]), outs, of_block)
+    return carry, jax.tree.map(lambda x, b: x.reshape(len(x), *b.shape[1:]), outs, of_block)
 
 
 def _compact(x: Array) -> Array:
