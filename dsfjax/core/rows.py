@@ -13,7 +13,8 @@ Two gradients that JAX takes by itself are slow there:
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import jax
@@ -58,15 +59,13 @@ def _scaled_rows(x: Array, by: Array) -> Array:
 @partial(_scaled_rows.defjvp, symbolic_zeros=True)
 def _scaled_rows_jvp(primals: Any, tangents: Any) -> tuple[Array, Any]:
     (x, by), (dx, d_by) = primals, tangents
-    # The transpose of this product, and not of one that broadcasts, is a product of two vectors.
-    terms = [
-        *([] if isinstance(dx, SymbolicZero) else [dx * by]),
-        *([] if isinstance(d_by, SymbolicZero) else [_of_numbers(x, d_by[..., 0])]),
-    ]
-    return _scaled_rows(x, by), sum(terms[1:], terms[0])
-
-
-_of_numbers = partial(jnp.einsum, "...p,...->...p", precision="highest")
+    y, terms = _scaled_rows(x, by), []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(dx * by)
+    if not isinstance(d_by, SymbolicZero):
+        # The transpose of this product, and not of one that broadcasts, is one of two vectors.
+        terms.append(jnp.einsum("...p,...->...p", x, d_by[..., 0], precision="highest"))
+    return y, reduce(add, terms)
 
 
 def projected(
@@ -82,9 +81,9 @@ def projected(
     Args:
         x: Rows; `jax.vmap` over sequences gives them an axis more.
         W: Weights.
-        axis: Of W, over which the product sums.
-        precision: Of the product, as in `jax.lax.dot_general`.
-        sums: Dtype of the sums and of the result; by default that of x and W.
+        axis: The axis of W that is summed over.
+        precision: Precision of the product, as in `jax.lax.dot_general`.
+        sums: Dtype of the sums and of the result, by default that of x and W.
 
     Example:
         >>> projected(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]]), axis=1).tolist()
@@ -123,9 +122,8 @@ _projected_p = Primitive("dsfjax_projected")  # with the parameters of JAX's dot
 
 def _cotangent_of_rows(dy: Array, x: Any, W: Array, dimension_numbers: Any, **how: Any) -> Array:
     ((_, (axis,)), _) = dimension_numbers
-    return _projected_p.bind(dy, W, dimension_numbers=_last_of(dy, 1 - axis), **how).astype(
-        x.aval.dtype
-    )
+    dx = _projected_p.bind(dy, W, dimension_numbers=_last_of(dy, 1 - axis), **how)
+    return dx.astype(x.aval.dtype)
 
 
 def _cotangent_of_weights(dy: Array, x: Array, W: Any, dimension_numbers: Any, **how: Any) -> Array:

@@ -171,7 +171,7 @@ def is_tied(system: System) -> bool:
     A, B = system.A, system.B
     if not isinstance(A, DiagonalPlusLowRank) or not isinstance(B, OuterInput):
         return False
-    # Above rank 1 the axes of W are not those of b, whatever numbers the array holds.
+    # Above rank 1, W and b have different axes even where one array serves as both.
     return A.w is B.b and B.rank == 1 and system.state_shape[1] > 1
 
 

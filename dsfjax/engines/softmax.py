@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax._util.varying import zeros_as
+from dsfjax.core.rows import inner
 from dsfjax.engines.guard import AT_MOST
 
 NEVER = jnp.iinfo(jnp.int32).max
@@ -303,7 +304,7 @@ def _attend_backward(
     queries, keys, y, log_eta = kept
     dy, d_log_eta = cotangents
     blocks, columns = _both_in_blocks(num_rows, num_columns, queries, keys)
-    common = d_log_eta - jnp.sum(dy * y, axis=-1)  # the same for all keys of a query
+    common = d_log_eta - inner(dy, y)[..., 0]  # the same for all keys of a query
     size, groups = blocks.slot.shape[1], keys.k.shape[1]
     # A padded query sees nothing: any finite log η will do.
     of_rows = tuple(_rows_first(x, size, groups) for x in (dy, common, log_eta))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core import System, ValueSkip, l2norm
+from dsfjax.core.rows import inner
 from dsfjax.ops import chunk_rwkv7
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, low_rank, weights_decay
@@ -126,7 +127,7 @@ def rwkv7(
         k = signals.k.astype(dtype)
         k_k, k_a, r_k = (x[None].astype(dtype) for x in (params.k_k, params.k_a, params.r_k))
         removed, written = l2norm(k * k_k), k * (1 + (a - 1) * k_a)
-        bonus = (r.astype(dtype) * written * r_k).sum(axis=-1, keepdims=True)
+        bonus = inner(r.astype(dtype) * r_k, written)
         system = chunk_rwkv7.system(
             *(r, signals.log_w, written, signals.v, -removed, a * removed), reset=reset
         )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dsfjax import Diagonal, Factored, Scalar, pad_state, rescale, to_dense
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
+from tests.draw import Draw
 from tests.engine_runs import compiled
 
 L = 5
@@ -19,7 +20,7 @@ L = 5
 def test_rescale_keeps_outputs(name, per_head):
     system = zoo.system(name, L)
     heads = system.state_shape[0]
-    log_t = zoo.Draw("log_t", L, 0).normal(*((L, heads) if per_head else (L,)))
+    log_t = Draw("log_t", L, 0).normal(*((L, heads) if per_head else (L,)))
     u, h0 = zoo.tokens(system, L), zoo.state(system)
     new = compiled(rescale)(system, log_t)
     expected, got = reference.run(system, u, h0), reference.run(new, u, h0)
@@ -33,7 +34,7 @@ def test_rescale_keeps_outputs(name, per_head):
 def test_rescale_transforms_the_paper_matrices(name):
     """Λ̃_t = T_t Λ_t T_{t−1}⁻¹ and B̃_t = T_t B_t, also where a normaliser is folded in."""
     system = zoo.system(name, L)
-    log_t, dense = zoo.Draw("log_t", L, 0).normal(L), compiled(to_dense, length=L)
+    log_t, dense = Draw("log_t", L, 0).normal(L), compiled(to_dense, length=L)
     old, new = (dense(s) for s in (system, compiled(rescale)(system, log_t)))
     t = np.exp(np.asarray(log_t))[:, None, None]
     before = np.concatenate([np.ones((1, 1, 1)), t[:-1]])
@@ -58,7 +59,7 @@ def test_rescale_and_back(log_t):
 
 def test_rescale_refuses_other_shapes():
     system = zoo.system("scalar", L)
-    draw = zoo.Draw("log_t", L, 0)
+    draw = Draw("log_t", L, 0)
     for shape in [(L + 1,), (L, 3)]:
         with pytest.raises((ValueError, TypeError)):
             rescale(system, draw.normal(*shape))

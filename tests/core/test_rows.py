@@ -1,6 +1,6 @@
 """Products along rows have the values and the gradients of the plain ones, in every transformation.
 
-The plain ones are those of `jax.numpy`, differentiated by JAX.
+They are compared with those of `jax.numpy`, which JAX differentiates.
 """
 
 from functools import partial
@@ -16,14 +16,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dsfjax.core.rows import dot_general, inner, projected, scaled_rows
 from dsfjax.nn.pieces import linear
-from tests import systems_zoo as zoo
+from tests.draw import Draw
 
 B, L, D, E = 4, 6, 3, 5
 CLOSE = partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
 
 
 def arrays(dtype: Any = jnp.float64) -> tuple[Array, ...]:
-    g = zoo.Draw("rows", L, 0)
+    g = Draw("rows", L, 0)
     draw = g.complex if jnp.issubdtype(dtype, jnp.complexfloating) else g.normal
     return tuple(draw(*shape).astype(dtype) for shape in ((B, L, D), (D, E), (B, L, E)))
 

@@ -10,6 +10,7 @@ import pytest
 
 from dsfjax import Diagonal, DiagonalPlusLowRank
 from tests import systems_zoo as zoo
+from tests.draw import Draw
 
 LENGTH = 4
 
@@ -20,7 +21,7 @@ LENGTH = 4
 def test_methods_of_low_rank_are_those_of_the_matrix(name: str) -> None:
     A = zoo.system(name, LENGTH).A
     assert isinstance(A, DiagonalPlusLowRank)
-    g = zoo.Draw("methods", LENGTH, 0)
+    g = Draw("methods", LENGTH, 0)
     h, log_r = g.normal(LENGTH, *zoo.SHAPE), g.normal(LENGTH, zoo.H)
 
     @jax.jit
@@ -55,7 +56,7 @@ def test_methods_of_low_rank_are_those_of_the_matrix(name: str) -> None:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_states_that_a_diagonal_is_padded_with_keep_what_they_hold(shared: bool) -> None:
-    g = zoo.Draw("pad", LENGTH, 0)
+    g = Draw("pad", LENGTH, 0)
     sign = jnp.where(g.normal(LENGTH, zoo.H, 1 if shared else zoo.N, 1) < 0, -1, 1)
     explicit = Diagonal(g.log_decay(LENGTH, zoo.H, zoo.N, 1), sign)
     rate = g.log_decay(zoo.H, zoo.N, zoo.P)

@@ -86,9 +86,9 @@ def main() -> None:
 def compare_weights() -> None:
     """The gradient of weights that all devices share, summed over the sequences of each."""
     from dsfjax.core.rows import projected
-    from tests import systems_zoo as zoo
+    from tests.draw import Draw
 
-    g = zoo.Draw("weights", BATCH, 0)
+    g = Draw("weights", BATCH, 0)
     x, W, dy = g.normal(BATCH, 8, 3), g.normal(3, 5), g.normal(BATCH, 8, 5)
     expected = dy @ W.T, jnp.einsum("bld,ble->de", x, dy)
 

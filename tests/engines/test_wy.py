@@ -16,6 +16,7 @@ from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap
 from dsfjax.engines.chunks.wy import WYForm, unit_lower_inverse
 from dsfjax.engines.recurrence import Recurrence, is_tied
 from tests import systems_zoo as zoo
+from tests.draw import Draw
 from tests.engine_runs import compiled_scan
 from tests.reference_loop import error
 
@@ -57,7 +58,7 @@ def test_chunks_of_a_delta_rule_give_the_values_of_the_loop(length: int) -> None
 
 
 # Delta rules, whose W is what they write. The layout of keys lets the engine see it.
-def decays(kind: str, g: zoo.Draw) -> dict[str, Array]:
+def decays(kind: str, g: Draw) -> dict[str, Array]:
     """One decay per head, or one of either sign per state."""
     if kind == "per head":
         return {"log_a": g.log_decay(g.length, zoo.H, 1)}
@@ -67,7 +68,7 @@ def decays(kind: str, g: zoo.Draw) -> dict[str, Array]:
 
 def signals(kind: str, length: int) -> tuple[dict[str, Array], dict[str, Array]]:
     """Keys that heads share, queries, β, values; and the decays."""
-    g = zoo.Draw("tied", length, 0)
+    g = Draw("tied", length, 0)
     arrays = {
         "k": g.normal(length, 1, zoo.N) / 2,
         "z": g.normal(length, zoo.H, zoo.N) / 2,
@@ -152,7 +153,7 @@ def test_w_and_b_keep_gradients_of_their_own_where_they_are_arguments() -> None:
 
 def test_one_array_with_the_axes_of_w_and_others_as_b_is_none_of_both() -> None:
     """At rank 2, of two groups and two states, it fits both fields and means something else."""
-    g = zoo.Draw("square", 9, 0)
+    g = Draw("square", 9, 0)
     w = 0.3 * g.normal(9, 2, 2, 2)
     A = DiagonalPlusLowRank(-g.positive(9, 2, 2), w, 0.3 * g.normal(9, 2, 2, 2))
     C = InnerOutput(g.normal(9, 2, 2))

@@ -404,8 +404,8 @@ def _sum_channels(x: Array, h: Array, precision: str) -> Array:
 
 def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Undo broadcasting of the last two axes: sum where ``shape`` has 1."""
-    # As additions or products: XLA's sums over short axes inside loops are slow on CPUs, and a
-    # product is for few states.
+    # As additions or products: inside loops XLA's sums over short axes are slow on CPUs, and so is
+    # a product where the states are few.
     if shape[-2] != x.shape[-2]:
         if x.shape[-2] <= _FEW_STATES:
             x = reduce(add, (x[..., i : i + 1, :] for i in range(x.shape[-2])))

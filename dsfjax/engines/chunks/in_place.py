@@ -32,16 +32,15 @@ def over_blocks(
     """
     if count == 1:  # no loop to compile
         return run(carry, xs)
-    whole, tree = jax.tree.flatten(xs)
-    compact = [_compact(x) for x in whole]
+    compact = jax.tree.map(_compact, xs)
 
     def at(i: Array | int) -> Any:
-        blocks = []
-        for x, like in zip(compact, whole, strict=True):
-            size = x.shape[0] // count
-            block = jax.lax.dynamic_slice_in_dim(x, i * size, size, allow_negative_indices=False)
-            blocks.append(block.reshape(size, *like.shape[1:]))
-        return jax.tree.unflatten(tree, blocks)
+        def block(x: Array, whole: Array) -> Array:
+            size = len(x) // count
+            x = jax.lax.dynamic_slice_in_dim(x, i * size, size, allow_negative_indices=False)
+            return x.reshape(size, *whole.shape[1:])
+
+        return jax.tree.map(block, compact, xs)
 
     # The loop writes its outputs in place, so they must be there before, of shapes known only to
     # ``run``.

@@ -14,9 +14,9 @@ and α_{c←0} as the decay of the whole chunk.
 
 That is linear attention on a short sequence (GLA, SSD): c² n + c² p operations of matrix products
 within a chunk and c n p for its state, where step by step every state is touched c times. Where a
-decay differs between the n states, M is no longer one product times α: then it is put together from
-blocks below the diagonal, in each of which α factors into a part of t and a part of s (`decay`).
-Where a, b and c are constant in time, all chunks have the same matrices (`convolution`).
+decay differs between the n states, M is no longer a single product multiplied by α: it is put
+together from blocks below the diagonal, in each of which α factors into a part of t and a part of s
+(`decay`). Where a, b and c are constant in time, all chunks have the same matrices (`convolution`).
 
 References:
     Yang et al. (2023), arXiv:2312.06635; Dao & Gu (2024), arXiv:2405.21060.
