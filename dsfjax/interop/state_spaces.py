@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax import systems
+from dsfjax.core.norms import layer_norm
 from dsfjax.engines import scan
 from dsfjax.interop.source import Function, Source, only
 from dsfjax.interop.weights import Shapes, Weights
@@ -128,9 +129,7 @@ def _layer(
             return affine(weights[f"{name}/kernel"].T, z, weights[f"{name}/bias"])
 
         def normalized(z: Array) -> Array:
-            z = z - z.mean(axis=1, keepdims=True)
-            z = z * jax.lax.rsqrt((z * z).mean(axis=1, keepdims=True) + _FLAX_EPS)
-            return z * weights["normalize/scale"][None] + weights["normalize/bias"][None]
+            return layer_norm(z, weights["normalize/scale"], weights["normalize/bias"], _FLAX_EPS)
 
         own = {k.removeprefix("seq/"): v for k, v in weights.items() if k.startswith("seq/")}
         y = mixer.run(own, normalized(x) if prenorm else x)

@@ -13,6 +13,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float
 
+from dsfjax.core.dtypes import product_dtype
+from dsfjax.core.norms import layer_norm, rms_norm
 from dsfjax.core.rows import dot_general
 from dsfjax.engines import WHOLE, Shards
 
@@ -67,10 +69,34 @@ def linear(
     )
 
 
-def norm(kind: str, width: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
+class LayerNorm(nnx.LayerNorm):
+    """That of Flax, by `dsfjax.core.norms`, whose gradient takes half the time on CPUs."""
+
+    def __call__(self, x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
+        """Bring rows to mean 0 and variance 1, scale and shift them."""
+        assert self.scale is not None and self.bias is not None
+        scale, bias = self.scale[...], self.bias[...]
+        return layer_norm(_as_wide(x, scale), scale, bias, self.epsilon)
+
+
+class RMSNorm(nnx.RMSNorm):
+    """That of Flax, by `dsfjax.core.norms`, whose gradient takes half the time on CPUs."""
+
+    def __call__(self, x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
+        """Bring rows to a mean square of 1, and scale them."""
+        assert self.scale is not None
+        scale = self.scale[...]
+        return rms_norm(_as_wide(x, scale), scale, self.epsilon)
+
+
+def _as_wide(x: Array, scale: Array) -> Array:
+    return x.astype(product_dtype(x.dtype, scale.dtype))
+
+
+def norm(kind: str, width: int, *, rngs: nnx.Rngs) -> LayerNorm | RMSNorm:
     """LayerNorm or RMSNorm with ε = 1e-5."""
-    make = nnx.LayerNorm if kind == "layer" else nnx.RMSNorm
-    return make(width, epsilon=1e-5, use_fast_variance=False, param_dtype=param_dtype(), rngs=rngs)
+    make = LayerNorm if kind == "layer" else RMSNorm
+    return make(width, epsilon=1e-5, param_dtype=param_dtype(), rngs=rngs)
 
 
 class CausalConv(nnx.Module):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from dsfjax.core.norms import rms_norm
 from dsfjax.core.rows import projected
 from dsfjax.ops.batch import wide
 from dsfjax.ops.conv import Activation, causal_conv1d_fn
@@ -151,8 +151,7 @@ def mamba_split_conv1d_scan_combined(
     if rmsnorm_weight is not None:
         y = y if norm_before_gate else gated(wide(y), z)
         groups = wide(y).reshape(*y.shape[:2], ngroups, -1)
-        mean = jnp.mean(groups**2, axis=-1, keepdims=True)
-        y = (groups * jax.lax.rsqrt(mean + rmsnorm_eps)).reshape(z.shape)
+        y = rms_norm(groups, None, rmsnorm_eps).reshape(z.shape)
         y = y * rmsnorm_weight.reshape(1, 1, -1).astype(y.dtype)
         y = (gated(y, z) if norm_before_gate else y).astype(x.dtype)
     if outproj_weight is not None:

@@ -11,6 +11,7 @@ from jax import Array
 
 from dsfjax.core import InnerOutput, OuterInput, System, Transition, ValueSkip, pytree
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.norms import rms_norm
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, step_bias, weights_decay
 from dsfjax.systems.projections import maps, pairs, value_map
@@ -138,9 +139,8 @@ def mamba3(
 
     def signals(params: Params, u: Array) -> Signals:
         def vectors(W: Array, norm: Array, bias: Array) -> Array:
-            x = affine(W, u, wide=True)
-            x = x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5)
-            x = (x * norm[None].astype(x.dtype))[:, None] + bias[None].astype(x.dtype)
+            x = rms_norm(affine(W, u, wide=True), norm, 1e-5)
+            x = x[:, None] + bias[None].astype(x.dtype)
             return pairs(x)
 
         delta = jax.nn.softplus(affine(params.W_dt, u, params.bias_dt, wide=True))

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 
 from dsfjax._util.names import choose
 from dsfjax.core.dtypes import state_dtype
-from dsfjax.core.rows import inner, scaled_rows
 from dsfjax.engines.recurrence import project
 
 Init = Literal["published", "authors"]
@@ -41,29 +40,6 @@ def low_rank(
 ) -> Array:
     """A gate of low rank, W_up f(W_down u_t) + bias, in at least float32."""
     return affine(up, activation(affine(down, u, wide=True)), bias)
-
-
-def rms_norm(
-    x: Float[Array, "*rows m"],
-    weight: Float[Array, " m"] | None,
-    eps: float,
-    *,
-    plus_one: bool = False,
-) -> Float[Array, "*rows m"]:
-    """RMS norm of the last axis: x / √(mean x² + ε), times the weight or 1 + weight.
-
-    Computed in float32 at least, and given in the dtype of x.
-
-    Example:
-        >>> rms_norm(jnp.array([3.0, -3.0]), jnp.array([1.0, 2.0]), 0.0).tolist()
-        [1.0, -2.0]
-    """
-    wide = x.astype(state_dtype(x.dtype))
-    y = scaled_rows(wide, jax.lax.rsqrt(inner(wide, wide) / x.shape[-1] + eps))
-    if weight is not None:
-        scale = weight.astype(y.dtype)
-        y = y * jnp.broadcast_to(1 + scale if plus_one else scale, y.shape)
-    return y.astype(x.dtype)
 
 
 def rotary_frequencies(channels: int, base: float) -> tuple[float, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core import System
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.norms import layer_norm
 from dsfjax.ops import parallel_rebased
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, weights_decay
@@ -81,7 +81,4 @@ def rebased(
 
 def _normalized(x: Array, scale: Array, bias: Array) -> Array:
     """Features of mean 0 and variance 1, scaled and shifted; at least float32."""
-    x = x.astype(state_dtype(x.dtype))
-    x = x - x.mean(axis=-1, keepdims=True)
-    x = x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5)
-    return x * scale[None, None].astype(x.dtype) + bias[None, None].astype(x.dtype)
+    return layer_norm(x.astype(state_dtype(x.dtype)), scale, bias, 1e-5)

@@ -21,9 +21,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from dsfjax.core.norms import rms_norm
 from dsfjax.core.resets import positions
 from dsfjax.systems.architecture import Place
-from dsfjax.systems.primitives import divide, rms_norm, rotary_frequencies, rotated
+from dsfjax.systems.primitives import divide, rotary_frequencies, rotated
 
 EPSILON = 1e-6
 NORMS = ("q_norm", "k_norm")

@@ -15,10 +15,11 @@ from jax import Array
 from jaxtyping import Float
 
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.norms import layer_norm as layer_norm
+from dsfjax.core.norms import rms_norm as rms_norm
 from dsfjax.core.rows import projected
 from dsfjax.interop.published.naming import Definition, Kind, Layer, Stream, Weights, layer
 from dsfjax.interop.published.tensor_files import Config
-from dsfjax.systems.primitives import rms_norm as rms_norm
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -46,15 +47,6 @@ def norm_then_gate(
     wide = state_dtype(x.dtype, gate.dtype)
     y = rms_norm(x.astype(wide), weight, eps) * ACTIVATIONS[activation](gate.astype(wide))
     return y.astype(gate.dtype)
-
-
-def layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float) -> Array:
-    """(x − mean) / √(var + ε), times the weight, plus the bias; moments in float32 at least."""
-    wide = x.astype(state_dtype(x.dtype))
-    centred = wide - wide.mean(axis=-1, keepdims=True)
-    y = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
-    y = y if weight is None else y * weight.astype(y.dtype)
-    return (y if bias is None else y + bias.astype(y.dtype)).astype(x.dtype)
 
 
 def soft_cap(x: Array, cap: float | None) -> Array:
