@@ -63,7 +63,7 @@ EXPANDED = {
 # The same numbers in the same order.
 RELABELLED = _names("reshape squeeze expand_dims")
 # A view of what is stored (matrix products read any order of axes), else part of an expression.
-VIEWS = RELABELLED | _names("slice dynamic_slice split stop_gradient transpose")
+VIEWS = RELABELLED | _names("slice dynamic_slice split stop_gradient transpose dsfjax_block")
 # Moved or relabelled without arithmetic.
 MOVES = VIEWS | _names(
     "copy broadcast_in_dim concatenate stack unstack pad rev iota real imag complex "
@@ -76,6 +76,7 @@ REDUCTIONS = _names(
 # Name and place of the operand that holds the changes.
 UPDATES = {
     "dynamic_update_slice": 1,
+    "dsfjax_put": 1,
     "scatter": 2,
     "scatter-add": 2,
     "scatter-mul": 2,

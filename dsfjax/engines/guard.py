@@ -24,6 +24,8 @@ from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from dsfjax.engines.chunks.in_place import compact
+
 T = TypeVar("T")
 
 RARE = "dsfjax_not_finite"
@@ -62,19 +64,20 @@ def finite(tree: T) -> T:
         # The engines take −∞ as a decay of 0. A complex one has a finite phase.
         if _is_log(path):
             fine = fine | (jnp.isneginf(x.real) & jnp.isfinite(x.imag))
-        return jnp.where(fine, x, 0)
+        return jax.lax.select(fine, x, jnp.zeros_like(x))
 
     return jax.tree_util.tree_map_with_path(clean, tree)
 
 
 def has_others(tree: Any) -> Array:
     """Whether there are numbers that `finite` would replace, ()."""
-    totals = [
-        total
-        for path, x in jax.tree_util.tree_leaves_with_path(tree)
-        if jnp.issubdtype(x.dtype, jnp.inexact) and x.size
-        for total in _totals(x, _is_log(path))
-    ]
+    sums: dict[int, Array] = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(x.dtype, jnp.inexact) and x.size:
+            found = _sums_of_rows(x, _is_log(path))
+            # Arrays with as many rows are asked together.
+            sums[len(found)] = sums[len(found)] + found if len(found) in sums else found
+    totals = [_small_sums(x[None])[0] for x in sums.values()]
     return ~(jnp.stack(totals) < jnp.inf).all()
 
 
@@ -85,15 +88,26 @@ def _is_log(path: tuple[Any, ...]) -> bool:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _mended(exact: Callable[..., T], results: T, broken: Array, inputs: tuple[Any, ...]) -> T:
+    leaves, tree = jax.tree.flatten((results, inputs))
+    like, of_results = jax.tree.flatten(results)
+
     # Under vmap a branch on a batch of conditions is a selection between two results, both
     # computed. One condition for the whole batch keeps it a branch; the selection keeps the other
     # sequences of the batch as they are.
-    def definition() -> T:
-        return jax.tree.map(lambda x, y: jnp.where(broken, x, y), exact(*inputs), results)
+    def definition(narrow: list[Array]) -> list[Array]:
+        wide = [x.reshape(leaf.shape) for x, leaf in zip(narrow, leaves, strict=True)]
+        _, inputs = tree.unflatten(wide)
+        both = zip(jax.tree.leaves(exact(*inputs)), wide[: len(like)], strict=True)
+        return [compact(jnp.where(broken, *x)) for x in both]
 
     # A name of its own in the program, so that whoever counts operations can leave it out.
     definition.__name__ = RARE
-    return jax.lax.cond(_anywhere(broken), jax.jit(definition), lambda: results)
+    narrow = [compact(x) for x in leaves]
+    found = jax.lax.cond(
+        _anywhere(broken), jax.jit(definition), lambda narrow: narrow[: len(like)], narrow
+    )
+    found = [x.reshape(leaf.shape) for x, leaf in zip(found, like, strict=True)]
+    return of_results.unflatten(found)
 
 
 @_mended.defjvp
@@ -103,25 +117,29 @@ def _mended_jvp(exact: Callable[..., T], primals: Any, tangents: Any) -> tuple[T
     # The derivative is that of the engine, which has a backward pass of its own; the definition is
     # never differentiated, and keeps nothing for that.
     def pass_on(value: Array, tangent: Array) -> Array:
-        inexact = jnp.issubdtype(value.dtype, jnp.inexact)
-        return jnp.where(jnp.isfinite(value), tangent, 0) if inexact else tangent
+        if not jnp.issubdtype(value.dtype, jnp.inexact):
+            return tangent
+        return jax.lax.select(jnp.isfinite(value), tangent, jnp.zeros_like(tangent))
 
     return values, jax.tree.map(pass_on, values, tangents[0])
 
 
-def _totals(x: Array, is_log: bool) -> list[Array]:
-    """Numbers that are below ∞ unless there are some that `finite` would replace, float32 ()."""
-    # As products with vectors the sums cost a quarter of a reduction on a CPU. A NaN or ∞ stays one
-    # in a sum; the vectors are small enough for no sum of finite numbers to overflow.
+def _sums_of_rows(x: Array, is_log: bool) -> Array:
+    """Numbers that are below ∞ unless there are some that `finite` would replace, float32 (T,)."""
     x = jax.lax.stop_gradient(x.reshape(x.shape[0] if x.ndim else 1, -1))
-    found = []
-    for i, part in enumerate((x.real, x.imag) if jnp.iscomplexobj(x) else (x,)):
-        rows, columns = (jnp.full(size, 1e-10, part.dtype) for size in part.shape)
-        of_rows = jnp.matmul(part, columns, precision="highest")
-        total = jnp.matmul(rows, of_rows, precision="highest").astype("float32")
-        # Of log decays −∞ is no reason: only +∞ and NaN fail to be below +∞.
-        found.append(total if is_log and i == 0 else jnp.abs(total))
-    return found
+    real = _small_sums(x.real).astype("float32")
+    # Of log decays −∞ is no reason: only +∞ and NaN fail to be below +∞.
+    real = real if is_log else jnp.abs(real)
+    if not jnp.iscomplexobj(x):
+        return real
+    return real + jnp.abs(_small_sums(x.imag).astype("float32"))
+
+
+def _small_sums(x: Array) -> Array:
+    """Sums along rows, (T,) from (T, m), times a number so small that none overflows."""
+    # As a product with a vector that takes a quarter of the time of a reduction on a CPU. A NaN or
+    # ∞ stays one in a sum.
+    return jnp.matmul(x, jnp.full(x.shape[1], 1e-10, x.dtype), precision="highest")
 
 
 @jax.custom_batching.custom_vmap

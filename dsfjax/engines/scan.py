@@ -35,7 +35,7 @@ from dsfjax.engines.recurrence import (
     read_out,
     reads_states,
 )
-from dsfjax.engines.sequential import Sequential, advance
+from dsfjax.engines.sequential import InPlace, advance
 
 
 def scan(
@@ -198,7 +198,7 @@ def _run(
     problem, before = vary_alike((problem, before))
     if not engine.has_forward_mode:
         problem, before = reverse_only((problem, before), engine.name)
-    run, exact = (partial(_by, x) for x in (engine, Sequential()))
+    run, exact = (partial(_by, x) for x in (engine, InPlace()))
     arguments = (problem, before, steps)
     found = run(*arguments) if engine.is_stepwise else guarded(run, exact, *arguments)
     out, h_last = found[:2]

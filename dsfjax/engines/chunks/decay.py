@@ -11,8 +11,8 @@ For s in the first half of a block and t in its second half, the boundary m is t
 of 2, 4, 8, … steps thus cover every pair s < t once. P and Q are plain sums of log decays: for
 decays up to 1 no exponent is ever positive, a decay of 0 is the sum −∞, and its gradient is 0.
 
-With n = 1 there are c (c + 1) / 2 exponents in all, and no vectors that α would have to go to. They
-are formed each as a sum of its own, by one product with the matrix of all intervals (`between`).
+With n = 1 there are c (c + 1) exponents in all, and no vectors that α would have to go to. They are
+formed each as a sum of its own, by one product with the matrix of all intervals (`between`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -35,39 +36,57 @@ class Sums(NamedTuple):
 
     Attributes:
         upto: From the start of the block up to and including the step.
-        before: From the start of the block up to the step before.
         after: From the step after to the end of the block.
     """
 
     upto: Array
-    before: Array
     after: Array
+
+    @property
+    def before(self) -> Array:
+        """From the start of the block up to the step before."""
+        return _late(self.upto, 0.0)
 
 
 class Decays(NamedTuple):
-    """The decays of a chunk.
+    """The decays of a chunk of c steps.
 
     Attributes:
-        log_a: Log decays (…, c, n).
-        levels: For n > 1 the sums of blocks of 1, 2, 4, … steps; for n = 1 that of the chunk alone.
+        products: With n = 1, of all intervals, (…, c, c + 1), as `between`; None otherwise.
+        levels: With n > 1, the sums of blocks of 1, 2, 4, … steps; the last is the chunk.
     """
 
-    log_a: Array
+    products: Array | None
     levels: list[Sums]
 
     @classmethod
     def of(cls, log_a: Array) -> Decays:
-        """The sums that the products of a chunk take.
+        """What the products of a chunk take.
 
         Args:
             log_a: Log decays (…, c, n), real or complex, c a power of two; −∞ is a decay of 0.
         """
-        return cls(log_a, [chunk_sums(log_a)] if log_a.shape[-1] == 1 else block_sums(log_a))
+        if log_a.shape[-1] == 1:
+            return cls(between(log_a[..., 0]), [])
+        return cls(None, block_sums(log_a))
 
-    @property
-    def whole(self) -> Sums:
-        """The sums of the whole chunk, (…, 1, c, n)."""
-        return self.levels[-1]
+    def from_start(self) -> Array:
+        """Of the steps up to and including each, (…, c, n)."""
+        if self.products is not None:
+            return self.products[..., :1]
+        return jnp.exp(self.levels[-1].upto[..., 0, :, :])
+
+    def before(self) -> Array:
+        """Of the steps before each, (…, c, n)."""
+        if self.products is None:
+            return jnp.exp(self.levels[-1].before[..., 0, :, :])
+        return _late(self.from_start(), 1.0)
+
+    def to_end(self) -> Array:
+        """Of the steps after each, (…, c, n)."""
+        if self.products is not None:
+            return self.products[..., -1, 1:, None]
+        return jnp.exp(self.levels[-1].after[..., 0, :, :])
 
 
 def block_sums(log_a: Array) -> list[Sums]:
@@ -79,9 +98,9 @@ def block_sums(log_a: Array) -> list[Sums]:
     Returns:
         log2(c) + 1 `Sums`.
     """
-    # Blocks of one step, (…, c, 1, n): there is nothing before the step, and nothing after it.
+    # Blocks of one step, (…, c, 1, n): there is nothing after it.
     upto = log_a[..., None, :]
-    levels = [Sums(upto, jnp.zeros_like(upto), jnp.zeros_like(upto))]
+    levels = [Sums(upto, jnp.zeros_like(upto))]
     while levels[-1].upto.shape[-3] > 1:
         levels.append(_joined(levels[-1]))
     return levels
@@ -90,75 +109,63 @@ def block_sums(log_a: Array) -> list[Sums]:
 def _joined(sums: Sums) -> Sums:
     """Those of blocks twice as long."""
     pairs = sums.upto.shape[-3] // 2
-    (upto0, upto1), (before0, before1), (after0, after1) = (halves(x, pairs) for x in sums)
+    (upto0, upto1), (after0, after1) = (halves(x, pairs) for x in sums)
     # Two neighbours become one block: what is counted from its start grows by all of the first
     # half, what is counted to its end by all of the second. Sums only, no difference.
     total0, total1 = upto0[..., -1:, :], upto1[..., -1:, :]
     return Sums(
         jnp.concatenate([upto0, upto1 + total0], axis=-2),
-        jnp.concatenate([before0, before1 + total0], axis=-2),
         jnp.concatenate([after0 + total1, after1], axis=-2),
     )
 
 
-def chunk_sums(log_a: Array) -> Sums:
-    """The sums of the whole chunk, (…, 1, c, n), by products with triangles of ones.
-
-    That is c² operations per number where `block_sums` takes c log c, and one kernel where those
-    are dozens, each of which takes time to compile: right for the few numbers with n = 1.
-
-    Args:
-        log_a: Log decays (…, c, n), real or complex; −∞ is a decay of 0.
-    """
-    t, r = np.ogrid[: log_a.shape[-2], : log_a.shape[-2]]
-    x = _above_least(log_a)
-    upto, before, after = (
-        jnp.matmul(jnp.asarray(which, x.dtype), x, precision="highest")[..., None, :, :]
-        for which in (r <= t, r < t, r > t)
-    )
-    return Sums(upto, before, after)
+def _late(x: Array, first: float) -> Array:
+    """Each entry of the steps, the last axis but one, a step later; at the first a number."""
+    return jnp.concatenate([jnp.full_like(x[..., :1, :], first), x[..., :-1, :]], axis=-2)
 
 
 def halves(x: Array, pairs: int) -> tuple[Array, Array]:
     """First and second blocks of neighbouring pairs, (…, pairs, m, n) each."""
-    x = x.reshape(*x.shape[:-3], pairs, 2, *x.shape[-2:])
-    return x[..., 0, :, :], x[..., 1, :, :]
+    first, second = jnp.unstack(x.reshape(*x.shape[:-3], pairs, 2, *x.shape[-2:]), axis=-3)
+    return first, second
 
 
 def between(log_a: Array) -> Array:
-    """Products of the steps s+1 … t of a chunk, (…, c, c), for decays with n = 1; 0 for s > t.
+    """Products of the steps s+1 … t of a chunk, for decays with n = 1; 0 for s > t.
 
     Args:
         log_a: Log decays (…, c), real or complex, c a power of two; −∞ is a decay of 0.
+
+    Returns:
+        (…, c, c + 1), of t = 0 … c − 1 and s = −1 … c − 1: the first column has the decay of the
+        state before the chunk, the last row that to the state after it.
     """
-    size = min(log_a.shape[-1], INTERVALS)
-    x = _above_least(log_a).reshape(*log_a.shape[:-1], -1, size)
+    steps = log_a.shape[-1]
+    size = min(steps, INTERVALS)
+    # −∞ as a number whose product with 0 is 0; NaN stays.
+    x = jax.lax.select(log_a.real < _LEAST, jnp.full_like(log_a, _LEAST), log_a)
+    x = x if size == steps else x.reshape(*x.shape[:-1], -1, size)
     # The sums over all intervals are one product with zeros and ones. A row of ones brings the
     # entries above the diagonal to `_LEAST`, of which exp makes 0: a selection next to exp in one
     # loop takes XLA's CPU back end seconds to compile.
-    rows = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)
+    rows = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
     intervals = jnp.asarray(_intervals(size), x.dtype)
-    exponent = jnp.matmul(rows, intervals, precision="highest").reshape(*x.shape, size)
-    sums = Sums(*(each[..., 0, :, :] for each in chunk_sums(x[..., None])))
+    exponent = jnp.matmul(rows, intervals, precision="highest").reshape(*x.shape, size + 1)
+    if size == steps:
+        return jnp.exp(exponent)
     # Longer chunks are put together from blocks of this size, by halves of halves.
     while (pairs := exponent.shape[-3] // 2) > 0:
-        late, early = halves(sums.upto, pairs)[1], halves(sums.after, pairs)[0]
-        # P_t + Q_s for t in the second block and s in the first. Nothing is subtracted.
-        low = late + early.swapaxes(-1, -2)
         first, second = halves(exponent, pairs)
-        exponent, sums = lower_blocks(first, low, second, _LEAST), _joined(sums)
+        # To the end of the first block and from there to t. Nothing is subtracted.
+        low = second[..., :1] + first[..., -1:, :]
+        exponent = lower_blocks(first, low, second[..., 1:], _LEAST)
     return jnp.exp(exponent[..., 0, :, :])
-
-
-def _above_least(log_a: Array) -> Array:
-    """−∞ as a number whose product with 0 is 0; NaN stays."""
-    return jnp.where(log_a.real < _LEAST, _LEAST, log_a)
 
 
 @functools.cache
 def _intervals(steps: int) -> np.ndarray:
-    """(c + 1, c²): 1 where step r is one of s+1 … t; in the last row `_LEAST` where s > t."""
-    r, t, s = np.ogrid[:steps, :steps, :steps]
+    """(c + 1, c (c + 1)): 1 where step r is in s+1 … t; in the last row `_LEAST` where s > t."""
+    r, t, s = np.ogrid[:steps, :steps, -1:steps]
     inside = ((s < r) & (r <= t)).reshape(steps, -1)
     return np.vstack([inside, np.where(s[0] > t[0], _LEAST, 0).reshape(1, -1)])
 

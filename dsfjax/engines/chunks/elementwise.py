@@ -36,6 +36,7 @@ from dsfjax.core.rows import inner
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Transition, to_heads
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm, held
+from dsfjax.engines.chunks.slices import block, put
 from dsfjax.engines.engine import Cost, flops_of_step
 from dsfjax.engines.recurrence import Recurrence
 
@@ -68,7 +69,7 @@ class _Inputs(NamedTuple):
 
         def take(v: Array) -> Array:
             # What is constant in time has one step for all (its chunks are one as well).
-            return v[:, 0] if v.shape[1] == 1 else _at(v, t, 1)
+            return v[:, 0] if v.shape[1] == 1 else _at(v, t)
 
         return jax.tree.map(take, self._replace(rate=None))._replace(rate=self.rate)
 
@@ -164,7 +165,7 @@ class SideBySide(ChunkAlgorithm):
             now = inputs.at(t)
             before, h = _put(before, now.keep(h), t), now.advance(h)
             if inputs.c is not None:
-                found = tuple(_sum_channels(_at(x, t, 1), h, precision) for x in d_outs)
+                found = tuple(_sum_channels(_at(x, t), h, precision) for x in d_outs)
                 d_c = jax.tree.map(partial(_add_step, t), d_c, found, inputs.c)
             return h, before, d_c
 
@@ -179,7 +180,7 @@ class SideBySide(ChunkAlgorithm):
             aG, total = carry
             t = chunk - 1 - s
             now, d_b = inputs.at(t), None
-            ds = tuple(_at(x, t, 1) for x in d_outs)
+            ds = tuple(_at(x, t) for x in d_outs)
             G = aG + now.inject(ds)
             if now.b is None:  # x is what is added to the state
                 d_x = (G,)
@@ -197,7 +198,7 @@ class SideBySide(ChunkAlgorithm):
                 d_x, d_b = tuple(d_x), tuple(d_b)
             aG = now.retreat(G)
             # ∂log a = G ⊙ a ⊙ h_{t-1}, and the step before needs aG = a ⊙ G in any case.
-            d_log, d_rate = aG * _at(before, t, 1), None
+            d_log, d_rate = aG * _at(before, t), None
             if now.rate is not None:  # log a = step × rate
                 d_rate = d_log * now.log_a
                 d_log = d_log * now.rate
@@ -249,7 +250,7 @@ def _cotangents_between(
 
     def body(s: Array | int, aG: Array) -> Array:
         now = inputs.at(chunk - 1 - s)
-        return now.retreat(aG + now.inject(tuple(_at(x, chunk - 1 - s, 1) for x in d_outs)))
+        return now.retreat(aG + now.inject(tuple(_at(x, chunk - 1 - s) for x in d_outs)))
 
     added = zeros_as(dh, (count, *dh.shape))
     added = jax.lax.fori_loop(0, chunk, body, added)
@@ -376,15 +377,12 @@ def _outer(x: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
     return reduce(add, (b[..., None] * x[..., None, :] for x, b in zip(x, b, strict=True)))
 
 
-def _at(v: Array, t: Array | int, axis: int) -> Array:
-    # No step is negative: to ask would be a kernel of its own at every step.
-    return jax.lax.dynamic_index_in_dim(v, t, axis, keepdims=False, allow_negative_indices=False)
+def _at(v: Array, t: Array | int) -> Array:
+    return block(v, t, 1, axis=1).squeeze(1)
 
 
 def _put(v: Array, value: Array, t: Array | int) -> Array:
-    return jax.lax.dynamic_update_index_in_dim(
-        v, value[:, None], t, 1, allow_negative_indices=False
-    )
+    return put(v, value[:, None], t, axis=1)
 
 
 def _read(h: Array, c: Array, precision: str) -> Array:

@@ -9,6 +9,7 @@ import jax
 from jax import Array
 
 from dsfjax._util.varying import zeros_as
+from dsfjax.engines.chunks.slices import block, put
 
 
 def over_blocks(
@@ -32,41 +33,38 @@ def over_blocks(
     """
     if count == 1:  # no loop to compile
         return run(carry, xs)
-    compact = jax.tree.map(_compact, xs)
+    narrow = jax.tree.map(compact, xs)
 
     def at(i: Array | int) -> Any:
-        def block(x: Array, whole: Array) -> Array:
+        def take(x: Array, whole: Array) -> Array:
             size = len(x) // count
-            x = jax.lax.dynamic_slice_in_dim(x, i * size, size, allow_negative_indices=False)
-            return x.reshape(size, *whole.shape[1:])
+            return block(x, i, size).reshape(size, *whole.shape[1:])
 
-        return jax.tree.map(block, compact, xs)
+        return jax.tree.map(take, narrow, xs)
 
     # The loop writes its outputs in place, so they must be there before, of shapes known only to
     # ``run``.
     like = jax.tree.leaves(carry)[0]
     of_block = jax.eval_shape(lambda carry: run(carry, at(0))[1], carry)
     outs = jax.tree.map(
-        lambda x: _compact(zeros_as(like, (count * x.shape[0], *x.shape[1:]), x.dtype)), of_block
+        lambda x: compact(zeros_as(like, (count * x.shape[0], *x.shape[1:]), x.dtype)), of_block
     )
 
     def body(i: Array | int, state: tuple[Any, Any]) -> tuple[Any, Any]:
         carry, outs = state
         i = count - 1 - i if reverse else i
         carry, out = run(carry, at(i))
-        outs = jax.tree.map(
-            lambda whole, x: jax.lax.dynamic_update_slice_in_dim(
-                whole, _compact(x), i * x.shape[0], 0, allow_negative_indices=False
-            ),
-            outs,
-            out,
-        )
+        outs = jax.tree.map(lambda whole, x: put(whole, compact(x), i), outs, out)
         return carry, outs
 
     carry, outs = jax.lax.fori_loop(0, count, body, (carry, outs))
     return carry, jax.tree.map(lambda x, b: x.reshape(len(x), *b.shape[1:]), outs, of_block)
 
 
-def _compact(x: Array) -> Array:
-    """Without axes of length 1: XLA copies what enters a loop if it has put these elsewhere."""
-    return x.reshape(x.shape[0], *(size for size in x.shape[1:] if size != 1))
+def compact(x: Array) -> Array:
+    """Without axes of length 1 after the first, where there is one.
+
+    XLA copies what enters a loop or a branch if it has put these elsewhere.
+    """
+    shape = (*x.shape[:1], *(size for size in x.shape[1:] if size != 1))
+    return x if shape == x.shape else x.reshape(shape)

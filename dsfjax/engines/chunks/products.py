@@ -36,7 +36,7 @@ from dsfjax.core.rows import scaled_rows
 from dsfjax.core.transitions import Transition, to_heads
 from dsfjax.engines.chunks import convolution
 from dsfjax.engines.chunks.affine import AffineChunks, ChunkMap
-from dsfjax.engines.chunks.decay import Decays, between, halves, lower_blocks
+from dsfjax.engines.chunks.decay import Decays, halves, lower_blocks
 from dsfjax.engines.guard import finite
 from dsfjax.engines.recurrence import Recurrence
 
@@ -45,8 +45,8 @@ class Chunk(NamedTuple):
     """A recurrence of c steps, padded to a power of two by steps that change nothing.
 
     Attributes:
-        decays: Log decays and their sums, axes (H, c, n or 1); those of n / 2 states are of both
-            halves (`for_states`).
+        decays: With the axes (H, c, n or 1); those of n / 2 states are of both halves
+            (`for_states`).
         x: (H, c·r, p).
         b: (c, G, r, n).
         c: (c, G, R, n).
@@ -161,7 +161,7 @@ def padded(v: Array, steps: int) -> Array:
     """
     v = jnp.broadcast_to(v, (steps, *v.shape[1:]))
     size = 1 << (steps - 1).bit_length()  # halves of halves: see `decay`
-    return jnp.pad(v, [(0, size - steps)] + [(0, 0)] * (v.ndim - 1))
+    return v if size == steps else jnp.pad(v, [(0, size - steps)] + [(0, 0)] * (v.ndim - 1))
 
 
 def ends(chunk: Chunk, heads: int) -> tuple[Array, Array, Array]:
@@ -170,9 +170,9 @@ def ends(chunk: Chunk, heads: int) -> tuple[Array, Array, Array]:
     Returns:
         (H, c·R, n), (H, c·r, n), and (H, n or 1, 1).
     """
-    whole, n = chunk.decays.whole, chunk.b.shape[-1]
+    n = chunk.b.shape[-1]
     # Step t reads what has decayed up to and including t. What step s writes decays from s + 1 on.
-    from_start, to_end = jnp.exp(whole.upto[:, 0]), jnp.exp(whole.after[:, 0])
+    from_start, to_end = chunk.decays.from_start(), chunk.decays.to_end()
     reader = scaled(by_head(chunk.c, heads), from_start[:, :, None]).reshape(heads, -1, n)
     writer = scaled(by_head(chunk.b, heads), to_end[:, :, None]).reshape(heads, -1, n)
     return reader, writer, for_states(from_start[:, -1], n)[..., None]
@@ -219,12 +219,12 @@ def decayed_products(
         exclusive: Read the state before the step instead of after it.
     """
     steps, k, j = readers.shape[0], readers.shape[2], writers.shape[2]
-    if decays.log_a.shape[-1] == 1:
+    if decays.products is not None:
         # One decay for all n states: α is a matrix of numbers next to the products, which heads of
         # one group share.
         if readers.shape[1] != writers.shape[1]:
             readers, writers = (jnp.moveaxis(by_head(v, heads), 0, 1) for v in (readers, writers))
-        alpha = between(decays.log_a[..., 0])
+        alpha = decays.products[..., 1:]
         if exclusive:  # what t reads before its update has decayed by the steps up to t − 1
             alpha = jnp.pad(alpha[:, :-1], [(0, 0), (1, 0), (0, 0)])
         scores = jnp.einsum("tgkn,sgjn->gtksj", readers, writers, precision=precision)
@@ -261,10 +261,13 @@ def _scaled_half(v: Array, log_decay: Array, half: int) -> Array:
     """
     heads, blocks, size, _ = log_decay.shape
     kinds = v.shape[2]
-    v = v.reshape(heads, blocks // 2, 2, size, kinds, -1)[:, :, half]
+    v = halves(v.reshape(heads, blocks, size * kinds, -1), blocks // 2)[half]
     decay = jnp.exp(halves(log_decay, blocks // 2)[half])
+    if kinds == 1:
+        return scaled(v, decay)
     # One kind after the other: the gradient of the product with all at once is a sum on which XLA's
     # CPU back end of jax 0.10 crashes.
+    v = v.reshape(*decay.shape[:3], kinds, -1)
     of_kinds = jnp.stack([scaled(v[..., k, :], decay) for k in range(kinds)], axis=3)
     return of_kinds.reshape(heads, blocks // 2, size * kinds, -1)
 

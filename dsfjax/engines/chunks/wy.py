@@ -86,10 +86,10 @@ class WYForm(AffineChunks):
         chunk, w, z, scale = _factored(problem, heads)
         matmul = partial(jnp.matmul, precision=precision)
         products = partial(decayed_products, chunk.decays, heads=heads, precision=precision)
-        n, whole = chunk.b.shape[-1], chunk.decays.whole
+        n = chunk.b.shape[-1]
         reader, writer, decay = ends(chunk, heads)
         # r_t reads the state before the update, which has decayed up to t − 1.
-        z_start = scaled(by_head(z, heads), jnp.exp(whole.before[:, 0])[:, :, None])
+        z_start = scaled(by_head(z, heads), chunk.decays.before()[:, :, None])
         z_start = z_start.reshape(heads, -1, n)
         if w is None:  # (I + S E) u = X − S Z̃ h
             weights, E = products(chunk.c, chunk.b), products(z, chunk.b, exclusive=True)
@@ -99,7 +99,7 @@ class WYForm(AffineChunks):
             values, seen = matmul(inverse, chunk.x), matmul(inverse, z_start)
             return finish(chunk, ChunkMap(decay, reader, weights, values, writer, seen))
         # What W_s writes decays from s + 1 on, as what b_s writes does.
-        w_end = scaled(by_head(w, heads), jnp.exp(whole.after[:, 0])[:, :, None])
+        w_end = scaled(by_head(w, heads), chunk.decays.to_end()[:, :, None])
         read_b, read_w, seen_b, T = _products_with_both(chunk, w, z, heads, products)
         inverse = unit_lower_inverse(T, precision)
         found = ChunkMap(
