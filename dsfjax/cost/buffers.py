@@ -282,12 +282,15 @@ class Graph:
         """In how many shapes a result is read: each is written by itself."""
         if node.name not in FUSIBLE or node.name in DEAR:
             return 1
-        return max(1, len(set(self._shapes_read(value))))
+        shapes = (tuple(n for n in shape if n != 1) for shape in self._shapes_read(value))
+        return max(1, len(set(shapes)))
 
     def _shapes_read(self, value: Value) -> Iterable[tuple[int, ...]]:
         for reader in value.readers:
             if reader.name in RELABELLED:
                 yield from self._shapes_read(reader.makes[0])
+            elif reader.name in PRODUCTS and _is_of_rows(reader):
+                continue  # it reads them in any shape
             elif reader.name in PRODUCTS:
                 yield from (
                     _shape_in_product(reader, i) for i, x in enumerate(reader.reads) if x is value
@@ -349,8 +352,16 @@ def _is_view(name: str, value: Value, aval: Any, params: dict[str, Any]) -> bool
     return name in RELABELLED or (name == "broadcast_in_dim" and same)
 
 
+def _is_of_rows(node: Node) -> bool:
+    """Whether a product is none of matrices: one number for every row, or one times each row."""
+    (contracted, _), _ = node.params["dimension_numbers"]
+    depth = math.prod(node.reads[0].shape[axis] for axis in contracted)
+    whole = depth * math.prod(node.makes[0].shape)
+    return depth == 1 or all(math.prod(value.shape) == whole for value in node.reads)
+
+
 def _shape_in_product(node: Node, operand: int) -> tuple[int, ...]:
-    """The shape in which a product reads an operand: one axis for each of its roles."""
+    """The shape in which a product reads an operand: one axis of rows, one that is summed over."""
     contracted, batch = node.params["dimension_numbers"]
     shape = node.reads[operand].shape
     if not batch[operand] and len(shape) == 2:
@@ -361,7 +372,7 @@ def _shape_in_product(node: Node, operand: int) -> tuple[int, ...]:
         role = (axis in contracted[operand], axis in batch[operand])
         if size == 1:
             continue
-        if role == last:
+        if role == last and not role[1]:
             found[-1] *= size
         else:
             found.append(size)

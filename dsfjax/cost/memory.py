@@ -76,13 +76,12 @@ def peak_memory(
 
     Numerics:
         See `dsfjax.cost.memory` for what is followed. Next to ``compiled.memory_analysis()`` on a
-        CPU (jaxlib 0.10) training steps of the paper's eight architectures (two layers, d = 64, L =
-        256, batch 16) were −7 to +2 % off. Of the others MesaNet is +17 % off, Based −13 %, the
-        rest less than 10 % (``tests/cost/test_memory.py``). Two of the eight with more layers, d =
-        128 and L = 512 were −2 % off, three members that are mostly parameters +2 %, and a language
-        model of 64 million parameters (softmax attention, 12 layers, L = 1024, batch 8; 8.2 GiB)
-        −3 %. With ``remat`` the latter
-        took more than without on a CPU, and the estimate was 11 % too low.
+        CPU (jaxlib 0.10.2, Intel Xeon, float64) training steps of 40 architectures (two layers, d =
+        64, L = 256, batch 16) are −6 to +15 % off, half of them less than 8 %, S4 −18 % and MesaNet
+        +20 % (``tests/cost/test_memory.py``). Two of them with more layers, d = 128 and L = 512
+        were −2 % off, three members that are mostly parameters +2 %, and a language model of 64
+        million parameters (softmax attention, 12 layers, L = 1024, batch 8; 8.2 GiB) −3 %. With
+        ``remat`` the latter took more than without on a CPU, and the estimate was 11 % too low.
 
     Example:
         The two layers that the gradient of the first needs, and what is computed of them:
