@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax import Array
 
-from dsfjax import InnerOutput, KernelSystem, OuterInput, Scalar, System, scan
+from dsfjax import Diagonal, InnerOutput, KernelSystem, OuterInput, Scalar, System, scan
+from dsfjax.engines.guard import has_others
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_checks import cut_length, report
@@ -168,3 +169,31 @@ def test_attention_keeps_heads_channels_and_documents_apart(value):
             if (kind[0] != kind[1]).any() or not reference.error(y[fine], expected[fine]) < 1e-12:
                 found.append(f"{value} in {case}, {method}: {(kind[0] != kind[1]).sum()} entries")
     report(found)
+
+
+@pytest.mark.parametrize(
+    ("log_a", "x", "expected"),
+    [
+        (-1.0, 1.0, False),
+        (-np.inf, 1.0, False),  # a decay of 0
+        (-np.inf, np.inf, True),
+        (np.inf, 1.0, True),
+        (np.nan, 1.0, True),
+        (complex(-np.inf, 1.0), 1.0, False),
+        (complex(-1.0, np.nan), 1.0, True),
+        (complex(-1.0, np.inf), 1.0, True),
+        (-1.0, -np.inf, True),
+        (-1.0, np.nan, True),
+        (-1.0, 1j * np.inf, True),
+        (-1.0, np.finfo("float32").max, False),  # and sums of it
+    ],
+)
+def test_what_the_guard_looks_for(log_a: complex, x: complex, expected: bool) -> None:
+    """One number among those of arrays with as many rows, and of others."""
+    decays = np.full((4, 2, 3), -0.5, np.result_type(log_a))
+    decays[2, 1, 1] = log_a
+    values = np.full((4, 5), 0.5 if expected else x, np.result_type("float32", x))
+    values[1, 3] = x
+    others = jnp.ones((7, 2)), jnp.arange(3), jnp.zeros((0, 4)), jnp.float32(2)
+    transition = Diagonal(jnp.asarray(decays[..., None]))
+    assert has_others((transition, jnp.asarray(values), others)) == expected
