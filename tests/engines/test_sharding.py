@@ -39,6 +39,33 @@ def test_shard_map():
     assert done.stdout == f"{DEVICES} devices\n"
 
 
+@pytest.mark.parametrize("name", ["scalar", "low_rank", "diagonal_factored"])
+def test_types_within_shard_map(name: str) -> None:
+    """Tokens differ between devices and systems do not: every loop carries arrays of one type.
+
+    A mesh of one device has the same types as one of many.
+    """
+    from dsfjax import scan
+    from tests.engine_runs import inputs
+
+    mesh, P = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,)), PartitionSpec
+    system, u, _ = inputs(name, 65)
+    tokens = jnp.stack([u, 2 * u])
+
+    def loss(tokens: jax.Array) -> jax.Array:
+        y, h = jax.vmap(lambda u: scan(system, u, method="chunked"))(tokens)
+        return (y * y).sum() + (h.real * h.real).sum()
+
+    def of_device(tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, gradient = jax.value_and_grad(loss)(tokens)
+        return jax.lax.psum(value, "batch"), gradient
+
+    split = jax.shard_map(of_device, mesh=mesh, in_specs=P("batch"), out_specs=(P(), P("batch")))
+    expected = jax.jit(jax.value_and_grad(loss))(tokens)
+    for found, value in zip(jax.jit(split)(tokens), expected, strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-12, atol=1e-12)
+
+
 def main() -> None:
     from dsfjax import scan
     from tests import systems_zoo as zoo

@@ -19,6 +19,8 @@ from jax.extend.core import Primitive
 from jax.extend.core.primitives import dynamic_slice_p, dynamic_update_slice_p
 from jax.interpreters import ad, batching, mlir
 
+from dsfjax._util.varying import vary_alike
+
 
 def block(x: Array, i: Array | int, size: int, axis: int = 0) -> Array:
     """The i-th block of ``size`` entries of an axis, which has to be there.
@@ -27,7 +29,7 @@ def block(x: Array, i: Array | int, size: int, axis: int = 0) -> Array:
         >>> block(jnp.arange(6), 1, 2).tolist()
         [2, 3]
     """
-    return _block_p.bind(x, _index(i), size=size, axis=axis)
+    return _block_p.bind(*vary_alike((x, _index(i))), size=size, axis=axis)
 
 
 def put(x: Array, value: Array, i: Array | int, axis: int = 0) -> Array:
@@ -37,7 +39,7 @@ def put(x: Array, value: Array, i: Array | int, axis: int = 0) -> Array:
         >>> put(jnp.arange(6), jnp.array([7, 8]), 1).tolist()
         [0, 1, 7, 8, 4, 5]
     """
-    return _put_p.bind(x, value, _index(i), axis=axis)
+    return _put_p.bind(*vary_alike((x, value, _index(i))), axis=axis)
 
 
 def _index(i: Array | int) -> Array:
