@@ -1,8 +1,7 @@
 """Rows brought to one size: RMS norm, and layer norm, which subtracts their mean before.
 
 What is one number per row, such as a mean, is found and spread by products with ones, whose
-gradients are such products again. As sums and broadcasts both take up to three times as long on
-CPUs (`rows`).
+gradients are such products again: sums and broadcasts are slower on CPUs (`rows`).
 """
 
 from __future__ import annotations

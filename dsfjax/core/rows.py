@@ -83,7 +83,7 @@ def projected(
         W: Weights.
         axis: The axis of W that is summed over.
         precision: Precision of the product, as in `jax.lax.dot_general`.
-        sums: Dtype of the sums and of the result, by default that of x and W.
+        sums: The dtype in which sums are formed and the result is given; by default that of x, W.
 
     Example:
         >>> projected(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]]), axis=1).tolist()

@@ -289,12 +289,10 @@ class Graph:
         for reader in value.readers:
             if reader.name in RELABELLED:
                 yield from self._shapes_read(reader.makes[0])
-            elif reader.name in PRODUCTS and _is_of_rows(reader):
-                continue  # it reads them in any shape
             elif reader.name in PRODUCTS:
-                yield from (
-                    _shape_in_product(reader, i) for i, x in enumerate(reader.reads) if x is value
-                )
+                if not _is_of_rows(reader):  # which reads rows in any shape
+                    places = (i for i, x in enumerate(reader.reads) if x is value)
+                    yield from (_shape_in_product(reader, i) for i in places)
             elif reader in self._kernel or reader.name not in FUSIBLE:
                 yield value.shape
 
@@ -353,7 +351,7 @@ def _is_view(name: str, value: Value, aval: Any, params: dict[str, Any]) -> bool
 
 
 def _is_of_rows(node: Node) -> bool:
-    """Whether a product is none of matrices: one number for every row, or one times each row."""
+    """Whether a product works row by row: a number from each of two rows, or one times each row."""
     (contracted, _), _ = node.params["dimension_numbers"]
     depth = math.prod(node.reads[0].shape[axis] for axis in contracted)
     whole = depth * math.prod(node.makes[0].shape)

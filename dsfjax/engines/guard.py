@@ -24,7 +24,7 @@ from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from dsfjax.engines.chunks.in_place import compact
+from dsfjax.engines.in_place import compact
 
 T = TypeVar("T")
 
@@ -128,7 +128,7 @@ def _sums_of_rows(x: Array, is_log: bool) -> Array:
     """Numbers that are below ∞ unless there are some that `finite` would replace, float32 (T,)."""
     x = jax.lax.stop_gradient(x.reshape(x.shape[0] if x.ndim else 1, -1))
     real = _small_sums(x.real).astype("float32")
-    # Of log decays −∞ is no reason: only +∞ and NaN fail to be below +∞.
+    # A log decay of −∞ stays: its sum is below ∞, unlike that of +∞ or NaN.
     real = real if is_log else jnp.abs(real)
     if not jnp.iscomplexobj(x):
         return real

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax._util.varying import zeros_as
-from dsfjax.engines.chunks.in_place import over_blocks
 from dsfjax.engines.engine import Engine
 from dsfjax.engines.entering import Entering
+from dsfjax.engines.in_place import over_blocks
 from dsfjax.engines.recurrence import Recurrence, by_steps
 
 Body = Callable[[Array, Any], tuple[Array, Array]]
@@ -114,8 +114,8 @@ class Sequential(Engine):
 class InPlace(Sequential):
     """As `Sequential`, for what is never differentiated: steps are read and written in place.
 
-    Under `jax.vmap` nothing is transposed before and after, which saves a third of what there is to
-    compile, and the time of it; but backwards every step would add up whole arrays.
+    Under `jax.vmap` nothing is transposed before and after, so there is less to compile; backwards,
+    though, every step would add up whole arrays.
     """
 
     def _run(self, body: Body, h0: Array, xs: Any) -> tuple[Array, Array]:

@@ -1,6 +1,6 @@
 """Products along rows have the values and the gradients of the plain ones, in every transformation.
 
-They are compared with those of `jax.numpy`, which JAX differentiates.
+The plain ones are those of `jax.numpy`, with the derivatives that JAX finds for them.
 """
 
 from functools import partial

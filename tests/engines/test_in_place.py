@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax.engines.chunks.in_place import over_blocks
+from dsfjax.engines.in_place import over_blocks
 
 
 @pytest.mark.parametrize("reverse", [False, True])

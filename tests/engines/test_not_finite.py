@@ -189,7 +189,7 @@ def test_attention_keeps_heads_channels_and_documents_apart(value):
     ],
 )
 def test_what_the_guard_looks_for(log_a: complex, x: complex, expected: bool) -> None:
-    """One number among those of arrays with as many rows, and of others."""
+    """It finds a single number, next to arrays that have as many rows and arrays that do not."""
     decays = np.full((4, 2, 3), -0.5, np.result_type(log_a))
     decays[2, 1, 1] = log_a
     values = np.full((4, 5), 0.5 if expected else x, np.result_type("float32", x))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from dsfjax.engines.chunks.slices import block, put
+from dsfjax.engines.slices import block, put
 
 X = jnp.arange(2 * 6 * 6 * 3, dtype=float).reshape(2, 6, 6, 3) ** 1.5
 VALUE = -jnp.arange(2 * 2 * 6 * 3, dtype=float).reshape(2, 2, 6, 3)
@@ -28,7 +28,7 @@ def test_a_block_and_its_place(axis: int) -> None:
 
 @pytest.mark.parametrize("in_axes", [(0, None), (1, None), (2, None), (-1, None), (0, 0)])
 def test_batches_of_blocks(in_axes: tuple[int, int | None]) -> None:
-    """Whichever axis is that of the batch; and with an index for every member."""
+    """Any axis may be that of the batch, and every member may have an index of its own."""
     index = jnp.array([1, 0, 2, 1, 0, 2])[: X.shape[in_axes[0]]] if in_axes[1] == 0 else 1
 
     def take(x, i):

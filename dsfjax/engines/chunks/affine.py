@@ -40,9 +40,9 @@ from dsfjax.core.rows import inner
 from dsfjax.core.system import System
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
 from dsfjax.engines.chunks.decay import INTERVALS
-from dsfjax.engines.chunks.in_place import over_blocks
 from dsfjax.engines.engine import Cost
 from dsfjax.engines.guard import finite
+from dsfjax.engines.in_place import over_blocks
 from dsfjax.engines.recurrence import Recurrence, split_time
 
 

@@ -52,8 +52,8 @@ class Decays(NamedTuple):
     """The decays of a chunk of c steps.
 
     Attributes:
-        products: With n = 1, of all intervals, (…, c, c + 1), as `between`; None otherwise.
-        levels: With n > 1, the sums of blocks of 1, 2, 4, … steps; the last is the chunk.
+        products: With n = 1, those of all intervals, (…, c, c + 1), see `between`; None otherwise.
+        levels: With n > 1, the sums of blocks of 1, 2, 4, … steps; the last is the whole chunk.
     """
 
     products: Array | None
@@ -71,19 +71,19 @@ class Decays(NamedTuple):
         return cls(None, block_sums(log_a))
 
     def from_start(self) -> Array:
-        """Of the steps up to and including each, (…, c, n)."""
+        """The products of the decays up to and including each step, (…, c, n)."""
         if self.products is not None:
             return self.products[..., :1]
         return jnp.exp(self.levels[-1].upto[..., 0, :, :])
 
     def before(self) -> Array:
-        """Of the steps before each, (…, c, n)."""
+        """The products of the decays before each step, (…, c, n)."""
         if self.products is None:
             return jnp.exp(self.levels[-1].before[..., 0, :, :])
         return _late(self.from_start(), 1.0)
 
     def to_end(self) -> Array:
-        """Of the steps after each, (…, c, n)."""
+        """The products of the decays after each step, (…, c, n)."""
         if self.products is not None:
             return self.products[..., -1, 1:, None]
         return jnp.exp(self.levels[-1].after[..., 0, :, :])

@@ -36,9 +36,9 @@ from dsfjax.core.rows import inner
 from dsfjax.core.system import System
 from dsfjax.core.transitions import Transition, to_heads
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm, held
-from dsfjax.engines.chunks.slices import block, put
 from dsfjax.engines.engine import Cost, flops_of_step
 from dsfjax.engines.recurrence import Recurrence
+from dsfjax.engines.slices import block, put
 
 _FEW_STATES = 16
 

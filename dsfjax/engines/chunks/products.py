@@ -14,7 +14,7 @@ and α_{c←0} as the decay of the whole chunk.
 
 That is linear attention on a short sequence (GLA, SSD): c² n + c² p operations of matrix products
 within a chunk and c n p for its state, where step by step every state is touched c times. Where a
-decay differs between the n states, M is no longer a single product multiplied by α: it is put
+decay differs between the n states, M is no single product, multiplied by α afterwards, but is put
 together from blocks below the diagonal, in each of which α factors into a part of t and a part of s
 (`decay`). Where a, b and c are constant in time, all chunks have the same matrices (`convolution`).
 
@@ -45,8 +45,8 @@ class Chunk(NamedTuple):
     """A recurrence of c steps, padded to a power of two by steps that change nothing.
 
     Attributes:
-        decays: With the axes (H, c, n or 1); those of n / 2 states are of both halves
-            (`for_states`).
+        decays: Those of all steps, of (H, c, n) log decays, or (H, c, 1) for all states alike; n /
+            2 of them are those of both halves (`for_states`).
         x: (H, c·r, p).
         b: (c, G, r, n).
         c: (c, G, R, n).

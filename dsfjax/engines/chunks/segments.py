@@ -30,7 +30,7 @@ from jax import Array
 from dsfjax._util.varying import zeros_as
 from dsfjax.core.pytree import Partition, map_time
 from dsfjax.engines.chunks.algorithm import ChunkAlgorithm
-from dsfjax.engines.chunks.in_place import over_blocks
+from dsfjax.engines.in_place import over_blocks
 from dsfjax.engines.recurrence import Recurrence, split_time
 from dsfjax.engines.sequential import Sequential
 

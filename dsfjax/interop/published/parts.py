@@ -15,8 +15,7 @@ from jax import Array
 from jaxtyping import Float
 
 from dsfjax.core.dtypes import state_dtype
-from dsfjax.core.norms import layer_norm as layer_norm
-from dsfjax.core.norms import rms_norm as rms_norm
+from dsfjax.core.norms import layer_norm, rms_norm
 from dsfjax.core.rows import projected
 from dsfjax.interop.published.naming import Definition, Kind, Layer, Stream, Weights, layer
 from dsfjax.interop.published.tensor_files import Config

@@ -15,9 +15,10 @@ from jaxtyping import Float
 
 from dsfjax import ops
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.norms import rms_norm
 from dsfjax.interop.published.families.attention_models import attention_settings, rotary_attention
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
-from dsfjax.interop.published.parts import decoder, gated_mlp, linear, pre_norm, rms_norm
+from dsfjax.interop.published.parts import decoder, gated_mlp, linear, pre_norm
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax import ops
+from dsfjax.core.norms import rms_norm
 from dsfjax.core.rows import projected
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
-from dsfjax.interop.published.parts import decoder, linear, rms_norm
+from dsfjax.interop.published.parts import decoder, linear
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 

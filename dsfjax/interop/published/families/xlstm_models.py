@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from dsfjax.core.dtypes import state_dtype
+from dsfjax.core.norms import layer_norm, rms_norm
 from dsfjax.interop.published.naming import Definition, Stream, Weights, family, layer
-from dsfjax.interop.published.parts import decoder, layer_norm, linear, rms_norm, soft_cap
+from dsfjax.interop.published.parts import decoder, linear, soft_cap
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
 from dsfjax.ops.mlstm_kernels import matrix_memory

@@ -9,7 +9,7 @@ import jax
 from jax import Array
 
 from dsfjax._util.varying import zeros_as
-from dsfjax.engines.chunks.slices import block, put
+from dsfjax.engines.slices import block, put
 
 
 def over_blocks(
