@@ -4,8 +4,9 @@
 #   make test-all   all tests, the slow ones included
 #   make lint       ruff and pyright
 #   make bench      time the engines next to plain JAX; writes bench/
-#   make experiments  the paper's figures at a scale for four cores: 1½ hours
 #   make bench-all  the same, next to PyTorch packages, which it installs
+#   make experiments  the paper's figures and tables at a small scale, as far as their data are there
+#                   (DSFJAX_DATA): 1½ hours for recall on four cores, several for the other tasks
 #   make notebooks  run the notebooks and write what they show next to the scripts
 PYTHON ?= python3
 WORKERS ?= auto

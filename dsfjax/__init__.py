@@ -71,9 +71,12 @@ __version__ = "0.1.0"
 
 _SUBPACKAGES = (
     "analysis",
+    "aspects",
     "bench",
     "core",
+    "cost",
     "engines",
+    "guidance",
     "interop",
     "nn",
     "ops",

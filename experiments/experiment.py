@@ -235,7 +235,8 @@ def run(experiment: Experiment, options: Options, command: str = "") -> dict[str
         if configs:
             write(experiment, result, out)
     if failed:
-        raise RuntimeError(f"{experiment.name}: {len(failed)} points failed: {failed}")
+        reasons = "; ".join(dict.fromkeys(failed.values()))
+        raise RuntimeError(f"{len(failed)} points failed ({', '.join(failed)}): {reasons}")
     return result
 
 

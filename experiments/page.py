@@ -276,7 +276,7 @@ def comparison(results: Path, name: str) -> Iterator[str]:
             f"`{found['command']}`, medians of {found['repeats']} rounds; {machine['processor']}, "
             f"{machine['devices']} × {machine['device']}, jax {versions['jax']}:\n"
         )
-        yield from _head("what", "on", "ours", "other", "ratio", "promised")
+        yield from _head("what", "on", "ours", "other", "ratio", "target")
         for row in found["rows"]:
             both = (row["ours"], row["other"])
             numbers = (f"{x:,.{0 if x > 1000 else 1}f} {row['unit']}" for x in both)
@@ -295,13 +295,15 @@ def points(results: Path) -> Iterator[str]:
         Lines of Markdown.
     """
     for scale in SCALES:
-        shown: set[str] = set()
+        shown: set[tuple[str, str, float]] = set()
         for experiment in EXPERIMENTS:
             result = _read(results, scale, experiment.name)
             if not result:
                 continue
-            new = [point for point in result["points"] if point["name"] not in shown]
-            shown.update(point["name"] for point in new)
+            # By name and run: two tasks may share a title, and two names a run. One that was
+            # trained again on another machine can differ by rounding, and is shown as well.
+            new = [p for p in result["points"] if _key(p) not in shown]
+            shown.update(map(_key, new))
             picture = f"results/{scale}/{experiment.name}.png"
             seeds = len({member["seed"] for member in result["points"][0]["members"]})
             yield f"### {experiment.name}, scale {scale}, {seeds} seeds\n"
@@ -317,6 +319,10 @@ def points(results: Path) -> Iterator[str]:
                 yield from _head(*header)
                 yield from (_row(point) for point in new)
                 yield ""
+
+
+def _key(point: Mapping[str, Any]) -> tuple[str, str, float]:
+    return point["name"], point["run"], point["mean"]
 
 
 def _row(point: Mapping[str, Any]) -> str:

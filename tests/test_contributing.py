@@ -13,6 +13,7 @@ import pytest
 import dsfjax
 from dsfjax import tasks
 from dsfjax.aspects import aspect as aspects
+from dsfjax.cli import options, parse, training
 from dsfjax.tasks import catalogue
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
@@ -53,6 +54,20 @@ def test_engine(defined: dict[str, Any]) -> None:
     ema = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(1, 1, 1))
     y, _ = dsfjax.scan(ema, jnp.ones((5, 1)), method=defined["Unrolled"]())
     np.testing.assert_allclose(y[:, 0], [1.0, 1.5, 1.75, 1.875, 1.9375], rtol=1e-12)
+
+
+def test_the_command_of_the_page(
+    defined: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    (words,) = re.findall(r"`dsfjax (train [^`]*)`", text)
+    # A module of this name that knows nothing: `defined` has registered what the page defines.
+    (tmp_path / "mine.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    command = parse.parse(words.split())
+    assert isinstance(command, options.Train) and command.imports == ("mine",)
+    (config,) = training.plan(command).values()
+    assert isinstance(config.task, defined["FirstToken"])
 
 
 def test_task(defined: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dsfjax import nn, scan, systems
+from dsfjax.ops import op
 from dsfjax.systems import registry
 
 README = Path(__file__).parents[1] / "README.md"
@@ -46,6 +47,24 @@ def test_new_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
         (name,) = set(systems.names()) - set(known)
         check_architecture(name)
         check_training(name)
+
+
+def test_an_op_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (README.parent / "docs" / "ops.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(op, "REGISTRY", dict(op.REGISTRY))
+    names: dict[str, Any] = {"__name__": "ops_page"}
+    exec(compile(example(text, "One of your own"), "ops.md", "exec"), names)
+    x, g = jnp.array([1.0, 2.0, 4.0]), jnp.log(jnp.array([0.5, 0.5, 0.25]))
+    y = names["moving_average"](x[None, :, None, None], g[None, :, None])
+    np.testing.assert_allclose(y[0, :, 0, 0], [1.0, 2.5, 4.625], rtol=1e-12)
+    assert "moving_average" in op.REGISTRY
+
+
+def test_advice_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (README.parent / "docs" / "recommend.md").read_text(encoding="utf-8")
+    code = compile(example(text, "Which architecture"), "recommend.md", "exec")
+    exec(code, {"__name__": "advice"})
+    assert capsys.readouterr().out.startswith("Try ")
 
 
 def check_architecture(name: str) -> None:

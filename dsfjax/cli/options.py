@@ -18,7 +18,9 @@ def _own(metavar: str) -> object:
 
 Int = Annotated[int | None, _from_preset("INT")]
 Float = Annotated[float | None, _from_preset("FLOAT")]
-Method = Annotated[str | None, _from_preset("{auto,sequential,associative,chunked,materialized}")]
+METHODS = ("auto", "sequential", "associative", "chunked", "checkpointed", "materialized")
+"""`dsfjax.engines.Method`, which would bring JAX."""
+Method = Annotated[str | None, _from_preset(f"{{{','.join(METHODS)}}}")]
 Decay = Annotated[str | None, _from_preset("{all,matrices}")]
 Schedule = Annotated[str | None, _from_preset("{cosine,constant}")]
 OwnInt = Annotated[int | None, _own("INT")]
@@ -306,7 +308,7 @@ class Explain(Command):
     length: int = 1024
     """Length of the sequence."""
     method: str = "auto"
-    """Engine: auto, sequential, associative, chunked or materialized."""
+    """Engine: auto, sequential, associative, chunked, checkpointed or materialized."""
     d_model: int = 64
     """Width."""
     d_state: OwnInt = None

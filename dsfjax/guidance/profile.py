@@ -16,6 +16,7 @@ class Profile:
     Attributes:
         length: L, steps of a sequence.
         demands: What it takes, words of `dsfjax.tasks.demands`; at least one.
+        task: Its registered name, whose own results then come first; "" where it has none.
         vocab_size: Token ids, or 0 for inputs that are values.
         channels: Values per step, or 0 for token ids.
         decode_memory: Bytes that the state of one sequence may take; None for any number.
@@ -32,6 +33,7 @@ class Profile:
 
     length: int
     demands: tuple[str, ...]
+    task: str = ""
     vocab_size: int = 0
     channels: int = 0
     decode_memory: float | None = None
@@ -91,7 +93,8 @@ def profile_of(task: Task, **own: Any) -> Profile:
         >>> profile_of(tasks.get(name), length=4096).length
         4096
     """
-    given = {"length": task.seq_len, "demands": tuple(task.demands)} | own
+    name = next((name for name in tasks.names() if tasks.kind(name) is type(task)), "")
+    given = {"task": name, "length": task.seq_len, "demands": tuple(task.demands)} | own
     if "vocab_size" not in own and "channels" not in own:
         given |= {"vocab_size": task.vocab_size, "channels": task.channels}
     return Profile(**given)

@@ -1,9 +1,9 @@
 """The nearest tasks with a demand, who did best on them, and how thin that is.
 
-**How near** a task is: first, how many demands one of the two has and the other has not; then by
-how many doublings their lengths differ, plus `OTHER_INPUT` where one reads token ids and the other
-values; then by how many doublings their vocabularies differ. A task that lacks the demand is never
-a neighbour.
+**How near** a task is: first, whether it is the asked task itself, at another length or with other
+options; then how many demands one of the two has and the other has not; then by how many doublings
+their lengths differ, plus `OTHER_INPUT` where one reads token ids and the other values; then by how
+many doublings their vocabularies differ. A task that lacks the demand is never a neighbour.
 
 **Who did best.** On each task a mixer is represented by the best of its settings. Its *gain* is
 the way from the trivial answer to the best mixer of that task that it has gone: 1 for the best, 0
@@ -62,6 +62,7 @@ class Neighbour:
 
     Attributes:
         label: The task in words.
+        other_task: Whether it is not the asked task itself, at whatever length and options.
         other_demands: Demands that it has and the asked task has not, or the other way round.
         longer: Asked length over its own.
         other_input: Whether one reads token ids and the other values.
@@ -70,6 +71,7 @@ class Neighbour:
     """
 
     label: str
+    other_task: bool
     other_demands: int
     longer: float
     other_input: bool
@@ -77,10 +79,10 @@ class Neighbour:
     standings: dict[str, Standing]
 
     @property
-    def distance(self) -> tuple[float, float, float]:
+    def distance(self) -> tuple[float, ...]:
         """What neighbours are sorted by."""
         doublings = abs(math.log2(self.longer)) + OTHER_INPUT * self.other_input
-        return float(self.other_demands), doublings, self.width
+        return float(self.other_task), float(self.other_demands), doublings, self.width
 
     @property
     def tells(self) -> bool:
@@ -209,6 +211,7 @@ def neighbours(profile: Profile, evidence: Iterable[Evidence]) -> list[Neighbour
         found.append(
             Neighbour(
                 label,
+                profile.task != first.task,
                 len({*profile.demands} ^ {*first.demands}),
                 profile.length / first.length,
                 profile.inputs != first.inputs,
@@ -296,14 +299,15 @@ def _doubts(
         f"model has {unit(max(one.num_params for one in fitting))} parameters."
     ]
     used = near[:NEAREST]
-    lengths = [one.length for one in fitting]
+    lengths = [each.first.length for each in used]
     if profile.length > max(lengths):
         times = _times(profile.length / max(lengths))
         said.append(
-            f"Nothing longer than {count(max(lengths))} steps was run; this extrapolates {times}."
+            f"None of these tasks has more than {count(max(lengths))} steps; this extrapolates "
+            f"{times}."
         )
     if profile.length < min(lengths):
-        said.append(f"Nothing shorter than {count(min(lengths))} steps was run.")
+        said.append(f"None of these tasks has fewer than {count(min(lengths))} steps.")
     if all(each.other_input for each in used):
         said.append(f"None of these tasks reads {profile.inputs}.")
     if all(each.other_demands for each in used):

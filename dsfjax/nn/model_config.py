@@ -10,7 +10,7 @@ from dsfjax import systems
 from dsfjax._util.fields import convert_fields
 from dsfjax._util.names import choose, unknown
 from dsfjax.core import Precision
-from dsfjax.engines import ENGINES
+from dsfjax.engines import ENGINES, Method
 from dsfjax.nn.pattern import Layer, layers_of, name_of
 
 BlockName = Literal["prenorm", "transformer", "mamba"]
@@ -105,7 +105,7 @@ class ModelConfig:
     residual_dropout: float = 0.0
     attention_dropout: float = 0.0
     init: Literal["published", "authors"] = "published"
-    method: Literal["auto", "sequential", "associative", "chunked", "materialized"] = "auto"
+    method: Method = "auto"
     # "later": written into a run's config only where it is not the default, as older ones lack it.
     channels: int = field(default=0, metadata={"later": True})
     precision: Literal["float32", "bfloat16", "tf32"] = field(

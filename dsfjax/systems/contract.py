@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -45,6 +46,11 @@ def check(name: str, arch: Any, d_model: int) -> None:
     if signals.v.shape[:1] != (_STEPS,):
         expected = f"signals.v of shape ({_STEPS}, …), the steps first"
         raise ValueError(_message(name, expected, signals.v.shape))
+    try:
+        inspect.signature(arch.assemble).bind(params, signals, reset=mask)
+    except TypeError as error:
+        expected = "assemble(params, signals, *, reset=None), with the starts of documents"
+        raise TypeError(_message(name, expected, f"one for which {error}")) from None
     system = jax.eval_shape(lambda p, s, r: arch.assemble(p, s, reset=r), params, signals, mask)
     if not isinstance(system, (System, KernelSystem)):
         expected = "assemble to return a System or a KernelSystem"

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from dsfjax.cli import main, options, parse
 from dsfjax.cli.usage import UsageError
+from dsfjax.engines import Method
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -132,3 +134,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_the_engines_of_the_help_are_those_there_are() -> None:
+    assert options.METHODS == get_args(Method)

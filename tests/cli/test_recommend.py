@@ -38,7 +38,7 @@ def test_tables_and_json(capsys: pytest.CaptureFixture, monkeypatch: pytest.Monk
     assert out.splitlines()[0] == "Asked: recall and language, 65\u202f536 steps, vocabulary 3."
     line = next(line for line in out.splitlines() if "softmax_attention  " in line and "%" in line)
     assert "99.0 ± 1.0 % (top)" in line and "grows" in line and line.rstrip().endswith("tokens")
-    assert "- Nothing longer than 64 steps was run; this extrapolates 1\u202f024×." in out
+    assert "- None of these tasks has more than 64 steps; this extrapolates 1\u202f024×." in out
     assert "- Nothing was run that demands language" in out
     assert "Try linear_attention first." in out.splitlines()[-1]
     assert out.rstrip().endswith("For language there is no evidence.")

@@ -282,11 +282,24 @@ def test_the_page_is_renewed_from_the_json(tmp_path: Path) -> None:
 
 def test_a_point_of_two_experiments_is_tabled_once(tmp_path: Path) -> None:
     for module in (fig2_normalization, heatmap_mqar):
-        write(module.EXPERIMENT, canned(module.EXPERIMENT), tmp_path / "small")
+        result = canned(module.EXPERIMENT)
+        points = [point | {"mean": 0.5} for point in result["points"]]  # one run has one result
+        write(module.EXPERIMENT, result | {"points": points}, tmp_path / "small")
     lines = list(page.points(tmp_path))
     assert sum(line.startswith("| s6, L=32, 4 pairs, d=32, n=16 |") for line in lines) == 1
     shared = len(fig2_normalization.MIXERS) * 4  # two tasks, two widths
     assert f"{shared} of its points are in the tables above.\n" in lines
+
+
+def test_two_runs_of_one_name_are_both_tabled(tmp_path: Path) -> None:
+    result = canned(fig2_normalization.EXPERIMENT)
+    (tmp_path / "small").mkdir()
+    for module, of_run, mean in ((fig2_normalization, "a", 0.25), (heatmap_mqar, "b", 0.75)):
+        points = [p | {"run": of_run, "mean": mean} for p in result["points"][:1]]
+        file = tmp_path / "small" / f"{module.EXPERIMENT.name}.json"
+        file.write_text(json.dumps(result | {"points": points}))
+    name = result["points"][0]["name"]
+    assert sum(line.startswith(f"| {name} | ") for line in page.points(tmp_path)) == 2
 
 
 def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:

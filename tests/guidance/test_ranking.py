@@ -73,10 +73,10 @@ def test_the_nearest_tasks_by_demands_then_length_then_inputs() -> None:
     ]
     near = neighbours(PROFILE, known)
     assert [(each.first.task, each.distance) for each in near] == [
-        ("long", (0, 2.0, 0.0)),
-        ("values", (0, 3.0, 0.0)),
-        ("made_up", (0, 6.0, 0.0)),
-        ("both", (1, 0.0, 0.0)),
+        ("long", (1, 0, 2.0, 0.0)),
+        ("values", (1, 0, 3.0, 0.0)),
+        ("made_up", (1, 0, 6.0, 0.0)),
+        ("both", (1, 1, 0.0, 0.0)),
     ]
     assert [each.why for each in near] == [
         "4× shorter",
@@ -84,6 +84,8 @@ def test_the_nearest_tasks_by_demands_then_length_then_inputs() -> None:
         "64× shorter",
         "the same length, 1 demand not shared",
     ]
+    itself = neighbours(dataclasses.replace(PROFILE, task="made_up"), known)
+    assert [each.first.task for each in itself] == ["made_up", "long", "values", "both"]
     # On one task of three: named, not ranked.
     ranking = rank(PROFILE, "recall", known)
     assert [place.mixer for place in ranking.places] == ["ssd"]
@@ -94,8 +96,8 @@ def test_the_nearest_tasks_by_demands_then_length_then_inputs() -> None:
 def test_how_thin_it_is() -> None:
     assert said(rank(PROFILE, "recall", FOUR)).startswith(
         "1 task with this demand, 4 results of 4 seeds, from 1 experiment at scale small; the "
-        "largest model has 5 k parameters. Nothing longer than 64 steps was run; this extrapolates "
-        "64×."
+        "largest model has 5 k parameters. None of these tasks has more than 64 steps; this "
+        "extrapolates 64×."
     )
     own = [evidence("s6", 0.9, 0.2, seeds=2, source="my_run", scale=""), *FOUR]
     short = dataclasses.replace(PROFILE, length=8, demands=("recall", "copying"))
@@ -103,7 +105,7 @@ def test_how_thin_it_is() -> None:
     text = said(rank(short, "recall", own))
     for sentence in (
         "5 results of 2 to 4 seeds, from 1 experiment at scale small and my_run;",
-        "Nothing shorter than 64 steps was run.",
+        "None of these tasks has fewer than 64 steps.",
         "None of these tasks reads values.",
         "None of these tasks demands the same and nothing else.",
         "Some of these results have fewer than 3 seeds.",

@@ -243,7 +243,7 @@ def test_all_results_on_tasks_like_this_are_a_section() -> None:
         advice.answer,
         "Recall. Nearest tasks: made_up, L = 64 (64× shorter, 1 demand not shared).",
         "3 results of 4 seeds, from 1 experiment at scale small and the folder of this run;",
-        "Nothing longer than 64 steps was run; this extrapolates 64×.",
+        "None of these tasks has more than 64 steps; this extrapolates 64×.",
         "Nothing was run that demands language",
     ):
         assert text in reader.text

@@ -148,6 +148,9 @@ WRONG = {
     "assemble to return a System or a KernelSystem, got Signals": lambda arch: arch._replace(
         assemble=lambda params, signals, reset: signals
     ),
+    r"reset=None\), with the starts of documents, got one for which got an unexpected keyword": (
+        lambda arch: arch._replace(assemble=lambda params, signals: arch.assemble(params, signals))
+    ),
     "assemble to pass reset on to the System": lambda arch: arch._replace(
         assemble=lambda params, signals, reset: arch.assemble(params, signals)
     ),
