@@ -175,6 +175,18 @@ def is_tied(system: System) -> bool:
     return A.w is B.b and B.rank == 1 and system.state_shape[1] > 1
 
 
+def keeps_digits(before: System, after: System) -> bool:
+    """Whether a cast has left what is written, b and W of a tied system, its digits.
+
+    If one of them was rounded, the two are no longer equal.
+    """
+    pairs = zip(
+        jax.tree.leaves((before.A, before.B)), jax.tree.leaves((after.A, after.B)), strict=True
+    )
+    inexact = ((x, y) for x, y in pairs if jnp.issubdtype(x.dtype, jnp.inexact))
+    return all(jnp.finfo(y.dtype).bits >= jnp.finfo(x.dtype).bits for x, y in inexact)
+
+
 def prepare(
     system: System,
     u: Array,
@@ -344,6 +356,8 @@ def gated(C: OutputMap, s: Array) -> Array:
 
 @gated.register
 def _(C: InnerOutput, s: Array) -> Array:
+    # Without c all R vectors read the same, and an engine gives it once.
+    s = jnp.broadcast_to(s, (s.shape[0], C.rank, *s.shape[2:]))
     gate = C.gates()
     return s if gate is None else scaled_rows(s, gate.astype(s.dtype))
 

@@ -30,6 +30,7 @@ from dsfjax.engines.recurrence import (
     Recurrence,
     check_tokens,
     is_tied,
+    keeps_digits,
     observe,
     prepare,
     read_out,
@@ -125,7 +126,7 @@ def scan(
     """
     u = check_tokens("scan", system, u)
     policy = DEFAULT if precision is None else precision
-    tied = isinstance(system, System) and is_tied(system)
+    given = system
     system, u = policy.cast(system, u)
     length, every = u.shape[0], isinstance(return_states, bool | np.bool_) and bool(return_states)
     some = not isinstance(return_states, bool | np.bool_)
@@ -150,7 +151,7 @@ def scan(
         system, u = flip_time(system), u[::-1]
         segment = None if segment is None else segment[::-1]
         steps = None if steps is None else length - 1 - steps
-    tied = tied and engine.takes_tied
+    tied = engine.takes_tied and is_tied(given) and keeps_digits(given, system)
     with _mesh_of_context():
         y, h_last, states = _run(system, u, h0, segment, steps, engine, every, policy, tied)
     if reverse:
@@ -199,12 +200,13 @@ def _run(
     if not engine.has_forward_mode:
         problem, before = reverse_only((problem, before), engine.name)
     run, exact = (partial(_by, x) for x in (engine, InPlace()))
-    arguments = (problem, before, steps)
+    arguments = (problem, before, steps if steps is not None and steps.shape[0] else None)
     found = run(*arguments) if engine.is_stepwise else guarded(run, exact, *arguments)
-    out, h_last = found[:2]
+    out, h_last, *kept = found
     first = (before.rows, before.starts) if isinstance(before, Entering) else (h0[None],)
     y = read_out(system, u, observe(system, problem, out, *first), policy)
-    return y, h_last, out if every else (None if steps is None else found[2])
+    states = None if steps is None else kept[0] if kept else h_last[None][:0]
+    return y, h_last, out if every else states
 
 
 def _by(

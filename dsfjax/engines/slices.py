@@ -128,17 +128,21 @@ def _block_of_batch(operands: Any, axes: Any, *, size: int, axis: int) -> tuple[
     return _block_p.bind(x, i, size=size, axis=axis + (of_x <= axis)), of_x
 
 
-def _put_of_batch(operands: Any, axes: Any, *, axis: int) -> tuple[Array, int]:
+def _put_of_batch(batch: Any, operands: Any, axes: Any, *, axis: int) -> tuple[Array, int | None]:
     (x, value, i), (of_x, of_value, of_i) = operands, axes
+    if of_x is of_value is of_i is None:
+        return _put_p.bind(x, value, i, axis=axis), None
     if of_i is not None:
         each = jax.vmap(lambda x, v, i: _put(x, v, i, axis=axis), in_axes=axes)
         return each(x, value, i), 0
-    members = x.shape[of_x] if of_x is not None else value.shape[of_value]
+    # What all members share gets an axis over which it is cut, on an explicit mesh, as the others.
+    mesh_axis = batch.explicit_mesh_axis
     x, value = (
-        batching.bdim_at_front(v, of_v, members) for v, of_v in ((x, of_x), (value, of_value))
+        batching.bdim_at_front(v, of_v, batch.size, mesh_axis)
+        for v, of_v in ((x, of_x), (value, of_value))
     )
     return _put_p.bind(x, value, i, axis=axis + 1), 0
 
 
 batching.primitive_batchers[_block_p] = _block_of_batch
-batching.primitive_batchers[_put_p] = _put_of_batch
+batching.fancy_primitive_batchers[_put_p] = _put_of_batch

@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax import Precision, scan, slice_time, step
+from dsfjax import (
+    DiagonalPlusLowRank,
+    InnerOutput,
+    OuterInput,
+    Precision,
+    System,
+    scan,
+    slice_time,
+    step,
+)
 from tests import systems_zoo as zoo
 from tests.engine_checks import cast
 from tests.engine_runs import compiled, inputs
@@ -133,3 +142,19 @@ def test_misuse_says_what_was_expected():
     with jax.enable_x64(False), pytest.raises(ValueError, match="JAX with float64.*ENABLE_X64"):
         scan(system, u, precision=Precision(accumulate="float64"))
     assert hash(Precision.named("tf32")) == hash(Precision(matmul="high"))
+
+
+def test_writing_along_w_is_rounded_by_every_method():
+    """In a delta rule W is b, and one array serves as both; only b is rounded."""
+    k = jax.random.normal(jax.random.key(0), (6, 1, 4), jnp.float32)
+    k = k / jnp.linalg.norm(k, axis=-1, keepdims=True)
+    u = jax.random.normal(jax.random.key(1), (6, 3), jnp.float32)
+
+    def states(b, method):
+        A = DiagonalPlusLowRank(jnp.zeros((1, 1, 1), jnp.float32), k, k)
+        system = System(A, OuterInput(b), InnerOutput(k), state_shape=(1, 4, 3))
+        return scan(system, u, method=method, precision=Precision(compute="bfloat16"))[1]
+
+    expected = states(k + 0, "sequential")
+    for b in (k, k + 0):
+        assert error(states(b, "chunked"), expected) < 1e-6

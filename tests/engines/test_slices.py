@@ -108,3 +108,13 @@ def test_integers_and_constants_have_no_derivative() -> None:
     assert (y, dy) == (7.0, 2.0)
     assert count.tolist() == [0, 1, 0, 1, 4, 5] and d_count.dtype == jax.dtypes.float0
     assert jax.grad(lambda x: run(x)[0])(3.0) == 2.0
+
+
+def test_a_place_in_what_all_members_share_on_an_explicit_mesh() -> None:
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        value = jax.device_put(VALUE[:, :, 0], jax.NamedSharding(mesh, jax.P("x")))
+        whole = jnp.zeros((6, 3))
+        found = jax.jit(jax.vmap(lambda value: put(whole, value, 1)))(value)
+        assert jax.typeof(found).sharding.spec[0] == "x"
+        np.testing.assert_array_equal(found[:, 2:4], value)

@@ -215,3 +215,11 @@ def test_initial_states_of_segments_do_not_hold_all():
     memory = run.memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes < length * n * n * 4 / 2
+
+
+def test_no_steps_have_no_states():
+    A = Scalar(jnp.log(jnp.full((4, 1), 0.5)))
+    system = System(A, OuterInput(), InnerOutput(), state_shape=(1, 1, 1))
+    for method in methods(system, states="some"):
+        y, h, states = scan(system, jnp.ones((4, 1)), method=method, return_states=np.zeros(0, int))
+        assert states.shape == (0, 1, 1, 1) and (y[-1, 0], h[0, 0, 0]) == (1.875, 1.875), method

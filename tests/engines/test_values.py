@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
+from dsfjax import InnerOutput, OuterInput, Scalar, System
 from tests import reference_loop as reference
 from tests import systems_zoo as zoo
 from tests.engine_runs import inputs, run_all
@@ -27,6 +28,16 @@ def test_every_method_gives_the_values_of_the_loop(name, length):
         assert (y.dtype, h_last.dtype) == (u.dtype, h0.dtype)
         assert reference.error(y, expected.y) < 1e-12, method
         assert reference.error(h_last, expected.h_last) < 1e-12, method
+
+
+@pytest.mark.parametrize("over", ["n", "p"])
+def test_readings_without_vectors_are_all_the_same(over):
+    C = InnerOutput(rank=2, over=over)
+    A = Scalar(jnp.log(jnp.full((1, 2), 0.5)))
+    system = System(A, OuterInput(), C, state_shape=(2, 1, 1))
+    u, h0 = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.zeros((2, 1, 1))
+    for method, (y, _) in run_all(system, u, h0).items():
+        assert y.tolist() == [[1, 2, 1, 2], [3.5, 5, 3.5, 5]], method
 
 
 @pytest.mark.parametrize("name", zoo.slow_unless(zoo.FEW))
