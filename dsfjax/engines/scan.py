@@ -151,6 +151,7 @@ def scan(
         system, u = flip_time(system), u[::-1]
         segment = None if segment is None else segment[::-1]
         steps = None if steps is None else length - 1 - steps
+    assert isinstance(given, System)
     tied = engine.takes_tied and is_tied(given) and keeps_digits(given, system)
     with _mesh_of_context():
         y, h_last, states = _run(system, u, h0, segment, steps, engine, every, policy, tied)
