@@ -80,7 +80,7 @@ class SequenceModel(nnx.Module):
             )
         self.blocks = nnx.Dict(
             {
-                f"block_{i}": Block(config, layer, around, shards=shards, rngs=rngs)
+                f"block_{i}": Block(config, layer, around, number=i + 1, shards=shards, rngs=rngs)
                 for i, layer in enumerate(config.layers if layers is None else layers)
             }
         )

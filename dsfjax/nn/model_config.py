@@ -35,7 +35,9 @@ class ModelConfig:
             an architecture without state expansion.
         num_heads: H; None for the architecture's own default. Ignored by one without heads.
         options: Further keywords of the architecture, as pairs: (("normalizer", "softplus"),). In a
-            pattern they are for those that have them; ("ssd.num_groups", 2) is for one alone.
+            pattern they are for those that have them; ("ssd.num_groups", 2) is for one alone and
+            comes before ("num_groups", 1). Either comes before ``d_state`` and ``num_heads`` here.
+            Where there are ``layer`` and ``num_layers``, each layer is told its own.
         surroundings: What stands around the recurrence (`dsfjax.nn.Surrounding`): "paper" as in the
             paper's experiments (attention, S6 and SSD bare, gate and convolution for the RNNs),
             "authors" as in their code (attention's output map has a bias, the rest as "paper"), or

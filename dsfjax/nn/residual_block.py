@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +23,23 @@ from dsfjax.systems import Architecture
 
 
 def architecture(
-    config: ModelConfig, mixer: str | None = None, around: Surrounding | None = None
+    config: ModelConfig,
+    mixer: str | None = None,
+    around: Surrounding | None = None,
+    *,
+    number: int = 1,
 ) -> Architecture:
     """An architecture of a config, over the inner width of its surroundings, or of ``around``.
+
+    Options for this mixer alone come before those for all, and these before the sizes of the
+    config. An architecture that depends on its layer (``layer`` and ``num_layers`` of lightning) is
+    told which it is, unless an option says it.
 
     Args:
         config: The config.
         mixer: One of its mixers; by default the first.
         around: Surroundings in place of those that the config names.
+        number: Of the layer that it is for, from 1.
 
     Returns:
         The architecture.
@@ -38,21 +48,35 @@ def architecture(
     known, hybrid = systems.options(mixer), len({x for layer in config.layers for x in layer}) > 1
     practice = around is None and config.surroundings == "practice"
     around = around or surrounding(mixer, config.surroundings)
-    own: dict[str, object] = {}
+    of_config: dict[str, Any] = {
+        "d_state": config.d_state,
+        "num_heads": config.num_heads,
+        "init": config.init,
+        "d_inner": 2 * config.d_model if practice else None,
+    }
+    if depends_on_layer(mixer):
+        of_config |= {"layer": number, "num_layers": config.num_layers}
+    plain = {k: v for k, v in of_config.items() if k in known and v is not None}
+    special: dict[str, Any] = {}
     for name, value in config.options:
         whose, _, option = name.rpartition(".")
+        if whose == mixer:
+            special[option] = value
         # An unknown option of a single architecture is an error, which `systems.get` words.
-        if whose == mixer or (not whose and (option in known or not hybrid)):
-            own[option] = value
-    if config.d_state is not None and "d_state" in known:
-        own["d_state"] = config.d_state
-    if config.num_heads is not None and "num_heads" in known:
-        own["num_heads"] = config.num_heads
-    if "init" in known:
-        own.setdefault("init", config.init)
-    if practice and "d_inner" in known:
-        own.setdefault("d_inner", 2 * config.d_model)
+        elif not whose and (option in known or not hybrid):
+            plain[option] = value
+    own = plain | special
     return systems.get(mixer, d_model=around.expand * config.d_model, **own)
+
+
+def depends_on_layer(mixer: str) -> bool:
+    """Whether an architecture takes the number of its layer, and how many there are.
+
+    Example:
+        >>> depends_on_layer("lightning"), depends_on_layer("ssd")
+        (True, False)
+    """
+    return {"layer", "num_layers"} <= set(systems.options(mixer))
 
 
 class Block(nnx.Module):
@@ -68,6 +92,8 @@ class Block(nnx.Module):
     Of several mixers the outputs are added. A bidirectional block has as many more that read the
     sequence from its end:
     :math:`h ← \mathrm{mixer}(x) + \mathrm{flip}(\mathrm{mixer}'(\mathrm{flip}(x)))`.
+
+    ``number`` is that of the layer in its model, from 1, for architectures that depend on it.
     """
 
     def __init__(
@@ -76,6 +102,7 @@ class Block(nnx.Module):
         layer: Layer,
         around: Surrounding | None = None,
         *,
+        number: int = 1,
         shards: Shards = WHOLE,
         rngs: nnx.Rngs,
     ) -> None:
@@ -86,7 +113,7 @@ class Block(nnx.Module):
 
         def make(name: str, shards: Shards) -> Mixer:
             return Mixer(
-                architecture(config, name, around),
+                architecture(config, name, around, number=number),
                 config.d_model,
                 around or surrounding(name, config.surroundings),
                 attention_dropout=config.attention_dropout,

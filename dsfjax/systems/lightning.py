@@ -37,7 +37,7 @@ def lightning(
         d_model: d, width of tokens and outputs.
         d_state: n, state expansion per head.
         num_heads: H, divides d_model.
-        layer: l, from 1, of the layer in its model.
+        layer: l, from 1, of the layer in its model, which tells each layer its own.
         num_layers: N, the layers of the model.
         init: "published": weights N(0, 1/d); "authors": N(0, 0.02²). The decay is not learnt.
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from dsfjax import nn
+from dsfjax.analysis import state_size
 from dsfjax.cli import main, options, parse, sweep, training
 from dsfjax.training import TrainConfig, load, to_json
 
@@ -75,6 +77,16 @@ def test_options_of_architectures_are_typed_by_their_functions() -> None:
     assert found["ssd"].architecture.options == (("init", "authors"), ("num_groups", 1))
     swept = plan("sweep mqar --mixers ssd --mixer-option num_groups=1").values()
     assert [config.architecture.options for config in swept] == [(("num_groups", 1),)]
+
+
+def test_a_size_as_an_option_is_the_size() -> None:
+    def size(words: str) -> int:
+        (config,) = plan(f"train mqar --mixer ssd {words}").values()
+        return state_size(nn.build(config.architecture), 1)
+
+    whole = size("")  # the preset has 32
+    assert size("--mixer-option d_state=8") == whole // 4 == size("--d-state 8")
+    assert size("--d-state 16 --mixer-option ssd.d_state=8") == whole // 4
 
 
 def test_training_options_reach_the_config() -> None:

@@ -44,7 +44,7 @@ QUICK = ("untied",)
 
 
 def config(name: str, **own: Any) -> TrainConfig:
-    model = {"d_model": 8, "num_layers": 2, **MODELS[name]}
+    model = {"d_model": 8, "num_layers": 2, "mixer": name, **MODELS.get(name, {})}
     small: dict[str, Any] = {"batch_size": 4, "steps": 2, "eval_every": 2, "eval_examples": 32}
     return TrainConfig(TASK, ModelConfig(vocab_size=32, **model), **small, **own)
 
@@ -99,6 +99,17 @@ def test_nudges_are_added_to_the_outputs_of_systems(run: tuple[Opened, nn.Model,
     expected = own.head(params, own.features(params, IDS[0], added=flat))
     assert distance(model.apply(model.params, IDS[0], nudges=gradients), expected) < 1e-12
     assert distance(expected, model.logits(IDS[0])) > 1e-6
+
+
+def test_layers_that_know_their_place() -> None:
+    """Each has its own decay, as in the model that was trained."""
+    one = config("lightning")
+    own = nn.build(one.architecture)
+    params = jax.jit(own.init)(jax.random.key(0))
+    layers: Any = opened(one, params).systems(IDS[0]), own.systems(params, IDS[0])
+    found = [layer[0][0].A.log_a for layer in layers[0]]
+    np.testing.assert_array_equal(found, [system.A.log_a for system, _ in layers[1]])
+    assert (found[0] != found[1]).all()
 
 
 @pytest.mark.parametrize(

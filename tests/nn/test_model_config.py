@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from dsfjax import nn
-from dsfjax.analysis import num_parameters
+from dsfjax.analysis import num_parameters, state_size
 from tests.checks import unchecked
 from tests.nn.small import config
 
@@ -63,14 +65,47 @@ def test_options_of_the_architecture() -> None:
     assert sizes[1] - sizes[0] == 2 * 2 * 3 * 8
 
 
+@pytest.mark.parametrize(
+    ("mixer", "options", "states"),
+    [
+        ("ssd", (("d_state", 5),), 5),
+        ("ssd", (("ssd.d_state", 5),), 5),
+        ("ssd", (("ssd.d_state", 5), ("d_state", 2)), 5),
+        ("ssd+s6", (("s6.d_state", 5),), 4),
+        ("ssd+s6", (("s6.d_state", 5), ("d_state", 7)), 6),
+    ],
+)
+def test_options_come_before_sizes(mixer: str, options: Any, states: int) -> None:
+    """Those of one mixer before those of all, whatever their order, before those of the config."""
+    for given in (options, options[::-1]):
+        model = nn.build(config(mixer, d_state=3, num_layers=2, options=given))
+        assert state_size(model, 9) == 2 * 8 * states
+    made = config("softmax_attention", options=(("num_heads", 4),), num_heads=2)
+    arch = nn.architecture(made)
+    assert jax.eval_shape(arch.init, jax.random.key(0)).W_q.shape == (4, 3, 8)
+
+
+def test_each_layer_is_told_its_own() -> None:
+    """Lightning decays slower in later layers; an option is for all of them."""
+
+    def decays(**own: Any) -> list[float]:
+        model = nn.build(config(**{"mixer": "lightning", "num_layers": 3, **own}))
+        params, ids = model.init(jax.random.key(0)), jnp.arange(2)
+        found: Any = model.systems(params, ids)
+        return [float(system.A.log_a.min()) for system, _ in found]
+
+    expected = [-(2.0**-4) * (1 - i / (2 + 1e-5) + 1e-5) for i in range(3)]
+    assert decays() == pytest.approx(expected)
+    assert decays(mixer="ssd+lightning+ssd")[1] == pytest.approx(expected[1])
+    assert decays(options=(("layer", 3),)) == pytest.approx([expected[2]] * 3)
+
+
 def test_sizes_that_an_architecture_does_not_have_are_ignored() -> None:
     sizes = {size_of("qlstm", d_state=n, num_heads=h) for n, h in ((3, 1), (5, 2))}
     assert len(sizes) == 1
 
 
 def test_init_of_the_architecture_follows_the_config() -> None:
-    import jax
-
     for init, zero in (("published", False), ("authors", True)):
         params = nn.build(config("ssd", init=init)).init(jax.random.key(0))
         core = params["blocks"]["block_0"]["mixer"]["core"]

@@ -24,6 +24,8 @@ from dsfjax.interop.published.opened import Opened
 from dsfjax.interop.published.opening import held_layers, inspect
 from dsfjax.interop.published.running import Run
 from dsfjax.interop.published.tensor_files import Config
+from dsfjax.nn.pattern import Layer
+from dsfjax.nn.residual_block import depends_on_layer
 from dsfjax.training import MemberResult, RunError, load, read_results
 from dsfjax.training.storage import serial
 
@@ -92,8 +94,14 @@ def _definition(folder: Path, config: nn.ModelConfig) -> Definition:
         config.vocab_size,
         layer(_embed, around, config=config),
         tuple(
-            layer(_block, f"blocks.block_{i}.", config=config, mixers=mixers)
-            for i, mixers in enumerate(config.layers)
+            layer(
+                *(_block, f"blocks.block_{i - 1}."),
+                config=config,
+                mixers=mixers,
+                # Layers of equal settings are one program, so others than these have one number.
+                number=i if any(map(depends_on_layer, mixers)) else 1,
+            )
+            for i, mixers in enumerate(config.layers, 1)
         ),
         layer(_head, around, config=config),
     )
@@ -110,9 +118,9 @@ def _embed(w: Weights, stream: Stream, run: Run, *, config: nn.ModelConfig) -> S
 
 
 def _block(
-    w: Weights, stream: Stream, run: Run, *, config: nn.ModelConfig, mixers: tuple[str, ...]
+    w: Weights, stream: Stream, run: Run, *, config: nn.ModelConfig, mixers: Layer, number: int
 ) -> Stream:
-    block, x = _module(config, mixers).bound(w), stream["x"]
+    block, x = _module(config, mixers, number).bound(w), stream["x"]
     states = run.recall("mixers", None)
     if states is None and run.capacity is not None:
         states = tuple(mixer.init_state(run.capacity) for mixer in block.mixers)
@@ -149,13 +157,13 @@ class _Module(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _module(config: nn.ModelConfig, mixers: tuple[str, ...] | None) -> _Module:
-    """A block with these mixers, or what is around the blocks."""
+def _module(config: nn.ModelConfig, mixers: Layer | None, number: int = 1) -> _Module:
+    """A block with these mixers, of the layer of a number, or what is around the blocks."""
 
     def make(rngs: Any) -> Any:
         if mixers is None:
             return nn.SequenceModel(config, layers=(), rngs=rngs)
-        return nn.Block(config, mixers, rngs=rngs)
+        return nn.Block(config, mixers, number=number, rngs=rngs)
 
     return _Module(nn.bind(make), nn.shapes_of(make))
 
