@@ -53,9 +53,9 @@ def lru(
     Args:
         d_model: d, width of tokens and outputs.
         d_state: n, complex states.
-        r_min: Smallest |λ| at the start.
-        r_max: Largest |λ| at the start.
-        max_phase: Largest phase of λ at the start.
+        r_min: Smallest |λ| at the start, from 0.
+        r_max: Largest |λ| at the start, up to 1.
+        max_phase: Largest phase of λ at the start, above 0.
 
     Returns:
         The `Architecture`; complex state (1, n, 1). Initially λ is uniform in the ring between the
@@ -67,6 +67,12 @@ def lru(
         >>> system.state_shape, bool((jnp.exp(system.A.log_a.real) >= 0.9).all())
         ((1, 2, 1), True)
     """
+    if not 0 <= r_min <= r_max <= 1:
+        raise ValueError(
+            f"lru: expected 0 <= r_min <= r_max <= 1, got r_min = {r_min} and r_max = {r_max}."
+        )
+    if not 0 < max_phase < math.inf:
+        raise ValueError(f"lru: expected max_phase > 0, in radians, got {max_phase}; 2π is usual.")
 
     def init_params(key: Array) -> Params:
         keys = jax.random.split(key, 7)

@@ -2,6 +2,7 @@ r"""mLSTM, the matrix memory of xLSTM (Beck et al. 2024, arXiv:2405.04517)."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -78,6 +79,8 @@ def mlstm(
         (True, (1, 2, 5))
     """
     p = divide("mlstm", d_model, num_heads, "d_model")
+    if soft_cap is not None and not 0 < soft_cap < math.inf:
+        raise ValueError(f"mlstm: expected soft_cap above 0, got {soft_cap}; None is no cap.")
 
     def init_params(key: Array) -> Params:
         shape, gate = (num_heads, d_state, d_model), jnp.zeros((num_heads, d_model))

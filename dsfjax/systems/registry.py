@@ -183,8 +183,9 @@ def get(name: str, *, d_model: int, **own: Any) -> Architecture:
         The `Architecture`.
 
     Raises:
-        ValueError: For an unknown name, with the nearest one, and for a size below 1; for an
-            architecture of your own, as `register` does.
+        ValueError: For an unknown name, with the nearest one, and for a size below 1, which is any
+            keyword of type int but a seed or one that may be 0 by default; for an architecture of
+            your own, as `register` does.
         TypeError: For a keyword that the architecture does not have.
 
     Example:
@@ -197,13 +198,21 @@ def get(name: str, *, d_model: int, **own: Any) -> Architecture:
         if keyword not in known:
             raise TypeError(unknown(f"{name} has no option", keyword, known))
     for keyword, value in {"d_model": d_model, **own}.items():
-        # Every integer keyword is a number of something that there must be.
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if whole and value < 1 and _is_size(name, keyword):
             raise ValueError(f"{name}: expected {keyword} >= 1, got {value}")
     arch = build(d_model=d_model, **own)
     if build not in _BUILT_IN:
         check(name, arch, d_model)
     return arch
+
+
+def _is_size(name: str, keyword: str) -> bool:
+    """Whether a keyword is a number of something that there must be."""
+    default = inspect.signature(_find(name)).parameters[keyword].default
+    if keyword.endswith("seed") or (isinstance(default, int) and default < 1):
+        return False
+    return keyword == "d_model" or option_types(name)[keyword] in (int, int | None)
 
 
 def _find(name: str) -> Callable[..., Architecture]:

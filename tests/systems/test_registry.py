@@ -1,6 +1,6 @@
 """Architectures by name: what is known, what is refused, and how users add their own."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,49 @@ def test_rotation_needs_pairs_and_a_base(name: str) -> None:
         systems.get(name, d_model=8, d_state=4, rope_base=-1.0)
     with pytest.raises(ValueError, match="num_heads = 4 is not divisible by 3"):
         systems.get(name, d_model=8, d_state=4, num_heads=4, num_groups=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("kda", {"lower_bound": -5}),
+        ("hgrn2", {"lower_bound": 0}),
+        ("lru", {"r_min": 0, "r_max": 1}),
+        ("sliding_window_attention", {"keep_first": 0}),
+        ("performer", {"features_seed": 0}),
+        ("s6", {"scalar": False}),
+    ],
+)
+def test_only_sizes_have_to_be_positive(name: str, own: dict[str, Any]) -> None:
+    with unchecked():
+        assert systems.get(name, d_model=8, **own).init(jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "message"),
+    [
+        ("ssd", {"d_model": 0}, "ssd: expected d_model >= 1, got 0"),
+        ("ssd", {"d_state": -1}, "ssd: expected d_state >= 1, got -1"),
+        ("ssd", {"d_inner": 0}, "ssd: expected d_inner >= 1, got 0"),
+        ("sliding_window_attention", {"window": 0}, "expected window >= 1, got 0"),
+        ("lru", {"max_phase": -1.0}, "lru: expected max_phase > 0, in radians, got -1.0"),
+        ("lru", {"max_phase": 0.0}, "lru: expected max_phase > 0"),
+        ("lru", {"r_min": 0.9, "r_max": 0.5}, "got r_min = 0.9 and r_max = 0.5"),
+        ("lru", {"r_max": 1.5}, "lru: expected 0 <= r_min <= r_max <= 1"),
+        ("lru", {"r_min": -0.1}, "lru: expected 0 <= r_min <= r_max <= 1"),
+        ("mlstm", {"soft_cap": 0.0}, "mlstm: expected soft_cap above 0, got 0.0"),
+        ("mlstm", {"soft_cap": -15.0}, "mlstm: expected soft_cap above 0, got -15.0"),
+    ],
+)
+def test_numbers_out_of_range(name: str, own: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        systems.get(name, **{"d_model": 8, **own})
+
+
+def test_first_steps_that_are_kept_are_not_negative() -> None:
+    arch = systems.get("sliding_window_attention", d_model=8, keep_first=-1)
+    with pytest.raises(ValueError, match="expected keep_first of at least 0 steps, got -1"):
+        jax.eval_shape(lambda: arch.system(arch.init(jax.random.key(0)), jnp.ones((3, 8))))
 
 
 def test_unknown_choices_are_named() -> None:
