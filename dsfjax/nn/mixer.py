@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from dsfjax._util.names import choose
 from dsfjax.core import KernelSystem, KVCache, Precision, System
 from dsfjax.core.composition import with_length
+from dsfjax.core.transitions import to_heads
 from dsfjax.engines import WHOLE, Shards, materialize, scan, scan_shards, step
 from dsfjax.nn.pieces import ACTIVATIONS, GLU, CausalConv, dropout, linear, norm, param_dtype
 from dsfjax.nn.precision import products
@@ -305,7 +306,8 @@ def _attend_with_dropout(
             "attention_dropout: training starts from an empty state; got a carried one."
         )
     phi = dropout(materialize(system), rate, key)
-    values = tokens.reshape(tokens.shape[0], phi.shape[0], -1)
+    groups = system.value_shape[0] if isinstance(system, KernelSystem) else system.num_heads
+    values = to_heads(tokens.reshape(tokens.shape[0], groups, -1), phi.shape[0])
     y = jnp.einsum("hts,shp->thp", phi, values, precision="highest")
     return y.reshape(tokens.shape[0], -1).astype(tokens.dtype)
 

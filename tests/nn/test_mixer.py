@@ -193,6 +193,23 @@ def test_dropout_on_the_attention_matrix(name: str) -> None:
         assert np.allclose(kept, 0) or np.allclose(kept, 1 / 0.7)
 
 
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("softmax_attention", {"num_groups": 1}),
+        ("sliding_window_attention", {"num_groups": 2, "window": 3}),
+        ("forgetting_attention", {"num_groups": 2}),
+        ("normalized_attention", {}),
+    ],
+)
+def test_dropout_of_nothing_is_the_plain_output(name: str, own: dict[str, Any]) -> None:
+    """Also where heads share values."""
+    arch = nn.architecture(config(name, num_heads=4, options=tuple(own.items())))
+    mixer, x = nn.Mixer(arch, D, attention_dropout=0.3, rngs=nnx.Rngs(0)), tokens()
+    dropped, _ = mixer(x, rate=0.0, key=jax.random.key(0))
+    assert error(dropped, mixer(x)[0]) < 1e-12
+
+
 @pytest.mark.parametrize("name", ["s6", "ssd", "qlstm", "qlstm_reversed", "rg_lru"])
 def test_no_attention_matrix_no_dropout_on_it(name: str) -> None:
     with pytest.raises(ValueError, match="no normalised attention matrix.*use residual_dropout"):
