@@ -27,8 +27,9 @@ class SequenceModel(Parameterized, Protocol):
     """Pure functions of parameters on one sequence of token ids, as `dsfjax.nn.Model` has them.
 
     ``apply(params, tokens (L,)) -> logits``; ``systems(params, tokens) -> ((System, u), …)``, one
-    per layer; ``init_state(params, max_length) -> state``; ``prefill(params, tokens, state)`` and
-    ``step(params, token (), state)``, both to ``(logits, state)``.
+    per layer; ``init_state(params, max_length) -> state``, or a ValueError if no sequence can be
+    continued, with fields ``past`` as in `dsfjax.nn.mixer.MixerState`; ``prefill(params, tokens,
+    state)`` and ``step(params, token (), state)``, both to ``(logits, state)``.
     """
 
     @property
@@ -93,8 +94,11 @@ def num_parameters(model: Parameterized) -> int:
 def state_size(model: SequenceModel, length: int) -> int:
     """Numbers that the recurrences of all layers carry after ``length`` tokens.
 
-    N per layer for a finite system, whatever the length; the cache for a kernel system.
-    Convolution tails are not counted.
+    Per layer, N for a finite system, whatever the length, and the cache for a kernel system; with
+    what the architecture carries next to it (`Architecture.past`), such as the second state of GSA
+    and MesaNet or the running maximum of mLSTM. A complex number counts as one. Positions,
+    convolution tails and the channel of a summed normaliser are not counted; nor is what is next to
+    the states of a model that continues no sequence, such as a bidirectional one.
 
     Args:
         model: A model.
@@ -103,7 +107,8 @@ def state_size(model: SequenceModel, length: int) -> int:
     Returns:
         The sum over the layers.
     """
-    return sum(system.state_size(length) for system in _abstract_systems(model))
+    states = sum(system.state_size(length) for system in _abstract_systems(model))
+    return states + _size_of_past(model)
 
 
 def cache_equivalent(model: SequenceModel, length: int) -> float:
@@ -203,3 +208,18 @@ def _abstract_systems(model: SequenceModel) -> list[System | KernelSystem]:
     tokens = abstract_tokens(model, 1)
     layers = jax.jit(model.systems).eval_shape(abstract_parameters(model), tokens)
     return [system for system, _ in layers]
+
+
+def _size_of_past(model: SequenceModel) -> int:
+    """Real and complex numbers that the layers carry next to the states of their systems."""
+    try:
+        state = jax.jit(model.init_state, static_argnums=1).eval_shape(
+            abstract_parameters(model), 1
+        )
+    except ValueError:  # it reads whole sequences, or only trains
+        return 0
+    return sum(
+        math.prod(x.shape)
+        for path, x in jax.tree_util.tree_leaves_with_path(state)
+        if jax.tree_util.GetAttrKey("past") in path and jnp.issubdtype(x.dtype, jnp.inexact)
+    )

@@ -102,7 +102,7 @@ def gsa(
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         return carry(params, signals, reset=reset, past=past(params))[0]
 
-    traits = Traits("diagonal, per state", "d · n", "yes: a_t", "(0, 1)", "none")
+    traits = Traits("diagonal, per state", "H · m · n next to d · n", "yes: a_t", "(0, 1)", "none")
     return Architecture(
         *(init_params, signals, assemble, value_map, weights_decay, traits), past=past, carry=carry
     )

@@ -120,7 +120,7 @@ def mesa_net(
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         return carry(params, signals, reset=reset, past=past(params))[0]
 
-    traits = Traits("scalar", "d · n", "no", "(0, 1)", "none")
+    traits = Traits("scalar", "H · n² next to d · n", "no", "(0, 1)", "none")
     return Architecture(
         *(init_params, signals, assemble, value_map, weights_decay, traits), past=past, carry=carry
     )

@@ -150,6 +150,25 @@ def test_cache_equivalent(name: str, own: dict[str, Any], tokens: float) -> None
     assert cache_equivalent(model(name, **own), L) == pytest.approx(tokens)
 
 
+def test_what_is_carried_next_to_the_state_counts() -> None:
+    """The second state of GSA and MesaNet, a running maximum; a position is no state."""
+
+    def size(name: str, **own: Any) -> int:
+        return state_size(model(name, d_model=8, num_heads=2, **own), 3)
+
+    assert size("gsa") == 2 * 16 * 4 + 2 * 4 * 16
+    assert size("mesa_net") == 2 * 16 * 4 + 2 * 16 * 16
+    assert size("mlstm") == 2 * 16 * 4 + 2
+    assert size("softmax_attention", options=(("rope_base", 1e4),)) == 3 * 2 * (16 + 4)
+    assert size("lru") == 16  # complex
+    assert cache_equivalent(model("gsa", d_model=8), 3) == 2 * 16 * 8 / (16 + 8)
+
+    def slots(n: int) -> nn.Model:
+        return model("gsa", d_model=8, d_state=n)
+
+    assert match_size(slots, 512, lambda m: state_size(m, 3)) == Match(32, 512)
+
+
 def test_billions_of_parameters_and_the_rule_of_six() -> None:
     """Training costs six operations per parameter and token, the embedding's look-up apart."""
     large = model("linear_attention", vocab_size=50_257, d_model=8192, num_layers=4, head="untied")
