@@ -9,6 +9,8 @@ Layer = tuple[str, ...]
 """Names of the mixers of a layer. Several of them read the same input; their outputs are added."""
 
 _TIMES = re.compile(r"(?:(\d+)x)?(.+?)(?:\*(\d+))?")
+_NO_NAME = re.compile(r".*[\s*].*|[-+.\d]+x.+")
+"""What is left in place of a name where a repetition is written in another way."""
 
 
 def layers_of(mixer: str) -> tuple[Layer, ...]:
@@ -16,13 +18,14 @@ def layers_of(mixer: str) -> tuple[Layer, ...]:
 
     Args:
         mixer: Name of an architecture, or layers joined by "+". A layer is a name, or names joined
-            by "&" for mixers next to each other; "3x" before it, or "*3" after it, repeats it.
+            by "&" for mixers next to each other; "3x" before it, or "*3" after it, repeats it, but
+            not both.
 
     Returns:
         The mixers of each layer.
 
     Raises:
-        ValueError: If a part is empty or repeated 0 times.
+        ValueError: If a part is empty, repeated 0 times, or repeated in another way.
 
     Example:
         >>> layers_of("gated_deltanet*3+softmax_attention")[2:]
@@ -36,10 +39,12 @@ def layers_of(mixer: str) -> tuple[Layer, ...]:
         before, names, after = said.groups() if said else (None, "", None)
         layer = tuple(name.strip() for name in names.split("&"))
         times = int(before or 1) * int(after or 1)
-        if not all(layer) or times < 1:
+        wrong = not all(layer) or any(map(_NO_NAME.fullmatch, layer))
+        if wrong or times < 1 or (before and after):
             raise ValueError(
                 "mixer: expected a name, or a pattern of layers such as 3xssd+softmax_attention "
-                f"or ssd&softmax_attention, got {mixer!r}"
+                "or ssd&softmax_attention, with a whole number before a layer (3xssd) or after it "
+                f"(ssd*3) that repeats it, got {mixer!r}"
             )
         found += [layer] * times
     return tuple(found)

@@ -30,7 +30,13 @@ def test_patterns_have_one_form() -> None:
     ("mixer", "own", "message"),
     [
         ("ssd+", {}, "expected a name, or a pattern"),
-        ("ssd*0", {}, "expected a name, or a pattern"),
+        *[
+            (wrong, {}, r"a whole number before a layer \(3xssd\) or after it \(ssd\*3\)")
+            for wrong in (
+                *("ssd*0", "ssd*3*2", "ssd**2", "ssd*-1", "ssd*1.5", "ssd x 3", "3xssd*2"),
+                *("-1xssd", "2x3xssd", "ssd&2xs6"),
+            )
+        ],
         ("ssd+sdd", {}, "unknown mixer 'sdd'; did you mean 'ssd'"),
         ("ssd*3+s6", {}, "expected num_layers >= 4, one for every layer of the pattern 3xssd.s6"),
         ("ssd+s6", {"options": (("dt_ranc", 2),)}, "no option 'dt_ranc'; did you mean 'dt_rank'"),
