@@ -2,7 +2,7 @@
 
 import functools
 import re
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 
 @functools.cache
@@ -22,3 +22,19 @@ def at_least(package: str, *release: int) -> bool:
     """
     found = re.findall(r"\d+", version(package))
     return tuple(int(number) for number in found[: len(release)]) >= release
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, or None if it is not installed.
+
+    Args:
+        package: Its name.
+
+    Example:
+        >>> installed("no_such_package") is None
+        True
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

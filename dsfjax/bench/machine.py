@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax
 
 from dsfjax._util import allocation
 from dsfjax._util.limits import cores
+from dsfjax._util.versions import installed
 
 PACKAGES = (
     "dsfjax",
@@ -54,7 +54,7 @@ def describe() -> dict[str, Any]:
         "usable_cores": cores(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: installed(name) for name in PACKAGES},
         "allocator": {"freed memory": "kept" if allocation.is_kept() else "given back"}
         | {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
         "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
@@ -68,10 +68,3 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

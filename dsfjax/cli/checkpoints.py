@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from dsfjax.cli import opened_options
-from dsfjax.cli.output import console
+from dsfjax.cli.output import console, say
 from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.interop import published
 from dsfjax.report import of_text
@@ -131,12 +131,10 @@ def analyze(command: opened_options.Analyze) -> int:
             if command.stream:
                 longer[name] = every
 
-    def said(text: str) -> None:
-        console().print(f"report: {text}", soft_wrap=True, highlight=False, markup=False)
-        console().file.flush()
-
     title = f"Inside {', '.join(models)}"
-    page = of_text.report(models, out, title, longer=longer, said=said)
+    page = of_text.report(
+        models, out, title, longer=longer, said=lambda text: say(f"report: {text}")
+    )
     console().print(f"report: {page}", soft_wrap=True)
     return 0
 

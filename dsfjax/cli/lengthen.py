@@ -8,7 +8,7 @@ from rich.table import Table
 
 from dsfjax._util import words
 from dsfjax.cli import options
-from dsfjax.cli.output import console
+from dsfjax.cli.output import console, say
 from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.report.longer import mean_scores, write_lengths
 from dsfjax.tasks import ACCURACY
@@ -27,10 +27,6 @@ def main(command: options.Lengths) -> int:
     Raises:
         UsageError: If the folder holds no finished run of a generated task.
     """
-
-    def said(text: str) -> None:
-        console().print(text, soft_wrap=True, highlight=False, markup=False)
-
     if any(factor < 1 for factor in command.factors) or not command.factors:
         raise UsageError(f"expected factors of at least 1, got {command.factors}")
     out = command.out or command.run_dir / "lengths"
@@ -41,7 +37,7 @@ def main(command: options.Lengths) -> int:
             factors=command.factors,
             starts=command.starts,
             num_examples=command.examples,
-            said=said,
+            said=say,
         )
     console().print(table(rows))
     console().print(f"lengths: {out / 'lengths.png'}, {out / 'lengths.csv'}", soft_wrap=True)

@@ -10,7 +10,7 @@ from rich.table import Table
 from dsfjax import tasks
 from dsfjax._util import words
 from dsfjax.cli import options
-from dsfjax.cli.output import console
+from dsfjax.cli.output import console, say
 from dsfjax.cli.usage import UsageError, usage_errors
 from dsfjax.guidance import Advice, Profile, of_folder, profile_of, recommend, shipped
 from dsfjax.guidance.ranking import Ranking
@@ -48,12 +48,12 @@ def main(command: options.Recommend) -> int:
     if command.json:
         print(json.dumps(advice.to_json(), allow_nan=False, indent=2))
         return 0
-    _say(f"Asked: {profile}.")
+    say(f"Asked: {profile}.")
     for ranking in advice.rankings:
         _print(ranking, advice)
     if advice.prices:
-        _say(f"\n{advice.priced}")
-    _say(f"\n{advice.answer}")
+        say(f"\n{advice.priced}")
+    say(f"\n{advice.answer}")
     return 0
 
 
@@ -104,13 +104,13 @@ def _amount(option: str, text: str, nouns: tuple[str, ...]) -> tuple[float, str]
 
 def _print(ranking: Ranking, advice: Advice) -> None:
     about = "; ".join(DEMANDS[demand] for demand in ranking.demands if demand in DEMANDS)
-    _say(f"\n{words.capitalized(ranking.called)}{': ' if about else ''}{about}.")
+    say(f"\n{words.capitalized(ranking.called)}{': ' if about else ''}{about}.")
     if ranking.neighbours:
         console().print(_neighbours(ranking))
     if ranking.places:
         console().print(_places(ranking, advice))
     for doubt in ranking.doubts:
-        _say(f"- {doubt}")
+        say(f"- {doubt}")
 
 
 def _neighbours(ranking: Ranking) -> Table:
@@ -161,7 +161,3 @@ def _places(ranking: Ranking, advice: Advice) -> Table:
 
 def _table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-
-
-def _say(text: str) -> None:
-    console().print(text, soft_wrap=True, highlight=False, markup=False)

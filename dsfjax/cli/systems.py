@@ -9,7 +9,7 @@ from dsfjax import engines, systems
 from dsfjax._util.names import choose
 from dsfjax.analysis.normalizer import has_finite_state
 from dsfjax.cli import options
-from dsfjax.cli.output import console
+from dsfjax.cli.output import console, say
 from dsfjax.cli.usage import usage_errors
 from dsfjax.core import KernelSystem, System
 
@@ -108,6 +108,5 @@ def explain(command: options.Explain) -> int:
         architecture = systems.get(command.mixer, **sizes(command))
         system = abstract_system(architecture, command.length, command.d_model)
         found = engines.explain(system, method=command.method, length=command.length)  # type: ignore
-    text = f"{command.mixer}\n{found}"
-    console().print(text, soft_wrap=True, highlight=False, markup=False)
+    say(f"{command.mixer}\n{found}")
     return 0

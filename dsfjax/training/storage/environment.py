@@ -1,6 +1,5 @@
 """What a run ran on: versions, device, and the git state of the working directory."""
 
-import importlib.metadata
 import platform
 import subprocess
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import jax
 
 from dsfjax._util.limits import cores
+from dsfjax._util.versions import installed
 
 PACKAGES = ("dsfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
     """
     devices = jax.devices()
     return {
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: installed(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": cores(),
@@ -37,13 +37,6 @@ def describe() -> dict[str, Any]:
         "device_count": len(devices),
         "git": _git(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _git() -> dict[str, Any] | None:
