@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dsfjax.cli import opened_options
-from dsfjax.cli.output import console, say
+from dsfjax.cli.output import console, say_of_report
 from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.report import render_joint, write_all
 from dsfjax.training import RunError
@@ -63,9 +63,7 @@ def report(folder: Path, out: Path | None) -> None:
         folder: The folder of a run, comparison or sweep.
         out: Folder of the report; None for ``report`` in the other one.
     """
-    index, reports, joint = write_all(
-        folder, out or folder / "report", said=lambda text: say(f"report: {text}")
-    )
+    index, reports, joint = write_all(folder, out or folder / "report", said=say_of_report)
     if joint:
         console().print(render_joint(joint))
     for i, (_, verdict) in enumerate(reports):

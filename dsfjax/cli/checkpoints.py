@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from dsfjax.cli import opened_options
-from dsfjax.cli.output import console, say
+from dsfjax.cli.output import console, say_of_report
 from dsfjax.cli.usage import UsageError, usage_errors, writable
 from dsfjax.interop import published
 from dsfjax.report import of_text
@@ -132,9 +132,7 @@ def analyze(command: opened_options.Analyze) -> int:
                 longer[name] = every
 
     title = f"Inside {', '.join(models)}"
-    page = of_text.report(
-        models, out, title, longer=longer, said=lambda text: say(f"report: {text}")
-    )
+    page = of_text.report(models, out, title, longer=longer, said=say_of_report)
     console().print(f"report: {page}", soft_wrap=True)
     return 0
 
