@@ -45,6 +45,7 @@ class _Read(NamedTuple):
     Attributes:
         system: The System, which acts on values.
         values: The values.
+        gated: What the gate reads, (L, d).
         tail: What the next tokens need of these (`MixerState.conv`).
         past: What is carried next to the state.
         solved: Outputs and last state, where they are known without a scan; else None.
@@ -52,6 +53,7 @@ class _Read(NamedTuple):
 
     system: System | KernelSystem
     values: Array
+    gated: Array
     tail: Array | None
     past: Any
     solved: tuple[Array, Array] | None
@@ -61,7 +63,7 @@ class Mixer(nnx.Module):
     r"""An architecture with its surroundings.
 
     .. math::
-       y = W_{out} \, \mathrm{norm}(g(W_z x) ⊙ s), \qquad
+       y = W_{out} \, \mathrm{norm}(f(g(W_z x) ⊙ s)), \qquad
        s = \mathrm{norm}_h(\mathrm{scan}(\mathrm{conv}(W_{in} x))) .
 
     Every part but the recurrence and W_out is optional. Works on one sequence (L, d), or on this
@@ -124,10 +126,13 @@ class Mixer(nnx.Module):
         d_out = system.output_width
         if around.head_norm:
             self.head_norm = norm(around.head_norm, d_out // system.num_heads, rngs=rngs)
+        if around.whole_norm:
+            self.whole_norm = norm(around.whole_norm, d_out, rngs=rngs)
         if around.gate:
-            if around.gate_rank:
-                self.gate_down = make(d_model, around.gate_rank)
-            self.gate = make(around.gate_rank or d_model, d_out)
+            rank = around.rank(d_model, d_out // system.num_heads)
+            if rank:
+                self.gate_down = make(d_model, rank)
+            self.gate = make(rank or d_model, d_out)
         if around.output_norm:
             self.output_norm = norm("rms", d_out, rngs=rngs)
         self.project_out: Any
@@ -169,7 +174,8 @@ class Mixer(nnx.Module):
             h0 = None if state is None else state.h
             y, h = self._scan(read.system, read.values, h0)
         y = y if added is None else y + added
-        return self._output(x, y), MixerState(read.tail, h, jnp.array(True), read.past)  # type: ignore[arg-type]
+        after = MixerState(read.tail, h, jnp.array(True), read.past)  # type: ignore[arg-type]
+        return self._output(read.gated, y), after
 
     def step(
         self, x: Float[Array, " d"], state: MixerState
@@ -181,7 +187,7 @@ class Mixer(nnx.Module):
         else:
             y, h = step(read.system, read.values[0], state.h, precision=self.precision)
         after = MixerState(read.tail, h, jnp.array(True), read.past)
-        return self._output(x[None], y[None])[0], after
+        return self._output(read.gated, y[None])[0], after
 
     def system(
         self, x: Float[Array, "L d"], *, reset: Bool[Array, " L"] | None = None
@@ -196,10 +202,10 @@ class Mixer(nnx.Module):
         token = jax.ShapeDtypeStruct((1, self.d_model), dtype)
 
         def first(x: Array) -> tuple[Array | None, Array | KVCache]:
-            system, values, tail, *_ = self._read(x, None, None)
-            if isinstance(system, KernelSystem):
-                return tail, system.cache(max_length, dtype)
-            return tail, scan(system, values)[1]
+            read = self._read(x, None, None)
+            if isinstance(read.system, KernelSystem):
+                return read.tail, read.system.cache(max_length, dtype)
+            return read.tail, scan(read.system, read.values)[1]
 
         past = None if self.arch.past is None else self.arch.past(self.parameters())
         shapes = jax.eval_shape(first, token)
@@ -230,13 +236,16 @@ class Mixer(nnx.Module):
         continued = self.shards.index > 0 if state is None else state.started
         h: Any = state.h if state is not None and self.arch.reads_state else None
         read = partial(self.arch.read, params, reset=reset, continued=continued, h=h)
-        signals = read(inner)
+        signals, gated = read(inner), x
         if around.token_shift:
             before, tail = self._before(inner, carried, reset)
             for name, share in self.shift.items():
                 mixed = inner + share[...][None].astype(inner.dtype) * (before - inner)
-                # Signals that are not taken from this call are not computed, once compiled.
-                signals = signals._replace(**{name: getattr(read(mixed), name)})
+                if name == "gate":
+                    gated = mixed
+                else:
+                    # Signals that are not taken from this call are not computed, once compiled.
+                    signals = signals._replace(**{name: getattr(read(mixed), name)})
         if around.conv_on:
             branches = [getattr(signals, name) for name in around.conv_on]
             flat = jnp.concatenate([b.reshape(b.shape[0], -1) for b in branches], axis=1)
@@ -253,7 +262,7 @@ class Mixer(nnx.Module):
         # What has changed the signals since they were found is not in what was found with them.
         found = None if around.token_shift or around.conv_on else self.arch.solved
         solved = None if found is None else found(signals)
-        return _Read(system, self.arch.values(signals), tail, past, solved)
+        return _Read(system, self.arch.values(signals), gated, tail, past, solved)
 
     def _convolved(self, x: Array, tail: Array | None, reset: Array | None) -> tuple[Array, Array]:
         """The short convolution of x, and its own tail; ``tail`` has the inputs before x."""
@@ -276,12 +285,18 @@ class Mixer(nnx.Module):
         return before if reset is None else jnp.where(reset[:, None], 0, before), x[-1:]
 
     def _output(self, x: Array, y: Array) -> Array:
+        """What is made of the outputs y of the system, with a gate that reads x."""
         if self.around.head_norm:
             heads = y.reshape(y.shape[0], -1, self.head_norm.num_features)
             y = self.head_norm(heads).reshape(y.shape)
+        if self.around.whole_norm:
+            y = self.whole_norm(y)
         if self.around.gate:
+            activation = ACTIVATIONS[self.around.gate]
             x = self.gate_down(x) if self.around.gate_rank else x
-            y = y * ACTIVATIONS[self.around.gate](self.gate(x))
+            inside = self.around.gate_inside
+            y = y * (self.gate(activation(x)) if inside else activation(self.gate(x)))
+        y = ACTIVATIONS[self.around.output_activation](y)
         if self.around.output_norm:
             y = self.output_norm(y)
         y = ACTIVATIONS["gelu_tanh"](y) if self.around.glu else y
@@ -320,16 +335,30 @@ def _first_step(arch: Architecture, params: Any, width: int) -> tuple[Any, Syste
 
 def _check(around: Surrounding, signals: tuple[str, ...]) -> None:
     activations = tuple(ACTIVATIONS)
-    if around.head_norm is not None:
-        choose("Surrounding.head_norm", around.head_norm, ("rms", "layer"))
+    for name in ("head_norm", "whole_norm"):
+        if (kind := getattr(around, name)) is not None:
+            choose(f"Surrounding.{name}", kind, ("rms", "layer"))
     for name in around.token_shift:
-        choose("Surrounding.token_shift", name, signals)
+        choose("Surrounding.token_shift", name, (*signals, "gate"))
+    if "gate" in around.token_shift and (around.project_in or around.expand > 1 or not around.gate):
+        raise ValueError(
+            "Surrounding: expected a gate and no map into the recurrence where the gate reads "
+            "shifted tokens, which are those of the recurrence; leave 'gate' out of token_shift."
+        )
     if around.token_shift and around.conv_width:
         raise ValueError(
             "Surrounding: expected a token shift or a convolution, got both; the convolution reads "
             "the token before as well."
         )
     choose("Surrounding.conv_activation", around.conv_activation, activations)
+    choose("Surrounding.output_activation", around.output_activation, activations)
+    if isinstance(around.gate_rank, str):
+        choose("Surrounding.gate_rank", around.gate_rank, ("channels", "root"))
+    if around.gate_inside and not (around.gate and around.gate_rank):
+        raise ValueError(
+            "Surrounding: expected a gate of low rank where its activation is between two maps, "
+            f"got gate = {around.gate!r} and gate_rank = {around.gate_rank!r}."
+        )
     if around.gate is not None:
         choose("Surrounding.gate", around.gate, activations)
     for name in around.conv_on:

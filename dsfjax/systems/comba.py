@@ -23,13 +23,13 @@ from dsfjax.systems.primitives import (
 from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import CONVOLVED
 
-PRACTICE = CONVOLVED._replace(head_norm="rms", gate="silu")
+PRACTICE = CONVOLVED._replace(head_norm="rms", gate="sigmoid")
 
 
 class Params(NamedTuple):
-    """W_q, W_k (H, n, d); W_v (H, p, d); W_beta, W_dt (H, d); bias_dt, A_log (H,).
+    """W_q, W_k (G, n, d); W_v (H, p, d); W_beta, W_dt (H, d); bias_dt, A_log (H,).
 
-    inner, output (H,): δ and c.
+    inner, output (G,): δ and c.
     """
 
     W_q: Array
@@ -44,7 +44,7 @@ class Params(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """q, k (L, H, n), v (L, H, p), β and log a (L, H)."""
+    """q, k (L, G, n), v (L, H, p), β and log a (L, H)."""
 
     q: Array
     k: Array
@@ -58,6 +58,7 @@ def comba(
     d_model: int,
     d_state: int = 64,
     num_heads: int = 1,
+    num_groups: int | None = None,
     d_inner: int | None = None,
     init: Init = "published",
 ) -> Architecture:
@@ -68,13 +69,16 @@ def comba(
        y_t = \tilde q_t^\top h_t / \sqrt{n}, \quad
        p_t = σ(δ) k_t, \; \tilde q_t = q_t - c k_t,
 
-    with k_t of unit length, q̃_t brought to unit length, β_t = σ(w_β u_t), and a_t as in Gated
-    DeltaNet. What is corrected is read before the decay.
+    with k_t brought to unit length after q̃_t was found, as is q̃_t then, β_t = σ(w_β u_t), and a_t
+    as in Gated DeltaNet. What is corrected is read before the decay. q̃_t is that of the paper,
+    whose c starts at 0.02; the layer of flash-linear-attention has q_t − c p_t, with a c that
+    starts at 1.
 
     Args:
         d_model: d, width of tokens.
         d_state: n, state expansion per head.
         num_heads: H, divides d_inner.
+        num_groups: G, heads of q and k, divides H (grouped values); by default H.
         d_inner: Width of values and outputs, by default d; 2d in practice.
         init: "published": δ = 1, c = 0.02, e^{A_log} uniform in [0, 16], softplus(b_Δ) log-uniform
             in [1e-3, 0.1], weights N(0, 1/d); "authors": A_log = b_Δ = 0, weights N(0, 0.02²).
@@ -88,17 +92,19 @@ def comba(
         'diagonal plus rank 1'
     """
     p = divide("comba", d_inner or d_model, num_heads, "d_inner")
+    groups = num_heads if num_groups is None else num_groups
+    divide("comba", num_heads, groups, "num_heads")
 
     def init_params(key: Array) -> Params:
         key, key_dt, key_a = jax.random.split(key, 3)
-        shape, gate = (num_heads, d_state, d_model), (num_heads, d_model)
+        shape, gate = (groups, d_state, d_model), (num_heads, d_model)
         wide = (num_heads, p, d_model)
         return Params(
             **maps(key, init, W_q=shape, W_k=shape, W_v=wide, W_beta=gate, W_dt=gate),
             bias_dt=step_bias(key_dt, (num_heads,), init),
             A_log=log_rates(key_a, (num_heads,), init),
-            inner=jnp.ones(num_heads),
-            output=jnp.full(num_heads, 0.02),
+            inner=jnp.ones(groups),
+            output=jnp.full(groups, 0.02),
         )
 
     def signals(params: Params, u: Array) -> Signals:

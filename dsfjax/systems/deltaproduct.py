@@ -26,7 +26,7 @@ PRACTICE = CONVOLVED._replace(head_norm="rms", gate="silu")
 
 
 class Params(NamedTuple):
-    """W_q (H, n, d), W_k (r, H, n, d), W_v (r, H, p, d), W_beta (r, H, d), W_dt (H, d).
+    """W_q (G, n, d), W_k (r, G, n, d), W_v (r, H, p, d), W_beta (r, H, d), W_dt (H, d).
 
     bias_dt, A_log (H,).
     """
@@ -41,7 +41,7 @@ class Params(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """q (L, H, n), k (L, r, H, n), v (L, r, H, p), β (L, r, H) and log a (L, H)."""
+    """q (L, G, n), k (L, r, G, n), v (L, r, H, p), β (L, r, H) and log a (L, H)."""
 
     q: Array
     k: Array
@@ -55,6 +55,7 @@ def deltaproduct(
     d_model: int,
     d_state: int = 64,
     num_heads: int = 1,
+    num_groups: int | None = None,
     num_householder: int = 2,
     allow_neg_eigval: bool = True,
     init: Init = "published",
@@ -73,6 +74,7 @@ def deltaproduct(
         d_model: d, width of tokens and outputs.
         d_state: n, state expansion per head.
         num_heads: H, divides d_model.
+        num_groups: G, heads of q and k, divides H (grouped values); by default H.
         num_householder: r, corrections per token.
         allow_neg_eigval: Whether β is doubled, so that eigenvalues reach −1 and two corrections
             turn the state.
@@ -89,6 +91,8 @@ def deltaproduct(
         'diagonal plus rank 3'
     """
     p = divide("deltaproduct", d_model, num_heads, "d_model")
+    groups = num_heads if num_groups is None else num_groups
+    divide("deltaproduct", num_heads, groups, "num_heads")
     several = (num_householder, num_heads)
 
     def init_params(key: Array) -> Params:
@@ -96,8 +100,8 @@ def deltaproduct(
         weights = maps(
             key,
             init,
-            W_q=(num_heads, d_state, d_model),
-            W_k=(*several, d_state, d_model),
+            W_q=(groups, d_state, d_model),
+            W_k=(num_householder, groups, d_state, d_model),
             W_v=(*several, p, d_model),
             W_beta=(*several, d_model),
             W_dt=(num_heads, d_model),

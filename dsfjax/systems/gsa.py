@@ -18,11 +18,11 @@ from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import Surrounding
 
 TEMPERATURE = 8.0
-PRACTICE = Surrounding(conv_on=("q", "k", "v"), output_norm=True)
+PRACTICE = Surrounding(conv_on=("q", "k", "v"), output_activation="silu", output_norm=True)
 
 
 class Params(NamedTuple):
-    """W_q, W_k (H, m, d); W_v (H, p, d); W_a (H, n, d)."""
+    """W_q (H, m, d); W_k (G, m, d), W_v (G, p, d), W_a (G, n, d)."""
 
     W_q: Array
     W_k: Array
@@ -31,7 +31,7 @@ class Params(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """q, k (L, H, m), v (L, H, p) and log a (L, H, n)."""
+    """q (L, H, m), k (L, G, m), v (L, G, p) and log a (L, G, n)."""
 
     q: Array
     k: Array
@@ -44,27 +44,32 @@ def gsa(
     d_model: int,
     d_state: int = 64,
     num_heads: int = 1,
+    num_groups: int | None = None,
     d_key: int | None = None,
     init: Init = "published",
 ) -> Architecture:
     r"""Softmax attention over n slots, whose keys and values are moving averages.
 
     .. math::
-       y_t = \mathrm{softmax}(K_t q_t / \sqrt{m})^\top V_t, \quad
+       y_t = \mathrm{softmax}(K_t q_t)^\top V_t, \quad
        K_t = a_t ⊙ K_{t-1} + (1 - a_t) ⊗ k_t, \quad V_t = a_t ⊙ V_{t-1} + (1 - a_t) ⊗ v_t,
 
     with a decay per slot, a_t = σ(W_a u_t)^{1/8}. V is the state of the System, which reads it with
-    c_t = softmax(K_t q_t / √m); K is the state of a System of its own, carried next to it.
+    c_t = softmax(K_t q_t); K is the state of a System of its own, carried next to it. Scores have
+    no factor 1/√m, as in the paper and the layer of flash-linear-attention (whose op has it by
+    default).
 
     Args:
         d_model: d, width of tokens and outputs.
         d_state: n, slots per head.
         num_heads: H, divides d_model.
+        num_groups: G, heads of k, v and a, divides H; by default H. Outputs are then in the order
+            (H/G, G, p).
         d_key: m, width of q and k per head, by default d/H.
         init: "published": weights N(0, 1/d); "authors": N(0, 0.02²).
 
     Returns:
-        The `Architecture`; state (H, n, p), and (H, m, n) next to it.
+        The `Architecture`; state (G, n, p), and (G, m, n) next to it.
 
     Example:
         >>> arch = gsa(d_model=8, d_state=2)
@@ -73,12 +78,13 @@ def gsa(
         [[1.0], [1.0], [1.0]]
     """
     p = divide("gsa", d_model, num_heads, "d_model")
-    m = p if d_key is None else d_key
+    m, groups = d_key or p, num_groups or num_heads
+    divide("gsa", num_heads, groups, "num_heads")
 
     def init_params(key: Array) -> Params:
-        shape, slots = (num_heads, m, d_model), (num_heads, d_state, d_model)
-        weights = maps(key, init, W_q=shape, W_k=shape, W_v=(num_heads, p, d_model), W_a=slots)
-        return Params(**weights)
+        shapes = {"W_q": (num_heads, m, d_model), "W_k": (groups, m, d_model)}
+        shapes |= {"W_v": (groups, p, d_model), "W_a": (groups, d_state, d_model)}
+        return Params(**maps(key, init, **shapes))
 
     def signals(params: Params, u: Array) -> Signals:
         log_a = jax.nn.log_sigmoid(affine(params.W_a, u, wide=True)) / TEMPERATURE
@@ -86,16 +92,17 @@ def gsa(
         return Signals(q, k, v, log_a)
 
     def past(params: Params) -> Array:
-        return jnp.zeros((num_heads, m, d_state), state_dtype(params.W_k.dtype))
+        return jnp.zeros((groups, m, d_state), state_dtype(params.W_k.dtype))
 
     def carry(
         params: Params, signals: Signals, *, reset: Array | None = None, past: Array
     ) -> tuple[Any, Array]:
         q, k, v, log_a = signals
         share = -jnp.expm1(log_a)
-        keys = slots_of_keys(q, k, share, log_a, reset=reset)
+        keys = slots_of_keys(q, k, share, log_a, 1.0, reset=reset)
         scores, last = scan(*keys, past.astype(keys.system.dtype))
-        c = jax.nn.softmax(scores.reshape(log_a.shape).astype(log_a.dtype))
+        c = jax.nn.softmax(scores.reshape(len(q), -1, groups, d_state).astype(log_a.dtype))
+        c = c.swapaxes(1, 2).reshape(len(q), num_heads, d_state)
         values = slots_of_values(c, v, share, log_a, reset=reset)
         return values.system, last.astype(past.dtype)
 

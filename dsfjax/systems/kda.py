@@ -24,11 +24,11 @@ from dsfjax.systems.primitives import (
 from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import CONVOLVED
 
-PRACTICE = CONVOLVED._replace(head_norm="rms", gate="sigmoid", gate_rank=16)
+PRACTICE = CONVOLVED._replace(head_norm="rms", gate="sigmoid", gate_rank="channels")
 
 
 class Params(NamedTuple):
-    """W_q, W_k (H, n, d); W_v (H, p, d); W_beta (H, d); W_dt_down (r, d), W_dt_up (H, n, r).
+    """W_q, W_k (G, n, d); W_v (H, p, d); W_beta (H, d); W_dt_down (r, d), W_dt_up (H, n, r).
 
     bias_dt (H, n), A_log (H,).
     """
@@ -44,7 +44,7 @@ class Params(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """q, k (L, H, n), v (L, H, p), β (L, H) and log a (L, H, n)."""
+    """q, k (L, G, n), v (L, H, p), β (L, H) and log a (L, H, n)."""
 
     q: Array
     k: Array
@@ -58,7 +58,8 @@ def kda(
     d_model: int,
     d_state: int = 64,
     num_heads: int = 1,
-    gate_rank: int = 16,
+    num_groups: int | None = None,
+    gate_rank: int | None = None,
     lower_bound: float | None = None,
     allow_neg_eigval: bool = False,
     init: Init = "published",
@@ -76,7 +77,8 @@ def kda(
         d_model: d, width of tokens and outputs.
         d_state: n, state expansion per head.
         num_heads: H, divides d_model.
-        gate_rank: r, rank of the map to the decays.
+        num_groups: G, heads of q and k, divides H (grouped values); by default H.
+        gate_rank: r, rank of the map to the decays, by default p = d/H.
         lower_bound: c < 0: log a_t = c σ(e^{A_log} (W_2 W_1 u_t + b_Δ)), which stays above c, as in
             the models after Kimi Linear; None for the formula above.
         allow_neg_eigval: Whether β is doubled, so that eigenvalues reach −1 (arXiv:2411.12537).
@@ -92,12 +94,14 @@ def kda(
         (3, 1, 2)
     """
     p = divide("kda", d_model, num_heads, "d_model")
+    groups, rank = num_heads if num_groups is None else num_groups, gate_rank or p
+    divide("kda", num_heads, groups, "num_heads")
     if lower_bound is not None and not lower_bound < 0:
         raise ValueError(f"kda: expected a lower_bound of log a below 0, got {lower_bound}.")
 
     def init_params(key: Array) -> Params:
         key, key_dt, key_a = jax.random.split(key, 3)
-        shape = (num_heads, d_state, d_model)
+        shape = (groups, d_state, d_model)
         weights = maps(
             key,
             init,
@@ -105,8 +109,8 @@ def kda(
             W_k=shape,
             W_v=(num_heads, p, d_model),
             W_beta=(num_heads, d_model),
-            W_dt_down=(gate_rank, d_model),
-            W_dt_up=(num_heads, d_state, gate_rank),
+            W_dt_down=(rank, d_model),
+            W_dt_up=(num_heads, d_state, rank),
         )
         bias, rates = (num_heads, d_state), (num_heads,)
         return Params(

@@ -14,8 +14,8 @@ from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.retnet import Params, Signals
 from dsfjax.systems.surrounding import Surrounding
 
-# No taps: SiLU alone on q, k and v.
-PRACTICE = Surrounding(conv_on=("q", "k", "v"), head_norm="rms", gate="sigmoid")
+# No taps: SiLU alone on q, k and v. One norm over all heads, as in MiniMax-01.
+PRACTICE = Surrounding(conv_on=("q", "k", "v"), whole_norm="rms", gate="sigmoid")
 
 
 def lightning(

@@ -17,6 +17,7 @@ from dsfjax.systems.primitives import Init, affine, divide, step_bias, weights_d
 from dsfjax.systems.projections import maps, pairs, value_map
 from dsfjax.systems.surrounding import Surrounding
 
+RATE_FLOOR = 1e-4
 PRACTICE = Surrounding(gate="silu")
 
 
@@ -52,7 +53,7 @@ class Trapezoid(Transition):
 
 
 class Params(NamedTuple):
-    """W_v (H, p, d); W_b, W_c (2n, d); W_dt, W_a, W_trap (H, d); W_angle (n, d).
+    """W_v (H, p, d); W_b, W_c (2n, d); W_dt, W_a, W_trap (H, d); W_angle (r, d).
 
     bias_b, bias_c (H, 2n); norm_b, norm_c (2n,); bias_dt, D (H,).
     """
@@ -73,7 +74,7 @@ class Params(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """v (L, H, p); b, c (L, H, n) complex; Δ, rate and λ (L, H); angle (L, n)."""
+    """v (L, H, p); b, c (L, H, n) complex; Δ, rate and λ (L, H); angle (L, r)."""
 
     v: Array
     b: Array
@@ -90,6 +91,7 @@ def mamba3(
     d_state: int = 32,
     num_heads: int = 1,
     d_inner: int | None = None,
+    rope_fraction: float = 0.5,
     init: Init = "published",
 ) -> Architecture:
     r"""A state of complex numbers that turns and decays, driven by the tokens t and t − 1.
@@ -99,16 +101,18 @@ def mamba3(
        y_t = \mathrm{Re}(c_t^* h_t) + D v_t, \quad
        \log a_t = -Δ_t α_t - i Δ_t θ_t,
 
-    with Δ_t = softplus(w_Δ u_t + b_Δ), α_t = softplus(w_α u_t), λ_t = σ(w_λ u_t) per head and
-    θ_t = π tanh(W_θ u_t) per state; b_t and c_t are linear maps of the token, of root mean square 1
-    and with biases per head. A complex state that turns by −Δθ is what the published code computes
-    by turning q and k by the sum of all angles. The state holds h_t and b_t ⊗ v_t (`Trapezoid`).
+    with Δ_t = softplus(w_Δ u_t + b_Δ), α_t = max(softplus(w_α u_t), 1e-4), λ_t = σ(w_λ u_t) per
+    head and θ_t = π tanh(W_θ u_t) for the first r states, 0 for the others; b_t and c_t are linear
+    maps of the token, of root mean square 1 and with biases per head. A complex state that turns by
+    −Δθ is what the published code computes by turning q and k by the sum of all angles. The state
+    holds h_t and b_t ⊗ v_t (`Trapezoid`).
 
     Args:
         d_model: d, width of tokens.
         d_state: n, complex states per head; b and c have 2n features.
         num_heads: H, divides d_inner.
         d_inner: Width of values and outputs, by default d; 2d in practice.
+        rope_fraction: r/n, the part of the states that turn, in (0, 1], 1 state at least.
         init: "published": softplus(b_Δ) log-uniform in [1e-3, 0.1], biases and norms of b and c 1,
             D = 1, weights N(0, 1/d); "authors": b_Δ = 0, weights N(0, 0.02²).
 
@@ -121,6 +125,9 @@ def mamba3(
         (1, 4, 8)
     """
     p, n = divide("mamba3", d_inner or d_model, num_heads, "d_inner"), d_state
+    if not 0 < rope_fraction <= 1:
+        raise ValueError(f"mamba3: expected a rope_fraction in (0, 1], got {rope_fraction}.")
+    turning = max(int(n * rope_fraction), 1)
 
     def init_params(key: Array) -> Params:
         key, key_dt = jax.random.split(key)
@@ -128,7 +135,7 @@ def mamba3(
         features, vectors = jnp.ones((num_heads, 2 * n)), (2 * n, d_model)
         return Params(
             **maps(key, init, W_v=(num_heads, p, d_model), W_b=vectors, W_c=vectors, **gates),
-            W_angle=maps(jax.random.fold_in(key, 1), init, W=(n, d_model))["W"],
+            W_angle=maps(jax.random.fold_in(key, 1), init, W=(turning, d_model))["W"],
             bias_b=features,
             bias_c=features,
             norm_b=features[0],
@@ -149,7 +156,7 @@ def mamba3(
             vectors(params.W_b, params.norm_b, params.bias_b),
             vectors(params.W_c, params.norm_c, params.bias_c),
             delta,
-            jax.nn.softplus(affine(params.W_a, u, wide=True)),
+            jnp.maximum(jax.nn.softplus(affine(params.W_a, u, wide=True)), RATE_FLOOR),
             jax.nn.sigmoid(affine(params.W_trap, u, wide=True)),
             math.pi * jnp.tanh(affine(params.W_angle, u, wide=True)),
         )
@@ -157,7 +164,8 @@ def mamba3(
     def assemble(params: Params, signals: Signals, *, reset: Array | None = None) -> System:
         delta, b, c = signals.delta, signals.b, signals.c
         decay = jnp.broadcast_to((-delta * signals.rate)[:, :, None], b.shape)
-        log_a = jax.lax.complex(decay, -delta[:, :, None] * signals.angle[:, None, :])
+        angle = jnp.pad(signals.angle, ((0, 0), (0, n - turning)))
+        log_a = jax.lax.complex(decay, -delta[:, :, None] * angle[:, None, :])
         now = (signals.trap * delta)[:, :, None].astype(b.dtype) * b
         return System(
             Trapezoid(log_a, (1 - signals.trap) * delta),

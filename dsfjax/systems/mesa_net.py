@@ -16,11 +16,8 @@ from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import (
     Init,
     affine,
-    decay_of_step,
     divide,
     inverse_softplus,
-    log_rates,
-    step_bias,
     weights_decay,
 )
 from dsfjax.systems.projections import maps, value_map
@@ -31,15 +28,18 @@ PRACTICE = CONVOLVED._replace(conv_on=("q", "k"), head_norm="rms")
 
 
 class Params(NamedTuple):
-    """W_q, W_k (H, n, d); W_v (H, p, d); W_beta, W_dt (H, d); bias_dt, A_log (H,); ridge (H, n)."""
+    """W_q, W_k (H, n, d); W_v (H, p, d); W_beta, W_a (H, d); bias_beta, bias_a (H,).
+
+    ridge (H, n).
+    """
 
     W_q: Array
     W_k: Array
     W_v: Array
     W_beta: Array
-    W_dt: Array
-    bias_dt: Array
-    A_log: Array
+    W_a: Array
+    bias_beta: Array
+    bias_a: Array
     ridge: Array
 
 
@@ -62,16 +62,17 @@ def mesa_net(
        y_t = V_t^\top (K_t + Λ)^{-1} q_t, \quad
        K_t = a_t K_{t-1} + β_t k_t k_t^\top, \quad V_t = a_t V_{t-1} + β_t k_t ⊗ v_t,
 
-    with q_t and k_t of unit length, β_t = σ(w_β u_t), a_t as in Gated DeltaNet and a diagonal
+    with q_t and k_t of unit length, β_t = σ(w_β u_t + b_β), a_t = σ(w_a u_t + b_a) and a diagonal
     Λ = 0.25 + softplus(ridge). V is the state of the System, which reads it with the solution; K is
-    the state of a System of its own, carried next to it. The solution is exact.
+    the state of a System of its own, carried next to it. The solution is exact, where
+    flash-linear-attention takes 30 steps of conjugate gradients; a_t is that of its released layer,
+    which had the decay of Gated DeltaNet at first.
 
     Args:
         d_model: d, width of tokens and outputs.
         d_state: n, state expansion per head.
         num_heads: H, divides d_model.
-        init: "published": Λ = 1, e^{A_log} uniform in [0, 16], softplus(b_Δ) log-uniform in
-            [1e-3, 0.1], weights N(0, 1/d); "authors": A_log = b_Δ = 0, weights N(0, 0.02²).
+        init: "published": Λ = 1, b_β = b_a = 0, weights N(0, 1/d); "authors": N(0, 0.02²).
 
     Returns:
         The `Architecture`; state (H, n, p), and (H, n, n) next to it.
@@ -87,21 +88,20 @@ def mesa_net(
     p = divide("mesa_net", d_model, num_heads, "d_model")
 
     def init_params(key: Array) -> Params:
-        key, key_dt, key_a = jax.random.split(key, 3)
         shape, gate = (num_heads, d_state, d_model), (num_heads, d_model)
         wide = (num_heads, p, d_model)
         return Params(
-            **maps(key, init, W_q=shape, W_k=shape, W_v=wide, W_beta=gate, W_dt=gate),
-            bias_dt=step_bias(key_dt, (num_heads,), init),
-            A_log=log_rates(key_a, (num_heads,), init),
+            **maps(key, init, W_q=shape, W_k=shape, W_v=wide, W_beta=gate, W_a=gate),
+            bias_beta=jnp.zeros(num_heads),
+            bias_a=jnp.zeros(num_heads),
             ridge=jnp.full((num_heads, d_state), inverse_softplus(jnp.array(1 - LOWEST))),
         )
 
     def signals(params: Params, u: Array) -> Signals:
         q, k, v = (affine(W, u) for W in (params.W_q, params.W_k, params.W_v))
-        beta = jax.nn.sigmoid(affine(params.W_beta, u, wide=True))
-        step = affine(params.W_dt, u, params.bias_dt, wide=True)
-        return Signals(q, k, v, beta, decay_of_step(params.A_log, step))
+        beta = jax.nn.sigmoid(affine(params.W_beta, u, params.bias_beta, wide=True))
+        log_a = jax.nn.log_sigmoid(affine(params.W_a, u, params.bias_a, wide=True))
+        return Signals(q, k, v, beta, log_a)
 
     def past(params: Params) -> Array:
         return jnp.zeros((num_heads, d_state, d_state), state_dtype(params.W_k.dtype))

@@ -15,7 +15,7 @@ from dsfjax.systems.primitives import Init, affine, divide, low_rank, weights_de
 from dsfjax.systems.projections import maps, value_map
 from dsfjax.systems.surrounding import Surrounding
 
-PRACTICE = Surrounding(token_shift=("r", "k", "v", "log_w"), head_norm="layer", gate="silu")
+PRACTICE = Surrounding(token_shift=("r", "k", "v", "log_w", "gate"), head_norm="layer", gate="silu")
 
 
 class Params(NamedTuple):
@@ -47,7 +47,7 @@ def rwkv6(
     d_model: int,
     d_state: int = 64,
     num_heads: int = 1,
-    gate_rank: int = 32,
+    gate_rank: int = 64,
     init: Init = "published",
 ) -> Architecture:
     r"""A decay per feature that reads the token, and a bonus for the present.
@@ -56,8 +56,9 @@ def rwkv6(
        y_t = r_t^\top (h_{t-1} + (ρ ⊙ k_t) ⊗ v_t), \quad h_t = w_t ⊙ h_{t-1} + k_t ⊗ v_t, \quad
        \log w_t = -e^{W_2 \tanh(W_1 u_t) + w_0} .
 
-    y_t reads the state before the step. The published model shifts tokens by weights that read the
-    token themselves; those of ``surroundings="practice"`` are constant, as in RWKV-5.
+    y_t reads the state before the step. The published model shifts tokens, also those that its gate
+    reads, by weights that read the token themselves; those of ``surroundings="practice"`` are
+    constant, as in RWKV-5, and its heads share the weights of their norm, whose ε is 1e-5.
 
     Args:
         d_model: d, width of tokens and outputs.

@@ -16,11 +16,15 @@ from dsfjax.ops import chunk_rwkv7
 from dsfjax.systems.architecture import Architecture, Traits
 from dsfjax.systems.primitives import Init, affine, divide, low_rank, weights_decay
 from dsfjax.systems.projections import maps, value_map
-from dsfjax.systems.surrounding import Surrounding
+from dsfjax.systems.surrounding import Surrounding, root_rank
 
 DECAY_SCALE = math.exp(-0.5)
 PRACTICE = Surrounding(
-    token_shift=("r", "log_w", "k", "v", "a"), head_norm="layer", gate="sigmoid", gate_rank=32
+    token_shift=("r", "log_w", "k", "v", "a", "gate"),
+    head_norm="layer",
+    gate="sigmoid",
+    gate_rank="root",
+    gate_inside=True,
 )
 
 
@@ -59,7 +63,7 @@ def rwkv7(
     d_model: int,
     d_state: int = 64,
     num_heads: int = 1,
-    gate_rank: int = 32,
+    gate_rank: int | None = None,
     init: Init = "published",
 ) -> Architecture:
     r"""A delta rule with a decay and a learning rate of its own for every feature.
@@ -73,13 +77,16 @@ def rwkv7(
        \hat κ_t = \frac{k_t ⊙ ξ}{|k_t ⊙ ξ|}, \quad \tilde k_t = k_t ⊙ (1 + (a_t - 1) ⊙ α) .
 
     The published model adds the last term of y_t after the norm of the heads, and mixes v_t with
-    that of the first layer; here the term is the skip D, and values are those of the layer.
+    that of the first layer; here the term is the skip D, and values are those of the layer. With
+    ``surroundings="practice"`` heads share the weights of their norm, whose ε is 1e-5 (64e-5 in the
+    published model).
 
     Args:
         d_model: d, width of tokens and outputs.
         d_state: n, state expansion per head.
         num_heads: H, divides d_model.
-        gate_rank: Rank of the maps to w_t and a_t.
+        gate_rank: Rank of the maps to w_t and a_t, by default 2.5 √d to the nearest multiple of 32,
+            at least 32.
         init: "published": w_0 a ramp from −6 to 0 over the features plus 0.5 and a zigzag of 2.5
             within a head (that of the first layer), a_0 = −0.19 plus a zigzag of 0.3 and a ramp of
             0.4, ξ = 0.71 minus a ramp of 0.1, α = 1.02, ρ = −0.04; W_1 = A_1 = 0 and W_2, A_2
@@ -95,10 +102,11 @@ def rwkv7(
         True
     """
     p, n = divide("rwkv7", d_model, num_heads, "d_model"), d_state
+    rank = root_rank(2.5, d_model) if gate_rank is None else gate_rank
 
     def init_params(key: Array) -> Params:
         key, key_w, key_a = jax.random.split(key, 3)
-        shape, down, up = (num_heads, n, d_model), (gate_rank, d_model), (num_heads, n, gate_rank)
+        shape, down, up = (num_heads, n, d_model), (rank, d_model), (num_heads, n, rank)
         count = num_heads * n
         ramp = jnp.linspace(0.0, 1.0, count).reshape(num_heads, n) if count > 1 else jnp.zeros(())
         zigzag = jnp.linspace(-1.0, 1.0, n)[None]

@@ -23,6 +23,8 @@ MODELS = [(name, SMALL) for name in systems.names()] + [
     ("s6", {"surroundings": "practice", "block": "mamba", "norm": "rms", "num_layers": 1}),
     ("ssd", {"surroundings": "practice", "head": "untied"}),
     ("linear_attention", {"surroundings": "practice", "block": "transformer"}),
+    # Signals and gate read the token before.
+    ("rwkv7", {"surroundings": "practice", "num_layers": 1}),
     # No learned positions: those of the tokens turn queries and keys.
     (
         "softmax_attention",

@@ -86,7 +86,7 @@ def test_system_of_a_mixer_is_what_it_runs(name: str, kind: str) -> None:
     def both(weights: Any, x: Any) -> Any:
         mixer = nnx.merge(graph, weights)
         system, u = mixer.system(x)
-        return mixer._output(x, scan(system, u)[0]), mixer(x)[0]
+        return mixer._output(mixer._read(x, None, None).gated, scan(system, u)[0]), mixer(x)[0]
 
     outside, inside = both(weights, x)
     assert error(outside, inside) < 1e-13
@@ -151,6 +151,11 @@ def test_surroundings_are_those_of_the_models_in_use(name: str, kind: str) -> No
             nn.Surrounding(conv_width=4, conv_on=("deltas",)),
             "conv_on 'deltas'; did you mean 'delta'",
         ),
+        (nn.Surrounding(whole_norm="rsm"), "whole_norm 'rsm'; did you mean 'rms'"),
+        (nn.Surrounding(output_activation="sill"), "output_activation 'sill'"),
+        (nn.Surrounding(gate="silu", gate_rank="roots"), "gate_rank 'roots'; did you mean 'root'"),
+        (nn.Surrounding(gate="silu", gate_inside=True), "a gate of low rank where its activation"),
+        (nn.Surrounding(token_shift=("gate",)), "expected a gate and no map into the recurrence"),
     ],
 )
 def test_unknown_parts_are_named(around: nn.Surrounding, message: str) -> None:
@@ -241,7 +246,7 @@ def test_an_architecture_of_ones_own_is_surrounded(monkeypatch: pytest.MonkeyPat
 
 
 def test_token_shift_head_norm_and_low_rank_gate_by_hand() -> None:
-    """RWKV-6 as in practice: every signal reads its own mixture of a token and the one before."""
+    """RWKV-6 as in practice: signals and gate read their mixtures of a token and the one before."""
     around = surrounding("rwkv6", "practice")._replace(gate_rank=3)
     arch = nn.architecture(config("rwkv6", surroundings="practice"))
     mixer, x = nn.Mixer(arch, D, around, rngs=nnx.Rngs(0)), np.asarray(tokens())
@@ -250,7 +255,8 @@ def test_token_shift_head_norm_and_low_rank_gate_by_hand() -> None:
     shift = {k: np.asarray(v[...]) for k, v in mixer.shift.items()}
     before = np.concatenate([np.zeros((1, D)), x[:-1]])
     before[reset] = 0
-    r, k, v, w = (x + shift[name] * (before - x) for name in ("r", "k", "v", "log_w"))
+    r, k, v, w, g = (x + shift[name] * (before - x) for name in around.token_shift)
+    assert around.token_shift == ("r", "k", "v", "log_w", "gate")
     y = np.zeros((LENGTH, 2, 4))
     for h in range(2):
         S = np.zeros((3, 4))
@@ -262,10 +268,42 @@ def test_token_shift_head_norm_and_low_rank_gate_by_hand() -> None:
             S = decay[:, None] * S + np.outer(key, value)
     y = y - y.mean(axis=2, keepdims=True)
     y = (y / np.sqrt((y**2).mean(axis=2, keepdims=True) + 1e-5)).reshape(LENGTH, D)
-    gate = x @ np.asarray(mixer.gate_down.kernel[...]) @ np.asarray(mixer.gate.kernel[...])
+    gate = g @ np.asarray(mixer.gate_down.kernel[...]) @ np.asarray(mixer.gate.kernel[...])
     expected = (y * silu(gate)) @ np.asarray(mixer.project_out.kernel[...])
     found = jax.jit(lambda x, reset: mixer(x, reset=reset)[0])(x, reset)
     assert error(found, expected) < 1e-12
+
+
+def test_gate_of_rwkv7_by_hand() -> None:
+    """g = W₂ σ(W₁ x), with x mixed with the token before, and nothing after W₂."""
+    mixer, x = build("rwkv7", "practice"), tokens()
+    mixer.shift["gate"][...] = jnp.linspace(0.1, 0.9, D)
+    last, reset, y = jnp.ones((1, D)), jnp.arange(LENGTH) == 4, tokens()[::-1]
+    state = mixer.init_state(LENGTH)._replace(conv=last)
+    found = mixer._output(mixer._read(x, state, reset).gated, y)
+    before = np.concatenate([last, x[:-1]])
+    before[4] = 0
+    mixed = x + np.linspace(0.1, 0.9, D) * (before - x)
+    down, up = (np.asarray(part.kernel[...]) for part in (mixer.gate_down, mixer.gate))
+    assert down.shape == (D, 32)
+    heads = y.reshape(LENGTH, 2, 4)
+    heads = (heads - heads.mean(axis=2, keepdims=True)) / np.sqrt(
+        heads.var(axis=2, keepdims=True) + 1e-5
+    )
+    expected = heads.reshape(LENGTH, D) * ((1 / (1 + np.exp(-mixed @ down))) @ up)
+    assert error(found, expected @ np.asarray(mixer.project_out.kernel[...])) < 1e-13
+
+
+def test_norms_over_all_heads_and_an_activation_before_them_by_hand() -> None:
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5)
+
+    x, y = tokens(), tokens()[::-1]
+    lightning, gsa = build("lightning", "practice"), build("gsa", "practice")
+    gate = 1 / (1 + np.exp(-x @ np.asarray(lightning.gate.kernel[...])))
+    for mixer, inner in ((lightning, unit(np.asarray(y)) * gate), (gsa, unit(silu(y)))):
+        expected = inner @ np.asarray(mixer.project_out.kernel[...])
+        assert error(mixer._output(x, y), expected) < 1e-13
 
 
 def test_glu_after_a_state_space_model_by_hand() -> None:

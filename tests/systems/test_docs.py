@@ -34,8 +34,15 @@ def around(name: str) -> str:
         said.append(f"{found.conv_activation} of {', '.join(found.conv_on)}")
     if found.head_norm:
         said.append(f"{found.head_norm} norm per head")
+    if found.whole_norm:
+        said.append(f"{found.whole_norm} norm over all heads")
     if found.gate:
-        said.append(f"{found.gate} gate" + (" of low rank" if found.gate_rank else ""))
+        low = " of low rank" if found.gate_rank else ""
+        said.append(
+            f"gate{low}, {found.gate} inside" if found.gate_inside else found.gate + " gate" + low
+        )
+    if found.output_activation != "identity":
+        said.append(found.output_activation)
     said += ["rms norm"] * found.output_norm + ["GELU and GLU"] * found.glu
     assert said or found == Surrounding()
     return "; ".join(said) or "none"

@@ -79,6 +79,8 @@ def corrected(S: np.ndarray, k: np.ndarray, v: np.ndarray, beta: Any) -> np.ndar
     return S + np.outer(k, beta * (v - S.T @ k))
 
 
+# Four heads of values of two channels for two of queries and keys.
+GROUPED, HEADS = {"heads": 4, "channels": 2}, {"num_heads": 4, "num_groups": 2}
 SIGNED = pytest.mark.parametrize("signed", [False, slow(True)])
 
 
@@ -111,10 +113,10 @@ def test_kda(bound: float | None) -> None:
         z, rate = p.W_dt_up[h] @ (p.W_dt_down @ u) + p.bias_dt[h], np.exp(p.A_log[h])
         log_a = -rate * softplus(z) if bound is None else bound * sigmoid(rate * z)
         S = np.exp(log_a)[:, None] * S
-        S = corrected(S, unit(p.W_k[h] @ u), p.W_v[h] @ u, sigmoid(p.W_beta[h] @ u))
-        return S, read(unit(p.W_q[h] @ u), S)
+        S = corrected(S, unit(p.W_k[h // 2] @ u), p.W_v[h] @ u, sigmoid(p.W_beta[h] @ u))
+        return S, read(unit(p.W_q[h // 2] @ u), S)
 
-    compare("kda", matrix_states(step), lower_bound=bound)
+    compare("kda", matrix_states(step, **GROUPED), lower_bound=bound, **HEADS)
 
 
 def test_rwkv7() -> None:
@@ -277,25 +279,28 @@ def test_lightning() -> None:
     compare("lightning", matrix_states(step), layer=3, num_layers=4)
 
 
-def test_gdn2() -> None:
+@SIGNED
+def test_gdn2(signed: bool) -> None:
     def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
-        k, b, w = unit(p.W_k[h] @ u), sigmoid(p.W_erase[h] @ u), sigmoid(p.W_write[h] @ u)
-        S = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h]))[:, None] * S
-        S = S - np.outer(k, (b * k) @ S) + np.outer(k, w * (p.W_v[h] @ u))
-        return S, read(unit(p.W_q[h] @ u), S)
+        g = h // 2
+        k, b, w = unit(p.W_k[g] @ u), sigmoid(p.W_erase[g] @ u), sigmoid(p.W_write[h] @ u)
+        z = p.W_dt_up[g] @ (p.W_dt_down @ u) + p.bias_dt[g]
+        S = np.exp(-np.exp(p.A_log[g]) * softplus(z))[:, None] * S
+        S = S - np.outer(k, ((2 if signed else 1) * b * k) @ S) + np.outer(k, w * (p.W_v[h] @ u))
+        return S, read(unit(p.W_q[g] @ u), S)
 
-    compare("gdn2", matrix_states(step))
+    compare("gdn2", matrix_states(step, **GROUPED), allow_neg_eigval=signed, **HEADS)
 
 
 def test_comba() -> None:
     def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
         a = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h]))
-        k, beta = p.W_k[h] @ u, sigmoid(p.W_beta[h] @ u)
-        q, k = unit(p.W_q[h] @ u - p.output[h] * k), unit(k)
-        S = a * S + beta * np.outer(k, p.W_v[h] @ u - sigmoid(p.inner[h]) * k @ S)
+        k, beta = p.W_k[h // 2] @ u, sigmoid(p.W_beta[h] @ u)
+        q, k = unit(p.W_q[h // 2] @ u - p.output[h // 2] * k), unit(k)
+        S = a * S + beta * np.outer(k, p.W_v[h] @ u - sigmoid(p.inner[h // 2]) * k @ S)
         return S, read(q, S)
 
-    compare("comba", matrix_states(step))
+    compare("comba", matrix_states(step, **GROUPED), **HEADS)
 
 
 @pytest.mark.parametrize("name", ["mlstm", slow("rwkv4")])
@@ -325,30 +330,31 @@ def test_deltaproduct(count: int) -> None:
         S = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h])) * S
         for j in range(count):
             beta = 2 * sigmoid(p.W_beta[j, h] @ u)
-            S = corrected(S, unit(p.W_k[j, h] @ u), p.W_v[j, h] @ u, beta)
-        return S, read(unit(p.W_q[h] @ u), S)
+            S = corrected(S, unit(p.W_k[j, h // 2] @ u), p.W_v[j, h] @ u, beta)
+        return S, read(unit(p.W_q[h // 2] @ u), S)
 
-    compare("deltaproduct", matrix_states(step), num_householder=count)
+    compare("deltaproduct", matrix_states(step, **GROUPED), num_householder=count, **HEADS)
 
 
 def test_gsa() -> None:
     def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
-        a = sigmoid(p.W_a[h] @ u) ** (1 / 8)
-        S = a[:, None] * S + np.outer(1 - a, np.append(p.W_k[h] @ u, p.W_v[h] @ u))
-        scores = np.exp(S[:, :5] @ (p.W_q[h] @ u) / math.sqrt(5))
+        g, a = h // 2, sigmoid(p.W_a[h // 2] @ u) ** (1 / 8)
+        S = a[:, None] * S + np.outer(1 - a, np.append(p.W_k[g] @ u, p.W_v[g] @ u))
+        scores = np.exp(S[:, :5] @ (p.W_q[h] @ u))
         return S, np.append(np.zeros(5), scores / scores.sum() @ S[:, 5:])
 
     def textbook(p: Any, u: np.ndarray) -> np.ndarray:
-        return matrix_states(step, channels=9)(p, u)[..., 5:]
+        y = matrix_states(step, heads=4, channels=7)(p, u)[..., 5:]
+        return y[:, [0, 2, 1, 3]]  # the first query head of each key head, then the second
 
-    compare("gsa", textbook, d_key=5)
+    compare("gsa", textbook, d_key=5, **HEADS)
 
 
 def test_mesa_net() -> None:
     def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
-        a = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h]))
+        a, beta = sigmoid(p.W_a[h] @ u + p.bias_a[h]), sigmoid(p.W_beta[h] @ u + p.bias_beta[h])
         k, q = unit(p.W_k[h] @ u), unit(p.W_q[h] @ u)
-        S = a * S + sigmoid(p.W_beta[h] @ u) * np.outer(k, np.append(k, p.W_v[h] @ u))
+        S = a * S + beta * np.outer(k, np.append(k, p.W_v[h] @ u))
         solution = np.linalg.solve(S[:, :3] + np.diag(0.25 + softplus(p.ridge[h])), q)
         return S, np.append(np.zeros(3), solution @ S[:, 3:])
 
@@ -358,7 +364,8 @@ def test_mesa_net() -> None:
     compare("mesa_net", textbook)
 
 
-def test_mamba3_by_turning_queries_and_keys() -> None:
+@pytest.mark.parametrize("fraction", [0.7, slow(1.0)])
+def test_mamba3_by_turning_queries_and_keys(fraction: float) -> None:
     """As the published code computes it: the angles are summed up, and the state is real."""
 
     def vectors(x: np.ndarray, norm: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -375,8 +382,10 @@ def test_mamba3_by_turning_queries_and_keys() -> None:
         for t in range(len(u)):
             for h in range(2):
                 delta = softplus(p.W_dt[h] @ u[t] + p.bias_dt[h])
-                a, share = np.exp(-delta * softplus(p.W_a[h] @ u[t])), sigmoid(p.W_trap[h] @ u[t])
-                angle[h] += delta * math.pi * np.tanh(p.W_angle @ u[t])
+                rate, share = softplus(p.W_a[h] @ u[t]), sigmoid(p.W_trap[h] @ u[t])
+                a, turning = np.exp(-delta * max(rate, 0.5)), len(p.W_angle)
+                assert turning == (2 if fraction < 1 else 3)
+                angle[h, :turning] += delta * math.pi * np.tanh(p.W_angle @ u[t])
                 k = turned(vectors(p.W_b @ u[t], p.norm_b, p.bias_b[h]), angle[h])
                 q = turned(vectors(p.W_c @ u[t], p.norm_c, p.bias_c[h]), angle[h])
                 v = p.W_v[h] @ u[t]
@@ -386,17 +395,34 @@ def test_mamba3_by_turning_queries_and_keys() -> None:
                 y[t, h] = q @ S[h] + p.D[h] * v
         return y
 
-    compare("mamba3", textbook)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dsfjax.systems.mamba3.RATE_FLOOR", 0.5)  # one that is seen
+        compare("mamba3", textbook, rope_fraction=fraction)
 
 
-def test_momentum_delta() -> None:
+@SIGNED
+def test_momentum_delta(signed: bool) -> None:
     def step(p: Any, u: np.ndarray, S: np.ndarray, h: int) -> Any:
+        eta = 1 + np.tanh(p.W_eta[h] @ u / math.sqrt(8))
+        theta = np.arctan(eta * np.exp(p.angle_log[h]))
+        beta = (2 if signed else 1) * np.sin(theta) ** 2 * sigmoid(p.W_beta[h] @ u)
         alpha = np.exp(-np.exp(p.A_log[h]) * softplus(p.W_dt[h] @ u + p.bias_dt[h]))
-        beta, eta = sigmoid(p.W_beta[h] @ u), sigmoid(p.W_eta[h] @ u)
-        mu = sigmoid(p.W_mu[h] @ u + p.bias_mu[h])
-        k, now, M = unit(p.W_k[h] @ u), S[:3], S[3:]
+        alpha *= np.cos(theta) ** 2
+        mu = np.exp(-np.exp(p.mu_log[h]) * softplus(p.W_mu[h] @ u + p.bias_mu[h]))
+        mu = max(mu, np.exp(-2))
+        k, now, M = p.W_k[h // 2] @ u, S[:3], S[3:]
+        q, k = unit(p.W_q[h // 2] @ u - np.exp(p.output_log[h // 2]) * k), unit(k)
         M = mu * M + eta * np.outer(k, alpha * k @ now - p.W_v[h] @ u)
         now = alpha * now - beta * M
-        return np.concatenate([now, M]), read(unit(p.W_q[h] @ u), now)
+        return np.concatenate([now, M]), read(q, now)
 
-    compare("momentum_delta", matrix_states(step, n=6))
+    compare("momentum_delta", matrix_states(step, n=6, **GROUPED), allow_neg_eigval=signed, **HEADS)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_eigenvalues_of_momentum_are_within_the_unit_circle(signed: bool) -> None:
+    """Whatever the tokens: their coefficients are coupled for that."""
+    arch = build("momentum_delta", allow_neg_eigval=signed)
+    params, u = perturbed(arch), 20 * np.asarray(tokens(50))
+    A = np.asarray(arch.assemble(params, arch.signals(params, jax.numpy.asarray(u))).A.matrix())
+    assert 0.9 < np.abs(np.linalg.eigvals(A)).max() <= 1 + 1e-12

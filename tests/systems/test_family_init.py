@@ -32,7 +32,7 @@ def test_weights_are_normal_with_the_variance_of_their_fan_in(name: str, init: s
 
 
 STEPS = {"gated_deltanet": 0.0, "deltaproduct": 0.0, "comba": 0.0, "momentum_delta": 0.0}
-STEPS |= {"mesa_net": 0.0, "kda": 1.0, "gdn2": 1.0}
+STEPS |= {"kda": 1.0, "gdn2": 1.0}
 
 
 @pytest.mark.parametrize("name", slow_unless({"gated_deltanet"}, STEPS))
@@ -49,6 +49,25 @@ def test_constants_of_comba_and_mesa_net() -> None:
     assert (params.inner == 1).all() and (params.output == np.float64(0.02)).all()
     ridge = 0.25 + np.log1p(np.exp(draw("mesa_net", d_state=2).ridge))
     np.testing.assert_allclose(ridge, 1, rtol=1e-12)
+
+
+def test_rates_of_momentum_and_its_corrections() -> None:
+    params = draw("momentum_delta", num_heads=WIDE, d_state=2)
+    check_uniform(np.exp(params.mu_log), 0, 16)
+    check_uniform(np.exp(params.angle_log), 0, 4)
+    check_uniform(np.exp(params.output_log), 0, 1)
+    assert (params.bias_mu == params.bias_dt).all()
+
+
+def test_ranks_of_gates_follow_the_width() -> None:
+    assert draw("kda", num_heads=8, d_state=2).W_dt_down.shape == (16, WIDE)
+    assert draw("gdn2", num_heads=8, d_state=2).W_dt_up.shape == (8, 2, 16)
+    assert draw("rwkv7", num_heads=8, d_state=2).w_down.shape == (32, WIDE)
+    wide = systems.get("rwkv7", d_model=1024, num_heads=16)
+    assert jax.eval_shape(wide.init, jax.random.key(0)).a_up.shape == (16, 64, 64)
+    around = systems.Surrounding(gate_rank="root")
+    assert [around.rank(d, 64) for d in (64, 1024, 4096)] == [32, 160, 320]
+    assert around._replace(gate_rank="channels").rank(1024, 48) == 48
 
 
 def test_gates_of_mlstm_start_open_and_closed() -> None:
