@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from dsfjax.ops.op import Assembled
 
 CuSeqlens = Int[Array | np.ndarray, " _"] | Sequence[int]
 """Where packed sequences begin, and where the last one ends: [N + 1]."""
+
+Indices = Int[Array | np.ndarray, " B"]
+"""The row of a cache for each row of a batch; negative for padding."""
 
 
 def run(
@@ -77,7 +80,7 @@ def run(
         raise ValueError(
             "cu_seqlens: expected no segment_ids next to it, got both; leave one of them out."
         )
-    cu = _checked(cu_seqlens, batch, length, None if h0 is None else h0.shape[0])
+    cu = checked(cu_seqlens, batch, length, None if h0 is None else h0.shape[0])
     first, last, full = cu[:-1], cu[1:] - 1, cu[1:] > cu[:-1]
     reset = jnp.zeros(length, bool).at[cu].set(True, mode="drop")
     system, u = assemble(*jax.tree.map(lambda x: x[0], arrays), reset=reset)
@@ -96,8 +99,12 @@ def _with_axes(states: Array | None, v_first: bool) -> Array | None:
     return states.swapaxes(-1, -2) if v_first and states is not None else states
 
 
-def _checked(cu_seqlens: Any, batch: int, length: int, states: int | None) -> Any:
-    """The starts, as NumPy's where they are known."""
+def checked(cu_seqlens: Any, batch: int, length: int, states: int | None = None) -> Any:
+    """The starts, as NumPy's where they are known, of a batch of packed sequences with states.
+
+    Raises:
+        ValueError: If they do not fit.
+    """
     cu = cu_seqlens if isinstance(cu_seqlens, Tracer) else np.asarray(cu_seqlens)
     whole_numbers("cu_seqlens", "cu_seqlens", cu)
     what = None
@@ -122,6 +129,70 @@ def _entering(h0: Array, full: Any) -> Array:
     rows = jnp.concatenate([h0, jnp.zeros_like(h0[:1])])
     empty = jnp.concatenate([~full, jnp.zeros(1, bool)])
     return rows[jnp.argsort(empty, stable=True)]
+
+
+class Cache(NamedTuple):
+    """States of which every row of a batch has its own: some of [N, …], or all in their order.
+
+    Attributes:
+        states: [N, …].
+        places: The row of the states of each row of the batch (B,), N for padding; None for the
+            same.
+    """
+
+    states: Array
+    places: Array | None
+
+    @classmethod
+    def of(cls, owner: str, name: str, states: Array, indices: Any, batch: int) -> Cache:
+        """The states at indices (B,), of which negative ones are padding.
+
+        Args:
+            owner: Who asks, for messages.
+            name: Of the indices.
+            states: [N, …].
+            indices: (B,), or None.
+            batch: B.
+
+        Raises:
+            ValueError: If there are not as many states as rows, or an index that is known while
+                tracing is beyond the last. One that is traced is padding then.
+        """
+        count = states.shape[0]
+        if indices is None:
+            if count != batch:
+                raise ValueError(
+                    f"{owner}: expected a state for each of {batch} rows of x, got {count}; say "
+                    f"which with {name}."
+                )
+            return cls(states, None)
+        places = whole_numbers(owner, name, indices)
+        known = None if isinstance(indices, Tracer) else np.asarray(indices)
+        if known is not None and (known >= count).any():
+            raise ValueError(
+                f"{owner}: expected {name} below {count}, the number of states, or negative for "
+                f"padding, got {known.tolist()}."
+            )
+        return cls(states, jnp.where((places < 0) | (places >= count), count, places))
+
+    @property
+    def rows(self) -> Array:
+        """The states of the batch, [B, …], those of padding 0."""
+        if self.places is None:
+            return self.states
+        return self.states.at[self.places].get(mode="fill", fill_value=0)
+
+    def padded(self, y: Array) -> Array:
+        """Outputs [B, …] with 0 in the rows of padding."""
+        if self.places is None:
+            return y
+        full = self.places < self.states.shape[0]
+        return jnp.where(full.reshape(-1, *[1] * (y.ndim - 1)), y, 0)
+
+    def updated(self, rows: Array) -> Array:
+        """The states with those of the batch replaced, which padding leaves alone."""
+        rows = rows.astype(self.states.dtype)
+        return rows if self.places is None else self.states.at[self.places].set(rows, mode="drop")
 
 
 def flat(x: Array) -> Array:

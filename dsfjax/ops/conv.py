@@ -10,7 +10,8 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from dsfjax.core import Dense, InnerOutput, OuterInput, System, ValueSkip
-from dsfjax.ops.batch import wide
+from dsfjax.core.dtypes import whole_numbers
+from dsfjax.ops.batch import Cache, Indices, wide
 from dsfjax.ops.op import Assembled, op
 
 Activation = Literal["silu", "swish"] | None
@@ -103,7 +104,7 @@ def causal_conv1d_update(
     bias: Float[Array, " D"] | None = None,
     activation: Activation = None,
     cache_seqlens: Int[Array, " B"] | None = None,
-    conv_state_indices: Int[Array, " B"] | None = None,
+    conv_state_indices: Indices | None = None,
 ) -> tuple[Array, Array]:
     """Some more steps of `causal_conv1d_fn`, from the state that it left.
 
@@ -116,12 +117,14 @@ def causal_conv1d_update(
         cache_seqlens: How many inputs each row has seen: the state is then a ring, in which input t
             lies at t modulo S. By default the newest input is the last.
         conv_state_indices: The row of the state of each row of x, [B]; by default the same, N = B.
+            Rows of x with a negative one are padding, with outputs 0 and no state; so are those
+            beyond the last if that is not known while tracing.
 
     Returns:
         ``(y, conv_state)``: outputs like x, and the new state, which the peer's writes in place.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, or an index is beyond the last state.
 
     Example:
         >>> state, w = jnp.array([[[2.0]]]), jnp.array([[10.0, 1.0]])
@@ -136,16 +139,13 @@ def causal_conv1d_update(
             f"causal_conv1d_update: expected a conv_state of at least W - 1 = {width - 1} inputs, "
             f"of a ring at least the {length} new ones, got {size}."
         )
-    rows = conv_state if conv_state_indices is None else conv_state[conv_state_indices]
-    if rows.shape[0] != new.shape[0]:
-        raise ValueError(
-            f"causal_conv1d_update: expected a state for each of {new.shape[0]} rows of x, got "
-            f"{rows.shape[0]}; say which with conv_state_indices."
-        )
-    new = new.astype(conv_state.dtype)
+    names = "causal_conv1d_update", "conv_state_indices"
+    cache = Cache.of(*names, conv_state, conv_state_indices, new.shape[0])
+    rows, new = cache.rows, new.astype(conv_state.dtype)
     if cache_seqlens is None:
         past, kept = rows, jnp.concatenate([rows, new], axis=2)[:, :, length:]
     else:
+        cache_seqlens = whole_numbers("causal_conv1d_update", "cache_seqlens", cache_seqlens)
         seen = (
             cache_seqlens[:, None] - jnp.arange(width - 1, 0, -1, dtype=cache_seqlens.dtype)[None]
         )
@@ -155,8 +155,7 @@ def causal_conv1d_update(
     past = past[:, :, past.shape[2] - (width - 1) :]
     y = causal_conv1d_fn(new, weight, bias, None, past, activation=activation)
     assert isinstance(y, Array)
-    state = kept if conv_state_indices is None else conv_state.at[conv_state_indices].set(kept)
-    return y.astype(x.dtype).reshape(x.shape), state
+    return cache.padded(y.astype(x.dtype).reshape(x.shape)), cache.updated(kept)
 
 
 def _past(x: Array, states: Array | None, width: int, owner: str, name: str) -> Array:

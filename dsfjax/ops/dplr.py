@@ -145,7 +145,7 @@ def _iplr(
     return dplr(q, k, v, a, b, None, scale, reset=reset)
 
 
-@op(dplr, "fla.ops.generalized_delta_rule", "fused_recurrent_dplr_delta_rule")
+@op(dplr, "fla.ops.generalized_delta_rule")
 def chunk_dplr_delta_rule(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -156,9 +156,9 @@ def chunk_dplr_delta_rule(
     scale: float | None = None,
     initial_state: Float[Array, "N HV _ _"] | None = None,
     output_final_state: bool = False,
+    cu_seqlens: CuSeqlens | None = None,
     *,
     reverse: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Array, Array | None]:
     r"""A diagonal plus a product of any two vectors (the transition of RWKV-7).
@@ -178,8 +178,8 @@ def chunk_dplr_delta_rule(
         scale: s, by default K^(-1/2).
         initial_state: S, [N, HV, K, V].
         output_final_state: Whether to return the state at the end.
-        reverse: Whether time runs backwards.
         cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
+        reverse: Whether time runs backwards.
         segment_ids: Documents of each row.
 
     Returns:
@@ -200,7 +200,9 @@ def chunk_dplr_delta_rule(
     )
 
 
-fused_recurrent_dplr_delta_rule = chunk_dplr_delta_rule
+fused_recurrent_dplr_delta_rule = chunk_dplr_delta_rule.reordered(
+    "fused_recurrent_dplr_delta_rule", "reverse", "cu_seqlens"
+)
 
 
 @op(_iplr, "fla.ops.generalized_delta_rule", "fused_recurrent_iplr_delta_rule")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -36,7 +38,7 @@ def log_decay(
         The array of the shape of g, at least float32.
 
     Raises:
-        ValueError: If neither A_log nor a lower bound is given.
+        ValueError: If neither A_log nor a lower bound is given, or the bias has another size.
     """
     if A_log is None and lower_bound is None:
         raise ValueError(
@@ -45,6 +47,13 @@ def log_decay(
         )
     x = wide(g)
     if dt_bias is not None:
+        size = math.prod(x.shape[1:])
+        if dt_bias.size != size:
+            raise ValueError(
+                f"use_gate_in_kernel: expected dt_bias of {size} numbers, one for each "
+                f"{'head' if x.ndim == 2 else 'head and key channel'} of g, got "
+                f"{list(dt_bias.shape)}."
+            )
         x = x + dt_bias.reshape((1, *x.shape[1:])).astype(x.dtype)
     rate = jnp.ones((), x.dtype) if A_log is None else jnp.exp(A_log.astype(x.dtype))
     rate = rate.reshape((1, -1) + (1,) * (x.ndim - 2))

@@ -20,6 +20,9 @@ from dsfjax.core.normalizers import Normalizer
 from dsfjax.ops.batch import CuSeqlens, flat, run, scaled, wide
 from dsfjax.ops.op import Assembled, op
 
+StateAndSum = tuple[Float[Array, "N HV K V"], Float[Array, "N 1 H K"] | None]
+"""S and z, the sum of the keys."""
+
 
 def attention(
     A: Transition, q: Array, k: Array, v: Array, reset: Array | None, eta: Normalizer | None = None
@@ -55,7 +58,7 @@ def chunk_linear_attn(
     k: Float[Array, "B T H K"],
     v: Float[Array, "B T HV V"],
     scale: float | None = None,
-    initial_state: Float[Array, "N HV K V"] | tuple[Array, Array | None] | None = None,
+    initial_state: Float[Array, "N HV K V"] | StateAndSum | None = None,
     output_final_state: bool = False,
     normalize: bool = True,
     cu_seqlens: CuSeqlens | None = None,
@@ -100,7 +103,7 @@ def fused_recurrent_linear_attn(
     k: Float[Array, "B T H K"],
     v: Float[Array, "B T HV V"],
     scale: float | None = None,
-    initial_state: Float[Array, "N HV K V"] | tuple[Array, Array | None] | None = None,
+    initial_state: Float[Array, "N HV K V"] | StateAndSum | None = None,
     output_final_state: bool = False,
     reverse: bool = False,
     normalize: bool = False,
@@ -185,7 +188,7 @@ def _simple_gla(
     return attention(A, scaled(q, scale), k, v, reset)
 
 
-@op(_simple_gla, "fla.ops.simple_gla", "fused_chunk_simple_gla", "fused_recurrent_simple_gla")
+@op(_simple_gla, "fla.ops.simple_gla")
 def chunk_simple_gla(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -195,10 +198,10 @@ def chunk_simple_gla(
     scale: float | None = None,
     initial_state: Float[Array, "N HV _ _"] | None = None,
     output_final_state: bool = False,
-    *,
-    reverse: bool = False,
     state_v_first: bool = False,
     cu_seqlens: CuSeqlens | None = None,
+    *,
+    reverse: bool = False,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Array, Array | None]:
     r"""Linear attention with one decay per head (Mamba-2, Lightning, retention).
@@ -216,9 +219,9 @@ def chunk_simple_gla(
         scale: s, by default K^(-1/2).
         initial_state: S, [N, HV, K, V].
         output_final_state: Whether to return the state at the end.
-        reverse: Whether time runs backwards.
         state_v_first: Whether states are [N, HV, V, K].
         cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
+        reverse: Whether time runs backwards.
         segment_ids: Documents of each row.
 
     Returns:
@@ -248,7 +251,10 @@ def chunk_simple_gla(
     )
 
 
-fused_chunk_simple_gla = fused_recurrent_simple_gla = chunk_simple_gla
+fused_chunk_simple_gla = chunk_simple_gla.reordered("fused_chunk_simple_gla", "cu_seqlens")
+fused_recurrent_simple_gla = chunk_simple_gla.reordered(
+    "fused_recurrent_simple_gla", "reverse", "state_v_first", "cu_seqlens"
+)
 
 
 def _parallel_simple_gla(
@@ -299,7 +305,7 @@ def _retention(
     return _simple_gla(q, k, v, None, gamma, scale, reset=reset)
 
 
-@op(_retention, "fla.ops.retention", "fused_chunk_retention", "fused_recurrent_retention")
+@op(_retention, "fla.ops.retention", "fused_chunk_retention")
 def chunk_retention(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -307,10 +313,10 @@ def chunk_retention(
     scale: float | None = None,
     initial_state: Float[Array, "N HV _ _"] | None = None,
     output_final_state: bool = False,
+    cu_seqlens: CuSeqlens | None = None,
     *,
     reverse: bool = False,
     state_v_first: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Array, Array | None]:
     r"""Retention: a constant decay for each head h = 0, 1, ….
@@ -326,9 +332,9 @@ def chunk_retention(
         scale: s, by default K^(-1/2).
         initial_state: S, [N, HV, K, V].
         output_final_state: Whether to return the state at the end.
+        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
         reverse: Whether time runs backwards.
         state_v_first: Whether states are [N, HV, V, K].
-        cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
         segment_ids: Documents of each row.
 
     Returns:
@@ -350,7 +356,10 @@ def chunk_retention(
     )
 
 
-fused_chunk_retention = fused_recurrent_retention = chunk_retention
+fused_chunk_retention = chunk_retention
+fused_recurrent_retention = chunk_retention.reordered(
+    "fused_recurrent_retention", "reverse", "state_v_first", "cu_seqlens"
+)
 
 
 @op(_retention, "fla.ops.retention")
@@ -396,7 +405,7 @@ def _lightning_attn(
     return _simple_gla(q, k, v, None, gamma, scale, reset=reset)
 
 
-@op(_lightning_attn, "fla.ops.lightning_attn", "fused_recurrent_lightning_attn")
+@op(_lightning_attn, "fla.ops.lightning_attn")
 def chunk_lightning_attn(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -406,9 +415,9 @@ def chunk_lightning_attn(
     scale: float | None = None,
     initial_state: Float[Array, "N HV _ _"] | None = None,
     output_final_state: bool = False,
+    cu_seqlens: CuSeqlens | None = None,
     *,
     reverse: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Array, Array | None]:
     r"""Lightning attention: a constant decay for each head h = 0, 1, …, by the depth of the layer.
@@ -428,8 +437,8 @@ def chunk_lightning_attn(
         scale: s, by default K^(-1/2).
         initial_state: S.
         output_final_state: Whether to return the state at the end.
-        reverse: Whether time runs backwards.
         cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
+        reverse: Whether time runs backwards.
         segment_ids: Documents of each row.
 
     Returns:
@@ -450,4 +459,6 @@ def chunk_lightning_attn(
     )
 
 
-fused_recurrent_lightning_attn = chunk_lightning_attn
+fused_recurrent_lightning_attn = chunk_lightning_attn.reordered(
+    "fused_recurrent_lightning_attn", "reverse", "cu_seqlens"
+)

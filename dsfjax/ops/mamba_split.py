@@ -7,13 +7,14 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from dsfjax.core.norms import rms_norm
 from dsfjax.core.rows import projected
 from dsfjax.ops.batch import wide
 from dsfjax.ops.conv import Activation, causal_conv1d_fn
-from dsfjax.ops.mamba_ssm import gated, mamba_chunk_scan_combined, ssd_system
+from dsfjax.ops.mamba_ssm import check_state_dtype, gated, mamba_chunk_scan_combined, ssd_system
 from dsfjax.ops.op import Assembled, op
 
 
@@ -61,7 +62,12 @@ def _heads(D: Array, headdim: int | None) -> tuple[int, int]:
 
 def _three(xBC: Array, heads: int, p: int, groups: int) -> tuple[Array, Array, Array]:
     """X [..., H, P], B and C [..., G, N] of what was convolved."""
-    rest = (xBC.shape[-1] - heads * p) // 2
+    rest, odd = divmod(xBC.shape[-1] - heads * p, 2)
+    if odd or rest < 0 or groups < 1 or rest % groups:
+        raise ValueError(
+            "mamba_split_conv1d_scan_combined: expected conv1d_weight of H P + 2 G N = "
+            f"{heads * p} + 2 · {groups} N channels, got {xBC.shape[-1]}."
+        )
     x, B, C = jnp.split(xBC, [heads * p, heads * p + rest], axis=-1)
     B, C = (v.reshape(*v.shape[:-1], groups, -1) for v in (B, C))
     return x.reshape(*x.shape[:-1], heads, p), B, C
@@ -74,7 +80,7 @@ def mamba_split_conv1d_scan_combined(
     conv1d_bias: Float[Array, " F"] | None,
     dt_bias: Float[Array, " H"],
     A: Float[Array, " H"],
-    D: Array,
+    D: Float[Array, " H"] | Float[Array, "H P"],
     chunk_size: int | None = None,
     initial_states: Float[Array, "B H P N"] | None = None,
     seq_idx: Int[Array, "B T"] | None = None,
@@ -88,6 +94,7 @@ def mamba_split_conv1d_scan_combined(
     headdim: int | None = None,
     ngroups: int = 1,
     norm_before_gate: bool = True,
+    state_dtype: DTypeLike | None = None,
 ) -> Array | tuple[Array, Array]:
     r"""A Mamba-2 mixer after its projection in: convolution, SSD, gate, norm, projection out.
 
@@ -114,6 +121,7 @@ def mamba_split_conv1d_scan_combined(
         headdim: P, needed with a D of shape [H].
         ngroups: G.
         norm_before_gate: Whether norm(y) silu(z), and not norm(y silu(z)); without norm y silu(z).
+        state_dtype: That of the states, at least float32; no other is there.
 
     Returns:
         y [B, T, H P or out]; with ``return_final_states`` also [B, H, P, N].
@@ -125,6 +133,12 @@ def mamba_split_conv1d_scan_combined(
         Dao & Gu (2024), arXiv:2405.21060.
     """
     heads, p = _heads(D, headdim)
+    check_state_dtype("mamba_split_conv1d_scan_combined", state_dtype, zxbcdt)
+    if outproj_weight is None and outproj_bias is not None:
+        raise ValueError(
+            "mamba_split_conv1d_scan_combined: expected outproj_weight next to outproj_bias, got "
+            "None; give both, or leave the bias out."
+        )
     z, xBC, dt = _split(zxbcdt, conv1d_weight, heads, heads * p)
     convolved: Any = causal_conv1d_fn(
         xBC.swapaxes(1, 2), conv1d_weight, conv1d_bias, seq_idx, activation=activation

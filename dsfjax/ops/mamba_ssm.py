@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Inexact, Int
 
 from dsfjax.core import (
@@ -20,8 +21,9 @@ from dsfjax.core import (
     ValueSkip,
     reset_from_segment_ids,
 )
+from dsfjax.core.dtypes import state_dtype as _wide_dtype
 from dsfjax.engines import scan
-from dsfjax.ops.batch import CuSeqlens, flat, wide
+from dsfjax.ops.batch import Cache, CuSeqlens, Indices, checked, flat, wide
 from dsfjax.ops.op import Assembled, op
 
 
@@ -29,13 +31,20 @@ def _steps(
     dt: Array,
     bias: Array | None,
     softplus: bool,
-    limit: tuple[float, float] = (0.0, math.inf),
+    limit: tuple[float, float] | None = None,
 ) -> Array:
-    """Δ from what is projected, in the dtype of states; ``bias`` has the axes of dt."""
+    """Δ from what is projected, in the dtype of states; ``bias`` has the axes of dt.
+
+    With a limit Δ stays between its two numbers, and has no gradient where it would not.
+    """
     dt = wide(dt)
     dt = dt if bias is None else dt + bias.astype(dt.dtype)
     dt = jax.nn.softplus(dt) if softplus else dt
-    return dt if limit[0] <= 0 and limit[1] == math.inf else jnp.clip(dt, limit[0], limit[1])
+    if limit is None or (softplus and limit[0] <= 0 and limit[1] == math.inf):
+        return dt  # a softplus is positive
+    low, high = (jnp.asarray(x, dt.dtype) for x in limit)
+    # Not `jnp.clip`, which halves the gradient at the limits, such as of steps that are 0.
+    return jnp.where(dt < low, low, jnp.where(dt > high, high, dt))
 
 
 def gated(y: Array, z: Array | None) -> Array:
@@ -143,12 +152,20 @@ def selective_scan_fn(
         >>> selective_scan_fn(one, one, jnp.log(jnp.array([[0.5]])), one, one)[0, 0].tolist()
         [1.0, 1.5, 1.75]
     """
-    batch, channels, _ = u.shape
+    (batch, channels, length), n = u.shape, A.shape[1]
+    time, times = (2 * length, "2T") if jnp.iscomplexobj(A) else (length, "T")
     for name, x in (("B", B), ("C", C)):
-        if x.ndim not in (2, 3, 4) or (x.ndim == 2 and x.shape != A.shape):
+        groups = x.shape[1] if x.ndim == 4 else 1
+        if x.shape not in (A.shape, (batch, n, time), (batch, groups, n, time)):
             raise ValueError(
-                f"selective_scan_fn: expected {name} of shape [B, G, N, T], [B, N, T] or [D, N], "
-                f"got {list(x.shape)}."
+                f"selective_scan_fn: expected {name} of shape [B, G, N, {times}], [B, N, {times}] "
+                f"or [D, N] with B = {batch}, N = {n}, T = {length} and D = {channels}, got "
+                f"{list(x.shape)}."
+            )
+        if not groups or channels % groups:
+            raise ValueError(
+                f"selective_scan_fn: expected D to be a multiple of G, the groups of {name}, got "
+                f"D = {channels} and G = {groups}."
             )
     B, C = (x[:, None] if x.ndim == 3 else x for x in (B, C))
     axes = tuple(None if x.ndim == 2 else 0 for x in (B, C))
@@ -200,7 +217,7 @@ def mamba_chunk_scan_combined(
     B: Float[Array, "B T G N"],
     C: Float[Array, "B T G N"],
     chunk_size: int | None = None,
-    D: Array | None = None,
+    D: Float[Array, " H"] | Float[Array, "H P"] | None = None,
     z: Float[Array, "B T H P"] | None = None,
     dt_bias: Float[Array, " H"] | None = None,
     initial_states: Float[Array, "B H P N"] | None = None,
@@ -210,6 +227,7 @@ def mamba_chunk_scan_combined(
     dt_limit: tuple[float, float] = (0.0, math.inf),
     return_final_states: bool = False,
     return_varlen_states: bool = False,
+    state_dtype: DTypeLike | None = None,
 ) -> Array | tuple[Array, ...]:
     r"""SSD, the scan of Mamba-2.
 
@@ -233,10 +251,11 @@ def mamba_chunk_scan_combined(
         cu_seqlens: Where packed sequences begin, and the end [K + 1]; only for
             ``return_varlen_states``. What is run is told by ``seq_idx``.
         dt_softplus: Whether Δ is a softplus.
-        dt_limit: Between which Δ is clipped.
+        dt_limit: Between which Δ is clipped, by default to at least 0; beyond it has no gradient.
         return_final_states: Whether to return the state at the end of each row.
         return_varlen_states: Whether to return those at the ends of the packed sequences, of a
             batch of 1; zero for an empty one.
+        state_dtype: That of the states, at least float32; no other is there.
 
     Returns:
         y [B, T, H, P] in the dtype of x; then [B, H, P, N], and [K, H, P, N], as wanted.
@@ -253,15 +272,14 @@ def mamba_chunk_scan_combined(
         [1.0, 1.5, 1.75]
     """
     _check_chunk("mamba_chunk_scan_combined", chunk_size)
+    check_state_dtype("mamba_chunk_scan_combined", state_dtype, x)
     given = partial(ssd_system, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus, dt_limit=dt_limit)
-    ends = None
-    if return_varlen_states:
-        if cu_seqlens is None or x.shape[0] != 1:
-            raise ValueError(
-                "mamba_chunk_scan_combined: expected cu_seqlens and a batch of 1 with "
-                f"return_varlen_states, got cu_seqlens = {cu_seqlens} and {x.shape[0]} rows."
-            )
-        ends = jnp.asarray(cu_seqlens)
+    if return_varlen_states and cu_seqlens is None:
+        raise ValueError(
+            "mamba_chunk_scan_combined: expected cu_seqlens with return_varlen_states, got None."
+        )
+    ends = None if cu_seqlens is None else jnp.asarray(checked(cu_seqlens, *x.shape[:2]))
+    ends = ends if return_varlen_states else None
 
     def one(arrays: Any, ids: Array | None, h0: Array | None) -> tuple[Array, ...]:
         x, dt, B, C = arrays
@@ -282,6 +300,16 @@ def mamba_chunk_scan_combined(
         full = (ends[1:] > ends[:-1])[:, None, None, None]
         found.append(jnp.where(full, states[0][0].swapaxes(2, 3), 0))
     return found[0] if len(found) == 1 else tuple(found)
+
+
+def check_state_dtype(owner: str, dtype: DTypeLike | None, x: Array) -> None:
+    """Raise `ValueError` for another dtype than states have: a System has no narrower ones."""
+    own = _wide_dtype(x.dtype)
+    if dtype is not None and jnp.dtype(dtype) != own:
+        raise ValueError(
+            f"{owner}: expected state_dtype to be None or {own}, that of states of {x.dtype} "
+            f"inputs, got {jnp.dtype(dtype)}."
+        )
 
 
 def _check_chunk(owner: str, size: int | None) -> None:
@@ -305,7 +333,7 @@ def ssd_minimal_discrete(
     B: Float[Array, "B T H N"],
     C: Float[Array, "B T H N"],
     block_len: int,
-    initial_states: Array | None = None,
+    initial_states: Float[Array, "B 1 H P N"] | Float[Array, "B H P N"] | None = None,
 ) -> tuple[Array, Array]:
     r"""SSD in discrete form, as the listing of the Mamba-2 paper.
 
@@ -376,7 +404,7 @@ def selective_state_update(
     z: Array | None = None,
     dt_bias: Array | None = None,
     dt_softplus: bool = False,
-    state_batch_indices: Int[Array, " B"] | None = None,
+    state_batch_indices: Indices | None = None,
 ) -> tuple[Array, Array]:
     r"""One step of `selective_scan_fn` or, with heads, of `mamba_chunk_scan_combined`.
 
@@ -393,14 +421,16 @@ def selective_state_update(
         z: Gate like x.
         dt_bias: Like D.
         dt_softplus: Whether Δ is a softplus.
-        state_batch_indices: The row of the state of each row of x; by default the same.
+        state_batch_indices: The row of the state of each row of x; by default the same, N = B. Rows
+            of x with a negative one are padding, with outputs 0 and no state; so are those beyond
+            the last if that is not known while tracing.
 
     Returns:
         ``(y, state)``: outputs like x, and the new state, which the peer's writes in place. The
         ``system`` of one row takes arrays with heads.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, or an index is beyond the last state.
 
     Example:
         >>> one = jnp.ones((1, 1))
@@ -409,33 +439,45 @@ def selective_state_update(
         ([[1.5]], [[[1.5]]])
     """
     heads = state.ndim == 4
-    if state.ndim not in (3, 4) or x.ndim != state.ndim - 1 or dt.shape != x.shape:
+    if state.ndim not in (3, 4) or x.ndim != state.ndim - 1:
         raise ValueError(
-            "selective_state_update: expected state [N, D, n], x and dt [B, D], or with heads [N, "
-            f"H, P, n] and [B, H, P], got {list(state.shape)}, {list(x.shape)} and "
-            f"{list(dt.shape)}."
+            "selective_state_update: expected state [N, D, N'] and x [B, D], or with heads [N, H, "
+            f"P, N'] and [B, H, P], got {list(state.shape)} and {list(x.shape)}."
         )
-    if A.shape != state.shape[1:]:
+    batch, channels, n = x.shape[0], state.shape[1:-1], state.shape[-1]
+    shapes = {"x": (batch, *channels), "dt": (batch, *channels), "z": (batch, *channels)}
+    shapes |= {"A": (*channels, n), "D": channels, "dt_bias": channels}
+    groups = B.shape[1] if B.ndim == 3 else 1
+    shapes |= dict.fromkeys("BC", (batch, n) if B.ndim == 2 else (batch, groups, n))
+    given = {"x": x, "dt": dt, "z": z, "A": A, "D": D, "dt_bias": dt_bias, "B": B, "C": C}
+    for name, v in given.items():
+        if v is not None and v.shape != shapes[name]:
+            raise ValueError(
+                f"selective_state_update: expected {name} of shape {list(shapes[name])} with a "
+                f"state {list(state.shape)} and {batch} rows of x, got {list(v.shape)}."
+            )
+    if not groups or (channels[0] if heads else 1) % groups:
         raise ValueError(
-            f"selective_state_update: expected A of shape {list(state.shape[1:])}, got "
-            f"{list(A.shape)}."
+            "selective_state_update: expected the heads to be a multiple of the groups of B and C, "
+            f"got {channels[0] if heads else 1} and {groups}."
         )
-    rows = state if state_batch_indices is None else state[state_batch_indices]
+    cache = Cache.of(
+        "selective_state_update", "state_batch_indices", state, state_batch_indices, batch
+    )
 
     def lifted(x: Any, axis: int) -> Any:
         return x if heads or x is None else jnp.expand_dims(x, axis)
 
-    given = partial(
+    step = partial(
         _state_update, D=lifted(D, 0), dt_bias=lifted(dt_bias, 0), dt_softplus=dt_softplus
     )
 
     def one(h: Any, x: Any, dt: Any, B: Any, C: Any) -> tuple[Array, Array]:
-        return scan(*given(x, dt, lifted(A, 0), B, C), h)
+        return scan(*step(x, dt, lifted(A, 0), B, C), h)
 
-    h0: Any = lifted(rows, 1)
+    h0: Any = lifted(cache.rows, 1)
     B, C = (v if v.ndim == 3 else v[:, None] for v in (B, C))
     y, last = jax.vmap(one)(h0.swapaxes(2, 3), lifted(x, 1), lifted(dt, 1), B, C)
-    last = last.swapaxes(2, 3).reshape(rows.shape).astype(state.dtype)
-    if state_batch_indices is not None:
-        last = state.at[state_batch_indices].set(last)
-    return gated(wide(y).reshape(x.shape), z).astype(x.dtype), last
+    last = last.swapaxes(2, 3).reshape(batch, *state.shape[1:])
+    y = gated(wide(y).reshape(x.shape), z).astype(x.dtype)
+    return cache.padded(y), cache.updated(last)

@@ -19,14 +19,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from dsfjax.core import DenseSkip, InnerOutput, OuterInput, Scalar, System
 from dsfjax.engines import scan
-from dsfjax.ops.batch import CuSeqlens, wide
+from dsfjax.ops.batch import CuSeqlens, checked, wide
 from dsfjax.ops.op import Assembled, op
+
+SisoStates = tuple[
+    Float[Array, "K H S"], Float[Array, "K H P N"], Float[Array, "K H N"], Float[Array, "K H P"]
+]
+"""Angle, S, k̃ and v of K sequences, with one key and value per step."""
+
+MimoStates = tuple[
+    Float[Array, "K H S"],
+    Float[Array, "K H P N"],
+    Float[Array, "K R H N"],
+    Float[Array, "K H P"] | Float[Array, "K H R P"],
+]
+"""The same with R of them, and V or v^r as the values."""
 
 
 class _Before(NamedTuple):
@@ -120,18 +132,19 @@ class _Packing(NamedTuple):
     full: Array
 
     @classmethod
-    def of(cls, owner: str, length: int, cu_seqlens: CuSeqlens | None, batch: int) -> _Packing:
+    def of(
+        cls, owner: str, length: int, cu_seqlens: CuSeqlens | None, batch: int, before: Any = None
+    ) -> _Packing:
+        states = None if before is None else before[0].shape[0]
         if cu_seqlens is None:
             cu: Any = np.array([0, length])
-        else:
-            cu = cu_seqlens if isinstance(cu_seqlens, Tracer) else np.asarray(cu_seqlens)
-            known = not isinstance(cu, Tracer)
-            ordered = not known or (cu[0] == 0 and cu[-1] == length and (np.diff(cu) >= 0).all())
-            if batch != 1 or cu.ndim != 1 or cu.shape[0] < 2 or not ordered:
+            if states not in (None, batch):
                 raise ValueError(
-                    f"{owner}: expected cu_seqlens [K + 1] from 0 to T = {length} in order, of a "
-                    f"batch of 1, got {cu if known else list(cu.shape)} of a batch of {batch}."
+                    f"{owner}: expected Input_States of each of {batch} sequences, got {states}. "
+                    "Sequences that are packed need cu_seqlens."
                 )
+        else:
+            cu = checked(cu_seqlens, batch, length, states)
         cu = jnp.asarray(cu)
         segment = jnp.searchsorted(cu, jnp.arange(length, dtype=cu.dtype), side="right") - 1
         start = jnp.zeros(length, bool).at[cu].set(True, mode="drop")
@@ -235,7 +248,7 @@ def mamba3_siso_combined(
     Angles: Float[Array, "B T H S"],
     D: Float[Array, " H"] | None = None,
     Z: Float[Array, "B T H P"] | None = None,
-    Input_States: tuple[Array, Array, Array, Array] | None = None,
+    Input_States: SisoStates | None = None,
     chunk_size: int | None = 64,
     return_final_states: bool = False,
     cu_seqlens: CuSeqlens | None = None,
@@ -278,7 +291,7 @@ def mamba3_siso_combined(
     """
     batch, length = V.shape[:2]
     _check("mamba3_siso_combined", Q.shape[-1], Angles.shape[-1], chunk_size)
-    packing = _Packing.of("mamba3_siso_combined", length, cu_seqlens, batch)
+    packing = _Packing.of("mamba3_siso_combined", length, cu_seqlens, batch, Input_States)
     before, h0 = None, None
     if Input_States is not None:
         angle, ssm, k, v = (wide(x) for x in Input_States)
@@ -377,18 +390,18 @@ def mamba3_mimo(
     Q_bias: Float[Array, "H R N"],
     K_bias: Float[Array, "H R N"],
     MIMO_V: Float[Array, "H R P"],
-    MIMO_Z: Float[Array, "H R P"],
-    MIMO_Out: Float[Array, "H R P"],
+    MIMO_Z: Float[Array, "H R P"] | None,
+    MIMO_Out: Float[Array, "H R P"] | None,
     Angles: Float[Array, "B T H S"],
-    D: Float[Array, " H"],
-    Z: Float[Array, "B T H P"],
+    D: Float[Array, " H"] | None = None,
+    Z: Float[Array, "B T H P"] | None = None,
     chunk_size: int | None = None,
     rotary_dim_divisor: int = 4,
     dtype: DTypeLike | None = None,
     return_state: bool = False,
     cu_seqlens: CuSeqlens | None = None,
     *,
-    Input_States: tuple[Array, Array, Array, Array] | None = None,
+    Input_States: MimoStates | None = None,
     rotate_pairwise: bool = False,
 ) -> Array | tuple[Array, ...]:
     r"""The scan of Mamba-3 with R keys, queries and values per step.
@@ -408,11 +421,11 @@ def mamba3_mimo(
         Q_bias: Added to the queries.
         K_bias: Added to the keys.
         MIMO_V: Makes R values of one.
-        MIMO_Z: Makes R gates of one.
-        MIMO_Out: Weighs the R outputs.
+        MIMO_Z: Makes R gates of one; only without Z it may be None.
+        MIMO_Out: Weighs the R outputs; None for all of them.
         Angles: Angles of S = N / ``rotary_dim_divisor`` pairs, before tanh.
-        D: Skip.
-        Z: Gate, before its silu.
+        D: Skip, or None.
+        Z: Gate, before its silu, or None.
         chunk_size: No number depends on it; the engine chooses its own.
         rotary_dim_divisor: N / S.
         dtype: Of y; by default that of V.
@@ -424,8 +437,9 @@ def mamba3_mimo(
             `mamba3_siso_combined` do, and not (i, i + N / 2), as the peer's kernel does.
 
     Returns:
-        y [B, T, H, P]; with ``return_state`` also the angle [K, H, S] (not reduced modulo 2π), S
-        [K, H, P, N], k̃ [K, R, H, N], and the last V [K, H, P].
+        y [B, T, H, P], or [B, T, R, H, P] without MIMO_Out; with ``return_state`` also the angle
+        [K, H, S] (not reduced modulo 2π), S [K, H, P, N], k̃ [K, R, H, N], and the last V
+        [K, H, P].
 
     Raises:
         ValueError: If shapes do not fit.
@@ -441,7 +455,11 @@ def mamba3_mimo(
             f"mamba3_mimo: expected Angles of N / rotary_dim_divisor = {n} / {rotary_dim_divisor} "
             f"pairs, got {Angles.shape[-1]}."
         )
-    packing = _Packing.of("mamba3_mimo", length, cu_seqlens, batch)
+    if Z is not None and MIMO_Z is None:
+        raise ValueError(
+            "mamba3_mimo: expected MIMO_Z next to Z, got None; give both, or leave Z out."
+        )
+    packing = _Packing.of("mamba3_mimo", length, cu_seqlens, batch, Input_States)
     before, h0 = None, None
     if Input_States is not None:
         angle, ssm, k, v = (wide(x) for x in Input_States)
@@ -461,9 +479,16 @@ def mamba3_mimo(
     arrays = (Q, K, V, ADT, DT, Trap, Angles)
     y, states, after = jax.vmap(one)(arrays, jax.tree.map(rows, before), jax.tree.map(rows, h0))
     o = y.reshape(batch, length, rank, heads, p)
-    up, gate, out = (wide(x).swapaxes(0, 1)[None, None] for x in (MIMO_V, MIMO_Z, MIMO_Out))
-    o = o + wide(D)[None, None, None, :, None] * up * wide(V)[:, :, None]
-    y = (out * o * jax.nn.silu(gate * wide(Z)[:, :, None])).sum(axis=2)
+
+    def each(weights: Array, x: Array) -> Array:
+        """Weights (H, R, P) times [B, T, 1 or R, H, P]."""
+        return wide(weights).swapaxes(0, 1)[None, None] * wide(x)
+
+    if D is not None:
+        o = o + wide(D)[None, None, None, :, None] * each(MIMO_V, V[:, :, None])
+    if Z is not None and MIMO_Z is not None:
+        o = o * jax.nn.silu(each(MIMO_Z, Z[:, :, None]))
+    y = o if MIMO_Out is None else each(MIMO_Out, o).sum(axis=2)
     y = y.astype(V.dtype if dtype is None else dtype)
     if not return_state:
         return y

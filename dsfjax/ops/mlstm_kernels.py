@@ -102,7 +102,7 @@ def mlstm(
     f: Float[Array, "B H T"],
     c_initial: Float[Array, "B H K V"] | None = None,
     n_initial: Float[Array, "B H K"] | None = None,
-    m_initial: Array | None = None,
+    m_initial: Float[Array, "B H"] | Float[Array, "B H 1"] | None = None,
     return_last_states: bool = False,
     eps: float = 1e-6,
     chunk_size: int | None = None,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
-import jax.numpy as jnp
 from jax import Array
 
 from dsfjax._util.names import unknown
 from dsfjax.core import KernelSystem, System
+from dsfjax.ops.forms import Form, check
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,7 +34,7 @@ class Op(Generic[P, R]):
     """A function on a batch of sequences that runs a System which it can also show.
 
     It is called as the function that it wraps. Array arguments are checked against the axes that
-    their annotations name, and an argument that it does not have is refused by its name.
+    their annotations name (`Form`), and an argument that it does not have is refused by its name.
 
     Attributes:
         names: Its names in `dsfjax.ops`; several where the peer has several for the same numbers.
@@ -52,19 +52,56 @@ class Op(Generic[P, R]):
         peer: str,
         names: tuple[str, ...],
         peer_name: str | None = None,
+        parameters: Iterable[inspect.Parameter] | None = None,
     ) -> None:
         self.names, self.peer, self.assemble = names, peer, assemble
         self.peer_name = peer_name
         functools.update_wrapper(self, function)
+        own = inspect.signature(function)
+        self._signature = own if parameters is None else own.replace(parameters=[*parameters])
+        self.__signature__ = self._signature
         peers = ", ".join(f"``{self.path(name)}``" for name in names)
         self.__doc__ = f"{inspect.getdoc(function) or ''}\n\nCounterpart of {peers}."
         self._function = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The function."""
-        self._refuse_unknown(kwargs)
-        _check_axes(self.names[0], self.axes, self._signature.bind(*args, **kwargs).arguments)
-        return self._function(*args, **kwargs)
+        given = self._bound(args, kwargs).arguments
+        missing = [x.name for x in self.parameters.values() if x.default is x.empty]
+        missing = ", ".join(repr(name) for name in missing if name not in given)
+        if missing:
+            raise TypeError(f"{self.names[0]}: expected also {missing}. It is {self.text()}.")
+        given = {name: self.forms[name].taken(x) for name, x in given.items()}
+        check(self.names[0], self.forms, given)
+        call: Callable[..., R] = self._function
+        return call(**given)
+
+    def reordered(self, name: str, *behind: str) -> Op[..., R]:
+        """The same function under another name of the peer, which has another order of arguments.
+
+        Args:
+            name: That name.
+            behind: What follows ``output_final_state`` by position there. The arguments before it
+                are in the same order, the others are keywords.
+        """
+        order = list(self.parameters)
+        first = order[: order.index("output_final_state") + 1]
+        order = [*first, *behind, *(x for x in order if x not in first and x not in behind)]
+        by_position = len(first) + len(behind)
+        kind = inspect.Parameter
+        parameters = [
+            self.parameters[x].replace(
+                kind=kind.POSITIONAL_OR_KEYWORD if i < by_position else kind.KEYWORD_ONLY
+            )
+            for i, x in enumerate(order)
+        ]
+        made = Op[..., R](self._function, self.assemble, self.peer, (name,), parameters=parameters)
+        made.__doc__ = (
+            f"`{self.names[0]}` with another order of arguments.\n\n"
+            f"Counterpart of ``{made.path(name)}``."
+        )
+        REGISTRY[name] = made
+        return made
 
     def system(self, *args: Any, reset: Array | None = None, **kwargs: Any) -> Any:
         """The System of one sequence, a tuple where there are several.
@@ -91,9 +128,8 @@ class Op(Generic[P, R]):
         self, *args: Any, reset: Array | None = None, **kwargs: Any
     ) -> Assembled | tuple[Assembled, ...]:
         """`system` and `tokens` at once."""
-        self._refuse_unknown(kwargs)
         # In part: a state that the op cannot do without is not needed for its System.
-        bound, taken = self._signature.bind_partial(*args, **kwargs), self._taken
+        bound, taken = self._bound(args, kwargs), self._taken
         for given in bound.arguments:
             if given not in taken:
                 raise TypeError(
@@ -117,13 +153,30 @@ class Op(Generic[P, R]):
             )
         return self.assemble(**own, reset=reset)
 
-    def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
-        name, parameters = self.names[0], self._signature.parameters
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        """What was given, by the names of the arguments; some may be missing."""
+        name, parameters = self.names[0], self.parameters
         for given in kwargs:
             if given not in parameters:
                 why = LEFT_OUT.get(given)
+                if given in RENAMED and RENAMED[given] not in parameters:
+                    why = "it is not supported by this one; transpose the states"
                 said = unknown(f"{name}: unknown argument", given, parameters)
                 raise TypeError(f"{name} does not take {given!r}: {why}." if why else said)
+        positions = [x.name for x in parameters.values() if x.kind is not x.KEYWORD_ONLY]
+        if len(args) > len(positions):
+            raise TypeError(
+                f"{name}: expected at most {len(positions)} arguments by position, got "
+                f"{len(args)}; give those behind {positions[-1]!r} as keywords. It is "
+                f"{self.text()}."
+            )
+        twice = [x for x in positions[: len(args)] if x in kwargs]
+        if twice:
+            raise TypeError(
+                f"{name}: expected {twice[0]!r} once, got it by position and as a keyword. It is "
+                f"{self.text()}."
+            )
+        return self._signature.bind_partial(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<dsfjax.ops.{self.text()}>"
@@ -143,10 +196,6 @@ class Op(Generic[P, R]):
         return f"{name or self.names[0]}({', '.join(found)})"
 
     @functools.cached_property
-    def _signature(self) -> inspect.Signature:
-        return inspect.signature(self._function)
-
-    @functools.cached_property
     def _taken(self) -> frozenset[str]:
         """Names of the arguments that make the System."""
         return frozenset(inspect.signature(self.assemble).parameters)
@@ -162,16 +211,9 @@ class Op(Generic[P, R]):
         return typing.get_type_hints(self._function)
 
     @functools.cached_property
-    def axes(self) -> dict[str, tuple[str, ...]]:
-        """The axes of every array argument that can have but one shape, from its annotation."""
-        found = {}
-        for name in self.parameters:
-            hint = self.hints.get(name)
-            options = [getattr(x, "dim_str", None) for x in (hint, *typing.get_args(hint))]
-            dims = [x for x in options if isinstance(x, str)]
-            if len(dims) == 1:
-                found[name] = tuple(dims[0].split())
-        return found
+    def forms(self) -> dict[str, Form]:
+        """What every argument may be, from its annotation."""
+        return {name: Form.of(self.hints.get(name)) for name in self.parameters}
 
 
 def op(
@@ -205,12 +247,17 @@ LEFT_OUT = {
     "chunk_size": "the engine chooses it and no number depends on it; leave it out",
     "checkpoint_level": "the engine decides what it keeps; leave it out",
     "cp_context": "cut the System over devices with dsfjax.scan_shards instead",
+    "cu_seqlens": "it has no packed sequences; call it for each sequence",
     "cu_seqlens_cpu": "it follows from cu_seqlens; leave it out",
     "disable_recompute": "the engine decides what it keeps; leave it out",
+    "final_states_out": "nothing is written in place; use return_final_states",
+    "fuse_pregate_headwise_rms_norm": "norm, gate and sum what MIMO_Out=None, Z=None gives",
     "head_first": "layouts are [B, T, H, ·]; transpose the arrays",
     "max_CG_iteration": "the linear equations are solved exactly; leave it out",
     "max_num_seqs": "that is the length of cu_seqlens minus one; leave it out",
     "output_attentions": "use dsfjax.materialize(op.system(…))",
+    "outproj_norm_eps": "norm, gate and sum what MIMO_Out=None, Z=None gives",
+    "outproj_norm_weight": "norm, gate and sum what MIMO_Out=None, Z=None gives",
     "return_both": "use use_normalize=False, or op.system(…) for the normaliser",
     "return_intermediate_states": "use dsfjax.scan(op.system(…), u, return_states=steps)",
     "safe_gate": "no number depends on it; leave it out",
@@ -221,23 +268,5 @@ LEFT_OUT = {
 }
 """Arguments of peers that have no counterpart, and what to do instead."""
 
-
-def _check_axes(owner: str, axes: dict[str, tuple[str, ...]], arguments: dict[str, Any]) -> None:
-    """Raise `ValueError` unless axes of the same name have the same size."""
-    sizes: dict[str, int] = {}
-    for name, dims in axes.items():
-        x = arguments.get(name)
-        if x is None or isinstance(x, tuple):  # a state of several arrays
-            continue
-        shape = jnp.shape(x)
-        fits = len(shape) == len(dims) and all(
-            sizes.get(dim, size) == size for dim, size in zip(dims, shape, strict=True)
-        )
-        if not fits:
-            known = ", ".join(f"{dim} = {sizes[dim]}" for dim in dims if dim in sizes)
-            raise ValueError(
-                f"{owner}: expected {name} of shape [{', '.join(dims)}]"
-                f"{f' with {known}' if known else ''}, got {list(shape)}. Axes are batch, time, "
-                "heads, channels."
-            )
-        sizes.update({dim: n for dim, n in zip(dims, shape, strict=True) if dim != "_"})
+RENAMED = {"transpose_state_layout": "state_v_first"}
+"""Those of them that have another name here, in the ops that have it."""

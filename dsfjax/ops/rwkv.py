@@ -138,7 +138,7 @@ def _rwkv6(
     return Assembled(system, flat(v))
 
 
-@op(_rwkv6, "fla.ops.rwkv6", "fused_recurrent_rwkv6")
+@op(_rwkv6, "fla.ops.rwkv6")
 def chunk_rwkv6(
     r: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -148,9 +148,9 @@ def chunk_rwkv6(
     scale: float | None = None,
     initial_state: Float[Array, "N HV _ _"] | None = None,
     output_final_state: bool = False,
+    cu_seqlens: CuSeqlens | None = None,
     *,
     reverse: bool = False,
-    cu_seqlens: CuSeqlens | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Array, Array | None]:
     r"""Gated linear attention that reads before it writes, with a bonus for the present (RWKV-6).
@@ -169,8 +169,8 @@ def chunk_rwkv6(
         scale: s, by default K^(-1/2).
         initial_state: S, [N, HV, K, V].
         output_final_state: Whether to return the state at the end.
-        reverse: Whether time runs backwards.
         cu_seqlens: Starts and end of packed sequences, [N + 1]; then B is 1.
+        reverse: Whether time runs backwards.
         segment_ids: Documents of each row.
 
     Returns:
@@ -191,7 +191,7 @@ def chunk_rwkv6(
     )
 
 
-fused_recurrent_rwkv6 = chunk_rwkv6
+fused_recurrent_rwkv6 = chunk_rwkv6.reordered("fused_recurrent_rwkv6", "reverse", "cu_seqlens")
 
 
 def _rwkv7(

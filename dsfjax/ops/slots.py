@@ -15,6 +15,9 @@ from dsfjax.engines import scan
 from dsfjax.ops.batch import CuSeqlens, flat, run, scaled, wide
 from dsfjax.ops.op import Assembled, op
 
+SlotStates = tuple[Float[Array, "N H K M"], Float[Array, "N H M V"]]
+"""S and Z, the slots of keys and of values."""
+
 
 def slots_of_keys(
     q: Array,
@@ -147,10 +150,11 @@ def _run_gsa(
         cu_seqlens=cu_seqlens,
         segment_ids=segment_ids,
     )
+    # Without states None as of every op, where the peer has a list of two.
     return _by_query_head(y, rank), None if hk is None or hv is None else (hk, hv)
 
 
-@op(_gsa, "fla.ops.gsa", "fused_recurrent_gsa")
+@op(_gsa, "fla.ops.gsa")
 def chunk_gsa(
     q: Float[Array, "B T HQ K"],
     k: Float[Array, "B T H K"],
@@ -158,7 +162,7 @@ def chunk_gsa(
     s: Float[Array, "B T H M"],
     g: Float[Array, "B T H M"] | None = None,
     scale: float | None = None,
-    initial_state: tuple[Array, Array] | None = None,
+    initial_state: SlotStates | None = None,
     output_final_state: bool = False,
     *,
     reverse: bool = False,
@@ -208,7 +212,7 @@ def chunk_gsa(
     )
 
 
-fused_recurrent_gsa = chunk_gsa
+fused_recurrent_gsa = chunk_gsa.reordered("fused_recurrent_gsa", "reverse", "cu_seqlens")
 
 
 def _abc(
@@ -223,7 +227,7 @@ def chunk_abc(
     k: Float[Array, "B T H K"],
     v: Float[Array, "B T H V"],
     s: Float[Array, "B T H M"],
-    initial_state: tuple[Array, Array] | None = None,
+    initial_state: SlotStates | None = None,
     output_final_state: bool = False,
 ) -> tuple[Array, tuple[Array, Array] | None]:
     r"""Attention with bounded memory: `chunk_gsa` without g, its scale K^(-1/2).

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dsfjax import ops, scan
+from tests.checks import unchecked
 from tests.engine_runs import COMPILE_FAST
 from tests.reference_loop import error
 
@@ -59,6 +60,25 @@ MIMO = {
 }
 MEMORY: Any = (*(draw(1, H, T, 2),) * 3, *(draw(1, H, T),) * 2)
 IN_TIME = {"Q": 1, "K": 1, "V": 1, "Z": 1, "Angles": 1, "ADT": 2, "DT": 2, "Trap": 2}
+
+
+def ssd(**more: Any) -> Any:
+    given = (draw(1, T, H, P), draw(1, T, H), draw(H), draw(1, T, 1, N), draw(1, T, 1, N))
+    return ops.mamba_chunk_scan_combined(*given, **more)
+
+
+def s6(**more: Any) -> Any:
+    given: Any = dict(u=draw(1, P, T), delta=draw(1, P, T), A=draw(P, N), B=draw(P, N))
+    return ops.selective_scan_fn(**{**given, "C": draw(P, N), **more})
+
+
+def step(**more: Any) -> Any:
+    given: Any = dict(state=draw(2, P, N), x=draw(2, P), dt=draw(2, P), A=-jnp.abs(draw(P, N)))
+    return ops.selective_state_update(**{**given, "B": draw(2, N), "C": draw(2, N), **more})
+
+
+def siso_states(count: int, heads: int) -> Any:
+    return draw(count, heads, S), draw(count, heads, P, N), draw(count, heads, N), draw(count, H, P)
 
 
 @pytest.mark.slow
@@ -188,6 +208,34 @@ def test_mamba_2_after_its_projection_in() -> None:
     assert error(after[0], normed(y * silu(z)) @ np.asarray(out).T) < 1e-13
 
 
+def test_rows_of_padding_have_no_state() -> None:
+    """All arrays are NumPy's; traced, an index beyond the last is padding too."""
+    known, beyond = np.array([2, -1, -3]), np.array([2, -1, 4])
+    arrays: list[Any] = [
+        np.asarray(draw(*shape)) for shape in ((4, P, N), (3, P), (3, P), (P, N), (3, N))
+    ]
+    cache, x, dt, A, B = arrays
+    conv, weight, seen = map(np.asarray, (draw(4, P, 3), draw(P, 4), [0, 5, 7]))
+
+    def both(traced: Any, call: Any = ops) -> Any:
+        return (
+            call.selective_state_update(cache, x, dt, A, B, B, state_batch_indices=traced),
+            call.causal_conv1d_update(x, conv, weight, None, None, seen, known),
+        )
+
+    found = compiled(both, beyond)
+    h = np.exp(dt[0, :, None] * A) * cache[2] + (dt[0] * x[0])[:, None] * B[0]
+    row = conv[2].copy()
+    row[:, 0] = x[0]
+    convolved = (conv[2] * weight[:, :3]).sum(1) + x[0] * weight[:, 3]
+    expected = (h @ B[0], h), (convolved, row)
+    for (y, new), (out, state), old in zip(found, expected, (cache, conv), strict=True):
+        assert error(y[0], out) < 1e-13
+        assert not np.asarray(y[1:]).any()
+        assert error(new[2], state) < 1e-13
+        np.testing.assert_array_equal(np.delete(new, 2, axis=0), np.delete(old, 2, axis=0))
+
+
 @pytest.mark.slow
 def test_rows_of_a_cache() -> None:
     """States of some rows of a larger cache: the others stay as they are."""
@@ -232,7 +280,57 @@ def test_input_gates_that_would_overflow() -> None:
                 *(draw(1, T, H, P), draw(1, T, H), draw(H), draw(1, T, 1, N), draw(1, T, 1, N)),
                 return_varlen_states=True,
             ),
-            "expected cu_seqlens and a batch of 1",
+            "expected cu_seqlens with return_varlen_states, got None",
+        ),
+        *(
+            (lambda cu=cu: ssd(cu_seqlens=cu, return_varlen_states=True), "numbers from 0 to T = 7")
+            for cu in ([0, 9], [0, 9, 2])
+        ),
+        (lambda: ssd(D=draw(P, H)), r"expected D of shape \[H\] or \[H, P\] with H = 2, P = 3"),
+        (lambda: ssd(D=draw(H * P)), r"expected D of shape .*, got \[6\]"),
+        (lambda: ssd(state_dtype=jnp.bfloat16), "state_dtype to be None or float64"),
+        (
+            lambda: ops.ssd_minimal_discrete(
+                *(draw(1, T, H, P), draw(1, T, H), draw(1, T, H, N), draw(1, T, H, N)),
+                *(7, draw(1, H, N, P)),
+            ),
+            r"initial_states of shape \[B, 1, H, P, N\] or \[B, H, P, N\]",
+        ),
+        (
+            lambda: ops.mamba_split_conv1d_scan_combined(
+                *(draw(1, T, 2 * H * P + 2 * N + H), draw(H * P + 2 * N, 4), None),
+                *(draw(H), draw(H), draw(H)),
+                headdim=P,
+                outproj_bias=draw(5),
+            ),
+            "expected outproj_weight next to outproj_bias",
+        ),
+        (lambda: s6(B=draw(1, 2, N, T)), "D to be a multiple of G, the groups of B, got D = 3"),
+        (lambda: s6(C=draw(1, T, N)), r"expected C of shape .*, got \[1, 7, 4\]"),
+        (lambda: step(z=draw(1, P)), r"expected z of shape \[2, 3\] .*, got \[1, 3\]"),
+        (lambda: step(dt_bias=draw(1)), r"expected dt_bias of shape \[3\]"),
+        (
+            lambda: step(state=draw(4, P, N)),
+            "each of 2 rows of x, got 4; say .*state_batch_indices",
+        ),
+        (lambda: step(state_batch_indices=np.array([0, 2])), "below 2, .*, got \\[0, 2\\]"),
+        (
+            lambda: ops.mamba3_siso_combined(
+                **{**SISO, "Q": draw(1, T, 3, N), "K": draw(1, T, 3, N)}
+            ),
+            "H to be a multiple of G.* H = 2 and G = 3",
+        ),
+        *(
+            (lambda states=states: ops.mamba3_siso_combined(**SISO, Input_States=states), words)
+            for states, words in (
+                (siso_states(1, 1), r"Input_States\[0\] of shape \[K, H, S\] with H = 2"),
+                (siso_states(2, H), "Input_States of each of 1 sequences, got 2"),
+            )
+        ),
+        (lambda: ops.mamba3_mimo(**{**MIMO, "MIMO_Z": None}), "expected MIMO_Z next to Z"),
+        (
+            lambda: ops.mlstm(*MEMORY, m_initial=draw(H, 1)),
+            r"m_initial of shape \[B, H\] or \[B, H, 1",
         ),
         (
             lambda: ops.ssd_minimal_discrete(
@@ -251,8 +349,40 @@ def test_input_gates_that_would_overflow() -> None:
     ],
 )
 def test_what_cannot_be_is_refused(call: Callable[[], Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with unchecked(), pytest.raises(ValueError, match=words):
         call()
+
+
+def test_steps_stay_within_their_limits() -> None:
+    """By default none is negative; one that is has no gradient, one at a limit has its own."""
+    dt, x = jnp.array([[-1.0], [0.0], [2.0], [9.0]]), jnp.ones((4, 1, 1))
+
+    def steps(dt: Any, **limit: Any) -> Any:
+        system = ops.mamba_chunk_scan_combined.system(x, dt, -jnp.ones(1), x, x, **limit)
+        return -system.A.log_a[:, 0]
+
+    assert steps(dt).tolist() == [0, 0, 2, 9]
+    assert steps(dt, dt_limit=(0.5, 3.0)).tolist() == [0.5, 0.5, 2, 3]
+    assert jax.grad(lambda dt: steps(dt).sum())(dt).ravel().tolist() == [0, 1, 1, 1]
+
+
+NOTHING: dict[str, Any] = {"MIMO_Out": None, "MIMO_Z": None, "D": None, "Z": None}
+
+
+def test_parts_of_mimo_may_be_left_out() -> None:
+    y = jax.eval_shape(lambda: ops.mamba3_mimo(**{**MIMO, **NOTHING}))
+    assert isinstance(y, jax.ShapeDtypeStruct) and y.shape == (1, T, 2, H, P)
+
+
+@pytest.mark.slow
+def test_gate_skip_and_sum_of_mimo_can_be_put_outside() -> None:
+    def both(arrays: Any) -> Any:
+        return ops.mamba3_mimo(**arrays), ops.mamba3_mimo(**{**arrays, **NOTHING})
+
+    y, o = map(np.asarray, compiled(both, MIMO))
+    up, gate, out = (np.asarray(MIMO[f"MIMO_{x}"]).swapaxes(0, 1) for x in ("V", "Z", "Out"))
+    o = o + np.asarray(MIMO["D"])[:, None] * up * np.asarray(MIMO["V"])[:, :, None]
+    assert error(y, (out * o * silu(gate * np.asarray(MIMO["Z"])[:, :, None])).sum(2)) < 1e-13
 
 
 def test_unknown_flags_are_named() -> None:

@@ -53,6 +53,9 @@ def test_names_are_exported_and_registered() -> None:
         assert inspect.getdoc(op) and inspect.signature(op).parameters
 
 
+STATES = "scale initial_state output_final_state"
+
+
 @pytest.mark.parametrize(
     ("name", "order", "defaults"),
     [
@@ -95,6 +98,28 @@ def test_names_are_exported_and_registered() -> None:
             "q k v log_alpha log_mu p beta eta scale",
             {"use_qk_l2norm_in_kernel": True, "use_p_times_alpha": True},
         ),
+        ("chunk_simple_gla", f"q k v g g_gamma {STATES} state_v_first cu_seqlens", {}),
+        ("fused_chunk_simple_gla", f"q k v g g_gamma {STATES} cu_seqlens", {}),
+        (
+            "fused_recurrent_simple_gla",
+            f"q k v g g_gamma {STATES} reverse state_v_first cu_seqlens",
+            {},
+        ),
+        ("chunk_retention", f"q k v {STATES} cu_seqlens", {}),
+        ("fused_chunk_retention", f"q k v {STATES} cu_seqlens", {}),
+        ("fused_recurrent_retention", f"q k v {STATES} reverse state_v_first cu_seqlens", {}),
+        ("chunk_lightning_attn", f"q k v layer_idx num_layers {STATES} cu_seqlens", {}),
+        (
+            "fused_recurrent_lightning_attn",
+            f"q k v layer_idx num_layers {STATES} reverse cu_seqlens",
+            {},
+        ),
+        ("chunk_rwkv6", f"r k v w u {STATES} cu_seqlens", {}),
+        ("fused_recurrent_rwkv6", f"r k v w u {STATES} reverse cu_seqlens", {}),
+        ("chunk_dplr_delta_rule", f"q k v a b gk {STATES} cu_seqlens", {}),
+        ("fused_recurrent_dplr_delta_rule", f"q k v a b gk {STATES} reverse cu_seqlens", {}),
+        ("chunk_gsa", f"q k v s g {STATES}", {}),
+        ("fused_recurrent_gsa", f"q k v s g {STATES} reverse cu_seqlens", {}),
         ("parallel_attn", "q k v g scale window_size cu_seqlens", {}),
         ("parallel_wall_attn", "q k v g", {}),
         ("parallel_path_attn", "q k v w beta g scale cu_seqlens", {}),
@@ -106,8 +131,23 @@ def test_order_and_defaults_are_those_of_the_peer(
     parameters = inspect.signature(getattr(ops, name)).parameters
     expected = order.split()
     assert list(parameters)[: len(expected)] == expected
+    assert all(parameters[x].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for x in expected)
     for argument, value in defaults.items():
         assert parameters[argument].default == value
+
+
+def test_names_of_one_function_bind_in_their_own_order() -> None:
+    x, h0 = jnp.ones((1, 4, 1, 2)), jnp.zeros((1, 1, 3, 2))
+    v = jnp.ones((1, 4, 1, 3))
+
+    def run(*behind: Any) -> Any:
+        return ops.fused_recurrent_retention(x, x, v, None, h0, True, *behind)
+
+    o, state = jax.eval_shape(lambda: run(False, True, [0, 4]))
+    assert (o.shape, state.shape) == (v.shape, h0.shape)
+    _, state = jax.eval_shape(lambda: ops.chunk_retention(x, x, v, None, None, True, [0, 1, 4]))
+    assert state.shape == (2, 1, 2, 3)
+    assert "chunk_retention" in (ops.fused_recurrent_retention.__doc__ or "")
 
 
 def test_hgrn_takes_packed_sequences_only_where_the_peer_does() -> None:
@@ -116,13 +156,88 @@ def test_hgrn_takes_packed_sequences_only_where_the_peer_does() -> None:
     assert "cu_seqlens" not in inspect.signature(ops.chunk_momentum_delta_rule).parameters
 
 
-X = jnp.asarray(draw(1, 4, 2, 3))
-GLA: Any = ops.chunk_gla
+def zeros(*shape: int) -> Array:
+    return jnp.zeros(shape)
+
+
+X, V3 = jnp.asarray(draw(1, 4, 2, 3)), jnp.asarray(draw(1, 4, 3, 3))
+ANY: Any = ops
+GLA = ANY.chunk_gla
 
 
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
+        (lambda: GLA(X, X, X), TypeError, r"chunk_gla: expected also 'g'. It is chunk_gla\(q, k"),
+        (
+            lambda: GLA(*(X,) * 4, *(None,) * 7),
+            TypeError,
+            "chunk_gla: .*at most 9 .*, got 11; give",
+        ),
+        (lambda: GLA(X, X, X, X, q=X), TypeError, "chunk_gla: expected 'q' once"),
+        (
+            lambda: ANY.chunk_gsa(X, X, X, X, X, transpose_state_layout=True),
+            TypeError,
+            "'transpose_state_layout': it is not supported by this one",
+        ),
+        (lambda: GLA(*(X,) * 4, transpose_state_layout=True), TypeError, "called state_v_first"),
+        (
+            lambda: ANY.chunk_momentum_delta_rule(*(X,) * 3, *(X[..., 0],) * 2, cu_seqlens=[0, 4]),
+            TypeError,
+            "'cu_seqlens': it has no packed sequences",
+        ),
+        # Literal sizes, several shapes, parts of states.
+        (
+            lambda: ANY.fused_recurrent_rwkv4(
+                *(X[0, 0, 0],) * 2, *(X[:, :, 0],) * 2, zeros(1, 1, 3, 3)
+            ),
+            ValueError,
+            r"rwkv4: expected state of shape \[B, 3, 1, C\] with B = 1, C = 3, got \[1, 1, 3, 3\]",
+        ),
+        (
+            lambda: ANY.chunk_momentum_delta_rule(
+                *(X,) * 3, *(X[..., 0],) * 2, initial_state=zeros(3, 1, 2, 3, 3)
+            ),
+            ValueError,
+            r"expected initial_state of shape \[2, B, H, K, V\]",
+        ),
+        (
+            lambda: ANY.chunk_linear_attn(X, X, X, 1.0, [zeros(1, 2, 3, 3), zeros(1, 2, 1, 3)]),
+            ValueError,
+            r"expected initial_state\[1\] of shape \[N, 1, H, K\] with N = 1, H = 2",
+        ),
+        (
+            lambda: ANY.chunk_gsa(X, X, X, X, X, 1.0, zeros(1, 2, 3, 3)),
+            ValueError,
+            r"initial_state of shape \(\[N, H, K, M\], \[N, H, M, V\]\), got \[1, 2, 3, 3\]",
+        ),
+        (
+            lambda: ANY.chunk_gsa(X, X, X, X, X, 1.0, [zeros(1, 2, 3, 3)]),
+            ValueError,
+            "chunk_gsa: .*, got 1 parts",
+        ),
+        # Heads that share others.
+        (
+            lambda: ANY.chunk_gated_delta_rule(X, X, V3, V3[..., 0], V3[..., 0]),
+            ValueError,
+            "chunk_gated_delta_rule: expected HV to be a multiple of H.*HV = 3 and H = 2",
+        ),
+        (lambda: GLA(X, X, V3, V3), ValueError, "HV = 3 and H = 2"),
+        (lambda: ANY.parallel_attn(V3, X, X), ValueError, "HQ = 3 and H = 2"),
+        (lambda: ANY.chunk_gsa(V3, X, X, X), ValueError, "HQ = 3 and H = 2"),
+        (lambda: GLA(*(X[:, :0],) * 4), ValueError, "chunk_gla: expected T >= 1 steps, got T = 0"),
+        (lambda: packed([0, 0], x=zeros(1, 0, 3)), ValueError, "got T = 0"),
+        (
+            lambda: ANY.chunk_kda(
+                *(X,) * 4,
+                X[..., 0],
+                use_gate_in_kernel=True,
+                A_log=X[0, 0, :, 0],
+                dt_bias=X[0, 0, :, 0],
+            ),
+            ValueError,
+            r"dt_bias of 6 numbers, one for each head and key channel of g, got \[2\]",
+        ),
         (lambda: GLA(X, X, X, X, cp_context=1), TypeError, "'cp_context': cut .*scan_shards"),
         (lambda: GLA(X, X, X, X, scal=1), TypeError, "unknown argument 'scal'.*'scale'"),
         (
@@ -205,6 +320,13 @@ def test_packed_sequences_are_separate_ones_static_or_traced() -> None:
     close(shorter[:, :6], o[:, :6])
     close(last[3], o[0, 5])
     close(shorter[0, 6], x[0, 6])
+
+
+def test_states_may_be_lists_and_of_numpy() -> None:
+    q, v, S, z = draw(1, 1, 1, 2), draw(1, 1, 1, 3), draw(1, 1, 2, 3), draw(1, 1, 1, 2)
+    states: Any = [S, z]
+    _, found = jax.eval_shape(lambda: ops.chunk_linear_attn(q, q, v, 1.0, states, True))
+    assert [x.shape for x in found] == [S.shape, z.shape]
 
 
 def test_documents_of_rows() -> None:
