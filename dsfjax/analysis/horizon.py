@@ -161,10 +161,11 @@ def half_life(system: System | KernelSystem, *, length: int | None = None) -> Fl
 
     Args:
         system: A system of one sequence; batches come from `jax.vmap`.
-        length: L, needed only if nothing in the system varies in time.
+        length: L; where nothing in the system varies in time, any is the same.
 
     Returns:
-        (H, k): 0 if a decay is exactly 0 at some step, ∞ where the product does not decay.
+        (H, k): 0 if a decay is exactly 0 at some step, ∞ where the product does not decay, NaN
+        where no step carries a state over (L = 1).
 
     Raises:
         ValueError: If ``length`` contradicts that of the system.
@@ -173,17 +174,20 @@ def half_life(system: System | KernelSystem, *, length: int | None = None) -> Fl
         >>> import dsfjax
         >>> A = dsfjax.Scalar(jnp.log(jnp.array([[0.5, 0.25, 1.0]])))
         >>> s = dsfjax.System(A, dsfjax.OuterInput(), dsfjax.InnerOutput(), state_shape=(3, 1, 1))
-        >>> half_life(s, length=9)[:, 0].tolist()
+        >>> half_life(s)[:, 0].tolist()
         [1.0, 0.5, inf]
     """
     mean = mean_log_modulus(system, length=length)
-    return jnp.where(mean < 0, math.log(0.5) / jnp.where(mean < 0, mean, -1), jnp.inf)
+    lasting = jnp.where(jnp.isnan(mean), mean, jnp.inf)
+    return jnp.where(mean < 0, math.log(0.5) / jnp.where(mean < 0, mean, -1), lasting)
 
 
 def mean_log_modulus(
     system: System | KernelSystem, *, length: int | None = None
 ) -> Float[Array, "H k"]:
     """Mean of log |λ| over the steps that carry a state over: all but the first and resets."""
+    if length is None and system.length is None:
+        length = 2  # the first step carries nothing over, and all others are alike
     log_modulus = carried_log_moduli(system, length=length)
     if _mixes(system):
         log_modulus = jnp.sort(log_modulus, axis=-1)

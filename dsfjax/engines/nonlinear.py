@@ -14,8 +14,8 @@ gives the trajectory itself (`linearize`). Taken at a guess instead of at the tr
 is one step of Newton's method for all h_t at once, and every step is a `scan` (`solve`).
 
 A step that was right stays right, and the first step that is wrong is right after the next
-iteration, since all before it are: L iterations reach the trajectory from any guess, and near it a
-few do.
+iteration, since all before it are: but for rounding, L iterations reach the trajectory from any
+guess, and near it a few do.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ def linearize(
     .. math:: A_t = ∂h_t / ∂h_{t-1}, \qquad B_t = ∂h_t / ∂u_t, \qquad v_t = h_t - A_t h_{t-1}.
 
     Args:
-        cell: ``cell(params, h, u_t) -> h``, one step of one sequence. It may not close over arrays
-            that are differentiated or batched; those belong into ``params``.
+        cell: ``cell(params, h, u_t) -> h``, one step of one sequence. Another function is another
+            program: arrays that change belong into ``params``.
         params: A pytree, passed on to the cell.
         u: Inputs of one sequence, (L, d); for the affine view (L, …).
         h0: State before the first step, an array (n,) or a pytree of arrays, which are real.
@@ -178,13 +178,15 @@ def linearize(
     Raises:
         ValueError: If the cell returns another structure or shapes than ``h0`` has; for the
             variational view if ``u`` is not (L, d).
-        TypeError: If the state is not real.
+        TypeError: If the state is not real; for the variational view if ``u`` is not.
 
     Numerics:
         O(L N²) memory for a dense A, N derivatives of the cell per step; O(L N) and one derivative
-        where A is diagonal. Differentiable to any order, through states and A alike. A run of the
-        affine system repeats the rounding of every step: where the largest of its
-        `dsfjax.analysis.lyapunov_exponents` is positive the difference grows as e^{exponent · L}.
+        where A is diagonal. Differentiable to any order, through states and A alike; only that of a
+        diagonal entry which is exactly 0 is cut in the variational system, whose decays are
+        logarithms. A run of the affine system repeats the rounding of every step: where the largest
+        of its `dsfjax.analysis.lyapunov_exponents` is positive the difference grows as
+        e^{exponent · L}.
 
     References:
         Engelken, Wolf, Abbott (2023), arXiv:2006.02427 (Lyapunov spectra of recurrent networks).
@@ -204,13 +206,21 @@ def linearize(
             f"linearize: expected inputs u of shape (L, d), one sequence, got {u.shape}. For a "
             "batch use jax.vmap."
         )
+    if view == "variational" and not jnp.issubdtype(u.dtype, jnp.floating):
+        raise TypeError(
+            f"linearize: expected real inputs u, whose changes the variational system reads, got "
+            f'{u.dtype}. Use view="affine" for token ids.'
+        )
     start, flat, _ = _flat("linearize", cell, params, h0, u)
     states = loop(cell, params, u, h0, reset=reset) if states is None else states
     h = jax.vmap(lambda x: ravel_pytree(x)[0])(states)
     before = _before(h, start, reset)
     kind: Jacobian = "diagonal" if diagonal else "dense"
     a = _jacobian(flat, kind, params, before, u)
-    values = h - _apply(a, before)
+    # What `_system` does not differentiate is not to be differentiated here: of A_t h_{t−1}, which
+    # is added to the values again, nothing is left then.
+    held = jnp.where(a == 0, 0, a) if diagonal else a
+    values = h - _apply(held, before)
     if view == "affine":
         B: InputMap = OuterInput() if diagonal else EntryInput()
     else:
@@ -251,10 +261,12 @@ def solve(
             default zero.
         trust: κ in [0, 1], how far the linear system is trusted. Below 1 the iteration is stable
             where that of Newton overflows for a while, and converges more slowly near the solution.
-        tolerance: The iteration ends when no entry changes by more than this times the largest
-            entry, or 1. By default √ε of the dtype where the method is Newton's, whose next error
-            is the square of this, and 100 ε where it is not.
-        max_iterations: At most so many; by default L, which are enough in any case.
+        tolerance: The iteration ends when no entry is further from the solution than this times the
+            largest that the entry is at any step. How far that is, the last changes tell: where
+            the method is Newton's, whose errors square, the change itself, by default √ε of the
+            dtype; otherwise δ ρ / (1 − ρ) of a change δ that is ρ times the one before, by default
+            100 ε.
+        max_iterations: At most so many; by default L, which are enough but for rounding.
         method: Engine that runs the iterations, as of `scan`. Only one that works on all steps at
             once is a gain over the loop.
 
@@ -267,8 +279,10 @@ def solve(
         TypeError: If the state is not real.
 
     Numerics:
-        The result is the loop's up to rounding, which is amplified as in the loop: by the product
-        of the A_t. A step whose iterate is not finite keeps its value for one more iteration.
+        The result is the loop's up to the tolerance and to rounding, which is amplified as in the
+        loop: by the product of the A_t. Where that grows without bound (chaos) the result may be
+        far from the loop's, and the residual says so. A step whose iterate is not finite keeps its
+        value for one more iteration; from the first step on that stays so, the result is NaN or ∞.
         O(L N²) memory and O(L N³) work per iteration of "dense", O(L N) otherwise. Gradients, in
         both modes and to any order, are those of the trajectory, by one linear scan at the
         solution, and know nothing of the iterations; ``guess`` has none.
@@ -297,15 +311,29 @@ def solve(
                 f"solve: expected guess to hold {length} states of {start.size} numbers, got "
                 f"{first.shape}. It has the structure of h0, each array with L in front."
             )
+    trust = jnp.asarray(trust, start.dtype)
     if tolerance is None:
         eps = float(jnp.finfo(start.dtype).eps)
-        tolerance = 100 * eps if jacobian == "diagonal part" else eps**0.5
-    limits = jnp.asarray(trust, start.dtype), jnp.asarray(tolerance, start.dtype)
+        tolerance = jnp.where(_is_newton(jacobian, trust), eps**0.5, 100 * eps)
+    limits = trust, jnp.asarray(tolerance, start.dtype)
     most = length if max_iterations is None else max_iterations
+    if most < 0:
+        raise ValueError(f"solve: expected max_iterations >= 0, got {most}.")
     plan = _Plan(jacobian, method, most)
-    h, iterations = _newton(flat, plan, params, u, start, reset, first, limits)
-    residual = jnp.abs(h - _all(flat, params, _before(h, start, reset), u)).max()
+    # What the cell closes over has to be an argument of a function with a derivative of its own.
+    closed, arrays = jax.closure_convert(flat, params, start, u[0])
+    both = params, arrays
+
+    def step(both: Any, h: Array, u_t: Array) -> Array:
+        return closed(both[0], h, u_t, *both[1])
+
+    h, iterations = _newton(step, plan, both, u, start, reset, first, limits)
+    residual = jnp.abs(h - _all(step, both, _before(h, start, reset), u)).max()
     return Solution(jax.vmap(unravel)(h), h, iterations, residual)
+
+
+def _is_newton(jacobian: Jacobian, trust: Array) -> Array:
+    return (trust == 1) & (jacobian != "diagonal part")
 
 
 class _Plan(NamedTuple):
@@ -327,13 +355,14 @@ def _newton(
 ) -> tuple[Array, Array]:
     """The trajectory (L, N) by iteration, and the number of iterations."""
     trust, tolerance = limits
+    eps = jnp.finfo(start.dtype).eps
 
-    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
-        _, k, done = carry
+    def unfinished(carry: tuple[Array, ...]) -> Array:
+        *_, k, done = carry
         return ~done & (k < plan.max_iterations)
 
-    def improve(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        h, k, _ = carry
+    def improve(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        h, _, last, k, _ = carry
         before = _before(h, start, reset)
         a = trust * _jacobian(flat, plan.jacobian, params, before, u)
         values = _all(flat, params, before, u) - _apply(a, before)
@@ -343,12 +372,22 @@ def _newton(
         # Far from the solution the linear system may overflow. The steps before are right all the
         # same, and these are tried again with better ones before them.
         finite = jnp.isfinite(new)
-        new = jnp.where(finite, new, h)
-        small = jnp.abs(new - h).max() <= tolerance * jnp.maximum(1, jnp.abs(new).max())
-        return new, k + 1, small & finite.all()
+        kept = jnp.where(finite, new, h)
+        # In units of what an entry is at most. One that should be 0 has the rounding of the others.
+        unit = jnp.abs(kept).max(axis=0, keepdims=True)
+        unit = jnp.maximum(unit, jnp.maximum(4 * eps * unit.max(), jnp.finfo(h.dtype).tiny))
+        change = (jnp.abs(kept - h) / unit).max()
+        # Newton's errors square. Others shrink by a ratio, and what is left is a geometric series;
+        # changes that shrink no more and are small are rounding.
+        shrinks = (change < last) & (k > 0)
+        left = jnp.where(shrinks, change**2 / jnp.where(shrinks, last - change, 1), jnp.inf)
+        close = (left <= tolerance) | (~shrinks & (k > 0) & (change <= eps**0.5))
+        close = jnp.where(_is_newton(plan.jacobian, trust), change <= tolerance, close)
+        return kept, new, change, k + 1, close & finite.all()
 
-    found = jax.lax.while_loop(unfinished, improve, (guess, jnp.int32(0), jnp.bool_(False)))
-    return found[:2]
+    begin = (guess, guess, jnp.ones((), guess.dtype), jnp.int32(0), jnp.bool_(False))
+    _, new, _, iterations, _ = jax.lax.while_loop(unfinished, improve, begin)
+    return new, iterations
 
 
 @_newton.defjvp
@@ -393,7 +432,8 @@ def _flat(
     ]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"{owner}: expected the cell to return a state like h0, {shapes[0]}, got {shapes[1]}."
+            f"{owner}: expected the cell to return a state like h0, {shapes[0]}, got {shapes[1]}. "
+            "For a batch of sequences use jax.vmap."
         )
 
     def flat(params: Any, h: Array, u_t: Array) -> Array:

@@ -297,3 +297,67 @@ def test_what_cannot_be_is_refused() -> None:
         linearize(case.cell, *arguments, **{"view": "afine"})
     with unchecked(), pytest.raises(ValueError, match="unknown jacobian 'diag'"):
         solve(case.cell, *arguments, **{"jacobian": "diag"})
+    with unchecked(), pytest.raises(TypeError, match=r'got int64\. Use view="affine" for token'):
+        linearize(case.cell, case.params, U.astype(int), case.h0)
+    with pytest.raises(ValueError, match=r"got .*\(7, 4\).* For a batch of sequences use jax.vmap"):
+        solve(lambda w, h, u: w * u, 0.5, jnp.ones((2, 7, 4)), jnp.zeros(4))
+    with pytest.raises(ValueError, match="solve: expected max_iterations >= 0, got -1"):
+        solve(case.cell, *arguments, max_iterations=-1)
+
+
+def test_small_changes_of_an_iteration_that_is_not_newtons_are_no_end() -> None:
+    """With half of A every change is only half of what is left, and of slow cells much less."""
+
+    def slow(w: Any, h: Any, u: Any) -> Any:
+        return h + w * jnp.tanh(u - h)
+
+    u = draw(60, 1)
+    expected = loop(slow, 0.01, u, jnp.zeros(1))
+    found = solve(slow, 0.01, u, jnp.zeros(1), trust=0.5, jacobian="diagonal")
+    assert error(found.h, expected) < 1e-11 and found.iterations < 60
+
+
+def test_small_states_next_to_large_ones_are_found_as_well() -> None:
+    def cell(w: Any, h: Any, u: Any) -> Any:
+        large = w * h[0] + 1e6 * u[0]
+        return jnp.stack([large, u[1] * 1e-6 + h[1] / (1 + 1e6 * jnp.abs(h[1]))])
+
+    u = draw(40, 2)
+    found = solve(cell, 0.9, u, jnp.zeros(2)).h
+    expected = loop(cell, 0.9, u, jnp.zeros(2))
+    assert error(found[:, 0], expected[:, 0]) < 1e-12 and error(found[:, 1], expected[:, 1]) < 1e-12
+
+
+def test_what_is_not_finite_in_the_loop_is_not_in_the_solution() -> None:
+    def cell(w: Any, h: Any, u: Any) -> Any:
+        return jnp.tanh(w * h + u)
+
+    u = draw(9, 2).at[4, 1].set(jnp.nan)
+    found = solve(cell, 0.5, u, jnp.zeros(2), jacobian="diagonal")
+    expected = loop(cell, 0.5, u, jnp.zeros(2))
+    np.testing.assert_allclose(found.h, expected, rtol=1e-12)
+    assert jnp.isnan(found.residual)
+
+
+def test_a_diagonal_entry_of_zero_has_the_gradient_of_the_loop() -> None:
+    def cell(w: Any, h: Any, u: Any) -> Any:
+        return w * h + u
+
+    u, w = draw(6, 3), jnp.array([0.0, 0.5, -0.5])
+
+    def run(w: Any) -> Any:
+        system, path = linearize(cell, w, u, jnp.ones(3), view="affine", diagonal=True)
+        return scan(system, path.values, path.h0)[0].sum()
+
+    expected = jax.grad(lambda w: loop(cell, w, u, jnp.ones(3)).sum())(w)
+    assert error(jax.grad(run)(w), expected) < 1e-12
+
+
+def test_a_cell_may_close_over_what_is_differentiated() -> None:
+    w, u = draw(3, 3), draw(6, 3)
+
+    def total(find: Any) -> Any:
+        return lambda w: find(lambda _, h, x: jnp.tanh(w @ h + x), None, u, jnp.zeros(3)).sum()
+
+    found = jax.grad(total(lambda *args: solve(*args).h))(w)
+    assert error(found, jax.grad(total(loop))(w)) < 1e-12
