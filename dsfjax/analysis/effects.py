@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Inexact, Shaped
 
 from dsfjax._util.jitted import jitted
 from dsfjax.analysis.normalizer import normalizers
+from dsfjax.analysis.positions import Number, checked_step
 from dsfjax.core import (
     DenseInput,
     InputMap,
@@ -30,8 +31,6 @@ from dsfjax.core import (
 )
 from dsfjax.engines import scan
 from dsfjax.engines.nonlinear import EntryInput
-
-Number = Array | float | int
 
 
 class Effect(NamedTuple):
@@ -101,7 +100,6 @@ def effect(
     return Effect(change("materialized"), change("auto"))
 
 
-@jitted("length")
 def response(
     system: System, step: Number, change: Inexact[Array, "H n p"], *, length: int | None = None
 ) -> Float[Array, "L d_out"]:
@@ -110,7 +108,8 @@ def response(
     .. math:: Δ_t = \frac{1}{η_t} C_t A_t \cdots A_{s+1} \, δ \quad (t \ge s), \qquad Δ_t = 0
        \quad (t < s).
 
-    A change of the state after step s is the same thing. The normaliser stays as it is.
+    A change of the state after step s is the same thing. The normaliser stays as it is, and so does
+    what its bonus (RWKV-4) adds to the output of the step itself, which is no write.
 
     Args:
         system: A system of one sequence.
@@ -122,7 +121,7 @@ def response(
         Change of the outputs (L, d_out), to be multiplied by a linear readout for logits.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, or for a step that is not there.
 
     Numerics:
         One `scan`, O(L N) work.
@@ -143,6 +142,11 @@ def response(
             f"response: expected a change of shape {system.state_shape}, what one step writes, got "
             f"{change.shape}."
         )
+    return _response(system, checked_step("response", step, length), change, length)
+
+
+@jitted("length")
+def _response(system: System, step: Number, change: Array, length: int) -> Array:
     C, shape = system.C, system.state_shape
     if system.eta is not None:
         log, sign = normalizers(system, length=length)

@@ -14,11 +14,13 @@ from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Shaped
 
 from dsfjax._util.jitted import jitted
 from dsfjax._util.names import choose
-from dsfjax.analysis.effects import Number
+from dsfjax.analysis.positions import Number, checked_step
 from dsfjax.core import (
     DenseInput,
     DenseOutput,
@@ -76,7 +78,8 @@ def scale_write(
 ) -> System:
     """The system with what one step writes multiplied by a factor; 0 removes it.
 
-    A summed normaliser keeps its terms: what changes is the value, and outputs stay linear in it.
+    A summed normaliser keeps its terms: what changes is the value, and outputs stay linear in it;
+    its bonus (RWKV-4) has the value as well.
 
     Args:
         system: A system of one sequence. For a `KernelSystem` scale the row of its values instead.
@@ -141,8 +144,10 @@ def replace_write(
             "replace_write: expected a skip on values next to a value map, got "
             f"{type(system.D).__name__}, which reads tokens; use response for a change of writes."
         )
+    if not jnp.issubdtype(u.dtype, jnp.inexact):  # a value need not be a whole number
+        u = u.astype(system.real_dtype)
     values = u if B.W is None else jnp.einsum("ld,ed->le", u, B.W, precision="highest")
-    at = jnp.arange(u.shape[0]) == step
+    at = jnp.arange(u.shape[0]) == checked_step("replace_write", step, u.shape[0])
     if value is not None:
         _expect_shape("replace_write", "value", value.shape, values.shape[1:])
         values = jnp.where(at[:, None], value.astype(values.dtype)[None], values)
@@ -176,7 +181,8 @@ def scale_gate(
         gate: "input", what scales the write of a step (the scale of `OuterInput`); "forget", A_t
             itself; "output", what is read of the state (the gate of `InnerOutput`). Dense maps and
             all transitions have them too.
-        factor: The factor; for "forget" not negative.
+        factor: The factor; for "forget" not negative, and differentiable but at 0, as decays are
+            logarithms.
         step: Which step, which may be traced; by default all.
         head: Which head; by default all.
         length: L, needed for one step if nothing in the system varies in time.
@@ -185,7 +191,8 @@ def scale_gate(
         The changed system.
 
     Raises:
-        ValueError: For an unknown gate or head.
+        ValueError: For an unknown gate, a head or step that is not there, a negative factor of a
+            decay.
         TypeError: For a `KernelSystem`, which has none of them.
 
     Example:
@@ -198,6 +205,7 @@ def scale_gate(
     choose("gate", gate, ("input", "forget", "output"))
     where, count = _where("scale_gate", system, step, head, length)
     if gate == "forget":
+        _check_decay("scale_gate", "factor", factor)
         log = jnp.log(jnp.asarray(factor, system.real_dtype))
         A = system.A.rescale(jnp.where(where, log, 0).astype(system.real_dtype))
         return dataclasses.replace(system, A=A, length=count)
@@ -224,7 +232,7 @@ def replace_gate(
         system: A system of one sequence that has the gate as a field: an `OuterInput` for "input",
             an `InnerOutput` for "output", a `Scalar` or `Diagonal` for "forget".
         gate: As of `scale_gate`.
-        value: The value; for "forget" from 0 on.
+        value: The value; for "forget" from 0 on, and differentiable but at 0.
         step: Which step, which may be traced; by default all.
         head: Which head; by default all.
         length: L, needed for one step if nothing in the system varies in time.
@@ -233,7 +241,7 @@ def replace_gate(
         The changed system.
 
     Raises:
-        ValueError: For an unknown gate or head.
+        ValueError: For an unknown gate, a head or step that is not there, a negative decay.
         TypeError: For a system without such a gate.
 
     Example:
@@ -256,6 +264,7 @@ def replace_gate(
             f"{type(part).__name__}; use scale_gate."
         )
     if isinstance(part, Elementwise):
+        _check_decay("replace_gate", "value", value)
         where = where[:, :, None, None]
         log_a, sign = part.log_decay(), part.negative()
         log_a = jnp.where(where, jnp.log(jnp.asarray(value, system.real_dtype)), log_a)
@@ -381,7 +390,7 @@ def _frozen_array(x: Array, step: Number | None) -> Array:
         return x
     if step is None:
         return x.mean(axis=0, keepdims=True)
-    return jax.lax.dynamic_slice_in_dim(x, step, 1)
+    return jax.lax.dynamic_slice_in_dim(x, checked_step("freeze_decay", step, x.shape[0]), 1)
 
 
 def _check_head(owner: str, heads: int, head: int | None) -> None:
@@ -404,7 +413,13 @@ def _where(
     if step is None:
         return heads, system.length
     count = steps(system, length, owner=owner)
+    step = checked_step(owner, step, count)
     return (jnp.arange(count) == step)[:, None] & heads, count
+
+
+def _check_decay(owner: str, what: str, value: Number) -> None:
+    if not isinstance(value, Tracer) and (np.asarray(value) < 0).any():
+        raise ValueError(f"{owner}: expected a {what} >= 0 for a decay, got {value}.")
 
 
 def _with_factors(factors: Array, rank: int) -> Array:

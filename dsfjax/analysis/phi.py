@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from dsfjax._util.jitted import jitted
 from dsfjax.analysis.copies import step_of_copies
 from dsfjax.analysis.normalizer import channel_maps, has_finite_state, normalized
+from dsfjax.analysis.positions import Number, checked_step
 from dsfjax.core import KernelSystem, System, steps
 from dsfjax.core.composition import with_length
 from dsfjax.core.dense import skip_matrix
@@ -259,7 +260,7 @@ class AttentionMap(NamedTuple):
 
 def impulse_response(
     system: System | KernelSystem,
-    step: int,
+    step: Number,
     token: Float[Array, " d"],
     *,
     length: int | None = None,
@@ -272,7 +273,7 @@ def impulse_response(
 
     Args:
         system: A finite or kernel system.
-        step: s, 0 ≤ s < L.
+        step: s, 0 ≤ s < L, which may be traced.
         token: u_s (d,), for example a unit vector.
         length: L, needed only if nothing in the system varies in time.
 
@@ -293,8 +294,7 @@ def impulse_response(
         [0.0, 1.0, 0.5, 0.25]
     """
     length = steps(system, length, owner="impulse_response")
-    if not 0 <= step < length:
-        raise ValueError(f"impulse_response: expected 0 ≤ step < {length}, got {step}.")
+    step = checked_step("impulse_response", step, length)
     return _impulse_response(system, jnp.asarray(step), token, length)
 
 

@@ -76,7 +76,7 @@ def retention(
         marks: Steps s of the marked tokens, in [0, L).
 
     Returns:
-        `Retention`, indexed by mark, step and head.
+        `Retention`, indexed by mark, step and head; NaN for a mark that is no step.
 
     Raises:
         ValueError: If the tokens do not fit the system.

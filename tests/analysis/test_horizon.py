@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax.analysis import count_horizons, eigenvalues, half_life, horizons, survival
+from dsfjax.analysis import (
+    count_horizons,
+    eigenvalues,
+    half_life,
+    horizons,
+    lyapunov_exponents,
+    survival,
+)
 from dsfjax.analysis.horizon import HorizonCounts
 from dsfjax.core import InnerOutput, KernelSystem, OuterInput, Scalar, System
 from tests import systems_zoo as zoo
@@ -135,3 +142,12 @@ def test_half_life_is_that_of_the_geometric_mean(name: str) -> None:
 def test_epsilon_is_checked() -> None:
     with pytest.raises(ValueError, match="expected epsilon in"):
         horizons(build("scalar_given"), 1.0)
+
+
+def test_half_life_of_what_is_constant_needs_no_length() -> None:
+    A = Scalar(jnp.log(jnp.array([[0.5]])))
+    system = System(A, OuterInput(), InnerOutput(), state_shape=(1, 1, 1))
+    np.testing.assert_allclose(half_life(system), [[1.0]], rtol=1e-12)
+    np.testing.assert_allclose(lyapunov_exponents(system), [[np.log(0.5)]], rtol=1e-12)
+    one = System(A, OuterInput(), InnerOutput(), state_shape=(1, 1, 1), length=1)
+    assert np.isnan(half_life(one)).all()

@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsfjax import DenseInput, KernelSystem, Scalar, System, ValueSkip, to_dense
+from dsfjax import (
+    DenseInput,
+    InnerOutput,
+    KernelSystem,
+    OuterInput,
+    Scalar,
+    System,
+    ValueSkip,
+    to_dense,
+)
 from dsfjax import analysis as on
 from tests import systems_zoo as zoo
 from tests.checks import unchecked
@@ -229,3 +238,35 @@ def test_the_page_of_the_documentation() -> None:
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         done = doctest.testfile(str(page), module_relative=False)
     assert done.attempted > 5 and done.failed == 0
+
+
+EMA = System(
+    Scalar(jnp.log(jnp.full((5, 1), 0.5))), OuterInput(), InnerOutput(), state_shape=(1, 1, 1)
+)
+AT_A_STEP: dict[str, Any] = {
+    "scale_write": lambda step: on.scale_write(EMA, step, 0.0),
+    "replace_gate": lambda step: on.replace_gate(EMA, "forget", 0.0, step=step),
+    "replace_write": lambda step: on.replace_write(EMA, jnp.ones((5, 1)), step, value=jnp.ones(1)),
+    "freeze_decay": lambda step: on.freeze_decay(EMA, step),
+    "response": lambda step: on.response(EMA, step, jnp.ones((1, 1, 1))),
+    "impulse_response": lambda step: on.impulse_response(EMA, step, jnp.ones(1)),
+}
+
+
+@pytest.mark.parametrize("name", AT_A_STEP)
+def test_a_step_that_is_not_there_is_refused(name: str) -> None:
+    # Scaling a write is scaling its input gate.
+    for step in (-1, 5, 1.5):
+        message = rf"{name.replace('scale_write', 'scale_gate')}: expected a step from 0 to 4, got"
+        with unchecked(), pytest.raises(ValueError, match=message):
+            AT_A_STEP[name](step)
+    jax.eval_shape(AT_A_STEP[name], 4)  # a traced step is any
+
+
+def test_a_decay_is_not_negative_and_a_value_not_cut_to_whole_numbers() -> None:
+    with pytest.raises(ValueError, match="scale_gate: expected a factor >= 0 for a decay, got -1"):
+        on.scale_gate(EMA, "forget", -1.0)
+    with pytest.raises(ValueError, match="replace_gate: expected a value >= 0 for a decay"):
+        on.replace_gate(EMA, "forget", -0.5)
+    _, values = on.replace_write(EMA, jnp.ones((5, 1), int), 1, value=jnp.array([0.5]))
+    assert values.ravel().tolist() == [1, 0.5, 1, 1, 1]
