@@ -207,7 +207,7 @@ def test_misuse_says_what_to_do() -> None:
     assert not isinstance(system.A, Dense)
     with pytest.raises(ValueError, match=r"share in \(0, 1\], got 0"):
         receptive_field(system, 0.0)
-    with pytest.raises(ValueError, match=f"0 ≤ step < {L}, got {L}"):
+    with pytest.raises(ValueError, match=f"expected a step from 0 to {L - 1}, got {L}"):
         impulse_response(system, L, jnp.ones(5))
     with pytest.raises(ValueError, match="need a key"):
         jacobian_norms(jnp.sin, jnp.ones((2, 2)), probes=3)
