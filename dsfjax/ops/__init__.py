@@ -9,6 +9,8 @@ they are keywords. `names` lists the functions, `table` says which is which.
 
 from dsfjax.ops.conv import causal_conv1d_fn as causal_conv1d_fn
 from dsfjax.ops.conv import causal_conv1d_update as causal_conv1d_update
+from dsfjax.ops.cyclic_flow import chunk_cyfa as chunk_cyfa
+from dsfjax.ops.cyclic_flow import fused_recurrent_cyfa as fused_recurrent_cyfa
 from dsfjax.ops.delta import chunk_delta_rule as chunk_delta_rule
 from dsfjax.ops.delta import chunk_gated_delta_rule as chunk_gated_delta_rule
 from dsfjax.ops.delta import chunk_gdn as chunk_gdn

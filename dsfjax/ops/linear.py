@@ -172,7 +172,7 @@ def _run_linear_attn(
     return o, state
 
 
-def _simple_gla(
+def simple_gla(
     q: Array,
     k: Array,
     v: Array,
@@ -182,13 +182,14 @@ def _simple_gla(
     *,
     reset: Array | None = None,
 ) -> Assembled:
+    """A = e^{g + γ} I, B = k, C = s q."""
     A = no_decay(v)
     for log_a in (g, None if g_gamma is None else g_gamma[None]):
         A = A if log_a is None else Scalar(A.log_a + wide(log_a).astype(A.dtype))
     return attention(A, scaled(q, scale), k, v, reset)
 
 
-@op(_simple_gla, "fla.ops.simple_gla")
+@op(simple_gla, "fla.ops.simple_gla")
 def chunk_simple_gla(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -239,7 +240,7 @@ def chunk_simple_gla(
         ([1.0, 1.5, 1.75], (1, 1, 1, 1))
     """
     return run(
-        partial(_simple_gla, g_gamma=g_gamma, scale=scale),
+        partial(simple_gla, g_gamma=g_gamma, scale=scale),
         (q, k, v, g),
         v.shape,
         initial_state=initial_state,
@@ -266,7 +267,7 @@ def _parallel_simple_gla(
     *,
     reset: Array | None = None,
 ) -> Assembled:
-    return _simple_gla(q, k, v, g, scale=scale, reset=reset)
+    return simple_gla(q, k, v, g, scale=scale, reset=reset)
 
 
 @op(_parallel_simple_gla, "fla.ops.simple_gla")
@@ -302,7 +303,7 @@ def _retention(
     q: Array, k: Array, v: Array, scale: float | None = None, *, reset: Array | None = None
 ) -> Assembled:
     gamma = jnp.log1p(-jnp.exp2(-5 - jnp.arange(v.shape[1], dtype=wide(v).dtype)))
-    return _simple_gla(q, k, v, None, gamma, scale, reset=reset)
+    return simple_gla(q, k, v, None, gamma, scale, reset=reset)
 
 
 @op(_retention, "fla.ops.retention", "fused_chunk_retention")
@@ -402,7 +403,7 @@ def _lightning_attn(
     heads = v.shape[1]
     slope = -8 / heads * (1 - layer_idx / num_layers)
     gamma = slope * jnp.arange(heads, dtype=wide(v).dtype)
-    return _simple_gla(q, k, v, None, gamma, scale, reset=reset)
+    return simple_gla(q, k, v, None, gamma, scale, reset=reset)
 
 
 @op(_lightning_attn, "fla.ops.lightning_attn")

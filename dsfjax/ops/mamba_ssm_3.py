@@ -75,11 +75,11 @@ def _turned(
     # The sum before the segment of every step began.
     first = jax.lax.cummax(jnp.where(start, jnp.arange(len(start)), 0))
     angle = total - (total - step)[first] + before.angle[segment]
-    k, q = (_rotate(wide(x), angle[:, None], neighbours) for x in (K, Q))
+    k, q = (rotate(wide(x), angle[:, None], neighbours) for x in (K, Q))
     return _Turned(angle, k, q, v)
 
 
-def _rotate(x: Array, angle: Array, neighbours: bool) -> Array:
+def rotate(x: Array, angle: Array, neighbours: bool) -> Array:
     """Turn pairs of entries (…, N) by (…, S): neighbours, or those N/2 apart; the rest stays."""
     n, pairs = x.shape[-1], angle.shape[-1]
     ends = jnp.arange(pairs)
