@@ -97,7 +97,8 @@ def mixer_options(
         for name, value in written.get("options", ()):
             hint = _hint(mixer, name)
             own[name] = serial.value_of(hint, value, f"option {name} of {mixer}")
-    for word in words:
+    # What is of one mixer comes after what is of all of them, wherever it stands.
+    for word in sorted(words, key=lambda word: "." in word.partition("=")[0]):
         path, equals, text = word.partition("=")
         whose, _, name = path.rpartition(".")
         if not equals or not name:

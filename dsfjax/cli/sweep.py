@@ -119,6 +119,13 @@ def plan(command: options.Sweep) -> dict[str, TrainConfig]:
     sizes = [name for name in tasks.options(command.task) if isinstance(given.get(name), tuple)]
     names = (*sizes, *(name for name in SHAPES if name not in sizes))
     axes: dict[str, tuple[Any, ...]] = {name: given.pop(name, (None,)) for name in names}
+    for mixer, own in options_of.items():
+        fixed = {path.rpartition(".")[2] for path, _ in own["options"]}
+        if twice := [name for name in axes if len(axes[name]) > 1 and name in fixed]:
+            raise ValueError(
+                f"expected {twice[0]} of {mixer} from --{twice[0].replace('_', '-')} or from "
+                "--mixer-option, got several values and one"
+            )
     found = {}
     for mixer in mixers:
         for values in itertools.product(*axes.values()):

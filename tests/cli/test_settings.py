@@ -9,6 +9,7 @@ import pytest
 from dsfjax import nn
 from dsfjax.analysis import state_size
 from dsfjax.cli import main, options, parse, sweep, training
+from dsfjax.cli.settings import mixer_options
 from dsfjax.training import TrainConfig, load, to_json
 
 FILE = """
@@ -175,3 +176,14 @@ def test_a_run_is_trained_from_a_file_and_again_from_its_own_config(
     (again,) = plan(f"train --config {tmp_path / 'run' / 'config.json'}").values()
     assert json.loads(to_json(again)) == json.loads(to_json(config))
     capsys.readouterr()
+
+
+def test_an_option_of_one_mixer_comes_last() -> None:
+    words = ["ssd.d_state=8", "d_state=16"]
+    assert mixer_options(["ssd"], words, {}) == {"ssd": {"options": (("d_state", 8),)}}
+
+
+def test_a_size_that_is_swept_is_no_option() -> None:
+    words = "sweep mqar --mixers ssd --d-state 8 16 --mixer-option d_state=4"
+    with pytest.raises(ValueError, match="expected d_state of ssd from --d-state or from"):
+        plan(words)
