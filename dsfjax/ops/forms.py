@@ -89,7 +89,7 @@ def _fit(owner: str, name: str, form: Form, x: Any, sizes: dict[str, int]) -> No
             for i, (part, y) in enumerate(zip(form.parts, x, strict=True)):
                 _fit(owner, f"{name}[{i}]", part, y, sizes)
             return
-        got = f"{len(x)} parts"
+        got = f"a sequence of {len(x)}"
     else:
         shape = jnp.shape(x)
         for dims in form.shapes:

@@ -108,7 +108,7 @@ def test_its_systems_run_to_what_it_returns() -> None:
     ("wrong", "words"),
     [
         ({"readout": draw(H, 2, 2)}, "of an odd number C, got 2"),
-        ({"initial_state": STATES[:2]}, "got 2 parts"),
+        ({"initial_state": STATES[:2]}, "got a sequence of 2"),
         (
             {"initial_state": (draw(1, H, K, 2), draw(1, H, 2, V), draw(1, H))},
             r"of M = C \+ 1 = 4 slots, got 2",

@@ -214,7 +214,7 @@ GLA = ANY.chunk_gla
         (
             lambda: ANY.chunk_gsa(X, X, X, X, X, 1.0, [zeros(1, 2, 3, 3)]),
             ValueError,
-            "chunk_gsa: .*, got 1 parts",
+            "chunk_gsa: .*, got a sequence of 1",
         ),
         # Heads that share others.
         (
