@@ -17,14 +17,15 @@ from dsfjax.core.rows import inner, scaled_rows
 
 def rms_norm(
     x: Float[Array, "*rows m"],
-    weight: Float[Array, " m"] | None,
+    weight: Float[Array, "... m"] | None,
     eps: float,
     *,
     plus_one: bool = False,
 ) -> Float[Array, "*rows m"]:
     r"""RMS norm of the last axis, x / √(mean x² + ε), times the weight or 1 + weight.
 
-    Computed in float32 at least, and given in the dtype of x.
+    Weights are of every feature, or of every head and feature. Computed in float32 at least, and
+    given in the dtype of x.
 
     References:
         Zhang & Sennrich (2019), arXiv:1910.07467.
@@ -43,13 +44,14 @@ def rms_norm(
 
 def layer_norm(
     x: Float[Array, "*rows m"],
-    weight: Float[Array, " m"] | None,
-    bias: Float[Array, " m"] | None,
+    weight: Float[Array, "... m"] | None,
+    bias: Float[Array, "... m"] | None,
     eps: float,
 ) -> Float[Array, "*rows m"]:
     r"""Layer norm of the last axis, (x − mean x) / √(var x + ε), times the weight, plus the bias.
 
-    Computed in float32 at least, and given in the dtype of x.
+    Weight and bias are of every feature, or of every head and feature. Computed in float32 at
+    least, and given in the dtype of x.
 
     References:
         Ba et al. (2016), arXiv:1607.06450.

@@ -33,6 +33,15 @@ def test_definitions() -> None:
         np.testing.assert_allclose(found, value, rtol=1e-13)
 
 
+def test_weights_of_heads() -> None:
+    x, weight, bias = (jnp.asarray(draw(*shape)) for shape in ((3, 4, 5), (4, 5), (4, 5)))
+    for i in range(4):
+        found = rms_norm(x, weight, 0.1)[:, i]
+        np.testing.assert_allclose(found, rms_norm(x[:, i], weight[i], 0.1), rtol=1e-13)
+        found = layer_norm(x, weight, bias, 0.1)[:, i]
+        np.testing.assert_allclose(found, layer_norm(x[:, i], weight[i], bias[i], 0.1), rtol=1e-13)
+
+
 def test_gradients() -> None:
     x, w, b = (jnp.asarray(v) for v in (draw(3, 4, 5), draw(5), draw(5)))
     check_grads(jax.jit(lambda x, w: rms_norm(x, w, 0.1)), (x, w), order=2)
