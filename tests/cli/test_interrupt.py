@@ -14,15 +14,18 @@ WORDS = "compare mqar --preset smoke --mixers linear_attention --run-dir".split(
 
 def interrupted(folder: Path, line: str, seconds: float) -> tuple[int, str]:
     """Exit code and stderr of a run that is interrupted some time after a line of its output."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dsfjax", *WORDS, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        # Tests that run in the background of a shell would hand down that it is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # Tests that run in the background of a shell would hand down that it is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dsfjax", *WORDS, str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert any(line in said for said in process.stdout)
     time.sleep(seconds)
