@@ -195,6 +195,11 @@ class Op(Generic[P, R]):
             found.append(argument if plain else f"{argument}={x.default}")
         return f"{name or self.names[0]}({', '.join(found)})"
 
+    @property
+    def function(self) -> Callable[..., R]:
+        """What is called: the same where only the order of the arguments differs."""
+        return self._function
+
     @functools.cached_property
     def _taken(self) -> frozenset[str]:
         """Names of the arguments that make the System."""

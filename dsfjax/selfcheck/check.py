@@ -18,7 +18,7 @@ compared with those of the same call in float64 on the host.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -89,12 +89,16 @@ def selfcheck(
     names = [*STRUCTURES, *ops.names()] if structures is None else structures
     for name in names:
         choose("structure or op", name, (*STRUCTURES, *ops.names()))
-    # Not by name: one op may have several.
-    called = dict.fromkeys(getattr(ops, name) for name in names if name not in STRUCTURES)
+    # Not by name: one function may have several.
+    called: dict[Callable[..., Any], ops.Op[..., Any]] = {}
+    for name in names:
+        if name not in STRUCTURES:
+            op = getattr(ops, name)
+            called.setdefault(op.function, op)
 
     def subjects() -> Iterator[_Structure | Called]:
         yield from (_Structure(name, precisions, seed) for name in names if name in STRUCTURES)
-        yield from (Called(op, precisions, seed) for op in called)
+        yield from (Called(op, precisions, seed) for op in called.values())
 
     for subject in compiled(subjects(), lead=2):
         yield from subject.checks()

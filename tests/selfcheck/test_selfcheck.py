@@ -79,7 +79,10 @@ def test_every_op_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "_Structure", Seen)
     monkeypatch.setattr(checks, "Called", Seen)
     assert list(selfcheck()) == []
-    assert found == [*STRUCTURES, *dict.fromkeys(REGISTRY[name] for name in ops.names())]
+    called = [REGISTRY[name] for name in ops.names()]
+    # Names that differ in nothing but the order of their arguments are one function.
+    once = [x for i, x in enumerate(called) if x.function not in {y.function for y in called[:i]}]
+    assert found == [*STRUCTURES, *once] and len(once) < len(set(called)) < len(called)
     for one in dict.fromkeys(REGISTRY.values()):
         arrays, static = arguments(one)
         needed = {n for n, x in one.parameters.items() if x.default is x.empty}
@@ -122,7 +125,7 @@ def test_an_op_of_ones_own_is_checked(own_op: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [x.names[0] for x in dict.fromkeys(REGISTRY.values())])
+@pytest.mark.parametrize("name", [*{x.function: x.names[0] for x in REGISTRY.values()}.values()])
 def test_every_op_passes(name: str) -> None:
     assert not [c for c in selfcheck(("float32", "bfloat16"), structures=[name]) if not c.ok]
 
