@@ -92,6 +92,32 @@ def test_system_of_a_mixer_is_what_it_runs(name: str, kind: str) -> None:
     assert error(outside, inside) < 1e-13
 
 
+GROUPED = ("kda", "gdn2", "comba", "deltaproduct", "momentum_delta", "gsa")
+
+
+@pytest.mark.parametrize("name", slow_unless(("gdn2",), GROUPED))
+def test_heads_that_share_queries_and_keys(name: str) -> None:
+    """Step by step, and in a document after another."""
+    arch = systems.get(name, d_model=D, d_state=3, num_heads=4, num_groups=2)
+    mixer, x = nn.Mixer(arch, D, surrounding(name, "practice"), rngs=nnx.Rngs(0)), tokens()
+    graph, weights = nnx.split(mixer)
+
+    @jax.jit
+    def ways(weights: Any, x: Any) -> Any:
+        mixer = nnx.merge(graph, weights)
+
+        def advance(state: Any, x: Any) -> Any:
+            y, state = mixer.step(x, state)
+            return state, y
+
+        steps = jax.lax.scan(advance, mixer.init_state(LENGTH), x)[1]
+        return mixer(x)[0], steps, mixer(jnp.roll(x, 2, 0), reset=jnp.arange(LENGTH) == 2)[0]
+
+    whole, steps, packed = ways(weights, x)
+    assert error(steps, whole) < 1e-12
+    assert error(packed[2:], whole[:-2]) < 1e-12
+
+
 def silu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
 
