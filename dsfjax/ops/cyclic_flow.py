@@ -14,25 +14,38 @@ from jaxtyping import Float, Int
 from dsfjax.core import InnerOutput, OuterInput, Scalar, System
 from dsfjax.core.norms import rms_norm
 from dsfjax.engines import scan
-from dsfjax.ops.batch import CuSeqlens, run, wide
+from dsfjax.ops.batch import CuSeqlens, flat, run, wide
 from dsfjax.ops.linear import simple_gla
 from dsfjax.ops.mamba_ssm_3 import rotate
 from dsfjax.ops.op import Assembled, op
 
+TICK = 2.0**-10
+"""Sums of multiples of this are exact in float32 up to 16384."""
+
 
 def _clock(delta: Array, *, reset: Array | None = None) -> Assembled:
-    """λ_t = λ_{t−1} + δ_t."""
+    """λ_t = λ_{t−1} + δ_t, in two parts (`_split`)."""
     length, heads = delta.shape
     A, B, C = Scalar(jnp.zeros((1, heads), delta.dtype)), OuterInput(), InnerOutput()
-    shape = (heads, 1, 1)
-    return Assembled(System(A, B, C, reset=reset, state_shape=shape, length=length), delta)
+    system = System(A, B, C, reset=reset, state_shape=(heads, 1, 2), length=length)
+    return Assembled(system, flat(_split(delta)))
+
+
+def _split(x: Array) -> Array:
+    """Ticks and the rest, (…, 2): the rounding of a long sum of both is that of the small rest."""
+    ticks = jax.lax.stop_gradient(jnp.round(x / TICK) * TICK)
+    return jnp.stack([ticks, x - ticks], axis=-1)
+
+
+def _time(parts: Array, period: int) -> Array:
+    """λ from its two parts (…, 2), but for whole turns, which are taken off while it is exact."""
+    return jnp.mod(parts[..., 0], period) + parts[..., 1]
 
 
 def _turned(x: Array, clock: Array) -> Array:
     """R(λ) x: pair p of the slots (…, M) is turned by 2π p λ / (M − 1)."""
     period = x.shape[-1] - 1
-    # Whole turns of every pair are taken off before they cost digits.
-    turn = jnp.mod(clock, period) * (2 * math.pi / period)
+    turn = clock * (2 * math.pi / period)
     pairs = jnp.arange(x.shape[-1] // 2, dtype=turn.dtype)
     return rotate(x, turn[..., None] * pairs.reshape(*[1] * turn.ndim, -1), neighbours=True)
 
@@ -77,7 +90,7 @@ def _cyfa(
 ) -> tuple[Assembled, Assembled, Assembled]:
     q, k = rms_norm(q, q_norm_weight, q_norm_eps), rms_norm(k, k_norm_weight, k_norm_eps)
     first = _clock(wide(delta), reset=reset)
-    clock = scan(*first)[0]
+    clock = _time(scan(*first)[0].reshape(*delta.shape, 2), readout.shape[-1])
     s = _written(clock, beta, readout.shape[-1] + 1).astype(v.dtype)
     second = simple_gla(q, k, s, g, scale=scale, reset=reset)
     y = wide(scan(*second)[0]).reshape(s.shape)
@@ -120,8 +133,8 @@ def chunk_cyfa(
     series: R(λ) turns pair p by 2πpλ/C, e = (1, 0, √2, 0, √2, 0, …)/√C, and W is ``readout`` times
     the matrix of rows R(r) e.
 
-    Three Systems: of the clock λ, A = B = C = 1; of S, A = e^g I, B = k with s as values, C = c q;
-    of Z, A = e^g I, B = s, C = a. D = 0.
+    Three Systems: of the clock λ, in ticks and a rest, A = B = C = 1; of S, A = e^g I, B = k with s
+    as values, C = c q; of Z, A = e^g I, B = s, C = a. D = 0.
 
     Args:
         q: Queries.
@@ -161,8 +174,9 @@ def chunk_cyfa(
     q, k = rms_norm(q, q_norm_weight, q_norm_eps), rms_norm(k, k_norm_weight, k_norm_eps)
     more: Any = {"output_final_state": output_final_state, "cu_seqlens": cu_seqlens}
     more |= {"segment_ids": segment_ids}
-    before = None if before is None else before[..., None, None]
-    clock, after = run(_clock, (wide(delta),), delta.shape, initial_state=before, **more)
+    before = None if before is None else _split(before)[..., None, :]
+    parts, after = run(_clock, (wide(delta),), (*delta.shape, 2), initial_state=before, **more)
+    clock = _time(parts, slots - 1)
     s = _written(clock, beta, slots).astype(v.dtype)
     first = partial(simple_gla, scale=scale)
     y, S = run(first, (q, k, s, g), s.shape, initial_state=S, **more)
@@ -171,7 +185,7 @@ def chunk_cyfa(
     o, Z = run(second, (a, s, v, g), v.shape, initial_state=Z, **more)
     if S is None or Z is None or after is None:
         return o, None
-    return o, (S, Z, after[..., 0, 0])
+    return o, (S, Z, after.sum(axis=(-1, -2)))
 
 
 fused_recurrent_cyfa = chunk_cyfa

@@ -38,6 +38,8 @@ STATIC: dict[str, Any] = {
     "num_layers": 4,
     "block_len": LENGTH // 7,
     "headdim": SIZES["P"],
+    "q_norm_eps": 1e-5,
+    "k_norm_eps": 1e-5,
     "output_final_state": True,
     "return_cache": True,
     "return_final_states": True,
@@ -59,8 +61,9 @@ AXES = {
         **{"state": "B D N", "x": "B D", "dt": "B D", "A": "D N", "B": "B N", "C": "B N"}
     },
     "mamba_split_conv1d_scan_combined": {"D": "H"},
+    "chunk_cyfa": {"readout": "H 3 3"},  # an odd number
 }
-"""Axes of arguments that may have several shapes, which is why their annotations name none."""
+"""Axes of arguments that may have several shapes or not any size, which annotations do not say."""
 
 
 def arguments(op: Op[..., Any], seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dsfjax import ops, scan
+from dsfjax.ops import cyclic_flow
 from tests import ops_runs
 from tests.checks import unchecked
 from tests.engine_runs import COMPILE_FAST
@@ -118,3 +119,13 @@ def test_its_systems_run_to_what_it_returns() -> None:
 def test_what_does_not_fit_is_refused(wrong: dict[str, Any], words: str) -> None:
     with unchecked(), pytest.raises(ValueError, match=words):
         ops.chunk_cyfa(**{**ARRAYS, **EPS, **wrong})
+
+
+def test_a_clock_that_ran_for_long_is_exact_in_float32() -> None:
+    """A sum of the steps alone would be off by 1e-4 and more."""
+    delta = np.abs(np.random.default_rng(0).normal(size=(4096, 1))).astype(np.float32)
+    parts = scan(*cyclic_flow._clock(jnp.asarray(delta)))[0].reshape(4096, 1, 2)
+    found = cyclic_flow._time(parts, C)
+    exact = np.cumsum(delta.astype(np.float64), axis=0)
+    off = (np.asarray(found, np.float64) - exact + C / 2) % C - C / 2
+    assert exact[-1] > 3000 and np.abs(off).max() < 2e-6
