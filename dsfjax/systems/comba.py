@@ -69,10 +69,9 @@ def comba(
        y_t = \tilde q_t^\top h_t / \sqrt{n}, \quad
        p_t = σ(δ) k_t, \; \tilde q_t = q_t - c k_t,
 
-    with k_t brought to unit length after q̃_t was found, as is q̃_t then, β_t = σ(w_β u_t), and a_t
-    as in Gated DeltaNet. What is corrected is read before the decay. q̃_t is that of the paper,
-    whose c starts at 0.02; the layer of flash-linear-attention has q_t − c p_t, with a c that
-    starts at 1.
+    with q̃_t and k_t brought to unit length, in this order, β_t = σ(w_β u_t), and a_t as in Gated
+    DeltaNet. What is corrected is read before the decay. q̃_t is that of the paper, whose c starts
+    at 0.02; the layer of flash-linear-attention has q_t − c p_t, with a c that starts at 1.
 
     Args:
         d_model: d, width of tokens.
