@@ -33,7 +33,7 @@ class Row(NamedTuple):
         other: The other's.
         unit: Of both.
         ratio: How many times better ours is.
-        wanted: The ratio that is promised; None for a row that shows what the promise depends on.
+        wanted: The ratio aimed at; None for a row that shows what the target depends on.
     """
 
     what: str
@@ -124,7 +124,7 @@ class Comparison(NamedTuple):
 
         sizes = self.sizes[options.scale]
         rows = [row for name in names for row in self.parts[name](sizes, seconds)]
-        table = Table("what", "on", "ours", "other", "ratio", "wanted")
+        table = Table("what", "on", "ours", "other", "ratio", "target")
         for row in rows:
             numbers = (f"{x:,.1f} {row.unit}" for x in (row.ours, row.other))
             wanted = "" if row.wanted is None else f"{row.wanted:.3g}"

@@ -72,7 +72,7 @@ class Row(NamedTuple):
         ours_ms: The logits, by what `dsfjax.open` gives.
         theirs_ms: The same by transformers.
         ratio: Theirs over ours.
-        wanted: The ratio that is promised.
+        wanted: The ratio aimed at.
         our_error: Norm of the difference of our logits from theirs in float64, over its norm.
         their_error: The same of their logits in float32.
         open_seconds: What opening takes, after another checkpoint has been opened.
@@ -184,7 +184,7 @@ def main(options: Options) -> list[Row]:
             measure(name, (SMALL if options.small else MODELS)[name], options, Path(folder))
             for name in options.models
         ]
-    headings = ("model", "parameters", "ours", "transformers", "ratio", "wanted", "our error")
+    headings = ("model", "parameters", "ours", "transformers", "ratio", "target", "our error")
     table = Table(*headings, "their error", "opening", "memory of it")
     for row in rows:
         table.add_row(

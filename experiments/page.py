@@ -257,7 +257,7 @@ def _looked_into(results: Path) -> Iterator[tuple[str, Experiment, list[dict[str
 
 
 def comparison(results: Path, name: str) -> Iterator[str]:
-    """What an experiment of `COMPARISONS` measured, with the promise next to every ratio.
+    """What an experiment of `COMPARISONS` measured, with the target next to every ratio.
 
     Args:
         results: Folder with a folder of results per scale.

@@ -83,7 +83,7 @@ def main(options: Options) -> None:
         times["ours"] /= BLOCK
         ratio = {"ratio": times["theirs"] / times["ours"]} if "theirs" in times else {}
         rows.append({"mixer": mixer, **times, **ratio})
-    table = Table("mixer", "ours, ms", "theirs, ms", "ratio", "wanted")
+    table = Table("mixer", "ours, ms", "theirs, ms", "ratio", "target")
     for row in rows:
         theirs = (f"{row['theirs']:.0f}", f"{row['ratio']:.1f}") if "theirs" in row else ("–", "–")
         found = (f"{row['ours']:.1f}", *theirs, f"{WANTED[row['mixer']]}")

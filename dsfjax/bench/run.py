@@ -1,4 +1,4 @@
-"""The whole benchmark: the grid, the promises, the lengths."""
+"""The whole benchmark: the grid, the targets, the lengths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Results(NamedTuple):
         quick: Whether sizes were reduced.
         repeats: Rounds.
         rows: The grid, a line per contestant and case.
-        verdicts: The promises.
+        verdicts: The targets, and what came of them.
         choices: What "auto" picks, next to the best.
         growth: Times at two lengths.
         latency: Of decoding, at several positions.
@@ -51,7 +51,7 @@ class Results(NamedTuple):
 
     @property
     def judged(self) -> bool:
-        """Whether times and ratios are judged: what is promised is float32 at full sizes."""
+        """Whether times and ratios are judged: targets are of float32 at full sizes."""
         return self.precision == "float32" and not self.quick
 
 

@@ -34,11 +34,11 @@ def tables(results: Results) -> list[Table]:
         results: What was measured.
 
     Returns:
-        Grid, promises, "auto", lengths, decoding, errors and memory over long sequences.
+        Grid, targets, "auto", lengths, decoding, errors and memory over long sequences.
     """
     made = [
         grid(results),
-        promises(results),
+        of_targets(results),
         choices(results),
         growth(results),
         latency(results),
@@ -92,10 +92,10 @@ def _grid_row(row: Measurement, results: Results) -> tuple[str, ...]:
     )
 
 
-def promises(results: Results) -> Table:
-    """The promised ratios, and the errors over the whole grid."""
-    head = ("what", "case", "against", "ours", "theirs", "ratio", "wanted", "reached")
-    rows = [_promise(found, judged=results.judged) for found in results.verdicts]
+def of_targets(results: Results) -> Table:
+    """The ratios aimed at, and the errors over the whole grid."""
+    head = ("what", "case", "against", "ours", "theirs", "ratio", "target", "reached")
+    rows = [_target(found, judged=results.judged) for found in results.verdicts]
     worst = worst_errors(results.rows)
     if worst is not None:
         a, b = worst
@@ -123,7 +123,7 @@ def _unjudged(results: Results) -> str:
     return f", {'at reduced sizes' if results.quick else f'in {results.precision}'}: not judged"
 
 
-def _promise(found: Verdict, *, judged: bool) -> tuple[str, ...]:
+def _target(found: Verdict, *, judged: bool) -> tuple[str, ...]:
     target = found.target
     lead = (target.what, target.case, target.against)
     if found.ratio is None or found.errors is None:
@@ -142,7 +142,7 @@ def _promise(found: Verdict, *, judged: bool) -> tuple[str, ...]:
 def choices(results: Results) -> Table:
     """What "auto" picks, next to the fastest method."""
     return Table(
-        f"auto against the best method: time over that of the best, wanted ≤ {AUTO:g}",
+        f"auto against the best method: time over that of the best, target ≤ {AUTO:g}",
         ("case", "auto", "best, fwd+bwd", "forward", "fwd+bwd", "within"),
         [
             (c.case, c.auto, c.best, f"{c.forward:.2f}", f"{c.gradient:.2f}")
@@ -156,7 +156,7 @@ def choices(results: Results) -> Table:
 def growth(results: Results) -> Table:
     """Times at two lengths."""
     return Table(
-        f"Length: forward and backward of one sequence, wanted ≤ {MOST_GROWTH:g} for 16 times L",
+        f"Length: forward and backward of one sequence, target ≤ {MOST_GROWTH:g} for 16 times L",
         ("architecture", "method", "shorter ms", "longer ms", "ratio", "linear"),
         [
             (g.family, g.method, number(g.short_ms), number(g.long_ms), number(g.growth))
@@ -180,7 +180,7 @@ def latency(results: Results) -> Table:
 def errors(results: Results) -> Table:
     """Errors over long sequences."""
     return Table(
-        f"Length: {results.precision} against the sequential engine in float64, wanted in float32 "
+        f"Length: {results.precision} against the sequential engine in float64, target in float32 "
         f"≤ {MOST_ERROR:g}",
         ("architecture", "method", "L", "value err", "within"),
         [
@@ -194,7 +194,7 @@ def errors(results: Results) -> Table:
 def memory(results: Results) -> Table:
     """Memory over a very long sequence."""
     return Table(
-        f"Length: memory of forward and backward, wanted ≤ {MOST_BYTES / 2**30:g} GiB",
+        f"Length: memory of forward and backward, target ≤ {MOST_BYTES / 2**30:g} GiB",
         ("architecture", "method", "L", "all MiB", "within"),
         [
             (m.family, m.method, f"{m.length:,}", mebibytes(m.total_bytes), _yes(m.reached))

@@ -1,4 +1,4 @@
-"""The speeds that are promised, next to the speeds that were measured."""
+"""The speeds that are aimed at, next to the speeds that were measured."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TEMPORARY, TOTAL = "temporary_bytes", "total_bytes"
 
 
 class Target(NamedTuple):
-    """A promise about one case.
+    """A target for one case.
 
     Attributes:
-        what: The promise in words.
+        what: The target in words.
         case: Name of the case.
         against: Name of a contestant, or `PEERS` for the fastest of the other packages.
         wanted: How many times as much as ours the contestant takes, at least.
@@ -40,10 +40,10 @@ class Target(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A promise and what came of it; None where a contestant did not run.
+    """A target and what came of it; None where a contestant did not run.
 
     Attributes:
-        target: The promise.
+        target: The target.
         ours: Our figure, in the `Target.unit`.
         theirs: That of the contestant.
         ratio: The second over the first.
@@ -112,14 +112,14 @@ TARGETS = (
 
 
 def verdicts(measured: Sequence[Measurement], targets: Sequence[Target] = TARGETS) -> list[Verdict]:
-    """Compare what was measured with what is promised.
+    """Compare what was measured with what is aimed at.
 
     Args:
         measured: Rows of all cases that were run.
-        targets: The promises.
+        targets: The targets.
 
     Returns:
-        A verdict for each promise about a case that was run.
+        A verdict for each target of a case that was run.
     """
     run = {m.case for m in measured}
     return [_verdict(target, measured) for target in targets if target.case in run]

@@ -60,13 +60,13 @@ def test_tables_say_what_was_measured() -> None:
     assert grid[1][:5] == ("", "", "", "chunked *", "1")
     assert grid[1][6:] == ("1", "0.5", "2", "2.5", "50 %", "3.0e-07", "2.0e-05")
     assert grid[3][3:5] == ("FLA", "not run: torch not installed")
-    promised = cells(results(), "Must reach")
-    first = promised[0]
+    targets = cells(results(), "Must reach")
+    first = targets[0]
     assert first[2:8] == (
         "autodiff associative_scan", "10 ms", "500 ms", "50×", "40×", "yes"
     )  # fmt: skip
-    assert ("value error, the worst", "yes") == (promised[-2][0], promised[-2][7])
-    assert ("gradient error, the worst", "no") == (promised[-1][0], promised[-1][7])
+    assert ("value error, the worst", "yes") == (targets[-2][0], promised[-2][7])
+    assert ("gradient error, the worst", "no") == (targets[-1][0], promised[-1][7])
     assert cells(results(), "auto")[0] == ("ssd", "chunked", "chunked", "1.00", "1.00", "yes")
     assert cells(results(), "Length: forward")[0][-2:] == ("17", "yes")
     assert cells(results(), "Length: one decoding")[0] == ("s6", "20", "21")
@@ -83,9 +83,9 @@ def test_tables_say_what_was_measured() -> None:
         ("total_bytes", "2 MiB", "31 MiB"),
     ],
 )
-def test_a_promise_is_shown_in_its_unit(of: str, ours: str, theirs: str) -> None:
-    promise = Target("what", "ssd", "autodiff associative_scan", 1, of)
-    found = results()._replace(verdicts=verdicts(ROWS, [promise]))
+def test_a_target_is_shown_in_its_unit(of: str, ours: str, theirs: str) -> None:
+    target = Target("what", "ssd", "autodiff associative_scan", 1, of)
+    found = results()._replace(verdicts=verdicts(ROWS, [target]))
     assert cells(found, "Must reach")[0][3:5] == (ours, theirs)
 
 
