@@ -199,7 +199,8 @@ class AffineChunks(ChunkAlgorithm):
 def _of_decay(d_after: Array, starts: Array, n: int) -> Array:
     """The cotangent of α: one number for all channels p, and where n is 1 for all states."""
     if n == 1:
-        d_after, starts = (x.reshape(*x.shape[:-2], -1)[..., None, :] for x in (d_after, starts))
+        *lead, states, channels = starts.shape
+        d_after, starts = (x.reshape(*lead, 1, states * channels) for x in (d_after, starts))
     return inner(d_after, starts)
 
 
