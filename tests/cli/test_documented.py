@@ -44,6 +44,9 @@ def test_commands_are_found_in_blocks_and_in_prose() -> None:
 def test_commands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = page.read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    # As where nothing was prepared yet: what a process has read, it remembers.
+    monkeypatch.delenv("DSFJAX_DATA", raising=False)
+    monkeypatch.setenv("DSFJAX_CACHE", str(tmp_path))
     for block in re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S):
         name = re.search(r"--config (\S+\.toml)", block)
         assert name, f"{page.name} has a file of settings without its command"
