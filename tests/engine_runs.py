@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class Altered(Engine):
         return self.alter(self.of.run, recurrence, h0)
 
 
-def methods(system: System, *, states: bool = False) -> tuple[Method, ...]:
+def methods(system: System, *, states: bool | Literal["some"] = False) -> tuple[Method, ...]:
     return methods_of(system, states=states)  # type: ignore[return-value]
 
 
