@@ -27,9 +27,9 @@ class SequenceModel(Parameterized, Protocol):
     """Pure functions of parameters on one sequence of token ids, as `dsfjax.nn.Model` has them.
 
     ``apply(params, tokens (L,)) -> logits``; ``systems(params, tokens) -> ((System, u), …)``, one
-    per layer; ``init_state(params, max_length) -> state``, or a ValueError if no sequence can be
-    continued, with fields ``past`` as in `dsfjax.nn.mixer.MixerState`; ``prefill(params, tokens,
-    state)`` and ``step(params, token (), state)``, both to ``(logits, state)``.
+    per layer; ``past(params)``, what is carried next to their states; ``init_state(params,
+    max_length) -> state``; ``prefill(params, tokens, state)`` and ``step(params, token (),
+    state)``, both to ``(logits, state)``.
     """
 
     @property
@@ -40,6 +40,11 @@ class SequenceModel(Parameterized, Protocol):
     @property
     def systems(self) -> Callable[..., Any]:
         """The systems of all layers."""
+        ...
+
+    @property
+    def past(self) -> Callable[..., Any]:
+        """What is next to the states before the first token."""
         ...
 
     @property
@@ -97,8 +102,7 @@ def state_size(model: SequenceModel, length: int) -> int:
     Per layer, N for a finite system, whatever the length, and the cache for a kernel system; with
     what the architecture carries next to it (`Architecture.past`), such as the second state of GSA
     and MesaNet or the running maximum of mLSTM. A complex number counts as one. Positions,
-    convolution tails and the channel of a summed normaliser are not counted; nor is what is next to
-    the states of a model that continues no sequence, such as a bidirectional one.
+    convolution tails and the channel of a summed normaliser are not counted.
 
     Args:
         model: A model.
@@ -108,7 +112,9 @@ def state_size(model: SequenceModel, length: int) -> int:
         The sum over the layers.
     """
     states = sum(system.state_size(length) for system in _abstract_systems(model))
-    return states + _size_of_past(model)
+    past = jax.jit(model.past).eval_shape(abstract_parameters(model))
+    next_to = (x for x in jax.tree.leaves(past) if jnp.issubdtype(x.dtype, jnp.inexact))
+    return states + sum(math.prod(x.shape) for x in next_to)
 
 
 def cache_equivalent(model: SequenceModel, length: int) -> float:
@@ -208,18 +214,3 @@ def _abstract_systems(model: SequenceModel) -> list[System | KernelSystem]:
     tokens = abstract_tokens(model, 1)
     layers = jax.jit(model.systems).eval_shape(abstract_parameters(model), tokens)
     return [system for system, _ in layers]
-
-
-def _size_of_past(model: SequenceModel) -> int:
-    """Real and complex numbers that the layers carry next to the states of their systems."""
-    try:
-        state = jax.jit(model.init_state, static_argnums=1).eval_shape(
-            abstract_parameters(model), 1
-        )
-    except ValueError:  # it reads whole sequences, or only trains
-        return 0
-    return sum(
-        math.prod(x.shape)
-        for path, x in jax.tree_util.tree_leaves_with_path(state)
-        if jax.tree_util.GetAttrKey("past") in path and jnp.issubdtype(x.dtype, jnp.inexact)
-    )

@@ -42,6 +42,10 @@ def _stays_whole(axis_name: str) -> Any:
     )
 
 
+def _nothing(params: Params) -> tuple[Any, ...]:
+    return ()
+
+
 class Model(NamedTuple):
     """A sequence model as pure functions of its parameters, on one sequence; batch by `jax.vmap`.
 
@@ -76,6 +80,8 @@ class Model(NamedTuple):
         channels: Values per step of what stands for tokens here, (L, channels); 0 for token ids.
         pooled: Whether the head reads a whole sequence, as that of a classifier or decoder does.
         causal: Whether it can continue a sequence; a bidirectional model has no decode state.
+        past: ``past(params) -> (…)``, what every mixer has next to its state before the first token
+            (`dsfjax.systems.Architecture.past`), None where the state is all.
         shards: The devices that its sequences are cut over. Within `jax.shard_map` the functions
             above then take this device's tokens and ``reset`` and the ``length`` of the whole
             sequence, and give its features; a pooled head gives the same on all devices. Nothing
@@ -97,6 +103,7 @@ class Model(NamedTuple):
     channels: int = 0
     pooled: bool = False
     causal: bool = True
+    past: Callable[[Params], tuple[Any, ...]] = _nothing
     shards: Shards = WHOLE
     over: Callable[[str], Any] = _stays_whole
 
@@ -287,6 +294,7 @@ def build(
         channels=config.channels,
         pooled=config.head in ("classifier", "decoder"),
         causal=not config.bidirectional,
+        past=lambda params: module(params).past(),
         shards=shards,
         over=lambda axis_name: build(config, around, shards=Shards(axis_name)),
     )

@@ -207,10 +207,13 @@ class Mixer(nnx.Module):
                 return read.tail, read.system.cache(max_length, dtype)
             return read.tail, scan(read.system, read.values)[1]
 
-        past = None if self.arch.past is None else self.arch.past(self.parameters())
         shapes = jax.eval_shape(first, token)
         tail, h = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return MixerState(tail, h, jnp.array(False), past)
+        return MixerState(tail, h, jnp.array(False), self.past())
+
+    def past(self) -> Any:
+        """What is next to the state before the first token (`Architecture.past`), or None."""
+        return None if self.arch.past is None else self.arch.past(self.parameters())
 
     def parameters(self) -> Any:
         """Parameters of the architecture, the NamedTuple that `Architecture.init` gives."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -185,6 +185,14 @@ class SequenceModel(nnx.Module):
             found += block.systems(block.norm1(r + h), reset=reset, backward=backward)
             h, r, _ = block(h, r, reset=reset, backward=backward)
         return tuple(found)
+
+    def past(self) -> tuple[Any, ...]:
+        """What each mixer has next to its state before the first token, None where that is all."""
+        return tuple(
+            mixer.past()
+            for block in self._blocks()
+            for mixer in (*block.mixers, *block.mixers_back)
+        )
 
     def init_state(self, max_length: int) -> DecodeState:
         """The state before the first token; caches get ``max_length`` slots."""

@@ -159,6 +159,7 @@ def test_what_is_carried_next_to_the_state_counts() -> None:
     assert size("gsa") == 2 * 16 * 4 + 2 * 4 * 16
     assert size("mesa_net") == 2 * 16 * 4 + 2 * 16 * 16
     assert size("mlstm") == 2 * 16 * 4 + 2
+    assert size("gsa", bidirectional=True) == 2 * size("gsa")
     assert size("softmax_attention", options=(("rope_base", 1e4),)) == 3 * 2 * (16 + 4)
     assert size("lru") == 16  # complex
     assert cache_equivalent(model("gsa", d_model=8), 3) == 2 * 16 * 8 / (16 + 8)
