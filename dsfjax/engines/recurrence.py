@@ -161,30 +161,24 @@ def by_steps(x: T, length: int) -> tuple[list[Array], Callable[[list[Array]], T]
     return xs, lambda arrays: rebuild([leaf[None] for leaf in arrays])
 
 
-def is_tied(system: System) -> bool:
+def is_tied(system: System, cast: System) -> bool:
     """Whether a system writes along W of its low-rank transition, as all delta rules do.
 
     Both then hold one and the same array. So this is to be asked of the system that the caller has
     given: of a copy, or beyond `jax.jit`, equal arrays are two, with a cotangent each, and the
-    answer is no, which costs time and nothing else.
+    answer is no, which costs time and nothing else. It is no as well if one of the two was rounded
+    in ``cast``, the system that is run: they are no longer equal.
     """
-    A, B = system.A, system.B
+    A, B, new_A, new_B = system.A, system.B, cast.A, cast.B
     if not isinstance(A, DiagonalPlusLowRank) or not isinstance(B, OuterInput):
         return False
+    assert isinstance(new_A, DiagonalPlusLowRank) and isinstance(new_B, OuterInput)
     # Above rank 1, W and b have different axes even where one array serves as both.
-    return A.w is B.b and B.rank == 1 and system.state_shape[1] > 1
-
-
-def keeps_digits(before: System, after: System) -> bool:
-    """Whether a cast has left what is written, b and W of a tied system, its digits.
-
-    If one of them was rounded, the two are no longer equal.
-    """
-    pairs = zip(
-        jax.tree.leaves((before.A, before.B)), jax.tree.leaves((after.A, after.B)), strict=True
-    )
-    inexact = ((x, y) for x, y in pairs if jnp.issubdtype(x.dtype, jnp.inexact))
-    return all(jnp.finfo(y.dtype).bits >= jnp.finfo(x.dtype).bits for x, y in inexact)
+    if A.w is not B.b or B.rank != 1 or system.state_shape[1] == 1:
+        return False
+    assert new_B.b is not None
+    least = jnp.finfo(A.w.dtype).bits
+    return all(jnp.finfo(x.dtype).bits >= least for x in (new_A.w, new_B.b))
 
 
 def prepare(

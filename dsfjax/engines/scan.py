@@ -30,7 +30,6 @@ from dsfjax.engines.recurrence import (
     Recurrence,
     check_tokens,
     is_tied,
-    keeps_digits,
     observe,
     prepare,
     read_out,
@@ -152,7 +151,7 @@ def scan(
         segment = None if segment is None else segment[::-1]
         steps = None if steps is None else length - 1 - steps
     assert isinstance(given, System)
-    tied = engine.takes_tied and is_tied(given) and keeps_digits(given, system)
+    tied = engine.takes_tied and is_tied(given, system)
     with _mesh_of_context():
         y, h_last, states = _run(system, u, h0, segment, steps, engine, every, policy, tied)
     if reverse:
