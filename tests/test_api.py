@@ -1,17 +1,17 @@
 """docs/api.md is what the packages export; ``DSFJAX_WRITE_DOCS=1`` writes it anew."""
 
+import ast
 import importlib
 import inspect
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dsfjax
+from tests import pages
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "api.md"
+PAGE = pages.DOCS / "api.md"
 BEGIN, END = "<!-- names: written by tests/test_api.py -->\n", "<!-- end of names -->\n"
 PACKAGES = sorted(
     path.parent.name
@@ -24,8 +24,9 @@ ELSEWHERE = {"cli", "ops"}
 
 def exports(module: Any) -> Iterator[str]:
     """The names that a package imports under themselves, which makes them public."""
-    found = re.findall(r"^from \S+ import (\w+) as \1$", inspect.getsource(module), re.M)
-    yield from dict.fromkeys(found)
+    for line in ast.parse(inspect.getsource(module)).body:
+        if isinstance(line, ast.ImportFrom):
+            yield from (x.name for x in line.names if x.asname == x.name)
 
 
 def summary(thing: Any) -> str:
@@ -55,17 +56,11 @@ def names() -> str:
 
 
 def test_the_page_is_current() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    written = before + BEGIN + names() + END + after
-    if os.environ.get("DSFJAX_WRITE_DOCS"):
-        PAGE.write_text(written, encoding="utf-8")
-    assert text == written, "run this test with DSFJAX_WRITE_DOCS=1 and commit the page"
+    pages.check(PAGE, BEGIN, names(), END)
 
 
 def test_every_package_is_an_attribute_and_on_the_map() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (pages.DOCS.parent / "README.md").read_text(encoding="utf-8")
     for package in PACKAGES:
         assert f"`dsfjax/{package}`" in readme
         assert package == "cli" or getattr(dsfjax, package).__name__ == f"dsfjax.{package}"

@@ -492,10 +492,7 @@ def completed(
 
 
 def _option(name: str, kind: type, about: str, default: str, several: bool) -> tuple[str, Any, Any]:
-    hint = tyro.conf.arg(
-        metavar=f"{kind.__name__.upper()}{' ...' if several else ''}",
-        help=about,
-        help_behavior_hint=f"(default: {default})",
-    )
+    metavar = f"{kind.__name__.upper()}{' ...' if several else ''}"
+    hint = tyro.conf.arg(metavar=metavar, help=about, help_behavior_hint=f"(default: {default})")
     typed = Annotated[tuple[kind, ...] if several else kind | None, hint]
     return name, typed, dataclasses.field(default=() if several else None, kw_only=True)

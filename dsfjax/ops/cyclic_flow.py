@@ -16,8 +16,8 @@ from dsfjax.core.norms import rms_norm
 from dsfjax.engines import scan
 from dsfjax.ops.batch import CuSeqlens, flat, run, wide
 from dsfjax.ops.linear import simple_gla
-from dsfjax.ops.mamba_ssm_3 import rotate
 from dsfjax.ops.op import Assembled, op
+from dsfjax.ops.turning import rotate
 
 TICK = 2.0**-10
 """Sums of multiples of this are exact in float32 up to 16384."""

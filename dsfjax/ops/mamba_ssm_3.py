@@ -26,6 +26,7 @@ from dsfjax.core import DenseSkip, InnerOutput, OuterInput, Scalar, System
 from dsfjax.engines import scan
 from dsfjax.ops.batch import CuSeqlens, checked, wide
 from dsfjax.ops.op import Assembled, op
+from dsfjax.ops.turning import rotate
 
 SisoStates = tuple[
     Float[Array, "K H S"], Float[Array, "K H P N"], Float[Array, "K H N"], Float[Array, "K H P"]
@@ -77,16 +78,6 @@ def _turned(
     angle = total - (total - step)[first] + before.angle[segment]
     k, q = (rotate(wide(x), angle[:, None], neighbours) for x in (K, Q))
     return _Turned(angle, k, q, v)
-
-
-def rotate(x: Array, angle: Array, neighbours: bool) -> Array:
-    """Turn pairs of entries (…, N) by (…, S): neighbours, or those N/2 apart; the rest stays."""
-    n, pairs = x.shape[-1], angle.shape[-1]
-    ends = jnp.arange(pairs)
-    a, b = (2 * ends, 2 * ends + 1) if neighbours else (ends, ends + n // 2)
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    first, second = x[..., a], x[..., b]
-    return x.at[..., a].set(first * cos - second * sin).at[..., b].set(first * sin + second * cos)
 
 
 def _assembled(

@@ -1,7 +1,6 @@
 """docs/checkpoints.md lists the families there are; ``DSFJAX_WRITE_DOCS=1`` writes it anew."""
 
 import inspect
-import os
 import re
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import pytest
 from dsfjax.interop import published
 from dsfjax.interop.published.naming import REGISTRY
 from dsfjax.interop.published.reducible import FAMILIES
+from tests import pages
 from tests.opened import with_tokenizer
 
-PAGE = Path(__file__).parents[2] / "docs" / "checkpoints.md"
+PAGE = pages.DOCS / "checkpoints.md"
 BEGIN, END = "<!-- table: written by tests/interop/test_docs.py -->\n", "<!-- end of table -->\n"
 
 
@@ -37,13 +37,7 @@ def table() -> str:
 
 
 def test_the_page_is_current() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    written = before + BEGIN + table() + END + after
-    if os.environ.get("DSFJAX_WRITE_DOCS"):
-        PAGE.write_text(written, encoding="utf-8")
-    assert text == written, "run this test with DSFJAX_WRITE_DOCS=1 and commit the page"
+    pages.check(PAGE, BEGIN, table(), END)
 
 
 @pytest.mark.slow

@@ -1,15 +1,14 @@
 """docs/architectures.md is what the registry says; ``DSFJAX_WRITE_DOCS=1`` writes it anew."""
 
 import inspect
-import os
 import re
-from pathlib import Path
 
 from dsfjax import systems
 from dsfjax.nn.surroundings import surrounding
 from dsfjax.systems import Surrounding, registry
+from tests import pages
 
-PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
+PAGE = pages.DOCS / "architectures.md"
 BEGIN, END = "<!-- table: written by tests/systems/test_docs.py -->\n", "<!-- end of table -->\n"
 
 
@@ -60,10 +59,4 @@ def table() -> str:
 
 
 def test_the_page_is_current() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    written = before + BEGIN + table() + END + after
-    if os.environ.get("DSFJAX_WRITE_DOCS"):
-        PAGE.write_text(written, encoding="utf-8")
-    assert text == written, "run this test with DSFJAX_WRITE_DOCS=1 and commit the page"
+    pages.check(PAGE, BEGIN, table(), END)
