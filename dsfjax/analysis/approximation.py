@@ -294,7 +294,7 @@ def feature_error(
     *,
     block: int = 16,
 ) -> KernelError:
-    """Errors of any feature map in place of the kernel, those of `dsfjax.core.feature_system`.
+    """Errors of a feature map that replaces the kernel, as in `dsfjax.core.feature_system`.
 
     Args:
         system: A kernel system.

@@ -99,7 +99,7 @@ def _product(system: System, length: int, dtype: Any) -> Transition:
 
 
 def combine(early: Summary, late: Summary) -> Summary:
-    """The summary of the steps of ``early`` followed by those of ``late``.
+    """The summary of two stretches of steps, ``early`` and then ``late``.
 
     Associative, so that it can be given to `jax.lax.associative_scan` (under `jax.vmap`).
 

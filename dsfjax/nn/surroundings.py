@@ -52,7 +52,7 @@ def surrounding(mixer: str, kind: str) -> Surrounding:
 
 
 def surround(mixer: str, around: Surrounding, kind: str = "practice") -> None:
-    """Say what stands around an architecture of one's own, wherever models are built from configs.
+    """Set the surroundings of an architecture of your own, for all models built from configs.
 
     Args:
         mixer: Its name (`dsfjax.systems.register`).

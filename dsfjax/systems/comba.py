@@ -70,8 +70,8 @@ def comba(
        p_t = σ(δ) k_t, \; \tilde q_t = q_t - c k_t,
 
     with q̃_t and k_t brought to unit length, in this order, β_t = σ(w_β u_t), and a_t as in Gated
-    DeltaNet. What is corrected is read before the decay. q̃_t is that of the paper, whose c starts
-    at 0.02; the layer of flash-linear-attention has q_t − c p_t, with a c that starts at 1.
+    DeltaNet. What is corrected is read before the decay. The layer of flash-linear-attention has
+    q_t − c p_t, with a c that starts at 1 and not at 0.02.
 
     Args:
         d_model: d, width of tokens.

@@ -56,8 +56,7 @@ def gsa(
 
     with a decay per slot, a_t = σ(W_a u_t)^{1/8}. V is the state of the System, which reads it with
     c_t = softmax(K_t q_t); K is the state of a System of its own, carried next to it. Scores have
-    no factor 1/√m, as in the paper and the layer of flash-linear-attention (whose op has it by
-    default).
+    no factor 1/√m, as in the layer of flash-linear-attention (whose op has it by default).
 
     Args:
         d_model: d, width of tokens and outputs.

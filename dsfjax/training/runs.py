@@ -72,7 +72,7 @@ _model = functools.lru_cache(maxsize=32)(nn.build)
 
 
 class Listener:
-    """Is told how a run goes on, on the thread that trains; this one does nothing with it."""
+    """Methods that the training thread calls as a run goes on; by default they do nothing."""
 
     def started(self, name: str, config: TrainConfig) -> None:
         """Hear of a run, which may have been finished before."""
